@@ -1,0 +1,171 @@
+"""Every exception that capgate raises.
+
+::
+
+    CapgateError
+    ├── ConfigError               at startup only: names the setting, what was seen, what is valid
+    ├── ArtifactError             a policy file that will not be used
+    │   ├── ArtifactNotFound
+    │   ├── DigestMismatch        .expected .actual
+    │   ├── SignatureInvalid
+    │   └── ManifestError
+    ├── WasmError                 bytes that are not an acceptable module
+    │   ├── DecodeError           .offset .reason
+    │   └── RestrictedModule      .rule .where
+    ├── PolicyError               at run time: each becomes a deny with .code
+    │   ├── MalformedInput
+    │   ├── PolicyTrap            .kind
+    │   ├── PolicyTimeout
+    │   ├── AbiError              .rule
+    │   ├── PoolExhausted
+    │   └── PolicyUnavailable
+    ├── CapabilityDenied          .decision
+    └── EngineUnavailable         .engine .hint
+
+Facts are attributes, and tests assert those; the sentence is for people.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CapgateError(Exception):
+    """Root of everything capgate raises on purpose."""
+
+
+class ConfigError(CapgateError):
+    """A setting that cannot be used. Raised at startup, never while a request is served.
+
+    ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted.
+    """
+
+    def __init__(self, setting: str, seen: object, valid: str) -> None:
+        super().__init__(f"{setting}: {_short(seen)} is not usable; valid: {valid}")
+        self.setting = setting
+        self.seen = seen
+        self.valid = valid
+
+
+class ArtifactError(CapgateError):
+    """A policy artifact that will not be loaded. ``path`` is where it was looked for, if anywhere."""
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message if path is None else f"{path}: {message}")
+        self.path = path
+
+
+class ArtifactNotFound(ArtifactError):
+    """There is no regular file at the configured path."""
+
+
+class DigestMismatch(ArtifactError):
+    """The bytes read have another SHA-256 than the one pinned. Both are attributes, 64 hex digits each."""
+
+    def __init__(self, *, expected: str, actual: str, path: str | None = None) -> None:
+        super().__init__(f"SHA-256 is {actual}, pinned is {expected}", path=path)
+        self.expected = expected
+        self.actual = actual
+
+
+class SignatureInvalid(ArtifactError):
+    """The signature is missing, malformed, or not by a configured key."""
+
+
+class ManifestError(ArtifactError):
+    """The manifest is malformed, or contradicts the artifact."""
+
+
+class WasmError(CapgateError):
+    """Bytes that are not an acceptable WebAssembly module."""
+
+
+class DecodeError(WasmError):
+    """The bytes are malformed at ``offset`` (bytes from the start). ``reason`` is worded like the WebAssembly test suite."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"at byte {offset}: {reason}")
+        self.offset = offset
+        self.reason = reason
+
+
+class RestrictedModule(WasmError):
+    """A well-formed module that capgate does not run: ``rule`` names the restriction, ``where`` the place."""
+
+    def __init__(self, rule: str, where: str, detail: str = "") -> None:
+        super().__init__(f"{rule} ({where})" + (f": {detail}" if detail else ""))
+        self.rule = rule
+        self.where = where
+        self.detail = detail
+
+
+class PolicyError(CapgateError):
+    """A call of a policy that gave no usable answer. Checkers turn it into ``Deny(code)``."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class MalformedInput(PolicyError):
+    """The question cannot be asked: a value of a wrong type, text that is not Unicode, too many bytes."""
+
+    code = "malformed_input"
+
+
+class PolicyTrap(PolicyError):
+    """The guest trapped. ``kind`` is one of :data:`capgate.engine.TRAP_KINDS`."""
+
+    code = "policy_trap"
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"trap: {kind}" + (f" ({detail})" if detail else ""))
+        self.kind = kind
+
+
+class PolicyTimeout(PolicyError):
+    """Fuel or the deadline ran out before there was an answer."""
+
+    code = "policy_timeout"
+
+
+class AbiError(PolicyError):
+    """The guest broke the policy ABI: ``rule`` says which part of it, in a word or two."""
+
+    code = "malformed_result"
+
+    def __init__(self, rule: str, detail: str = "") -> None:
+        super().__init__(rule + (f": {detail}" if detail else ""))
+        self.rule = rule
+
+
+class PoolExhausted(PolicyError):
+    """No instance became free within the deadline, or too many callers wait already."""
+
+    code = "pool_exhausted"
+
+
+class PolicyUnavailable(PolicyError):
+    """There is no policy to ask: it did not load, or its instances keep failing."""
+
+    code = "policy_unavailable"
+
+
+class CapabilityDenied(CapgateError):
+    """Raised by gated capabilities. ``decision`` is what was asked and answered."""
+
+    def __init__(self, decision: Any) -> None:
+        super().__init__(f"denied: {decision!r}")
+        self.decision = decision
+
+
+class EngineUnavailable(CapgateError):
+    """An engine asked for by name cannot be used here. ``hint`` says what to install, and on which Python."""
+
+    def __init__(self, engine: str, hint: str) -> None:
+        super().__init__(f"engine {engine!r} is not available: {hint}")
+        self.engine = engine
+        self.hint = hint
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,60 @@
+"""The bounds on a policy: what a module may be, and what one call of it may use."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from .errors import ConfigError
+
+#: name -> (lowest, highest) accepted value. Zero never means "unlimited", and no limit can be switched off.
+RANGES: Final[dict[str, tuple[float, float]]] = {
+    "fuel": (1_000, 10_000_000_000),
+    "deadline": (0.001, 60.0),
+    "memory_pages": (1, 16_384),
+    "table_elements": (0, 1_000_000),
+    "call_depth": (16, 100_000),
+    "input_bytes": (1_024, 16_777_216),
+    "output_bytes": (16, 1_048_576),
+    "module_bytes": (1_024, 268_435_456),
+    "waiters": (0, 1_000_000),
+}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
+
+    ``fuel``            what one call may spend; a million is about a millisecond of computing
+    ``deadline``        seconds from the question to the answer, waiting for an instance included
+    ``memory_pages``    linear memory, in pages of 64 KiB
+    ``table_elements``  elements in a table
+    ``call_depth``      nested calls inside the guest, weighted by frame size
+    ``input_bytes``     UTF-8 bytes of all strings of one policy input together
+    ``output_bytes``    UTF-8 bytes of a reason
+    ``module_bytes``    size of a module file
+    ``waiters``         callers that may wait for an instance at once; the next one is denied immediately
+    """
+
+    fuel: int = 10_000_000
+    deadline: float = 0.1
+    memory_pages: int = 1_024
+    table_elements: int = 10_000
+    call_depth: int = 2_000
+    input_bytes: int = 65_536
+    output_bytes: int = 4_096
+    module_bytes: int = 67_108_864
+    waiters: int = 1_024
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            check_number(name, getattr(self, name), low, high, whole=name != "deadline")
+
+
+def check_number(name: str, value: Any, low: float, high: float, *, whole: bool) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is a real number (not a bool, not NaN) with low <= value <= high."""
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    kind = "a whole number" if whole else "a number"
+    if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(name, value, f"{kind} from {low:g} to {high:g}")

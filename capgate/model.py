@@ -1,0 +1,125 @@
+"""The question and the answer: :class:`PolicyInput` and :data:`PolicyResult`, with the stable reason codes."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn, Union
+
+import msgspec
+
+
+class Anonymous(msgspec.Struct, frozen=True, tag_field="kind", tag="anonymous", forbid_unknown_fields=True, gc=False):
+    """Nobody is known to be asking."""
+
+
+class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user", forbid_unknown_fields=True, gc=False):
+    """A person, by the identifier that the application's authentication gave."""
+
+    id: str
+
+
+class Service(msgspec.Struct, frozen=True, tag_field="kind", tag="service", forbid_unknown_fields=True, gc=False):
+    """Another program."""
+
+    id: str
+
+
+class CompilerTool(
+    msgspec.Struct, frozen=True, tag_field="kind", tag="compiler_tool", forbid_unknown_fields=True, gc=False
+):
+    """A hosted tool, acting for a compiler or an agent."""
+
+    id: str
+
+
+Actor = Union[Anonymous, User, Service, CompilerTool]
+
+
+class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the effect touches. ``attributes`` reach Rego policies only; the WIT interface 0.1.0 has no field for them."""
+
+    kind: str
+    id: str | None = None
+    attributes: dict[str, str] = {}
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Where the question is asked: the service's name and its mode (``dev``, ``test``, ``prod`` or an operator's own)."""
+
+    service: str = "capgate"
+    mode: str = "prod"
+
+
+ANONYMOUS: Final = Anonymous()
+DEFAULT_ENVIRONMENT: Final = Environment()
+
+
+class PolicyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question: is this effect admissible in this context? Everything that a policy may know is in here.
+
+    ``args_hash`` stands for big arguments (64 hex digits by convention); ``timestamp`` is nanoseconds since the epoch.
+    """
+
+    action: str
+    actor: Actor = ANONYMOUS
+    resource: Resource | None = None
+    args_hash: str | None = None
+    env: Environment = DEFAULT_ENVIRONMENT
+    timestamp: int = 0
+
+
+class Allow(msgspec.Struct, frozen=True, tag_field="kind", tag="allow", forbid_unknown_fields=True, gc=False):
+    """The effect is admissible. Has no truth value: compare by type, so that a deny can never be read as a yes."""
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a decision has no truth value; use isinstance(result, Allow)")
+
+
+class Deny(msgspec.Struct, frozen=True, tag_field="kind", tag="deny", forbid_unknown_fields=True, gc=False):
+    """The effect is not admissible. ``reason`` is one of :class:`Reason`, or the policy's own text."""
+
+    reason: str
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a decision has no truth value; use isinstance(result, Allow)")
+
+
+PolicyResult = Union[Allow, Deny]
+
+ALLOW: Final = Allow()
+
+
+class PolicyInfo(msgspec.Struct, frozen=True, gc=False):
+    """Which policy answered: for events, statistics and status. ``sha256`` is of the artifact (document or module) as read."""
+
+    name: str
+    version: str
+    sha256: str
+    engine: str = "local"
+
+
+class Reason:
+    """The reason codes. Stable: they appear in logs, metrics and alerts, so a code is added but never reworded."""
+
+    # From a policy:
+    UNKNOWN_ACTION: Final = "unknown_action"
+    MISSING_RESOURCE: Final = "missing_resource"
+    NOT_IN_ALLOWLIST: Final = "not_in_allowlist"
+    # From capgate itself:
+    POLICY_UNAVAILABLE: Final = "policy_unavailable"
+    POLICY_TIMEOUT: Final = "policy_timeout"
+    POLICY_TRAP: Final = "policy_trap"
+    POOL_EXHAUSTED: Final = "pool_exhausted"
+    MALFORMED_INPUT: Final = "malformed_input"
+    MALFORMED_RESULT: Final = "malformed_result"
+    UNDECLARED_ROUTE: Final = "undeclared_route"
+    INTERNAL_ERROR: Final = "internal_error"
+
+
+REASONS: Final[frozenset[str]] = frozenset(v for k, v in vars(Reason).items() if k.isupper())
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def canonical(value: Any) -> bytes:
+    """``value`` (a result or an input) as canonical JSON: no white space, fields in declared order, UTF-8."""
+    return _encoder.encode(value)
