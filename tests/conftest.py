@@ -1,0 +1,34 @@
+"""What every test shares: both async backends, and every engine that this Python must have."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+#: Engines that must import on this Python. An absent one fails the run: a skipped engine would look like a passed one.
+EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in EXPECTED_ENGINES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise pytest.UsageError(f"engine {name!r} must import on Python {sys.version.split()[0]}: {error}") from error
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"engines under test: {', '.join(EXPECTED_ENGINES)}"
+
+
+@pytest.fixture(params=["asyncio", "trio"], scope="session")
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=EXPECTED_ENGINES, scope="session")
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
