@@ -1,0 +1,1 @@
+"""Policy ABIs: how a question gets into a guest, and its answer out."""

@@ -1,0 +1,201 @@
+"""Policy decision points: ask a policy, get ``Allow`` or ``Deny``, whatever happens.
+
+:class:`LocalPolicyChecker` evaluates a policy document in Python, :class:`WasmPolicyChecker` asks a pool of WebAssembly instances.
+They are interchangeable, and :func:`select_checker` picks one of them once, at start-up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Final, Protocol, TypeVar
+
+import anyio
+
+from .abi.component import lower
+from .actions import VOCABULARY, Vocabulary
+from .errors import ConfigError, PolicyError, PoolExhausted
+from .events import DecisionLog
+from .limits import Limits
+from .model import REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from .policy import RuntimePolicy
+from .pool import WasmPool
+from .settings import Settings
+from .store.loader import load_wasm_artifact
+
+_log = logging.getLogger("capgate")
+
+#: One result object per reason code: nothing is allocated for a denial of capgate's own.
+DENIED: Final = {reason: Deny(reason) for reason in REASONS}
+_UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
+_MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
+_TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
+
+_Self = TypeVar("_Self", bound="_Checker")
+
+
+class PolicyChecker(Protocol):
+    """A policy decision point. An application may bring its own."""
+
+    async def check(self, input: PolicyInput) -> PolicyResult:
+        """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
+
+
+class _Checker:
+    """What both checkers share: the vocabulary, the events of a bare ``check``, the async context manager."""
+
+    policy: PolicyInfo
+
+    def __init__(self, vocabulary: Vocabulary, events: DecisionLog | None) -> None:
+        self._vocabulary = vocabulary
+        self._events = events or DecisionLog()
+
+    async def check(self, input: PolicyInput) -> PolicyResult:
+        """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
+        result = await self.evaluate(input)
+        if type(result) is not Allow:
+            self._events.denied(input, result, self.policy)
+        return result
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        """:meth:`check` without the event, for enforcement points that emit one with a decision id of theirs."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Get ready, so that no request waits for it. Raises why it cannot."""
+
+    async def aclose(self) -> None:
+        """Let go of what :meth:`start` made. May be called twice."""
+
+    async def __aenter__(self: _Self) -> _Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class LocalPolicyChecker(_Checker):
+    """Evaluates a policy document in this process, in Python. No sandbox is needed: a document cannot compute."""
+
+    def __init__(
+        self,
+        policy: RuntimePolicy,
+        *,
+        limits: Limits | None = None,
+        vocabulary: Vocabulary = VOCABULARY,
+        events: DecisionLog | None = None,
+    ) -> None:
+        super().__init__(vocabulary, events)
+        self._policy = policy
+        self._limits = limits or Limits()
+        self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return self.evaluate_now(input)
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        """:meth:`evaluate` for code that cannot await."""
+        try:
+            if type(input) is not PolicyInput:
+                return _MALFORMED_INPUT
+            if input.action not in self._vocabulary.names:
+                return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
+            lower(input, self._limits.input_bytes)
+            result = self._policy.evaluate(input)
+        except Exception as error:
+            return _denied_for(error)
+        return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+
+
+class WasmPolicyChecker(_Checker):
+    """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool."""
+
+    def __init__(
+        self, pool: WasmPool, *, vocabulary: Vocabulary = VOCABULARY, events: DecisionLog | None = None
+    ) -> None:
+        super().__init__(vocabulary, events)
+        self.pool = pool
+        self.policy = pool.info
+        self._call = pool.call
+        self._deadline = pool.limits.deadline
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        started = time.monotonic()
+        try:
+            # The path of nearly every check: one instance is idle, so nothing waits and no cancel scope is entered.
+            if type(input) is not PolicyInput:
+                return _MALFORMED_INPUT
+            if input.action not in self._vocabulary.names:
+                return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
+            result = self._call(input)
+        except PoolExhausted:
+            result = await self._wait(input, started)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            return _denied_for(error)
+        if time.monotonic() - started > self._deadline:
+            return _TIMEOUT  # an answer, but too late
+        return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
+        started = time.monotonic()
+        try:
+            if type(input) is not PolicyInput:
+                return _MALFORMED_INPUT
+            if input.action not in self._vocabulary.names:
+                return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
+            result = self._call(input)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            return _denied_for(error)
+        if time.monotonic() - started > self._deadline:
+            return _TIMEOUT
+        return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+
+    async def _wait(self, input: PolicyInput, started: float) -> PolicyResult:
+        """Nothing was idle: wait, for what is left of the deadline."""
+        try:
+            with anyio.fail_after(self._deadline - (time.monotonic() - started)):
+                return await self.pool.wait_and_call(input)
+        except TimeoutError:
+            return DENIED[Reason.POOL_EXHAUSTED]
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, anyio.get_cancelled_exc_class()):
+            raise
+        except BaseException as error:
+            return _denied_for(error)
+
+    async def start(self) -> None:
+        await self.pool.start()
+
+    async def aclose(self) -> None:
+        await self.pool.aclose()
+
+
+def select_checker(settings: Settings) -> PolicyChecker:
+    """The checker that ``settings`` describe: Wasm if an artifact is configured, else local. To be called once, at start-up.
+
+    Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with both digests,
+    where they differ), :class:`~capgate.errors.WasmError` or :class:`~capgate.errors.EngineUnavailable`.
+    """
+    if settings.artifact is not None:
+        artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
+        pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
+        return WasmPolicyChecker(pool)
+    if settings.policy is not None:
+        return LocalPolicyChecker(RuntimePolicy.from_document(settings.policy), limits=settings.limits)
+    raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
+
+
+def _denied_for(error: BaseException) -> Deny:
+    """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and logged."""
+    if isinstance(error, PolicyError):
+        return DENIED[error.code]
+    _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return DENIED[Reason.INTERNAL_ERROR]

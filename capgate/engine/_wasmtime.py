@@ -1,0 +1,239 @@
+"""wasmtime 46 or later, on every supported Python.
+
+The package's own call looks the type up and boxes each value, which takes some 20 microseconds. The C function
+``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is safe here
+because the signature is checked once, when the function is looked up. It is used only with versions whose layout a test
+has seen; with any other version the public call serves, slower.
+
+The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get it back
+after a call of one microsecond, and a guest is bounded by fuel in any case.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from importlib.metadata import version as package_version
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import _bindings as bindings
+from wasmtime import _ffi as ffi
+
+from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from .base import RawFunction
+
+#: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among them.
+UNCHECKED_VERSIONS: Final = range(46, 51)
+
+_KINDS: Final = {
+    "UNREACHABLE": "unreachable",
+    "MEMORY_OUT_OF_BOUNDS": "memory_out_of_bounds",
+    "TABLE_OUT_OF_BOUNDS": "table_out_of_bounds",
+    "INDIRECT_CALL_TO_NULL": "indirect_call_to_null",
+    "BAD_SIGNATURE": "signature_mismatch",
+    "INTEGER_OVERFLOW": "integer_overflow",
+    "INTEGER_DIVISION_BY_ZERO": "integer_divide_by_zero",
+    "BAD_CONVERSION_TO_INTEGER": "bad_conversion",
+    "STACK_OVERFLOW": "stack_overflow",
+}
+#: Native stack for guest code, in bytes: small enough for a thread with a small stack of its own.
+_GUEST_STACK: Final = 256 * 1024
+
+_VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
+_library = ctypes.PyDLL(ffi.dll._name)
+_call_unchecked = ctypes.PYFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+)(("wasmtime_func_call_unchecked", _library))
+_memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(("wasmtime_memory_data", _library))
+_memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
+    ("wasmtime_memory_data_size", _library)
+)
+
+
+def unchecked_call_supported(version: str) -> bool:
+    """Whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
+    major = version.partition(".")[0]
+    return major.isdecimal() and int(major) in UNCHECKED_VERSIONS
+
+
+def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawFunction:
+    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points to alive."""
+    slots = max(parameters, results, 1)
+    values = (bindings.wasmtime_val_raw_t * slots)()
+    words = memoryview(values).cast("B").cast("I")
+    trap = (ctypes.c_void_p * 1)()
+    trapped = memoryview(trap).cast("B").cast("Q")
+    context = ctypes.cast(store._context(), ctypes.c_void_p)
+    target = ctypes.cast(ctypes.byref(function._func), ctypes.c_void_p)
+    block, trap_out = ctypes.cast(values, ctypes.c_void_p), ctypes.cast(trap, ctypes.c_void_p)
+    count, call = ctypes.c_size_t(slots), _call_unchecked
+    keep = (store, function, values, trap)
+
+    def failed(error: int | None) -> PolicyError:
+        pointer, trapped[0] = trap[0], 0
+        if error is not None:
+            return _engine_fault(keep, error)
+        return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
+
+    def call_one(argument: int) -> int:
+        words[0] = argument
+        error = call(context, target, block, count, trap_out)
+        if error is not None or trapped[0]:
+            raise failed(error)
+        return words[0]
+
+    def call_many(*arguments: int) -> int:
+        if len(arguments) != parameters:
+            raise TypeError(f"{len(arguments)} arguments for {parameters} parameters")
+        for index, argument in enumerate(arguments):
+            words[index * _VALUE_WORDS] = argument
+        error = call(context, target, block, count, trap_out)
+        if error is not None or trapped[0]:
+            raise failed(error)
+        return words[0]
+
+    return call_one if parameters == 1 else call_many
+
+
+def _checked(store: Any, function: Any) -> RawFunction:
+    """The public call: every version has it."""
+
+    def call(*arguments: int) -> int:
+        # An i32 is signed for the public call.
+        result = function(store, *(a - (1 << 32) if a > 0x7FFFFFFF else a for a in arguments))
+        return 0 if result is None else int(result)
+
+    return call
+
+
+class WasmtimeInstance:
+    """One instance in a store of its own, see :class:`~capgate.engine.base.Instance`."""
+
+    def __init__(self, store: Any, instance: Any, unchecked: bool) -> None:
+        self._store = store
+        self._exports = instance.exports(store)
+        self._is_unchecked = unchecked
+        self._memory: Any = None
+
+    def function(self, name: str, parameters: int, results: int) -> RawFunction:
+        function = self._export(name, wasmtime.Func)
+        kind = function.type(self._store)
+        if _types(kind.params) != ["i32"] * parameters or _types(kind.results) != ["i32"] * results:
+            raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
+        if self._is_unchecked:
+            return _unchecked(self._store, function, parameters, results)
+        return _checked(self._store, function)
+
+    def memory_size(self) -> int:
+        context, memory = self._linear_memory()
+        size: int = _memory_data_size(context, memory)
+        return size
+
+    def memory_view(self) -> memoryview:
+        context, memory = self._linear_memory()
+        size = _memory_data_size(context, memory)
+        if not size:
+            return memoryview(bytearray())
+        return memoryview((ctypes.c_ubyte * size).from_address(_memory_data(context, memory))).cast("B")
+
+    def _linear_memory(self) -> tuple[Any, Any]:
+        if self._memory is None:
+            memory = self._export("memory", wasmtime.Memory)
+            pointer = ctypes.cast(ctypes.byref(memory._memory), ctypes.c_void_p)
+            self._memory = (ctypes.cast(self._store._context(), ctypes.c_void_p), pointer, memory)
+        return self._memory[0], self._memory[1]
+
+    def _export(self, name: str, kind: type) -> Any:
+        try:
+            export = self._exports[name]
+        except KeyError:
+            raise AbiError("missing_export", repr(name)) from None
+        if not isinstance(export, kind):
+            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {kind.__name__}")
+        return export
+
+
+class WasmtimeModule:
+    """A compiled module. May be instantiated on any thread."""
+
+    def __init__(self, engine: Any, module: Any, unchecked: bool) -> None:
+        self._engine = engine
+        self._module = module
+        self._is_unchecked = unchecked
+
+    def instantiate(self) -> WasmtimeInstance:
+        store = wasmtime.Store(self._engine)
+        try:
+            return WasmtimeInstance(store, wasmtime.Instance(store, self._module, []), self._is_unchecked)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise ENGINE.explain(error) from error
+
+
+class WasmtimeEngine:
+    """The adapter, see :class:`~capgate.engine.base.Engine`."""
+
+    name = "wasmtime"
+    version: str = package_version("wasmtime")
+    thread_bound = False
+
+    def __init__(self) -> None:
+        self.unchecked = unchecked_call_supported(self.version)
+        if not self.unchecked:
+            logging.getLogger("capgate").warning(
+                "wasmtime %s is outside the tested versions %d to %d: using its slower public call",
+                self.version,
+                UNCHECKED_VERSIONS[0],
+                UNCHECKED_VERSIONS[-1],
+            )
+
+    def validate(self, data: bytes) -> None:
+        try:
+            wasmtime.Module.validate(wasmtime.Engine(_config()), data)
+        except wasmtime.WasmtimeError as error:
+            raise RestrictedModule("invalid_module", "wasmtime", str(error)[:300]) from error
+
+    def compile(self, data: bytes) -> WasmtimeModule:
+        engine = wasmtime.Engine(_config())
+        try:
+            return WasmtimeModule(engine, wasmtime.Module(engine, data), self.unchecked)
+        except wasmtime.WasmtimeError as error:
+            raise RestrictedModule("invalid_module", "wasmtime", str(error)[:300]) from error
+
+    def explain(self, error: BaseException) -> PolicyError:
+        if isinstance(error, PolicyError):
+            return error
+        if isinstance(error, wasmtime.Trap):
+            return _trapped(error)
+        return PolicyTrap("engine_fault", f"{type(error).__name__}: {str(error)[:200]}")
+
+
+def _trapped(trap: Any) -> PolicyTrap:
+    code = trap.trap_code
+    kind = "other" if code is None else _KINDS.get(code.name, "other")
+    return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
+
+
+def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
+    fault = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t)))
+    return PolicyTrap("engine_fault", str(fault)[:200])
+
+
+def _types(types: Any) -> list[str]:
+    return [str(kind) for kind in types]
+
+
+def _config() -> Any:
+    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives a fork."""
+    config = wasmtime.Config()
+    config.parallel_compilation = False
+    config.max_wasm_stack = _GUEST_STACK
+    config.cranelift_nan_canonicalization = True
+    for feature in ("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "gc", "exceptions"):
+        setattr(config, f"wasm_{feature}", False)
+    return config
+
+
+ENGINE: Final = WasmtimeEngine()

@@ -1,0 +1,71 @@
+"""What an engine has to offer: compile, instantiate, call an export with i32s, show memory, say why it trapped.
+
+Everything else that engines can do (imports, WASI, host functions) is left out on purpose: a policy is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ..errors import PolicyError
+
+#: Why a guest trapped, in words that are the same on every engine. ``engine_fault`` is a failure of the engine itself.
+TRAP_KINDS: Final = (
+    "unreachable",
+    "memory_out_of_bounds",
+    "table_out_of_bounds",
+    "indirect_call_to_null",
+    "signature_mismatch",
+    "integer_overflow",
+    "integer_divide_by_zero",
+    "bad_conversion",
+    "stack_overflow",
+    "engine_fault",
+    "other",
+)
+
+#: An export of the signature (i32, …) -> i32 or -> (). Takes and gives Python integers; a result may come back signed, so
+#: callers mask it with 0xFFFFFFFF. Raises what :meth:`Engine.explain` understands.
+RawFunction = Callable[..., int]
+
+
+class Instance(Protocol):
+    """One live instance. Must be used, and dropped, on the thread that made it."""
+
+    def function(self, name: str, parameters: int, results: int) -> RawFunction:
+        """The exported function ``name``, taking ``parameters`` i32s and giving ``results`` (0 or 1) i32s.
+
+        Raises :class:`~capgate.errors.AbiError` if there is no such export of that signature.
+        """
+
+    def memory_size(self) -> int:
+        """Bytes of linear memory now. Grows when the guest grows it, never shrinks."""
+
+    def memory_view(self) -> memoryview:
+        """Linear memory as writable bytes. Stale once the memory has grown: take it anew when the size changed."""
+
+
+class CompiledModule(Protocol):
+    """A module compiled by one engine."""
+
+    def instantiate(self) -> Instance:
+        """A new instance with its own memory. Raises :class:`~capgate.errors.PolicyError` if start code traps."""
+
+
+class Engine(Protocol):
+    """One WebAssembly engine."""
+
+    name: str
+    version: str
+    #: Whether compiled modules belong to the thread that compiled them.
+    thread_bound: bool
+
+    def validate(self, data: bytes) -> None:
+        """Raise :class:`~capgate.errors.RestrictedModule` if the engine finds the module invalid."""
+
+    def compile(self, data: bytes) -> CompiledModule:
+        """Compile ``data``. Raises :class:`~capgate.errors.RestrictedModule` if the engine refuses it."""
+
+    def explain(self, error: BaseException) -> PolicyError:
+        """What a raw function raised, as a :class:`~capgate.errors.PolicyError` with a kind of :data:`TRAP_KINDS`."""

@@ -1,0 +1,49 @@
+"""Which engines are here, found by importing them: package metadata cannot tell (wasmer's stub installs anywhere)."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Final
+
+from ..errors import ConfigError, EngineUnavailable
+from .base import Engine
+
+#: In order of preference: ``auto`` takes the first that imports.
+ENGINES: Final = ("wasmer", "wasmtime")
+
+_HINTS: Final = {
+    "wasmer": "pip install 'wasmer==1.1.0' 'wasmer-compiler-cranelift==1.1.0', on CPython 3.10 (no later Python has it)",
+    "wasmtime": "pip install 'wasmtime>=46', on CPython 3.10 to 3.13",
+}
+
+
+def load_engine(name: str = "auto") -> Engine:
+    """The engine ``name``: ``"wasmer"``, ``"wasmtime"``, or ``"auto"`` for the first of them that imports.
+
+    Raises :class:`~capgate.errors.ConfigError` for another name, :class:`~capgate.errors.EngineUnavailable` if it does
+    not import; its ``hint`` says what to install on which Python.
+    """
+    if name not in ("auto", *ENGINES):
+        raise ConfigError("engine", name, "'auto', 'wasmer' or 'wasmtime'")
+    failures: list[str] = []
+    for candidate in ENGINES if name == "auto" else (name,):
+        try:
+            engine: Engine = import_module(f"{__package__}._{candidate}").ENGINE
+        except ImportError as error:
+            failures.append(f"{_HINTS[candidate]} (this is Python {sys.version.split()[0]}; import says: {error})")
+        else:
+            return engine
+    raise EngineUnavailable(name, "; or ".join(failures))
+
+
+def available_engines() -> tuple[str, ...]:
+    """The names of the engines that import here, in order of preference."""
+    found = []
+    for name in ENGINES:
+        try:
+            import_module(f"{__package__}._{name}")
+        except ImportError:
+            continue
+        found.append(name)
+    return tuple(found)

@@ -1,0 +1,117 @@
+"""From an artifact to a live instance that answers: prepare once, compile once per engine, instantiate per use.
+
+``PreparedPolicy`` is a verified module at rest, ``CompiledPolicy`` the same inside an engine, and :class:`WasmInterpreter` one
+live instance behind the policy ABI, for one thread and one call at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from .abi import component
+from .build import is_built_by_capgate
+from .engine import CompiledModule, Engine, load_engine
+from .errors import MalformedInput, PolicyError
+from .limits import Limits
+from .model import PolicyInfo, PolicyInput, PolicyResult
+from .store.loader import WasmArtifact
+from .wasm import decode
+
+
+class PreparedPolicy:
+    """An artifact that passed every check that needs no engine. Immutable; may be shared by threads.
+
+    ``pure`` says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build gives, so an
+    instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another
+    interface than the policy's.
+    """
+
+    def __init__(self, artifact: WasmArtifact, limits: Limits) -> None:
+        module = decode(artifact.module)
+        component.check_exports(module)
+        self.artifact = artifact
+        self.limits = limits
+        self.data = artifact.module
+        self.pure = is_built_by_capgate(artifact.module)
+        self.has_post = module.export(component.POST) is not None
+
+    def info(self, engine: str) -> PolicyInfo:
+        artifact = self.artifact
+        return PolicyInfo(artifact.name, artifact.version, artifact.sha256, engine)
+
+
+class CompiledPolicy:
+    """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made it."""
+
+    def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
+        self.prepared = prepared
+        self.engine = engine
+        self._module: CompiledModule = engine.compile(prepared.data)
+
+    def instantiate(self) -> WasmInterpreter:
+        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps."""
+        return WasmInterpreter._from_compiled(self, self._module)
+
+
+class WasmInterpreter:
+    """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.
+
+    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``. Raises :class:`~capgate.errors.WasmError`,
+    :class:`~capgate.errors.ConfigError` or :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run here.
+    To be used, and dropped, on the thread that made it. ``uses`` counts the questions; ``broken`` is set after a trap, a
+    timeout or a broken ABI, and such an instance answers no more.
+    """
+
+    __slots__ = ("_ask", "_engine", "broken", "prepared", "uses")
+
+    def __init__(self, artifact: WasmArtifact, *, engine: str = "auto", limits: Limits | None = None) -> None:
+        compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits()), load_engine(engine))
+        self._bind(compiled.prepared, compiled.engine, compiled._module)
+
+    @classmethod
+    def _from_compiled(cls, compiled: CompiledPolicy, module: CompiledModule) -> WasmInterpreter:
+        interpreter = cls.__new__(cls)
+        interpreter._bind(compiled.prepared, compiled.engine, module)
+        return interpreter
+
+    def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
+        instance = module.instantiate()
+        if prepared.pure:
+            self._ask: component.Ask = component.fixed_call(instance, prepared.limits)
+        else:
+            self._ask = component.CanonicalCall(instance, prepared.limits, has_post=prepared.has_post).ask
+        self._engine = engine
+        self.prepared = prepared
+        self.uses = 0
+        self.broken = False
+
+    def call_policy_check(self, input: PolicyInput) -> PolicyResult:
+        """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
+        anything else breaks it."""
+        if self.broken:
+            raise PolicyError("this instance trapped or broke the ABI before; make a new one")
+        self.uses += 1
+        try:
+            return self._ask(input)
+        except MalformedInput:
+            raise
+        except BaseException as error:
+            self.broken = True
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            explained = self._engine.explain(error)
+            raise explained from (None if explained is error else error)
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Which policy this is, and on which engine."""
+        return self.prepared.info(self._engine.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a WasmInterpreter holds engine objects of this process; build one where it is used")
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__reduce__()
