@@ -1,0 +1,55 @@
+"""The one core module inside a component binary.
+
+Source: component-model, design/mvp/Binary.md: magic, version 0x0d, layer 1, then sections of id, size and payload;
+section 1 is a core module, section 4 a nested component.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import DecodeError, RestrictedModule
+from .decode import VERSION, check_header, read_size
+
+COMPONENT_VERSION: Final = b"\x0d\0\1\0"
+_CORE_MODULE, _COMPONENT, _LAST_SECTION = 1, 4, 12
+
+
+def core_module(data: bytes) -> bytes:
+    """The core module of a component that contains exactly one; a core module is returned as it is.
+
+    Raises ``RestrictedModule`` for a component with none or several, or with a component inside; ``DecodeError`` for
+    anything that is neither. The core module itself is not decoded.
+    """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a component is bytes, not {type(data).__name__}")
+    source = bytes(data)
+    if source[4:8] != COMPONENT_VERSION:
+        check_header(source, VERSION)
+        return source
+    check_header(source, COMPONENT_VERSION)
+    try:
+        found = _core_modules(source)
+    except IndexError:
+        raise DecodeError(len(source), "unexpected end") from None
+    if len(found) != 1:
+        raise RestrictedModule("component", "core modules", f"{len(found)} of them, exactly 1 is supported")
+    start, end = found[0]
+    return source[start:end]
+
+
+def _core_modules(source: bytes) -> list[tuple[int, int]]:
+    """The spans of the core modules. Raises ``IndexError`` where the data stops short."""
+    found = []
+    pos = 8
+    while pos < len(source):
+        section_id = source[pos]
+        if section_id > _LAST_SECTION:
+            raise DecodeError(pos, "malformed section id")
+        size, start = read_size(source, pos + 1)
+        if section_id == _COMPONENT:
+            raise RestrictedModule("component", f"byte {pos}", "a component inside a component")
+        if section_id == _CORE_MODULE:
+            found.append((start, start + size))
+        pos = start + size
+    return found

@@ -1,0 +1,65 @@
+"""Modules to bytes, and the pieces that payloads are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .decode import MAGIC, VERSION
+from .leb128 import signed, unsigned
+from .module import FuncType, MemoryType, Module, Section, TableType
+
+
+def encode(module: Module) -> bytes:
+    """The bytes of ``module``: its sections in their order, those that came from a file exactly as they stood there."""
+    parts = [MAGIC, VERSION]
+    for item in module.sections:
+        parts.append(item.header or section_header(item))
+        parts.append(item.payload)
+    return b"".join(parts)
+
+
+def section_header(section: Section) -> bytes:
+    """Id and size of a section."""
+    return bytes([section.id]) + unsigned(len(section.payload))
+
+
+def vector(items: Iterable[bytes]) -> bytes:
+    """A counted sequence."""
+    parts = list(items)
+    return unsigned(len(parts)) + b"".join(parts)
+
+
+def name(text: str) -> bytes:
+    """A name: its length in UTF-8 bytes, and those."""
+    content = text.encode("utf-8")
+    return unsigned(len(content)) + content
+
+
+def func_type(value: FuncType) -> bytes:
+    return (
+        b"\x60"
+        + unsigned(len(value.params))
+        + bytes(value.params)
+        + unsigned(len(value.results))
+        + bytes(value.results)
+    )
+
+
+def limits(minimum: int, maximum: int | None) -> bytes:
+    return b"\0" + unsigned(minimum) if maximum is None else b"\1" + unsigned(minimum) + unsigned(maximum)
+
+
+def memory_type(value: MemoryType) -> bytes:
+    return limits(value.minimum, value.maximum)
+
+
+def table_type(value: TableType) -> bytes:
+    return bytes([value.type]) + limits(value.minimum, value.maximum)
+
+
+def i32_const(value: int) -> bytes:
+    return b"\x41" + signed(value)
+
+
+def i64_const(value: int) -> bytes:
+    return b"\x42" + signed(value)
