@@ -15,7 +15,7 @@ COMPONENT_VERSION: Final = b"\x0d\0\1\0"
 _CORE_MODULE, _COMPONENT, _LAST_SECTION = 1, 4, 12
 
 
-def core_module(data: bytes) -> bytes:
+def core_module(data: bytes | bytearray | memoryview) -> bytes:
     """The core module of a component that contains exactly one; a core module is returned as it is.
 
     Raises ``RestrictedModule`` for a component with none or several, or with a component inside; ``DecodeError`` for

@@ -145,13 +145,11 @@ class _Decoder:
         read = self.reader
         module, name = read.name(), read.name()
         kind = self.kind("malformed import kind")
-        readers = {
-            "function": read.u32,
-            "table": read.table_type,
-            "memory": read.memory_type,
-            "global": read.global_type,
-        }
-        return Import(module, name, kind, readers[kind]())  # type: ignore[operator]
+        if kind == "function":
+            return Import(module, name, kind, read.u32())
+        if kind == "table":
+            return Import(module, name, kind, read.table_type())
+        return Import(module, name, kind, read.memory_type() if kind == "memory" else read.global_type())
 
     def kind(self, reason: str) -> str:
         start = self.reader.pos

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .decode import decode
-from .encode import encode, i32_const, memory_type, name, unsigned, vector
+from .encode import encode, i32_const, memory_type, name, vector
+from .leb128 import unsigned
 from .module import CUSTOM, SECTION_NAMES, SECTION_ORDER, MemoryType, Module, Section
 
 _MEMORY, _DATA, _DATA_COUNT = 5, 11, 12

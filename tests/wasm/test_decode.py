@@ -88,7 +88,7 @@ def test_what_a_module_says() -> None:
     assert module.function_type(0) == FuncType((I32,), ())
     assert module.function_type(1) == module.types[0]
     with pytest.raises(IndexError):
-        module.function_type(3)
+        module.function_type(4)
     assert (module.tables[0].minimum, module.tables[0].maximum) == (3, 4)
     assert (module.globals[0].type.type, module.globals[0].type.mutable) == (I64, True)
     assert module.export("main") == Export("main", "function", 1)
