@@ -1,0 +1,245 @@
+"""Decision events: who asked for what, and what was answered, as one structured log record per decision.
+
+Denials are always recorded, at ``WARNING``; allows are sampled, at ``INFO``. Records go to the logger ``capgate.decisions``: the
+message is one line of JSON in printable ASCII, and ``record.capgate`` is the same as a dict. The fields are those of
+:class:`DecisionEvent` and no others, so no header, token, query or body can get into a log. Text that comes from outside is
+escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
+
+A sink that raises changes no decision: the event is dropped, and :func:`statistics` counts it. What the handlers of
+:mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Sinks run where the decision is made, so
+a slow one belongs behind :class:`logging.handlers.QueueHandler`. Events are written before the response: at most once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import uuid
+from typing import Final, Protocol
+
+import msgspec
+
+from .model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult
+
+LOGGER: Final = "capgate.decisions"
+#: Characters of one field; of longer text the event says how long it was.
+TEXT_LIMIT: Final = 256
+
+
+class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, ready to be written: every text is printable ASCII already. Absent facts are ``None``, never left out.
+
+    ``timestamp`` is nanoseconds since the epoch, ``duration_us`` microseconds from the question to the answer. ``cause`` says
+    for a fault which error it was and where, but not its text, which may hold a secret.
+    """
+
+    event: str
+    decision: str
+    decision_id: str
+    timestamp: int
+    service: str
+    mode: str
+    action: str | None
+    resource_kind: str | None
+    resource_id: str | None
+    actor_kind: str | None
+    actor_id: str | None
+    reason: str | None
+    policy: str | None
+    policy_version: str | None
+    policy_sha256: str | None
+    engine: str | None
+    duration_us: float | None
+    method: str | None
+    path: str | None
+    cause: str | None
+
+
+class DecisionSink(Protocol):
+    """Where events go. May raise: that is counted, and changes nothing else."""
+
+    def emit(self, event: DecisionEvent) -> None:
+        """Take one event; called on the thread that decided, and holds it up."""
+
+
+class EventStatistics(msgspec.Struct, frozen=True):
+    """Since the start of the process: events given to sinks, and those that a sink failed to take."""
+
+    emitted: int
+    dropped: int
+
+
+class LoggingSink:
+    """Writes to the standard logger :data:`LOGGER`."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger(LOGGER)
+        self._encoder = msgspec.json.Encoder()
+
+    def emit(self, event: DecisionEvent) -> None:
+        level = logging.INFO if event.decision == "allow" else logging.WARNING
+        if self._logger.isEnabledFor(level):
+            fields = msgspec.structs.asdict(event)
+            self._logger.log(level, self._encoder.encode(fields).decode("ascii"), extra={"capgate": fields})
+
+
+class _Outlet:
+    """The sinks of this process, and what became of the events."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sinks: tuple[DecisionSink, ...] = (LoggingSink(),)
+        self.emitted = self.dropped = 0
+
+    def emit(self, event: DecisionEvent) -> None:
+        for sink in self.sinks:
+            try:
+                sink.emit(event)
+            except Exception:
+                with self.lock:
+                    self.dropped += 1
+            else:
+                with self.lock:
+                    self.emitted += 1
+
+
+_outlet: Final = _Outlet()
+
+
+def add_sink(sink: DecisionSink) -> None:
+    """Have ``sink`` take every later event too."""
+    with _outlet.lock:
+        _outlet.sinks = (*_outlet.sinks, sink)
+
+
+def remove_sink(sink: DecisionSink) -> None:
+    """Undo :func:`add_sink`. Does nothing where ``sink`` takes no events."""
+    with _outlet.lock:
+        _outlet.sinks = tuple(other for other in _outlet.sinks if other is not sink)
+
+
+def statistics() -> EventStatistics:
+    """A snapshot, over all sinks."""
+    with _outlet.lock:
+        return EventStatistics(_outlet.emitted, _outlet.dropped)
+
+
+def new_decision_id() -> str:
+    """32 hex digits that no other decision has."""
+    return uuid.uuid4().hex
+
+
+class DecisionLog:
+    """What an enforcement point reports to. ``sample_allows`` (0 to 1) is the fraction of allows that become events."""
+
+    def __init__(self, sample_allows: float = 0.0) -> None:
+        self._sample_allows = sample_allows
+
+    def allowed(
+        self,
+        input: PolicyInput,
+        policy: PolicyInfo | None = None,
+        *,
+        duration_us: float | None = None,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        """An allow, which becomes an event if it is sampled. Never raises."""
+        if self._sample_allows and random.random() < self._sample_allows:  # noqa: S311  # sampling is no secret
+            _emit(Allow(), input, policy, duration_us=duration_us, method=method, path=path)
+
+    def denied(
+        self,
+        input: PolicyInput | None,
+        result: Deny,
+        policy: PolicyInfo | None = None,
+        *,
+        decision_id: str | None = None,
+        env: Environment = DEFAULT_ENVIRONMENT,
+        duration_us: float | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        """A denial; ``input`` is ``None``, and ``env`` counts, where nothing got as far as a question. Never raises."""
+        _emit(
+            result,
+            input,
+            policy,
+            decision_id=decision_id,
+            env=env,
+            duration_us=duration_us,
+            method=method,
+            path=path,
+            cause=cause,
+        )
+
+
+def _emit(
+    result: PolicyResult,
+    input: PolicyInput | None,
+    policy: PolicyInfo | None,
+    *,
+    decision_id: str | None = None,
+    env: Environment = DEFAULT_ENVIRONMENT,
+    duration_us: float | None = None,
+    method: str | None = None,
+    path: str | None = None,
+    cause: BaseException | None = None,
+) -> None:
+    # Everything is looked up by name: a malformed input is denied because it is malformed, and that has to be written too.
+    resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)
+    env = getattr(input, "env", env)
+    event = DecisionEvent(
+        event="capgate.decision",
+        decision="allow" if type(result) is Allow else "deny",
+        decision_id=decision_id or new_decision_id(),
+        timestamp=time.time_ns(),
+        service=printable(getattr(env, "service", None)) or "",
+        mode=printable(getattr(env, "mode", None)) or "",
+        action=printable(getattr(input, "action", None)),
+        resource_kind=printable(getattr(resource, "kind", None)),
+        resource_id=printable(getattr(resource, "id", None)),
+        actor_kind=_actor_kind(actor),
+        actor_id=printable(getattr(actor, "id", None)),
+        reason=printable(getattr(result, "reason", None)),
+        policy=printable(getattr(policy, "name", None)),
+        policy_version=printable(getattr(policy, "version", None)),
+        policy_sha256=printable(getattr(policy, "sha256", None)),
+        engine=printable(getattr(policy, "engine", None)),
+        duration_us=None if duration_us is None else round(duration_us, 1),
+        method=printable(method),
+        path=printable(path),
+        cause=None if cause is None else describe(cause),
+    )
+    _outlet.emit(event)
+
+
+def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
+    """``text`` in printable ASCII, reversible (``unicode_escape``), of at most ``limit`` characters of the original."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        return f"<{type(text).__name__}>"  # its repr may be anything
+    if len(text) <= limit and text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    escaped = text[:limit].encode("unicode_escape").decode("ascii").replace("\x7f", "\\x7f")
+    return escaped if len(text) <= limit else f"{escaped}...({len(text)} characters)"
+
+
+def describe(error: BaseException) -> str:
+    """Which error, and where it was raised; not what it says, since that may quote a secret."""
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
+    module = "" if trace is None else f" of {trace.tb_frame.f_globals.get('__name__', '?')}"
+    return printable(kind + where + module) or ""
+
+
+def _actor_kind(actor: object) -> str | None:
+    tag = getattr(getattr(actor, "__struct_config__", None), "tag", None)
+    return tag if isinstance(tag, str) else printable(actor)
