@@ -1,0 +1,16 @@
+"""The policy guest: its source, the module compiled from it, and the image of a policy that it searches."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from .image import IMAGE_BASE, make_image
+
+__all__ = ["IMAGE_BASE", "evaluator", "make_image"]
+
+
+@cache
+def evaluator() -> bytes:
+    """The compiled guest, without an image. ``rebuild.py`` makes it from ``evaluator.zig``, byte for byte."""
+    return files(__name__).joinpath("evaluator.wasm").read_bytes()

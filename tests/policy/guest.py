@@ -1,0 +1,114 @@
+"""The policy guest, called through each engine's public interface with a record written by hand: nothing of capgate's ABI."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Service, User
+
+CHECK = "capgate:policy/policy@0.1.0#policy-check"
+POST = f"cabi_post_{CHECK}"
+ROOM = 65_536
+_ACTORS: dict[type, int] = {Anonymous: 0, User: 1, Service: 2, CompilerTool: 3}
+
+
+class GuestTrap(Exception):
+    """The guest trapped."""
+
+
+class Guest:
+    """An instance of ``module`` on ``engine``; one buffer, allocated once, serves every call."""
+
+    def __init__(self, engine: str, module: bytes) -> None:
+        opener = {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine]
+        self.call, self.read, self.write, self.memory_size = opener(module)
+        self.buffer = self.call("cabi_realloc", 0, 0, 8, 80 + ROOM) & 0xFFFFFFFF
+
+    def ask(self, input: PolicyInput) -> PolicyResult:
+        self.write(self.buffer, record(input, self.buffer))
+        return self.ask_raw(self.buffer)
+
+    def ask_raw(self, pointer: int) -> PolicyResult:
+        result = self.call(CHECK, pointer) & 0xFFFFFFFF
+        case, text, length = struct.unpack("<B3xII", self.read(result, 12))
+        assert case in (0, 1)
+        return ALLOW if case == 0 else Deny(self.read(text, length).decode())
+
+
+def record(input: PolicyInput, base: int) -> bytes:
+    """``input`` as the canonical ABI lays it out at ``base``, its strings behind it."""
+    texts = bytearray()
+
+    def text(value: str | None) -> tuple[int, int]:
+        content = (value or "").encode()
+        texts.extend(content)
+        return base + 80 + len(texts) - len(content), len(content)
+
+    def option(value: str | None) -> tuple[int, ...]:
+        return (value is not None, *text(value))
+
+    actor, resource = input.actor, input.resource
+    who = None if isinstance(actor, Anonymous) else actor.id
+    kind, id = (None, None) if resource is None else (resource.kind, resource.id)
+    fields = (
+        *(_ACTORS[type(actor)], *text(who), *text(input.action)),
+        *(resource is not None, *text(kind), *option(id)),
+        *(*option(input.args_hash), *text(input.env.service), *text(input.env.mode)),
+    )
+    return struct.pack("<18IQ", *fields, input.timestamp) + bytes(texts)
+
+
+Opened = tuple[Callable[..., int], Callable[[int, int], bytes], Callable[[int, bytes], None], Callable[[], int]]
+
+
+def _open_wasmer(module: bytes) -> Opened:
+    import wasmer
+    import wasmer_compiler_cranelift
+
+    store = wasmer.Store(wasmer.engine.JIT(wasmer_compiler_cranelift.Compiler))
+    instance = wasmer.Instance(wasmer.Module(store, module))
+    memory = instance.exports.memory
+
+    def call(name: str, *arguments: int) -> int:
+        try:
+            return int(getattr(instance.exports, name)(*map(_signed, arguments)) or 0)
+        except RuntimeError as error:
+            raise GuestTrap(str(error)) from error
+
+    def read(at: int, size: int) -> bytes:
+        return bytes(memoryview(memory.buffer)[at : at + size])
+
+    def write(at: int, content: bytes) -> None:
+        memoryview(memory.buffer)[at : at + len(content)] = content
+
+    return call, read, write, lambda: int(memory.data_size)
+
+
+def _open_wasmtime(module: bytes) -> Opened:
+    import wasmtime
+
+    engine = wasmtime.Engine()
+    store = wasmtime.Store(engine)
+    exports = wasmtime.Instance(store, wasmtime.Module(engine, module), []).exports(store)
+    memory: Any = exports["memory"]
+
+    def call(name: str, *arguments: int) -> int:
+        function: Any = exports[name]
+        try:
+            return int(function(store, *map(_signed, arguments)) or 0)
+        except wasmtime.Trap as error:
+            raise GuestTrap(str(error)) from error
+
+    def read(at: int, size: int) -> bytes:
+        return bytes(memory.read(store, at, at + size))
+
+    def write(at: int, content: bytes) -> None:
+        memory.write(store, content, at)
+
+    return call, read, write, lambda: int(memory.data_len(store))
+
+
+def _signed(value: int) -> int:
+    return value - 2**32 if value >= 2**31 else value
