@@ -1,7 +1,7 @@
 """The event loop of this thread, whichever library runs it: is there one, and have it run a function soon.
 
-anyio has no neutral form of this. A task group would need an owner that lives as long as the pool, and a pool that starts at
-its first request has none.
+anyio has no neutral form of this. A task group would need an owner that lives as long as the pool, and a pool that
+starts at its first request has none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def in_event_loop() -> bool:
 
 
 def call_soon(function: Callable[[], None]) -> bool:
-    """Have the running loop call ``function`` once the current task gives way. ``False`` if this thread runs no loop."""
+    """Have the running loop call ``function`` once the current task gives way. ``False`` if this thread runs no
+    loop."""
     schedule = _scheduler()
     if schedule is None:
         return False

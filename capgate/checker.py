@@ -1,19 +1,19 @@
 """Policy decision points: ask a policy, get ``Allow`` or ``Deny``, whatever happens.
 
-:class:`LocalPolicyChecker` evaluates a policy document in Python, :class:`WasmPolicyChecker` asks a pool of WebAssembly instances.
-They are interchangeable, and :func:`select_checker` picks one of them once, at start-up.
+:class:`LocalPolicyChecker` evaluates a policy document in Python, :class:`WasmPolicyChecker` asks a pool of
+WebAssembly instances. They are interchangeable, and :func:`select_checker` picks one of them once, at start-up.
 """
 
 from __future__ import annotations
 
 import logging
-import time
+from time import monotonic
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
 import anyio
 
-from .abi.component import lower
+from .abi.lowering import lower
 from .actions import VOCABULARY, Vocabulary
 from .errors import ConfigError, PolicyError, PoolExhausted
 from .events import DecisionLog
@@ -22,7 +22,7 @@ from .model import REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, 
 from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
-from .store.loader import load_wasm_artifact
+from .store.loader import load_wasm_artifact, read_document
 
 _log = logging.getLogger("capgate")
 
@@ -54,7 +54,7 @@ class _Checker:
     async def check(self, input: PolicyInput) -> PolicyResult:
         """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
         result = await self.evaluate(input)
-        if type(result) is not Allow:
+        if type(result) is Deny:
             self._events.denied(input, result, self.policy)
         return result
 
@@ -123,47 +123,50 @@ class WasmPolicyChecker(_Checker):
         self._call = pool.call
         self._deadline = pool.limits.deadline
 
+    async def check(self, input: PolicyInput) -> PolicyResult:
+        result = self._ask_idle(input)
+        if result is None:
+            result = await self._wait(input)
+        if type(result) is Deny:
+            self._events.denied(input, result, self.policy)
+        return result
+
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        started = time.monotonic()
+        result = self._ask_idle(input)
+        return await self._wait(input) if result is None else result
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
+        result = self._ask_idle(input)
+        return DENIED[Reason.POOL_EXHAUSTED] if result is None else result
+
+    def _ask_idle(self, input: PolicyInput) -> PolicyResult | None:
+        """The answer of an idle instance, or ``None`` where there is none. The path of nearly every check: nothing
+        here waits, so no cancel scope is entered."""
+        started = monotonic()
         try:
-            # The path of nearly every check: one instance is idle, so nothing waits and no cancel scope is entered.
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:
                 return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
             result = self._call(input)
         except PoolExhausted:
-            result = await self._wait(input, started)
+            return None
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             return _denied_for(error)
-        if time.monotonic() - started > self._deadline:
+        if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
-        return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+        return result
 
-    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
-        """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
-        started = time.monotonic()
+    async def _wait(self, input: PolicyInput) -> PolicyResult:
+        """Nothing was idle: wait for an instance, and for its answer, as long as the deadline allows."""
+        started = monotonic()
         try:
-            if type(input) is not PolicyInput:
-                return _MALFORMED_INPUT
-            if input.action not in self._vocabulary.names:
-                return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
-            result = self._call(input)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            return _denied_for(error)
-        if time.monotonic() - started > self._deadline:
-            return _TIMEOUT
-        return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
-
-    async def _wait(self, input: PolicyInput, started: float) -> PolicyResult:
-        """Nothing was idle: wait, for what is left of the deadline."""
-        try:
-            with anyio.fail_after(self._deadline - (time.monotonic() - started)):
-                return await self.pool.wait_and_call(input)
+            with anyio.fail_after(self._deadline):
+                result = await self.pool.wait_and_call(input)
+            return _TIMEOUT if monotonic() - started > self._deadline else result
         except TimeoutError:
             return DENIED[Reason.POOL_EXHAUSTED]
         except (KeyboardInterrupt, SystemExit, GeneratorExit, anyio.get_cancelled_exc_class()):
@@ -179,22 +182,28 @@ class WasmPolicyChecker(_Checker):
 
 
 def select_checker(settings: Settings) -> PolicyChecker:
-    """The checker that ``settings`` describe: Wasm if an artifact is configured, else local. To be called once, at start-up.
+    """The checker that ``settings`` describe: Wasm if an artifact is configured, else local. To be called once, at
+    start-up.
 
-    Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with both digests,
-    where they differ), :class:`~capgate.errors.WasmError` or :class:`~capgate.errors.EngineUnavailable`.
+    Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with
+    both digests, where they differ), :class:`~capgate.errors.WasmError` or
+    :class:`~capgate.errors.EngineUnavailable`.
     """
     if settings.artifact is not None:
         artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
         pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
         return WasmPolicyChecker(pool)
     if settings.policy is not None:
-        return LocalPolicyChecker(RuntimePolicy.from_document(settings.policy), limits=settings.limits)
+        document = settings.policy
+        if not isinstance(document, dict):
+            document = read_document(document, limits=settings.limits)
+        return LocalPolicyChecker(RuntimePolicy.from_document(document), limits=settings.limits)
     raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
 
 
 def _denied_for(error: BaseException) -> Deny:
-    """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and logged."""
+    """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and
+    logged."""
     if isinstance(error, PolicyError):
         return DENIED[error.code]
     _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)

@@ -1,17 +1,17 @@
 """From an artifact to a live instance that answers: prepare once, compile once per engine, instantiate per use.
 
-``PreparedPolicy`` is a verified module at rest, ``CompiledPolicy`` the same inside an engine, and :class:`WasmInterpreter` one
-live instance behind the policy ABI, for one thread and one call at a time.
+``PreparedPolicy`` is a verified module at rest, ``CompiledPolicy`` the same inside an engine, and
+:class:`WasmInterpreter` one live instance behind the policy ABI, for one thread and one call at a time.
 """
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from .abi import component
+from .abi import component, fixed
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, load_engine
-from .errors import MalformedInput, PolicyError
+from .errors import MalformedInput, PolicyUnavailable
 from .limits import Limits
 from .model import PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import WasmArtifact
@@ -21,9 +21,9 @@ from .wasm import decode
 class PreparedPolicy:
     """An artifact that passed every check that needs no engine. Immutable; may be shared by threads.
 
-    ``pure`` says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build gives, so an
-    instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another
-    interface than the policy's.
+    ``pure`` says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build
+    gives, so an instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed,
+    or exports another interface than the policy's.
     """
 
     def __init__(self, artifact: WasmArtifact, limits: Limits) -> None:
@@ -36,12 +36,13 @@ class PreparedPolicy:
         self.has_post = module.export(component.POST) is not None
 
     def info(self, engine: str) -> PolicyInfo:
-        artifact = self.artifact
-        return PolicyInfo(artifact.name, artifact.version, artifact.sha256, engine)
+        """Which policy this is, and on which engine."""
+        return self.artifact.info(engine)
 
 
 class CompiledPolicy:
-    """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made it."""
+    """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made
+    it."""
 
     def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
         self.prepared = prepared
@@ -57,9 +58,9 @@ class WasmInterpreter:
     """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.
 
     ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``. Raises :class:`~capgate.errors.WasmError`,
-    :class:`~capgate.errors.ConfigError` or :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run here.
-    To be used, and dropped, on the thread that made it. ``uses`` counts the questions; ``broken`` is set after a trap, a
-    timeout or a broken ABI, and such an instance answers no more.
+    :class:`~capgate.errors.ConfigError` or :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run
+    here. To be used, and dropped, on the thread that made it. ``uses`` counts the questions; ``broken`` is set after
+    a trap, a timeout or a broken ABI, and such an instance answers no more.
     """
 
     __slots__ = ("_ask", "_engine", "broken", "prepared", "uses")
@@ -77,7 +78,7 @@ class WasmInterpreter:
     def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
         instance = module.instantiate()
         if prepared.pure:
-            self._ask: component.Ask = component.fixed_call(instance, prepared.limits)
+            self._ask: component.Ask = fixed.fixed_call(instance, prepared.limits)
         else:
             self._ask = component.CanonicalCall(instance, prepared.limits, has_post=prepared.has_post).ask
         self._engine = engine
@@ -88,15 +89,13 @@ class WasmInterpreter:
     def call_policy_check(self, input: PolicyInput) -> PolicyResult:
         """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
         anything else breaks it."""
-        if self.broken:
-            raise PolicyError("this instance trapped or broke the ABI before; make a new one")
         self.uses += 1
         try:
             return self._ask(input)
         except MalformedInput:
             raise
         except BaseException as error:
-            self.broken = True
+            self.broken, self._ask = True, _refuse
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             explained = self._engine.explain(error)
@@ -115,3 +114,7 @@ class WasmInterpreter:
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
         self.__reduce__()
+
+
+def _refuse(input: PolicyInput) -> NoReturn:
+    raise PolicyUnavailable("this instance trapped or broke the ABI before; make a new one")

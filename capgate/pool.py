@@ -1,9 +1,10 @@
 """A pool of live policy instances: made at start-up, taken in a microsecond, replaced off the request path.
 
-Engine objects belong to the thread that made them, so each thread has a shard of its own: the event loop's thread one of
-``size`` instances, a worker thread one with a single instance. A call into the guest is synchronous and never awaits, so taking
-an idle instance, asking it and giving it back cannot be interrupted by cancellation, and costs no lock, no semaphore and no
-cancel scope. Only a caller that finds nothing idle waits, and that is under the deadline of whoever asks.
+Engine objects belong to the thread that made them, so each thread has a shard of its own: the event loop's thread one
+of ``size`` instances, a worker thread one with a single instance. A call into the guest is synchronous and never
+awaits, so taking an idle instance, asking it and giving it back cannot be interrupted by cancellation, and costs no
+lock, no semaphore and no cancel scope. Only a caller that finds nothing idle waits, and that is under the deadline of
+whoever asks.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from .store.loader import WasmArtifact
 
 _log = logging.getLogger("capgate.pool")
 
-#: Replacements of failed instances: how many at once, and per second. Beyond that, checks are denied without building any.
+#: Replacements of failed instances: how many at once, and per second. Beyond that, checks are denied without building
+#: any.
 REPLACEMENT_BURST = 64
 REPLACEMENTS_PER_SECOND = 4_000.0
 #: Seconds without another attempt after instantiation failed, doubling from the first to the second.
@@ -40,7 +42,8 @@ BACKOFF = (0.05, 5.0)
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + those of ended threads."""
+    """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + those of ended
+    threads."""
 
     size: int
     idle: int
@@ -65,7 +68,8 @@ class _Counters:
 
 
 class _Ended:
-    """The sum over threads that have ended. Apart from the pool, so that waiting for a thread's end keeps no pool alive."""
+    """The sum over threads that have ended. Apart from the pool, so that waiting for a thread's end keeps no pool
+    alive."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -109,14 +113,16 @@ class _Shard:
         return interpreter
 
     def replace_failed(self) -> WasmInterpreter:
-        """An instance in place of one that failed. Raises :class:`PolicyUnavailable` where failures come too fast, so that a
-        policy which fails at every call does not cost an instantiation at every call."""
+        """An instance in place of one that failed. Raises :class:`PolicyUnavailable` where failures come too fast, so
+        that a policy which fails at every call does not cost an instantiation at every call."""
         now = time.monotonic()
         earned = (now - self._tokens_at) * REPLACEMENTS_PER_SECOND
         self._tokens, self._tokens_at = min(self._tokens + earned, float(REPLACEMENT_BURST)), now
         if self._tokens < 1.0:
             self.counters.denied_fast += 1
-            raise PolicyUnavailable(f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced")
+            raise PolicyUnavailable(
+                f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced"
+            )
         self._tokens -= 1.0
         self._failed -= 1
         return self.make()
@@ -131,7 +137,8 @@ class _Shard:
             self.wake()
 
     def refill_soon(self) -> None:
-        """Off the request path where the thread runs an event loop; where it runs none, there is no other place than here."""
+        """Off the request path where the thread runs an event loop; where it runs none, there is no other place than
+        here."""
         if not self._refill_is_due:
             self._refill_is_due = call_soon(self._refill_quietly)
             if not self._refill_is_due:
@@ -145,13 +152,18 @@ class _Shard:
         except CapgateError as error:
             _log.error("a policy instance could not be made: %s", error)
 
-    def retire(self) -> None:
-        self.counters.retired += 1
-        self._failed += 1
-        self.refill_soon()
-
-    def spend(self) -> None:
-        self.counters.spent += 1
+    def give_back(self, interpreter: WasmInterpreter, reuse: bool) -> None:
+        """After whatever happened: an instance that is fit for use becomes idle, any other is replaced."""
+        if not interpreter.broken and (reuse or not interpreter.uses):
+            self.idle.append(interpreter)
+            self.wake()
+            return
+        self.counters.calls += interpreter.uses
+        if interpreter.broken:
+            self.counters.retired += 1
+            self._failed += 1
+        else:
+            self.counters.spent += 1
         self.refill_soon()
 
     def wake(self) -> None:
@@ -162,9 +174,10 @@ class _Shard:
 class WasmPool:
     """Instances of one policy, for every thread and event loop of this process.
 
-    ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a module
-    which capgate did not build is pure; without it, such an instance answers one question and is replaced afterwards.
-    An async context manager; without one it starts at the first call. Raises what :class:`WasmInterpreter` raises.
+    ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
+    module which capgate did not build is pure; without it, such an instance answers one question and is replaced
+    afterwards. An async context manager; without one it starts at the first call. Raises what
+    :class:`WasmInterpreter` raises.
     """
 
     def __init__(
@@ -202,7 +215,8 @@ class WasmPool:
     # -- starting and ending
 
     async def start(self) -> None:
-        """Compile, and make ``size`` instances for this thread. Does nothing where that has happened. Raises why it cannot."""
+        """Compile, and make ``size`` instances for this thread. Does nothing where that has happened. Raises why it
+        cannot."""
         self._shard()
 
     async def aclose(self) -> None:
@@ -258,25 +272,23 @@ class WasmPool:
             shard, interpreter = self._take_slowly()
         if self._closed:
             raise PolicyUnavailable("the pool is closed")
-        shard.in_use += 1
-        shard.counters.calls += 1
+        # Nothing below awaits, so nobody else in this thread sees the instance missing: `in_use` need not count it.
         try:
             result = interpreter.call_policy_check(input)
         except PolicyTrap:
-            self._give_back(shard, interpreter)
+            shard.give_back(interpreter, self._reuse)
             if interpreter.uses == 1:
                 raise
             return self._retry(shard, input)
         except BaseException:
-            self._give_back(shard, interpreter)
+            shard.give_back(interpreter, self._reuse)
             raise
         if self._reuse:
-            shard.in_use -= 1
             shard.idle.append(interpreter)
             if shard.waiters:
                 shard.wake()
         else:
-            self._give_back(shard, interpreter)
+            shard.give_back(interpreter, False)
         return result
 
     def _take_slowly(self) -> tuple[_Shard, WasmInterpreter]:
@@ -288,25 +300,13 @@ class WasmPool:
             raise PoolExhausted(f"all {shard.size} instances of this thread are in use or being replaced")
         return shard, shard.idle.pop()
 
-    def _give_back(self, shard: _Shard, interpreter: WasmInterpreter) -> None:
-        """After whatever happened: an instance that is fit for use becomes idle, any other is replaced."""
-        shard.in_use -= 1
-        if interpreter.broken:
-            shard.retire()
-        elif self._reuse or not interpreter.uses:
-            shard.idle.append(interpreter)
-            shard.wake()
-        else:
-            shard.spend()
-
     def _retry(self, shard: _Shard, input: PolicyInput) -> PolicyResult:
         """A reused instance trapped: was it the question, or something left behind? Ask once more, on a fresh one."""
         fresh = shard.replace_failed()
-        shard.in_use += 1
         try:
             return fresh.call_policy_check(input)
         finally:
-            self._give_back(shard, fresh)
+            shard.give_back(fresh, self._reuse)
 
     async def wait_and_call(self, input: PolicyInput) -> PolicyResult:
         """:meth:`call`, waiting for an instance. Without bound of its own: callers hold a cancel scope around it.
@@ -343,7 +343,8 @@ class WasmPool:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[WasmInterpreter]:
-        """Hold one instance of this thread for a while. Waits as long as ``limits.deadline``, then :class:`PoolExhausted`."""
+        """Hold one instance of this thread for a while. Waits as long as ``limits.deadline``, then
+        :class:`PoolExhausted`."""
         shard = self._shard()
         if not shard.idle:
             try:
@@ -357,7 +358,8 @@ class WasmPool:
         try:
             yield interpreter
         finally:
-            self._give_back(shard, interpreter)
+            shard.in_use -= 1
+            shard.give_back(interpreter, self._reuse)
 
     # -- looking
 
@@ -370,6 +372,7 @@ class WasmPool:
             total.add(self._ended.counters)
         for shard in shards:
             total.add(shard.counters)
+            total.calls += sum(interpreter.uses for interpreter in tuple(shard.idle))
         return PoolStatistics(
             size=self.size,
             idle=sum(len(shard.idle) for shard in shards),
@@ -385,8 +388,8 @@ class WasmPool:
         self.__reduce__()
 
 
-#: Instances from before a fork. Their engine's threads and locks did not come along, so nothing of them runs again, not even
-#: a destructor; their memory is shared with the parent until it is written to.
+#: Instances from before a fork. Their engine's threads and locks did not come along, so nothing of them runs again,
+#: not even a destructor; their memory is shared with the parent until it is written to.
 _BEFORE_FORK: list[object] = []
 _POOLS: weakref.WeakSet[WasmPool] = weakref.WeakSet()
 

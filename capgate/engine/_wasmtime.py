@@ -1,12 +1,12 @@
 """wasmtime 46 or later, on every supported Python.
 
 The package's own call looks the type up and boxes each value, which takes some 20 microseconds. The C function
-``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is safe here
-because the signature is checked once, when the function is looked up. It is used only with versions whose layout a test
-has seen; with any other version the public call serves, slower.
+``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is
+safe here because the signature is checked once, when the function is looked up. It is used only with versions whose
+layout a test has seen; with any other version the public call serves, slower.
 
-The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get it back
-after a call of one microsecond, and a guest is bounded by fuel in any case.
+The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
+it back after a call of one microsecond, and a guest is bounded by fuel in any case.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from wasmtime import _ffi as ffi
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from .base import RawFunction
 
-#: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among them.
+#: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
+#: them.
 UNCHECKED_VERSIONS: Final = range(46, 51)
 
 _KINDS: Final = {
@@ -58,7 +59,8 @@ def unchecked_call_supported(version: str) -> bool:
 
 
 def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawFunction:
-    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points to alive."""
+    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
+    to alive."""
     slots = max(parameters, results, 1)
     values = (bindings.wasmtime_val_raw_t * slots)()
     words = memoryview(values).cast("B").cast("I")
@@ -71,7 +73,8 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     keep = (store, function, values, trap)
 
     def failed(error: int | None) -> PolicyError:
-        pointer, trapped[0] = trap[0], 0
+        pointer: Any = trap[0]
+        trapped[0] = 0
         if error is not None:
             return _engine_fault(keep, error)
         return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
@@ -226,7 +229,8 @@ def _types(types: Any) -> list[str]:
 
 
 def _config() -> Any:
-    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives a fork."""
+    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives
+    a fork."""
     config = wasmtime.Config()
     config.parallel_compilation = False
     config.max_wasm_stack = _GUEST_STACK

@@ -28,22 +28,21 @@ def load_engine(name: str = "auto") -> Engine:
         raise ConfigError("engine", name, "'auto', 'wasmer' or 'wasmtime'")
     failures: list[str] = []
     for candidate in ENGINES if name == "auto" else (name,):
-        try:
-            engine: Engine = import_module(f"{__package__}._{candidate}").ENGINE
-        except ImportError as error:
-            failures.append(f"{_HINTS[candidate]} (this is Python {sys.version.split()[0]}; import says: {error})")
-        else:
+        engine = _import(candidate, failures)
+        if engine is not None:
             return engine
     raise EngineUnavailable(name, "; or ".join(failures))
 
 
 def available_engines() -> tuple[str, ...]:
     """The names of the engines that import here, in order of preference."""
-    found = []
-    for name in ENGINES:
-        try:
-            import_module(f"{__package__}._{name}")
-        except ImportError:
-            continue
-        found.append(name)
-    return tuple(found)
+    return tuple(name for name in ENGINES if _import(name, []) is not None)
+
+
+def _import(name: str, failures: list[str]) -> Engine | None:
+    try:
+        engine: Engine = import_module(f"{__package__}._{name}").ENGINE
+    except ImportError as error:
+        failures.append(f"{_HINTS[name]} (this is Python {sys.version.split()[0]}; import says: {error})")
+        return None
+    return engine

@@ -1,0 +1,62 @@
+"""A policy input as bytes and numbers, the same for every ABI that passes records through linear memory.
+
+The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :mod:`capgate.abi.component`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from ..errors import MalformedInput
+from ..model import Anonymous, CompilerTool, PolicyInput, Service, User
+
+INPUT_SIZE: Final = 80
+INPUT_ALIGN: Final = 8
+
+#: The discriminants of the variant ``actor``.
+ACTORS: Final[dict[type, int]] = {Anonymous: 0, User: 1, Service: 2, CompilerTool: 3}
+
+#: What lowering a field of a wrong type, or text with a lone surrogate, raises.
+NOT_LOWERABLE: Final = (TypeError, AttributeError, KeyError, ValueError, OverflowError, struct.error)
+
+#: The strings of an input in ABI order, encoded, then the discriminants and the timestamp that go around them.
+Lowered = tuple[tuple[bytes, ...], tuple[int, int, int, int], int]
+
+_INPUT: Final = struct.Struct("<18IQ")
+
+
+def lower(input: PolicyInput, limit: int) -> Lowered:
+    """``input`` as bytes and numbers. Raises :class:`MalformedInput` for anything that no policy may be asked.
+
+    That is: a value of a wrong type, a lone surrogate, a timestamp outside u64, more than ``limit`` bytes of text.
+    """
+    try:
+        actor, resource, args_hash, env = input.actor, input.resource, input.args_hash, input.env
+        kind, id = ("", None) if resource is None else (resource.kind, resource.id)
+        discriminant = ACTORS[type(actor)]
+        who = "" if isinstance(actor, Anonymous) else actor.id
+        id_text, hash_text = "" if id is None else id, "" if args_hash is None else args_hash
+        texts = (who, input.action, kind, id_text, hash_text, env.service, env.mode)
+        strings = tuple(str.encode(text) for text in texts)  # a TypeError for anything but text
+        struct.pack("<Q", input.timestamp)
+    except NOT_LOWERABLE as error:
+        raise MalformedInput(f"{type(error).__name__}: {error}") from error
+    size = sum(map(len, strings))
+    if size > limit:
+        raise MalformedInput(f"{size} bytes of text, the limit is {limit}")
+    return strings, (discriminant, resource is not None, id is not None, args_hash is not None), input.timestamp
+
+
+def record(lowered: Lowered, pointers: tuple[int, ...]) -> bytes:
+    """The 80 bytes of ``input``, whose strings are at ``pointers``."""
+    strings, (actor, resource, id, args_hash), timestamp = lowered
+    p, n = pointers, tuple(map(len, strings))
+    return _INPUT.pack(
+        *(actor, p[0], n[0]),
+        *(p[1], n[1]),
+        *(resource, p[2], n[2], id, p[3], n[3]),
+        *(args_hash, p[4], n[4]),
+        *(p[5], n[5], p[6], n[6]),
+        timestamp,
+    )
