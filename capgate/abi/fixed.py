@@ -19,7 +19,7 @@ from ..errors import AbiError, ConfigError, MalformedInput
 from ..limits import Limits
 from ..model import ALLOW, PolicyInput, PolicyResult
 from .component import CHECK, MASK, REALLOC, Ask, Reasons, denied
-from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, lower, record
+from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_attributes, lower, record
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is
 #: within it.
@@ -87,7 +87,9 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         if part is None:
             _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
             return
-        kind, id = part.kind.encode(), part.id
+        kind, id, attributes = part.kind.encode(), part.id, part.attributes
+        if attributes or type(attributes) is not dict:
+            check_attributes(attributes)
         has_id = id is not None
         text = kind + id.encode() if has_id else kind
         size, kind_size = len(text), len(kind)

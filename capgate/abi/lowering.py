@@ -34,6 +34,8 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
     try:
         actor, resource, args_hash, env = input.actor, input.resource, input.args_hash, input.env
         kind, id = ("", None) if resource is None else (resource.kind, resource.id)
+        if resource is not None:
+            check_attributes(resource.attributes)
         discriminant = ACTORS[type(actor)]
         who = "" if isinstance(actor, Anonymous) else actor.id
         id_text, hash_text = "" if id is None else id, "" if args_hash is None else args_hash
@@ -46,6 +48,16 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
     if size > limit:
         raise MalformedInput(f"{size} bytes of text, the limit is {limit}")
     return strings, (discriminant, resource is not None, id is not None, args_hash is not None), input.timestamp
+
+
+def check_attributes(attributes: dict[str, str]) -> None:
+    """Raise ``TypeError`` or ``UnicodeEncodeError`` unless these are Unicode text by text. No record carries them, but
+    whether an input is malformed must not depend on the policy's ABI."""
+    if type(attributes) is not dict:
+        raise TypeError(f"attributes are a {type(attributes).__name__}, not a dict")
+    for item in attributes.items():
+        for text in item:
+            str.encode(text)
 
 
 def record(lowered: Lowered, pointers: tuple[int, ...]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .document import Document, Section, ascii_lower
+from .document import Document, Section, ascii_lower, is_label
 from .evaluate import Rule, RuntimePolicy, is_well_formed
 
-__all__ = ["Document", "Rule", "RuntimePolicy", "Section", "ascii_lower", "is_well_formed"]
+__all__ = ["Document", "Rule", "RuntimePolicy", "Section", "ascii_lower", "is_label", "is_well_formed"]

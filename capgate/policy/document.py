@@ -66,6 +66,11 @@ class Document(msgspec.Struct, frozen=True):
     actions: Mapping[str, Section]
 
 
+def is_label(text: object) -> bool:
+    """Whether ``text`` can be a policy's name or version."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
 def ascii_lower(text: str) -> str:
     """``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
     return text.lower() if text.isascii() else text.translate(_TO_LOWER)
@@ -105,7 +110,7 @@ def read_document(raw: object) -> Document:
 
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:
     value = raw.get(key, default)
-    if not isinstance(value, str) or _LABEL.fullmatch(value) is None:
+    if not isinstance(value, str) or not is_label(value):
         raise ConfigError(
             key, _shallow(value), "text of 1 to 64 letters, digits, dots, underscores, plus and minus signs"
         )

@@ -114,9 +114,9 @@ def is_well_formed(input: object) -> bool:
         texts.append(input.args_hash)
     if input.resource is not None and not _add_resource(input.resource, texts):
         return False
-    if type(input.timestamp) is not int or not 0 <= input.timestamp < _U64:
+    if not isinstance(input.timestamp, int) or not 0 <= input.timestamp < _U64:
         return False
-    return all(type(text) is str and is_unicode(text) for text in texts)
+    return all(isinstance(text, str) and is_unicode(text) for text in texts)
 
 
 def _add_resource(resource: object, texts: list[object]) -> bool:
@@ -132,14 +132,14 @@ def _add_resource(resource: object, texts: list[object]) -> bool:
 
 def _is_readable(input: object) -> bool:
     """Whether what :meth:`RuntimePolicy._judge` looks at has the types that it takes for granted."""
-    if not isinstance(input, PolicyInput) or type(input.action) is not str:
+    if not isinstance(input, PolicyInput) or not isinstance(input.action, str):
         return False
     resource: object = input.resource
     if resource is None:
         return True
-    if not isinstance(resource, Resource) or type(resource.kind) is not str:
+    if not isinstance(resource, Resource) or not isinstance(resource.kind, str):
         return False
-    return resource.id is None or type(resource.id) is str
+    return resource.id is None or isinstance(resource.id, str)
 
 
 def _rules(document: Document) -> list[Rule]:
