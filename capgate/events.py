@@ -1,13 +1,15 @@
 """Decision events: who asked for what, and what was answered, as one structured log record per decision.
 
-Denials are always recorded, at ``WARNING``; allows are sampled, at ``INFO``. Records go to the logger ``capgate.decisions``: the
-message is one line of JSON in printable ASCII, and ``record.capgate`` is the same as a dict. The fields are those of
-:class:`DecisionEvent` and no others, so no header, token, query or body can get into a log. Text that comes from outside is
-escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
+Denials are always recorded, at ``WARNING``; allows are sampled, at ``INFO``. Records go to the logger
+``capgate.decisions``: the message is one line of JSON in printable ASCII, and ``record.capgate`` is the same as a
+dict. The fields are those of :class:`DecisionEvent` and no others, so no header, token, query or body can get into a
+log. Text that comes from outside is escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT`
+characters.
 
 A sink that raises changes no decision: the event is dropped, and :func:`statistics` counts it. What the handlers of
-:mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Sinks run where the decision is made, so
-a slow one belongs behind :class:`logging.handlers.QueueHandler`. Events are written before the response: at most once.
+:mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Sinks run where the decision is
+made, so a slow one belongs behind :class:`logging.handlers.QueueHandler`. Events are written before the response: at
+most once.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ TEXT_LIMIT: Final = 256
 
 
 class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision, ready to be written: every text is printable ASCII already. Absent facts are ``None``, never left out.
+    """One decision, ready to be written: all text is printable ASCII already; absent facts are ``None``, not left out.
 
-    ``timestamp`` is nanoseconds since the epoch, ``duration_us`` microseconds from the question to the answer. ``cause`` says
-    for a fault which error it was and where, but not its text, which may hold a secret.
+    ``timestamp`` is nanoseconds since the epoch, ``duration_us`` microseconds from the question to the answer.
+    ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret.
     """
 
     event: str
@@ -95,14 +97,18 @@ class _Outlet:
 
     def emit(self, event: DecisionEvent) -> None:
         for sink in self.sinks:
-            try:
-                sink.emit(event)
-            except Exception:
-                with self.lock:
-                    self.dropped += 1
-            else:
-                with self.lock:
-                    self.emitted += 1
+            taken = _takes(sink, event)
+            with self.lock:
+                self.emitted += taken
+                self.dropped += not taken
+
+
+def _takes(sink: DecisionSink, event: DecisionEvent) -> bool:
+    try:
+        sink.emit(event)
+    except Exception:  # whatever it was, the decision stands; see statistics()
+        return False
+    return True
 
 
 _outlet: Final = _Outlet()
@@ -189,7 +195,7 @@ def _emit(
     path: str | None = None,
     cause: BaseException | None = None,
 ) -> None:
-    # Everything is looked up by name: a malformed input is denied because it is malformed, and that has to be written too.
+    # Looked up by name: an input that is denied because it is malformed has to be written too.
     resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)
     env = getattr(input, "env", env)
     event = DecisionEvent(

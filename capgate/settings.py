@@ -1,8 +1,8 @@
 """What an application configures: from keyword arguments, or from ``CAPGATE_…`` variables of the environment.
 
-The environment is read through :mod:`starlette.config`. A keyword argument wins over the variable of the same name, which
-is then not looked at. Nothing is trimmed or guessed: an empty variable, a misspelled name, ``5`` for a flag are errors,
-and no value of any setting means "unlimited" or "allow if in doubt".
+The environment is read through :mod:`starlette.config`. A keyword argument wins over the variable of the same name,
+which is then not looked at. Nothing is trimmed or guessed: an empty variable, a misspelled name, ``5`` for a flag are
+errors, and no value of any setting means "unlimited" or "allow if in doubt".
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One gate's configuration. Every value is checked here, and a bad one raises :class:`ConfigError`.
 
     ``policy``           a policy document, or the path of a file that holds one; evaluated in Python
-    ``artifact``         path of a Wasm module; at most one of ``policy`` and ``artifact`` is given, and neither only where
-                         a checker is passed to the middleware
+    ``artifact``         path of a Wasm module; at most one of ``policy`` and ``artifact`` is given, and neither only
+                         where a checker is passed to the middleware
     ``artifact_sha256``  64 lower-case hex digits: the only module that is accepted
     ``engine``           ``auto`` (wasmer where it imports, else wasmtime), ``wasmer`` or ``wasmtime``
     ``pool_size``        instances per event loop, 1 to 1,024
@@ -81,9 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Settings from ``CAPGATE_<NAME>``, and ``CAPGATE_<LIMIT>`` for each limit, under ``overrides``.
 
-        ``environ`` defaults to the environment of the process. Flags are ``true``, ``false``, ``1`` or ``0``; ``public`` is
-        separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where one is at fault,
-        also for a ``CAPGATE_…`` variable that does not exist.
+        ``environ`` defaults to the environment of the process. Flags are ``true``, ``false``, ``1`` or ``0``;
+        ``public`` is separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where
+        one is at fault, also for a ``CAPGATE_…`` variable that does not exist.
         """
         environ = starlette.config.environ if environ is None else environ
         _refuse_unknown(overrides, cls.__struct_fields__)

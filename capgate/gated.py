@@ -1,0 +1,269 @@
+"""One request at the gate: from its scope to ``Allow`` or ``Deny``.
+
+The way of nearly every request awaits nothing but the checker, and enters no cancel scope. What can wait (an
+asynchronous actor, a body, a checker that is not known to bound itself) is together under one deadline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, Union
+
+import anyio
+from starlette.types import Message, Receive, Scope
+
+from .actors import ACTORS
+from .checker import DENIED, PolicyChecker
+from .declare import Requirement, Requirements
+from .errors import MalformedInput, PolicyError
+from .events import DecisionLog, new_decision_id
+from .model import ALLOW, Actor, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
+from .routing import NOTHING, PUBLIC, Resolution, Target, Unresolvable, find_requirements
+from .settings import Settings
+
+_log = logging.getLogger("capgate")
+
+ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
+Resolver = Callable[[Scope], Any]
+
+#: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
+#: surrogates.
+_UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
+
+
+class Gate:
+    """What requests are judged with. Made once, at start-up, and never changed."""
+
+    def __init__(
+        self, settings: Settings, checker: PolicyChecker, actor: ActorOf, resolver: Resolver | None, target: Target
+    ) -> None:
+        self.settings = settings
+        self.checker = checker
+        self.actor = actor
+        self.env = settings.environment
+        self.log = DecisionLog(settings.sample_allows)
+        self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = getattr(checker, "evaluate", checker.check)
+        #: Checkers with ``evaluate`` keep the deadline themselves. A cancel scope costs more than ten checks.
+        self.bounds_itself = hasattr(checker, "evaluate")
+        self._resolver = resolver
+        self._target = target
+        self.public = frozenset(settings.public)
+
+    def resolve(self, scope: Scope) -> Resolution:
+        """What the request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise."""
+        if self._resolver is None:
+            return find_requirements(self._target, scope, self.public)
+        return _as_resolution(self._resolver(scope), scope)
+
+    def is_malformed(self, scope: Scope) -> bool:
+        """Whether the scope lacks what it must have, or its path has characters that are denied (``strict_paths``)."""
+        path = scope.get("path")
+        if type(path) is not str or (scope["type"] == "http" and type(scope.get("method")) is not str):
+            return True
+        if path.isascii() and path.isprintable():
+            return False
+        return self.settings.strict_paths and _UNCLEAN.search(path) is not None
+
+    @property
+    def policy(self) -> PolicyInfo | None:
+        """Which policy answers, where the checker says so."""
+        info = getattr(self.checker, "policy", None)
+        return info if type(info) is PolicyInfo else None
+
+
+class GateSource(Protocol):
+    """Where the gate comes from. ``env`` is for events while there is none."""
+
+    gate: Gate | None
+
+    @property
+    def env(self) -> Environment: ...
+
+    async def wait(self, scope: Scope) -> Gate:
+        """The gate, started if need be. Raises :class:`PolicyUnavailable`."""
+
+
+class GatedRequest:
+    """The state of one request at one gate. ``receive`` is what to pass on: it replays what was read."""
+
+    __slots__ = ("_cause", "_gate", "_input", "_source", "_started", "decision_id", "receive", "scope")
+
+    def __init__(self, source: GateSource, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.decision_id = ""
+        self._source = source
+        self._gate = source.gate
+        self._input: PolicyInput | None = None
+        self._cause: BaseException | None = None
+        self._started = time.perf_counter_ns()
+
+    async def decide(self) -> PolicyResult:
+        """``Allow`` only if everything that the endpoint declares was allowed. Raises nothing but what ends the
+        task."""
+        try:
+            result = await self._judge()
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            self._cause = error
+            result = _denied_for(error)
+        if type(result) is not Allow:
+            result = result if type(result) is Deny and type(result.reason) is str else DENIED[Reason.MALFORMED_RESULT]
+            self.decision_id = new_decision_id()
+            try:
+                self._report(result)
+            except Exception as error:  # a checker of the application's, asked for its policy, may raise anything
+                _log.error("a denial could not be reported: %s", type(error).__name__)
+        return result
+
+    async def _judge(self) -> PolicyResult:
+        scope = self.scope
+        if scope.get("type") not in ("http", "websocket"):
+            return DENIED[Reason.MALFORMED_INPUT]
+        if self._gate is None:
+            self._gate = await self._source.wait(scope)
+        gate = self._gate
+        if gate.is_malformed(scope):
+            return DENIED[Reason.MALFORMED_INPUT]
+        requirements, params = gate.resolve(scope)
+        if not requirements:
+            return DENIED[Reason.UNDECLARED_ROUTE]
+        if type(requirements) is not tuple:
+            return ALLOW if requirements is PUBLIC else DENIED[Reason.INTERNAL_ERROR]
+        actor = gate.actor(scope)
+        if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
+            return await self._ask(gate, requirements, params, actor)
+        return await self._wait_and_ask(gate, requirements, params, actor)
+
+    async def _ask(
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None = None
+    ) -> PolicyResult:
+        result: PolicyResult = DENIED[Reason.UNDECLARED_ROUTE]
+        for requirement in requirements:
+            self._input = PolicyInput(
+                requirement.action,
+                actor,
+                requirement.resource(params),
+                digest if requirement.args_hash else None,
+                gate.env,
+                time.time_ns(),
+            )
+            result = await gate.evaluate(self._input)
+            if type(result) is not Allow:
+                return result
+            if gate.settings.sample_allows:
+                self._report_allow(gate, self._input)
+        return result
+
+    async def _wait_and_ask(
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
+    ) -> PolicyResult:
+        with anyio.move_on_after(gate.settings.limits.deadline) as bound:
+            if type(actor) not in ACTORS:
+                actor = await actor if inspect.isawaitable(actor) else actor
+                if type(actor) not in ACTORS:
+                    raise TypeError(f"the actor is a {type(actor).__name__}")
+            digest = await self._hash_body(gate) if _needs_body(requirements) else None
+            result = await self._ask(gate, requirements, params, actor, digest)
+            if anyio.current_time() < bound.deadline:
+                return result
+        return DENIED[Reason.POLICY_TIMEOUT]
+
+    async def _hash_body(self, gate: Gate) -> str:
+        """SHA-256 of the body in 64 hex digits; the body itself is kept for the application."""
+        limit, chunks, size = gate.settings.body_bytes, [], 0
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise MalformedInput(f"{message['type']} where a body was declared")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise MalformedInput(f"the body has more than {limit} bytes")
+            if chunk:
+                chunks.append(chunk)
+            more = message.get("more_body", False)
+        body = b"".join(chunks)
+        self.receive = _replay(body, self.receive)
+        return hashlib.sha256(body).hexdigest()
+
+    def _report(self, result: Deny) -> None:
+        gate = self._gate
+        (DecisionLog() if gate is None else gate.log).denied(
+            self._input,
+            result,
+            None if gate is None else gate.policy,
+            decision_id=self.decision_id,
+            env=self._source.env,
+            duration_us=(time.perf_counter_ns() - self._started) / 1_000,
+            method=self.scope.get("method", self.scope.get("type")),
+            path=self.scope.get("path"),
+            cause=self._cause,
+        )
+
+    def _report_allow(self, gate: Gate, input: PolicyInput) -> None:
+        duration_us = (time.perf_counter_ns() - self._started) / 1_000
+        method, path = self.scope.get("method", self.scope["type"]), self.scope["path"]
+        gate.log.allowed(input, gate.policy, duration_us=duration_us, method=method, path=path)
+
+
+def _needs_body(requirements: Requirements) -> bool:
+    for requirement in requirements:  # noqa: SIM110  # a generator would cost as much as the rest of this
+        if requirement.args_hash is not None:
+            return True
+    return False
+
+
+def _as_resolution(found: Any, scope: Scope) -> Resolution:
+    """What a resolver may return: a requirement, several, ``PUBLIC``, or ``None``."""
+    if found is None:
+        return NOTHING
+    params = scope.get("path_params", {})
+    if found is PUBLIC:
+        return PUBLIC, params
+    requirements = (found,) if type(found) is Requirement else found
+    if type(requirements) not in (tuple, list) or any(type(one) is not Requirement for one in requirements):
+        if inspect.iscoroutine(found):
+            found.close()
+        raise TypeError(f"the resolver returned a {type(found).__name__}")
+    return tuple(requirements), params
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    replayed = False
+
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
+            return await receive()
+        replayed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+def _denied_for(error: BaseException) -> Deny:
+    if isinstance(error, PolicyError):
+        return DENIED[error.code]
+    return DENIED[Reason.UNDECLARED_ROUTE if isinstance(error, Unresolvable) else Reason.INTERNAL_ERROR]
+
+
+def ends_task(error: BaseException) -> bool:
+    """Whether ``error`` ends the task or the process, so that there is nobody left to answer."""
+    if isinstance(error, Exception):
+        return False
+    inner = getattr(error, "exceptions", None)
+    if inner is not None:  # an exception group that is not an Exception
+        return any(ends_task(one) for one in inner)
+    try:
+        cancelled: type[BaseException] = anyio.get_cancelled_exc_class()
+    except Exception:  # no event loop that anyio knows
+        return True
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, cancelled))

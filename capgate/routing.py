@@ -1,0 +1,233 @@
+"""Which endpoint a request reaches, by the application's own routers, and what that endpoint declares.
+
+The routes of the application are asked, in their order, with their own ``matches``, about the ``scope`` that they
+will be asked about again when the request is passed on; so there is no second opinion on what a path means. Nothing
+is normalised. Only a full match counts: a request that the application would answer with 404, 405 or a redirect has
+no endpoint, thus no declaration, and is denied like any other; which routes exist is not told to strangers.
+
+What cannot be resolved for certain raises :class:`Unresolvable`, and is denied: a route that matches without an
+endpoint, a router that dispatches in its own way, one that contains itself. Middleware between the gate and the
+router is taken to leave the scope alone; one that rewrites paths belongs outside the gate.
+
+Public routes are named by :attr:`Route.template`: the path exactly as declared, after those of the mounts around it. An
+application mounted without routes that could be seen (static files, WSGI) is ``/mount/path/{path:path}``; what is below
+``Host("api.example.com")`` begins with that host, ``api.example.com/health``.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from types import FunctionType, MethodType
+from typing import Any, Final, NamedTuple, Union, cast
+
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import BaseRoute, Host, Match, Mount, Router
+from starlette.types import Scope
+
+from .declare import Requirements, declared, declared_for_method
+
+#: How deep mounts may be nested, and how many wrappers there may be around one application.
+DEPTH: Final = 32
+REST: Final = "/{path:path}"
+#: Whose ``matches`` write nothing to the scope, and give an endpoint with a match.
+_PLAIN: Final = frozenset({"Route", "WebSocketRoute", "Mount", "Host", "APIRoute", "APIWebSocketRoute"})
+#: What makes up the choice of a route, on a router.
+_DISPATCH: Final = ("__call__", "app", "handle", "matches")
+_FULL: Final = Match.FULL
+_NO_PARAMETERS: Final[Mapping[str, Any]] = {}
+
+
+class Unresolvable(Exception):
+    """It is not certain which endpoint the request would reach."""
+
+
+class _Public:
+    def __repr__(self) -> str:
+        return "PUBLIC"
+
+
+#: In place of requirements: the route is open by configuration.
+PUBLIC: Final = _Public()
+#: What to ask before the request may pass (nothing declared: ``()``), and the path parameters of its route.
+Resolution = tuple[Union[Requirements, _Public], Mapping[str, Any]]
+NOTHING: Final[Resolution] = ((), _NO_PARAMETERS)
+
+
+class Target(NamedTuple):
+    """Where an application leads: what it and its wrappers declare, its router if it has one, and the ``root_path``
+    that a FastAPI application on the way puts into the scope, else ``""``."""
+
+    declared: Requirements
+    router: Router | None
+    root_path: str
+
+
+def find_target(app: object) -> Target:
+    """Follow the ``app`` attributes of wrappers from ``app`` to its router.
+
+    Raises :class:`Unresolvable` if there are too many, :class:`TypeError` where a declaration is not one.
+    """
+    found: Requirements = ()
+    root_path = ""
+    for _ in range(DEPTH):
+        if isinstance(app, (type, FunctionType, MethodType, functools.partial)) or not callable(app):
+            return Target((*found, *declared(app)), None, root_path)
+        found = (*found, *(one for one in declared(app) if one not in found))
+        if isinstance(app, Router):
+            return Target(found, app, root_path)
+        if isinstance(app, Starlette):
+            root_path = _fastapi_root_path(app) or root_path
+            app = app.router
+            continue
+        inner = getattr(app, "app", None)
+        if inner is None:
+            return Target(found, None, root_path)
+        app = inner
+    raise Unresolvable(f"more than {DEPTH} wrappers around one application")
+
+
+def find_requirements(target: Target, scope: Scope, public: frozenset[str] = frozenset()) -> Resolution:
+    """What the endpoint that ``scope`` reaches declares. ``scope`` is not changed.
+
+    Raises :class:`Unresolvable`, or whatever a route's ``matches`` or a converter raises.
+    """
+    found, router, root_path = target
+    if router is None:
+        return found, scope.get("path_params", _NO_PARAMETERS)
+    if root_path:
+        scope = {**scope, "root_path": root_path}
+    return _in_routes(router, scope, public, "", found, 0)
+
+
+def _in_routes(
+    router: Router, scope: Scope, public: frozenset[str], prefix: str, around: Requirements, depth: int
+) -> Resolution:
+    if depth > DEPTH:
+        raise Unresolvable(f"applications are nested more than {DEPTH} deep")
+    if not _dispatches_as_usual(type(router)):
+        raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
+    for route in router.routes:
+        if _is_plain(type(route)):
+            match, child = route.matches(scope)
+        else:
+            route, match, child = _matches(route, scope)
+        if match is _FULL:
+            return _at_route(route, scope, child, public, prefix, around, depth)
+    return (around, scope.get("path_params", _NO_PARAMETERS)) if around else NOTHING
+
+
+def _at_route(
+    route: Any,
+    scope: Scope,
+    child: MutableMapping[str, Any],
+    public: frozenset[str],
+    prefix: str,
+    around: Requirements,
+    depth: int,
+) -> Resolution:
+    endpoint = child["endpoint"]
+    params = child.get("path_params", _NO_PARAMETERS)
+    if type(endpoint) is FunctionType:
+        found: Requirements = (*around, *declared(endpoint)) if around else declared(endpoint)
+    elif isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint) and scope["type"] == "http":
+        found = (*around, *declared_for_method(endpoint, scope["method"]))
+    else:
+        wrappers, router, root_path = find_target(endpoint)
+        found = (*around, *wrappers)
+        if router is not None:
+            inside = {**scope, **child}
+            if root_path:
+                inside["root_path"] = root_path
+            return _in_routes(router, inside, public, prefix + own_path(route), found, depth + 1)
+    if not found and public and template(route, prefix) in public:
+        return PUBLIC, params
+    return found, params
+
+
+def template(route: Any, prefix: str = "") -> str:
+    """The name of a route among public routes; ``""`` where it has none."""
+    path = own_path(route)
+    if isinstance(getattr(route, "original_route", route), (Mount, Host)):
+        return prefix + path + REST
+    return prefix + path if path else ""
+
+
+def own_path(route: Any) -> str:
+    path = route.host if isinstance(getattr(route, "original_route", route), Host) else getattr(route, "path", "")
+    return path if isinstance(path, str) else ""
+
+
+def _fastapi_root_path(app: Starlette) -> str:
+    """``FastAPI(root_path=...)``, which replaces the one in the scope whenever the application is called."""
+    root_path = getattr(app, "root_path", "")
+    return root_path if isinstance(root_path, str) else ""
+
+
+# -- what is not a plain route
+
+
+def _matches(route: BaseRoute, scope: Scope) -> tuple[Any, Match, MutableMapping[str, Any]]:
+    """``route.matches`` of a class that may write to the scope, or stand for many routes; with the route that
+    matched."""
+    scope = dict(scope)
+    if isinstance(scope.get("fastapi"), dict):
+        scope["fastapi"] = dict(scope["fastapi"])
+    inner = routes_behind(route)
+    if inner is None:
+        match, child = route.matches(scope)
+        if match is _FULL and "endpoint" not in child:
+            raise Unresolvable(f"{type(route).__name__} matches without an endpoint")
+        return route, match, child
+    for context in inner:
+        match, child = context.matches(scope)
+        if match is _FULL:
+            if "endpoint" not in child or not _is_plain(type(context.original_route)):
+                raise Unresolvable(f"{type(context.original_route).__name__} in an included router")
+            return context, match, child
+    return route, Match.NONE, {}
+
+
+def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
+    """The routes that FastAPI (0.139 and later) keeps behind one route per included router; ``None`` for other
+    routes."""
+    fastapi = sys.modules.get("fastapi.routing")
+    contexts_of = getattr(fastapi, "iter_route_contexts", None)
+    if contexts_of is None or hasattr(route, "endpoint") or isinstance(route, (Mount, Host)):
+        return None
+    router = getattr(route, "original_router", None)
+    if router is None:
+        return None
+    _check_included(router, 0)
+    return cast("Iterable[Any]", contexts_of([route]))
+
+
+def _check_included(router: Any, depth: int) -> None:
+    """That the routers below are the framework's own, since their routes are asked without them."""
+    if depth > DEPTH or not isinstance(router, Router) or not _dispatches_as_usual(type(router)):
+        raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            _check_included(inner, depth + 1)
+
+
+def _class_is_plain(kind: type) -> bool:
+    """Whether routes of this class match the way starlette's or FastAPI's own do."""
+    owner = next((base for base in kind.__mro__ if "matches" in vars(base)), kind)
+    return owner.__module__ in ("starlette.routing", "fastapi.routing") and owner.__name__ in _PLAIN
+
+
+def _class_dispatches_as_usual(kind: type) -> bool:
+    """Whether routers of this class choose a route the way starlette's or FastAPI's do."""
+    fastapi = sys.modules.get("fastapi.routing")
+    return any(
+        issubclass(kind, base) and all(getattr(kind, name, None) is getattr(base, name, None) for name in _DISPATCH)
+        for base in ([Router] if fastapi is None else [Router, fastapi.APIRouter])
+    )
+
+
+_is_plain: Final[Callable[[type], bool]] = functools.lru_cache(maxsize=1_024)(_class_is_plain)
+_dispatches_as_usual: Final[Callable[[type], bool]] = functools.lru_cache(maxsize=1_024)(_class_dispatches_as_usual)
