@@ -1,0 +1,196 @@
+"""From a file to a :class:`WasmArtifact`: read once, hash those bytes, decode those bytes, keep those bytes.
+
+Nothing reads the file a second time, so what was checked is what runs. A link is followed: what counts is the regular
+file at its end, and where it matters which file that is, the digest is pinned.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ..build import Label, read_label
+from ..errors import ArtifactError, ArtifactNotFound, ConfigError, DigestMismatch, WasmError
+from ..limits import Limits
+from ..model import PolicyInfo
+from ..wasm import decode
+from ..wasm.component import core_module
+
+DEFAULT_LIMITS: Final = Limits()
+
+_PIN: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_CHUNK: Final = 1 << 20
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+@dataclass(frozen=True)
+class WasmArtifact:
+    """A policy module as read, and what is known about it. Made by :meth:`from_bytes` or :func:`load_wasm_artifact`.
+
+    ``data``     the bytes as read: a core module, or a component around one
+    ``module``   the core module: ``data`` itself unless that is a component
+    ``sha256``   SHA-256 of ``data``, 64 lower-case hex digits
+    ``path``     where it was read, or ``None``
+    ``name``     of the policy, from the custom section ``capgate:policy``; else the file's without suffix; else ``""``
+    ``version``  of the policy, from the same section; else ``""``
+
+    Everything but ``data`` and ``path`` is computed from them, so that a digest cannot stand beside other bytes.
+    """
+
+    data: bytes = field(repr=False)
+    path: str | None = None
+    pin: InitVar[str | None] = None
+    limits: InitVar[Limits] = DEFAULT_LIMITS
+    module: bytes = field(init=False, repr=False, compare=False)
+    sha256: str = field(init=False)
+    name: str = field(init=False)
+    version: str = field(init=False)
+
+    def __post_init__(self, pin: str | None, limits: Limits) -> None:
+        if type(self.data) is not bytes:
+            raise TypeError(f"a module is bytes, not {type(self.data).__name__}")
+        check_pin(pin)
+        _check_size(len(self.data), limits, self.path)
+        digest = hashlib.sha256(self.data).hexdigest()
+        if pin is not None and pin != digest:
+            raise DigestMismatch(expected=pin, actual=digest, path=self.path)
+        core = core_module(self.data)
+        name, version = _label(read_label(decode(core)), self.path)
+        for key, value in (("module", core), ("sha256", digest), ("name", name), ("version", version)):
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, sha256: str | None = None, *, limits: Limits = DEFAULT_LIMITS
+    ) -> WasmArtifact:
+        """The artifact that these bytes are.
+
+        Raises :class:`ConfigError` for a malformed pin, :class:`DigestMismatch` for other bytes than those pinned,
+        :class:`ArtifactError` above ``limits.module_bytes``, :class:`DecodeError` for bytes that are no module, and
+        :class:`RestrictedModule` for a component around none or several. ``TypeError`` for anything but bytes.
+        """
+        return cls(bytes(data) if isinstance(data, (bytearray, memoryview)) else data, pin=sha256, limits=limits)
+
+    @property
+    def is_component(self) -> bool:
+        """Whether the bytes read are a component binary, from which the core module was taken."""
+        return len(self.module) < len(self.data)
+
+    def info(self, engine: str) -> PolicyInfo:
+        """Name, version and digest for events and statistics, with the engine that runs it."""
+        return PolicyInfo(self.name, self.version, self.sha256, engine)
+
+
+def load_wasm_artifact(
+    path: str | os.PathLike[str],
+    sha256: str | None = None,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> WasmArtifact:
+    """Read the module at ``path``, once, and check it. ``sha256`` pins the bytes: 64 lower-case hex digits.
+
+    At most ``limits.module_bytes`` + 1 bytes are read. Raises :class:`ConfigError` for a malformed pin,
+    :class:`ArtifactNotFound` where there is no regular file, :class:`DigestMismatch` for another file than the one
+    pinned, and :class:`ArtifactError` for everything else that is wrong with it; bytes that are no acceptable module
+    have the :class:`WasmError` as their ``__cause__``.
+    """
+    check_pin(sha256)
+    shown = os.fsdecode(path)
+    data = _read(shown, limits)
+    try:
+        return WasmArtifact(data, path=shown, pin=sha256, limits=limits)
+    except WasmError as error:
+        raise ArtifactError(f"{_looks_like(data)}: {error}", path=shown) from error
+
+
+def read_document(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The bytes of the policy document at ``path``, read once. Raises what :func:`load_wasm_artifact` raises for a file
+    that is absent, not a regular one, or over ``limits.module_bytes``."""
+    return _read(os.fsdecode(path), limits)
+
+
+def check_pin(sha256: object, setting: str = "sha256") -> None:
+    """Raise :class:`ConfigError` unless ``sha256`` is ``None`` or exactly 64 lower-case hex digits."""
+    if sha256 is not None and (type(sha256) is not str or _PIN.fullmatch(sha256) is None):
+        raise ConfigError(setting, sha256, "64 lower-case hex digits, as sha256sum prints them")
+
+
+def _read(path: str, limits: Limits) -> bytes:
+    try:
+        # Asked first as well, because opening a FIFO or a device can itself have an effect.
+        _require_regular(os.stat(path), path)
+        descriptor = os.open(path, _FLAGS)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise _unreadable(error, path) from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        found = os.fstat(descriptor)
+        _require_regular(found, path)
+        _check_size(found.st_size, limits, path)
+        try:
+            data = _read_up_to(file.read, limits.module_bytes + 1)
+        except OSError as error:
+            raise _unreadable(error, path) from error
+    _check_size(len(data), limits, path)
+    if len(data) != found.st_size:
+        raise ArtifactError(f"changed while it was read: {found.st_size} bytes at first, {len(data)} read", path=path)
+    return data
+
+
+def _read_up_to(read: Callable[[int], bytes | None], most: int) -> bytes:
+    chunks: list[bytes] = []
+    left = most
+    while left and (chunk := read(min(left, _CHUNK))):  # a short read is not the end, an empty one is
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+def _require_regular(found: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise ArtifactNotFound(f"is {kind}, not a regular file", path=path)
+
+
+def _check_size(size: int, limits: Limits, path: str | None) -> None:
+    if size > limits.module_bytes:
+        raise ArtifactError(f"{size} bytes or more, the limit module_bytes is {limits.module_bytes}", path=path)
+
+
+def _unreadable(error: OSError | ValueError, path: str) -> ArtifactError:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    absent = not isinstance(error, OSError) or error.errno in (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+    return (ArtifactNotFound if absent else ArtifactError)(f"cannot be read: {text}", path=path)
+
+
+def _looks_like(data: bytes) -> str:
+    if not data:
+        return "is empty"
+    if data.lstrip().startswith((b"(", b";;")):
+        return "is WebAssembly text; a policy is the binary that wat2wasm makes of it"
+    return "is not an acceptable WebAssembly module"
+
+
+def _label(label: Label | None, path: str | None) -> tuple[str, str]:
+    """Name and version for logs: what the module says in its custom section, or else the name of its file."""
+    if label is not None and label.name:
+        return label.name, label.version
+    return "" if path is None else os.fsencode(Path(path).stem).decode("utf-8", "replace"), ""
