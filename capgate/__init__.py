@@ -9,3 +9,53 @@ The way of a request, to be read in this order::
 
 At start-up: ``store/loader.py`` reads and pins the artifact, ``wasm/`` decodes it. Policies as documents: ``policy/``, ``build.py``.
 """
+
+from .build import build_policy
+from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker, select_checker
+from .declare import requires
+from .interpreter import WasmInterpreter
+from .limits import Limits
+from .middleware import CapabilityMiddleware
+from .model import (
+    Allow,
+    Anonymous,
+    CompilerTool,
+    Deny,
+    Environment,
+    PolicyInput,
+    PolicyResult,
+    Resource,
+    Service,
+    User,
+)
+from .policy import RuntimePolicy
+from .pool import WasmPool
+from .settings import Settings
+from .store.loader import WasmArtifact, load_wasm_artifact
+
+__all__ = [
+    "Allow",
+    "Anonymous",
+    "CapabilityMiddleware",
+    "CompilerTool",
+    "Deny",
+    "Environment",
+    "Limits",
+    "LocalPolicyChecker",
+    "PolicyChecker",
+    "PolicyInput",
+    "PolicyResult",
+    "Resource",
+    "RuntimePolicy",
+    "Service",
+    "Settings",
+    "User",
+    "WasmArtifact",
+    "WasmInterpreter",
+    "WasmPolicyChecker",
+    "WasmPool",
+    "build_policy",
+    "load_wasm_artifact",
+    "requires",
+    "select_checker",
+]
