@@ -14,7 +14,7 @@ from .errors import ConfigError, DecodeError
 from .guest import IMAGE_BASE, evaluator, make_image
 from .guest.image import HEADER, MAGIC
 from .limits import RANGES, Limits
-from .policy import RuntimePolicy
+from .policy import RuntimePolicy, is_label
 from .wasm import Module, decode, encode, with_custom, with_data, with_memory
 
 POLICY_SECTION: Final = "capgate:policy"
@@ -76,12 +76,13 @@ def is_built_by_capgate(data: bytes) -> bool:
 
 
 def read_label(module: Module) -> Label | None:
-    """The label of a module that has one, well-formed; else ``None``."""
+    """The label of a module that has one, as a document could have given it; else ``None``."""
     content = module.custom(POLICY_SECTION)
     try:
-        return None if content is None else msgspec.json.decode(content, type=Label)
+        label = None if content is None else msgspec.json.decode(content, type=Label)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    return label if label is not None and is_label(label.name) and is_label(label.version) else None
 
 
 def _assemble(image: bytes, pages: int, label: Label) -> bytes:

@@ -68,7 +68,7 @@ class Document(msgspec.Struct, frozen=True):
 
 def is_label(text: object) -> bool:
     """Whether ``text`` can be a policy's name or version."""
-    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+    return type(text) is str and _LABEL.fullmatch(text) is not None
 
 
 def ascii_lower(text: str) -> str:
@@ -101,7 +101,7 @@ def read_document(raw: object) -> Document:
     if not isinstance(raw, dict):
         raise ConfigError("document", _shallow(raw), "an object with the keys " + ", ".join(_KEYS))
     for key in raw:
-        if key not in _KEYS:
+        if type(key) is not str or key not in _KEYS:
             raise ConfigError(_path(key), key, "the keys " + ", ".join(_KEYS))
     sections = {name: _section(name, name, raw[name]) for name in SECTIONS if name in raw and name != "actions"}
     name, version = _label(raw, "name", "policy"), _label(raw, "version", "0")
@@ -110,7 +110,7 @@ def read_document(raw: object) -> Document:
 
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:
     value = raw.get(key, default)
-    if not isinstance(value, str) or not is_label(value):
+    if type(value) is not str or not is_label(value):
         raise ConfigError(
             key, _shallow(value), "text of 1 to 64 letters, digits, dots, underscores, plus and minus signs"
         )
@@ -123,7 +123,7 @@ def _actions(raw: object) -> dict[str, Section]:
     found: dict[str, Section] = {}
     for name, value in raw.items():
         path = f"actions.{_path(name)}"
-        if not is_action_name(name):
+        if type(name) is not str or not is_action_name(name):
             raise ConfigError(path, name, "lower-case words joined by dots, such as 'invoice.send'")
         if name in _BUILTIN_SECTIONS:
             raise ConfigError(
@@ -134,7 +134,7 @@ def _actions(raw: object) -> dict[str, Section]:
 
 
 def _section(section: str, path: str, raw: object) -> Section:
-    if isinstance(raw, str) and raw == ANY:
+    if type(raw) is str and raw == ANY:
         return Section(None)
     if not isinstance(raw, (list, tuple)):
         raise ConfigError(path, _shallow(raw), "'any' or a list of entries")
@@ -152,7 +152,7 @@ def _section(section: str, path: str, raw: object) -> Section:
 
 
 def _entry(where: str, value: object, section: str) -> str:
-    if not isinstance(value, str) or not value or not is_unicode(value):
+    if type(value) is not str or not value or not is_unicode(value):
         valid = "non-empty text without lone surrogates"
         raise ConfigError(
             where, _shallow(value), valid + (", or {'name': …, 'operation': …}" if section == "sql" else "")
@@ -162,14 +162,14 @@ def _entry(where: str, value: object, section: str) -> str:
 
 def _sql_entry(where: str, item: dict[Any, Any]) -> tuple[object, str | None]:
     for key in item:
-        if key not in ("name", "operation"):
+        if type(key) is not str or key not in ("name", "operation"):
             raise ConfigError(f"{where}.{_path(key)}", key, "the keys name, operation")
     if "name" not in item:
         raise ConfigError(f"{where}.name", None, "the name of a query")
     if "operation" not in item:
         return item["name"], None
     operation = item["operation"]
-    if not isinstance(operation, str) or operation not in OPERATION_BITS:
+    if type(operation) is not str or operation not in OPERATION_BITS:
         raise ConfigError(f"{where}.operation", _shallow(operation), "one of " + ", ".join(OPERATIONS))
     return item["name"], operation
 

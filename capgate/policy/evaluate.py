@@ -80,14 +80,14 @@ class RuntimePolicy:
     def _judge(self, input: PolicyInput) -> PolicyResult:
         if not _is_readable(input):
             return _MALFORMED
-        rule = self.rules.get(input.action)
+        rule = self.rules.get(_exact(input.action))
         if rule is None:
             return _UNKNOWN_ACTION
         resource = input.resource
-        id = None if resource is None else resource.id
+        id = None if resource is None or resource.id is None else _exact(resource.id)
         if id is None and rule.required:
             return _MISSING_RESOURCE
-        if resource is not None and rule.kind is not None and resource.kind != rule.kind:
+        if resource is not None and rule.kind is not None and _exact(resource.kind) != rule.kind:
             return _NOT_IN_ALLOWLIST
         if rule.section is None:
             return _NOT_IN_ALLOWLIST
@@ -98,6 +98,11 @@ class RuntimePolicy:
             return _NOT_IN_ALLOWLIST
         granted = entries.get(ascii_lower(id) if rule.host else id, 0)
         return ALLOW if granted & rule.operations else _NOT_IN_ALLOWLIST
+
+
+def _exact(text: str) -> str:
+    """``text``, of a subclass of ``str`` the characters: an enumeration, for one, hashes as its name."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def is_well_formed(input: object) -> bool:

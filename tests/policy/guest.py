@@ -1,4 +1,4 @@
-"""The policy guest, called through each engine's public interface with a record written by hand: nothing of capgate's ABI."""
+"""The policy guest, called through the public interface of each engine, with a record that capgate did not write."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class Guest:
         opener = {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine]
         self.call, self.read, self.write, self.memory_size = opener(module)
         self.buffer = self.call("cabi_realloc", 0, 0, 8, 80 + ROOM) & 0xFFFFFFFF
+
+    def memory(self) -> bytes:
+        """All of it."""
+        return self.read(0, self.memory_size())
 
     def ask(self, input: PolicyInput) -> PolicyResult:
         self.write(self.buffer, record(input, self.buffer))
@@ -86,12 +90,42 @@ def _open_wasmer(module: bytes) -> Opened:
     return call, read, write, lambda: int(memory.data_size)
 
 
+class CountedGuest(Guest):
+    """On wasmtime, which counts the instructions of each call as fuel: ``spent`` is what the last one took."""
+
+    LIMIT = 50_000_000
+
+    def __init__(self, module: bytes) -> None:
+        import wasmtime
+
+        config = wasmtime.Config()
+        config.consume_fuel = True
+        store = wasmtime.Store(wasmtime.Engine(config))
+        store.set_fuel(self.LIMIT)
+        call, self.read, self.write, self.memory_size = _open_in(store, module)
+        self.spent = 0
+
+        def counted(name: str, *arguments: int) -> int:
+            store.set_fuel(self.LIMIT)
+            try:
+                return call(name, *arguments)
+            finally:
+                self.spent = self.LIMIT - store.get_fuel()
+
+        self.call = counted
+        self.buffer = self.call("cabi_realloc", 0, 0, 8, 80 + ROOM)
+
+
 def _open_wasmtime(module: bytes) -> Opened:
     import wasmtime
 
-    engine = wasmtime.Engine()
-    store = wasmtime.Store(engine)
-    exports = wasmtime.Instance(store, wasmtime.Module(engine, module), []).exports(store)
+    return _open_in(wasmtime.Store(wasmtime.Engine()), module)
+
+
+def _open_in(store: Any, module: bytes) -> Opened:
+    import wasmtime
+
+    exports = wasmtime.Instance(store, wasmtime.Module(store.engine, module), []).exports(store)
     memory: Any = exports["memory"]
 
     def call(name: str, *arguments: int) -> int:

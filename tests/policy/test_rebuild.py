@@ -1,0 +1,43 @@
+"""The committed guest is what its source gives, wherever it is compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capgate import guest
+
+SOURCES = Path(guest.__file__).parent
+
+
+def check(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(folder / "rebuild.py"), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_source_gives_the_committed_bytes_in_any_folder(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")
+    folder = tmp_path / "somewhere else"
+    shutil.copytree(SOURCES, folder)
+    result = check(folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(hashlib.sha256(guest.evaluator()).hexdigest()) == 2
+
+
+def test_a_difference_is_told_with_both_digests(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")
+    folder = tmp_path / "changed"
+    shutil.copytree(SOURCES, folder)
+    source = folder / "evaluator.zig"
+    source.write_text(source.read_text().replace('deny("unknown_action")', 'deny("unknown_actioN")'))
+    result = check(folder)
+    assert result.returncode == 1
+    digests = [word for word in result.stdout.split() if len(word) == 64]
+    assert len(set(digests)) == 2
+    assert hashlib.sha256(guest.evaluator()).hexdigest() in digests
+    assert (folder / "evaluator.wasm").read_bytes() == guest.evaluator()
