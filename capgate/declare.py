@@ -117,7 +117,9 @@ def declared(endpoint: object) -> Requirements:
     for _ in range(32):
         found = getattr(endpoint, ATTRIBUTE, None)
         if found is not None:
-            return _checked(found)
+            if type(found) is not tuple:
+                raise TypeError(f"{ATTRIBUTE} is a {type(found).__name__}, which requires() does not make")
+            return found
         if isinstance(endpoint, functools.partial):
             endpoint = endpoint.func
         else:
@@ -125,16 +127,6 @@ def declared(endpoint: object) -> Requirements:
             if endpoint is None:
                 return ()
     return ()
-
-
-def _checked(found: Any) -> Requirements:
-    if type(found) is tuple:
-        for one in found:
-            if type(one) is not Requirement:
-                break
-        else:
-            return found
-    raise TypeError(f"{ATTRIBUTE} was not made by requires(): {type(found).__name__}")
 
 
 def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requirements:

@@ -145,7 +145,7 @@ class DecisionLog:
 
     def allowed(
         self,
-        input: PolicyInput,
+        input: PolicyInput | None,
         policy: PolicyInfo | None = None,
         *,
         duration_us: float | None = None,

@@ -6,6 +6,7 @@ asynchronous actor, a body, a checker that is not known to bound itself) is toge
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import logging
@@ -23,7 +24,7 @@ from .declare import Requirement, Requirements
 from .errors import MalformedInput, PolicyError
 from .events import DecisionLog, new_decision_id
 from .model import ALLOW, Actor, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
-from .routing import NOTHING, PUBLIC, Resolution, Target, Unresolvable, find_requirements
+from .routing import NOTHING, PUBLIC, Resolution, Target, Unresolvable, resolver_for
 from .settings import Settings
 
 _log = logging.getLogger("capgate")
@@ -31,6 +32,7 @@ _log = logging.getLogger("capgate")
 ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
 Resolver = Callable[[Scope], Any]
 
+_GATED: Final = frozenset({"http", "websocket"})
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
 #: surrogates.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
@@ -42,32 +44,22 @@ class Gate:
     def __init__(
         self, settings: Settings, checker: PolicyChecker, actor: ActorOf, resolver: Resolver | None, target: Target
     ) -> None:
-        self.settings = settings
         self.checker = checker
         self.actor = actor
         self.env = settings.environment
+        self.public = frozenset(settings.public)
         self.log = DecisionLog(settings.sample_allows)
+        self.samples_allows = settings.sample_allows > 0
+        self.strict_paths = settings.strict_paths
+        self.body_bytes = settings.body_bytes
+        self.deadline = settings.limits.deadline
         self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = getattr(checker, "evaluate", checker.check)
         #: Checkers with ``evaluate`` keep the deadline themselves. A cancel scope costs more than ten checks.
         self.bounds_itself = hasattr(checker, "evaluate")
-        self._resolver = resolver
-        self._target = target
-        self.public = frozenset(settings.public)
-
-    def resolve(self, scope: Scope) -> Resolution:
-        """What the request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise."""
-        if self._resolver is None:
-            return find_requirements(self._target, scope, self.public)
-        return _as_resolution(self._resolver(scope), scope)
-
-    def is_malformed(self, scope: Scope) -> bool:
-        """Whether the scope lacks what it must have, or its path has characters that are denied (``strict_paths``)."""
-        path = scope.get("path")
-        if type(path) is not str or (scope["type"] == "http" and type(scope.get("method")) is not str):
-            return True
-        if path.isascii() and path.isprintable():
-            return False
-        return self.settings.strict_paths and _UNCLEAN.search(path) is not None
+        #: What a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
+        self.resolve: Callable[[Scope], Resolution] = (
+            resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
+        )
 
     @property
     def policy(self) -> PolicyInfo | None:
@@ -91,94 +83,87 @@ class GateSource(Protocol):
 class GatedRequest:
     """The state of one request at one gate. ``receive`` is what to pass on: it replays what was read."""
 
-    __slots__ = ("_cause", "_gate", "_input", "_source", "_started", "decision_id", "receive", "scope")
+    __slots__ = ("_gate", "_input", "_source", "_started", "decision_id", "receive", "scope")
 
     def __init__(self, source: GateSource, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        self.decision_id = ""
         self._source = source
         self._gate = source.gate
         self._input: PolicyInput | None = None
-        self._cause: BaseException | None = None
-        self._started = time.perf_counter_ns()
+        self._started = time.time_ns()
 
     async def decide(self) -> PolicyResult:
-        """``Allow`` only if everything that the endpoint declares was allowed. Raises nothing but what ends the
-        task."""
+        """``Allow`` only if everything that the endpoint declares was allowed. Raises nothing but what ends the task.
+
+        After a denial, which has been reported, ``decision_id`` is that of its event.
+        """
         try:
-            result = await self._judge()
+            scope = self.scope
+            if scope.get("type") not in _GATED:
+                return self._denied(DENIED[Reason.MALFORMED_INPUT])
+            gate = self._gate or await self._start()
+            if _is_malformed(scope, gate.strict_paths):
+                return self._denied(DENIED[Reason.MALFORMED_INPUT])
+            requirements, params = gate.resolve(scope)
+            if type(requirements) is not tuple:
+                return ALLOW if requirements is PUBLIC else self._denied(DENIED[Reason.INTERNAL_ERROR])
+            if not requirements:
+                return self._denied(DENIED[Reason.UNDECLARED_ROUTE])
+            actor = gate.actor(scope)
+            if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
+                result = await self._ask(gate, requirements, params, actor, None)
+            else:
+                result = await self._wait_and_ask(gate, requirements, params, actor)
+            return result if type(result) is Allow else self._denied(result)
         except BaseException as error:
             if ends_task(error):
                 raise
-            self._cause = error
-            result = _denied_for(error)
-        if type(result) is not Allow:
-            result = result if type(result) is Deny and type(result.reason) is str else DENIED[Reason.MALFORMED_RESULT]
-            self.decision_id = new_decision_id()
-            try:
-                self._report(result)
-            except Exception as error:  # a checker of the application's, asked for its policy, may raise anything
-                _log.error("a denial could not be reported: %s", type(error).__name__)
-        return result
+            return self._denied(_denied_for(error), error)
 
-    async def _judge(self) -> PolicyResult:
-        scope = self.scope
-        if scope.get("type") not in ("http", "websocket"):
-            return DENIED[Reason.MALFORMED_INPUT]
-        if self._gate is None:
-            self._gate = await self._source.wait(scope)
-        gate = self._gate
-        if gate.is_malformed(scope):
-            return DENIED[Reason.MALFORMED_INPUT]
-        requirements, params = gate.resolve(scope)
-        if not requirements:
-            return DENIED[Reason.UNDECLARED_ROUTE]
-        if type(requirements) is not tuple:
-            return ALLOW if requirements is PUBLIC else DENIED[Reason.INTERNAL_ERROR]
-        actor = gate.actor(scope)
-        if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
-            return await self._ask(gate, requirements, params, actor)
-        return await self._wait_and_ask(gate, requirements, params, actor)
+    async def _start(self) -> Gate:
+        self._gate = gate = await self._source.wait(self.scope)
+        return gate
 
     async def _ask(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None = None
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
     ) -> PolicyResult:
+        """The first answer that is not an allow, else the last one."""
         result: PolicyResult = DENIED[Reason.UNDECLARED_ROUTE]
         for requirement in requirements:
             self._input = PolicyInput(
                 requirement.action,
                 actor,
-                requirement.resource(params),
+                requirement.resource(params) if requirement.template else requirement.fixed,
                 digest if requirement.args_hash else None,
                 gate.env,
-                time.time_ns(),
+                self._started,
             )
             result = await gate.evaluate(self._input)
             if type(result) is not Allow:
                 return result
-            if gate.settings.sample_allows:
-                self._report_allow(gate, self._input)
+            if gate.samples_allows:
+                self._report_allow(gate)
         return result
 
     async def _wait_and_ask(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult:
-        with anyio.move_on_after(gate.settings.limits.deadline) as bound:
+        """The same where something can wait: all of it together under the deadline, and no answer counts after it."""
+        with anyio.move_on_after(gate.deadline) as bound:
+            if inspect.isawaitable(actor):
+                actor = await actor
             if type(actor) not in ACTORS:
-                actor = await actor if inspect.isawaitable(actor) else actor
-                if type(actor) not in ACTORS:
-                    raise TypeError(f"the actor is a {type(actor).__name__}")
-            digest = await self._hash_body(gate) if _needs_body(requirements) else None
+                raise TypeError(f"the actor is a {type(actor).__name__}")
+            digest = await self._hash_body(gate.body_bytes) if _needs_body(requirements) else None
             result = await self._ask(gate, requirements, params, actor, digest)
             if anyio.current_time() < bound.deadline:
                 return result
         return DENIED[Reason.POLICY_TIMEOUT]
 
-    async def _hash_body(self, gate: Gate) -> str:
-        """SHA-256 of the body in 64 hex digits; the body itself is kept for the application."""
-        limit, chunks, size = gate.settings.body_bytes, [], 0
-        more = True
+    async def _hash_body(self, limit: int) -> str:
+        """SHA-256 of the body in 64 hex digits; the body, of at most ``limit`` bytes, is kept for the application."""
+        chunks, size, more = [], 0, True
         while more:
             message = await self.receive()
             if message["type"] != "http.request":
@@ -194,7 +179,17 @@ class GatedRequest:
         self.receive = _replay(body, self.receive)
         return hashlib.sha256(body).hexdigest()
 
-    def _report(self, result: Deny) -> None:
+    def _denied(self, result: Any, cause: BaseException | None = None) -> Deny:
+        """The denial that ``result`` stands for, reported. What is not a decision is a denial too."""
+        denial = result if type(result) is Deny and type(result.reason) is str else DENIED[Reason.MALFORMED_RESULT]
+        self.decision_id = new_decision_id()
+        try:
+            self._report(denial, cause)
+        except Exception as error:  # a checker of the application's, asked for its policy, may raise anything
+            _log.error("a denial could not be reported: %s", type(error).__name__)
+        return denial
+
+    def _report(self, result: Deny, cause: BaseException | None) -> None:
         gate = self._gate
         (DecisionLog() if gate is None else gate.log).denied(
             self._input,
@@ -202,16 +197,27 @@ class GatedRequest:
             None if gate is None else gate.policy,
             decision_id=self.decision_id,
             env=self._source.env,
-            duration_us=(time.perf_counter_ns() - self._started) / 1_000,
+            duration_us=self._duration_us(),
             method=self.scope.get("method", self.scope.get("type")),
             path=self.scope.get("path"),
-            cause=self._cause,
+            cause=cause,
         )
 
-    def _report_allow(self, gate: Gate, input: PolicyInput) -> None:
-        duration_us = (time.perf_counter_ns() - self._started) / 1_000
-        method, path = self.scope.get("method", self.scope["type"]), self.scope["path"]
-        gate.log.allowed(input, gate.policy, duration_us=duration_us, method=method, path=path)
+    def _report_allow(self, gate: Gate) -> None:
+        method = self.scope.get("method", self.scope["type"])
+        duration_us = self._duration_us()
+        gate.log.allowed(self._input, gate.policy, duration_us=duration_us, method=method, path=self.scope["path"])
+
+    def _duration_us(self) -> float:
+        return (time.time_ns() - self._started) / 1_000
+
+
+def _is_malformed(scope: Scope, strict: bool) -> bool:
+    """Whether the scope lacks what it must have, or its path has what strict paths have not."""
+    path = scope.get("path")
+    if type(path) is not str or (type(scope.get("method")) is not str and scope["type"] == "http"):
+        return True
+    return not (path.isascii() and path.isprintable()) and strict and _UNCLEAN.search(path) is not None
 
 
 def _needs_body(requirements: Requirements) -> bool:
@@ -221,8 +227,9 @@ def _needs_body(requirements: Requirements) -> bool:
     return False
 
 
-def _as_resolution(found: Any, scope: Scope) -> Resolution:
-    """What a resolver may return: a requirement, several, ``PUBLIC``, or ``None``."""
+def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
+    """What the application's resolver says: a requirement, several, ``PUBLIC``, or ``None``."""
+    found = resolver(scope)
     if found is None:
         return NOTHING
     params = scope.get("path_params", {})

@@ -27,13 +27,13 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Match, Mount, Router
 from starlette.types import Scope
 
-from .declare import Requirements, declared, declared_for_method
+from .declare import ATTRIBUTE, Requirements, declared, declared_for_method
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
 DEPTH: Final = 32
 REST: Final = "/{path:path}"
 #: Whose ``matches`` write nothing to the scope, and give an endpoint with a match.
-_PLAIN: Final = frozenset({"Route", "WebSocketRoute", "Mount", "Host", "APIRoute", "APIWebSocketRoute"})
+_PLAIN_NAMES: Final = frozenset({"Route", "WebSocketRoute", "Mount", "Host", "APIRoute", "APIWebSocketRoute"})
 #: What makes up the choice of a route, on a router.
 _DISPATCH: Final = ("__call__", "app", "handle", "matches")
 _FULL: Final = Match.FULL
@@ -73,48 +73,54 @@ def find_target(app: object) -> Target:
     found: Requirements = ()
     root_path = ""
     for _ in range(DEPTH):
-        if isinstance(app, (type, FunctionType, MethodType, functools.partial)) or not callable(app):
-            return Target((*found, *declared(app)), None, root_path)
-        found = (*found, *(one for one in declared(app) if one not in found))
+        own = declared(app)
+        if own:  # a wrapper may show the declarations of what it wraps as its own
+            found = (*found, *[one for one in own if one not in found])
         if isinstance(app, Router):
             return Target(found, app, root_path)
         if isinstance(app, Starlette):
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
             continue
-        inner = getattr(app, "app", None)
+        inner = None if isinstance(app, (type, FunctionType, MethodType)) else getattr(app, "app", None)
         if inner is None:
             return Target(found, None, root_path)
         app = inner
     raise Unresolvable(f"more than {DEPTH} wrappers around one application")
 
 
-def find_requirements(target: Target, scope: Scope, public: frozenset[str] = frozenset()) -> Resolution:
-    """What the endpoint that ``scope`` reaches declares. ``scope`` is not changed.
+def resolver_for(target: Target, public: frozenset[str] = frozenset()) -> Callable[[Scope], Resolution]:
+    """A function that tells what the endpoint that a scope reaches declares. It does not change the scope.
 
-    Raises :class:`Unresolvable`, or whatever a route's ``matches`` or a converter raises.
+    It raises :class:`Unresolvable`, or whatever a route's ``matches`` or a converter raises.
     """
     found, router, root_path = target
     if router is None:
-        return found, scope.get("path_params", _NO_PARAMETERS)
+        return lambda scope: (found, scope.get("path_params", _NO_PARAMETERS))
+    in_routes = functools.partial(_in_routes, router, public, "", found, 0)
     if root_path:
-        scope = {**scope, "root_path": root_path}
-    return _in_routes(router, scope, public, "", found, 0)
+        return lambda scope: in_routes({**scope, "root_path": root_path})
+    return in_routes
 
 
 def _in_routes(
-    router: Router, scope: Scope, public: frozenset[str], prefix: str, around: Requirements, depth: int
+    router: Router, public: frozenset[str], prefix: str, around: Requirements, depth: int, scope: Scope
 ) -> Resolution:
     if depth > DEPTH:
         raise Unresolvable(f"applications are nested more than {DEPTH} deep")
-    if not _dispatches_as_usual(type(router)):
+    if not _USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     for route in router.routes:
-        if _is_plain(type(route)):
+        if _PLAIN[type(route)]:
             match, child = route.matches(scope)
         else:
             route, match, child = _matches(route, scope)
         if match is _FULL:
+            endpoint = child["endpoint"]
+            # Nearly every route: a function that declares something itself. Short, since every request comes by.
+            found = getattr(endpoint, ATTRIBUTE, None) if type(endpoint) is FunctionType and not around else None
+            if type(found) is tuple and found:
+                return found, child["path_params"]
             return _at_route(route, scope, child, public, prefix, around, depth)
     return (around, scope.get("path_params", _NO_PARAMETERS)) if around else NOTHING
 
@@ -141,7 +147,7 @@ def _at_route(
             inside = {**scope, **child}
             if root_path:
                 inside["root_path"] = root_path
-            return _in_routes(router, inside, public, prefix + own_path(route), found, depth + 1)
+            return _in_routes(router, public, prefix + own_path(route), found, depth + 1, inside)
     if not found and public and template(route, prefix) in public:
         return PUBLIC, params
     return found, params
@@ -182,10 +188,10 @@ def _matches(route: BaseRoute, scope: Scope) -> tuple[Any, Match, MutableMapping
             raise Unresolvable(f"{type(route).__name__} matches without an endpoint")
         return route, match, child
     for context in inner:
+        if not _PLAIN[type(context.original_route)]:
+            raise Unresolvable(f"{type(context.original_route).__name__} in an included router matches in its own way")
         match, child = context.matches(scope)
         if match is _FULL:
-            if "endpoint" not in child or not _is_plain(type(context.original_route)):
-                raise Unresolvable(f"{type(context.original_route).__name__} in an included router")
             return context, match, child
     return route, Match.NONE, {}
 
@@ -206,7 +212,7 @@ def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
 
 def _check_included(router: Any, depth: int) -> None:
     """That the routers below are the framework's own, since their routes are asked without them."""
-    if depth > DEPTH or not isinstance(router, Router) or not _dispatches_as_usual(type(router)):
+    if depth > DEPTH or not isinstance(router, Router) or not _USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     for route in router.routes:
         inner = getattr(route, "original_router", None)
@@ -214,13 +220,24 @@ def _check_included(router: Any, depth: int) -> None:
             _check_included(inner, depth + 1)
 
 
-def _class_is_plain(kind: type) -> bool:
+class _Known(dict[type, bool]):
+    """What ``judge`` says about classes, remembered."""
+
+    def __init__(self, judge: Callable[[type], bool]) -> None:
+        self._judge = judge
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = verdict = self._judge(kind)
+        return verdict
+
+
+def _is_plain(kind: type) -> bool:
     """Whether routes of this class match the way starlette's or FastAPI's own do."""
     owner = next((base for base in kind.__mro__ if "matches" in vars(base)), kind)
-    return owner.__module__ in ("starlette.routing", "fastapi.routing") and owner.__name__ in _PLAIN
+    return owner.__module__ in ("starlette.routing", "fastapi.routing") and owner.__name__ in _PLAIN_NAMES
 
 
-def _class_dispatches_as_usual(kind: type) -> bool:
+def _dispatches_as_usual(kind: type) -> bool:
     """Whether routers of this class choose a route the way starlette's or FastAPI's do."""
     fastapi = sys.modules.get("fastapi.routing")
     return any(
@@ -229,5 +246,5 @@ def _class_dispatches_as_usual(kind: type) -> bool:
     )
 
 
-_is_plain: Final[Callable[[type], bool]] = functools.lru_cache(maxsize=1_024)(_class_is_plain)
-_dispatches_as_usual: Final[Callable[[type], bool]] = functools.lru_cache(maxsize=1_024)(_class_dispatches_as_usual)
+_PLAIN: Final = _Known(_is_plain)
+_USUAL: Final = _Known(_dispatches_as_usual)
