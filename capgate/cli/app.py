@@ -1,0 +1,83 @@
+"""The commands, and the words of their help. What they do is imported when they are called."""
+
+from __future__ import annotations
+
+import enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Ask a sandboxed WebAssembly policy before a sensitive effect of a Starlette or FastAPI application.",
+    epilog="Exit codes: 0 as expected, 1 an answer was not the expected one, 2 usage or configuration.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class Engine(str, enum.Enum):
+    """The ``engine`` of :class:`capgate.WasmPool`, for the command line."""
+
+    auto = "auto"
+    wasmer = "wasmer"
+    wasmtime = "wasmtime"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("capgate"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Ask a sandboxed WebAssembly policy before a sensitive effect of a Starlette or FastAPI application."""
+
+
+@app.command()
+def demo(
+    engine: Annotated[Engine, typer.Option(help="What runs the policy; auto prefers wasmer.")] = Engine.auto,
+    repeat: Annotated[int, typer.Option(min=1, max=10_000, help="Send each request so many times.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Keep the app up afterwards, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Start a gated FastAPI app, send it real requests, and show what was allowed and denied, and why.
+
+    The app runs under uvicorn on 127.0.0.1. Its policy is a short document, built into a WebAssembly module and run in
+    the process. Each request is sent several times; times are medians. The exit code is 1 if any answer is not the
+    expected one.
+
+    Try:
+
+    - `capgate demo`
+    - `capgate demo --engine wasmtime`
+    - `capgate demo --serve --port 8000`, then the curl lines that it prints
+    - `capgate demo --json | jq .exchanges`
+    """
+    from .demo import run
+
+    raise typer.Exit(run(engine.value, repeat=repeat, as_json=as_json, serve=serve, port=port))
+
+
+@app.command()
+def build(
+    document: Annotated[Path, typer.Argument(help="Policy document, JSON.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the module.")] = Path("policy.wasm"),
+) -> None:
+    """Build a policy document into a WebAssembly module, and print the SHA-256 to pin it by.
+
+    The same document always gives the same bytes. Then, in the environment of the application:
+
+        CAPGATE_ARTIFACT=policy.wasm CAPGATE_ARTIFACT_SHA256=...
+    """
+    from .build import run
+
+    run(document, output)
