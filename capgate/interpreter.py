@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .abi import component, fixed
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, load_engine
-from .errors import MalformedInput, PolicyUnavailable
+from .errors import MalformedInput, PolicyError, PolicyUnavailable
 from .limits import Limits
 from .model import PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import WasmArtifact
@@ -96,10 +96,11 @@ class WasmInterpreter:
             raise
         except BaseException as error:
             self.broken, self._ask = True, _refuse
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            if isinstance(error, (PolicyError, KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
-            explained = self._engine.explain(error)
-            raise explained from (None if explained is error else error)
+            # Not kept in a variable: the error's traceback has this frame, and the cycle would keep the dead instance
+            # until a garbage collection, which may happen on a thread where the engine's objects must not be dropped.
+            raise self._engine.explain(error) from error
 
     @property
     def info(self) -> PolicyInfo:

@@ -47,6 +47,8 @@ MASK: Final = 0xFFFFFFFF
 _SIGNATURES: Final = {CHECK: (1, 1), REALLOC: (4, 1), POST: (1, 0)}
 
 Ask = Callable[[PolicyInput], PolicyResult]
+#: Parts of linear memory, each from its first byte to the one after its last.
+Spans = list[tuple[int, int]]
 
 
 def check_exports(module: Module) -> None:
@@ -60,7 +62,10 @@ def check_exports(module: Module) -> None:
             raise RestrictedModule("missing_export", name, f"a policy exports {INTERFACE}, see policy.wit")
         if export.kind != "function":
             raise RestrictedModule("export_kind", name, f"is a {export.kind}, not a function")
-        kind = module.function_type(export.index)
+        try:
+            kind = module.function_type(export.index)
+        except IndexError as error:
+            raise RestrictedModule("export_type", name, f"is no function of this module: {error}") from error
         if kind.params != (I32,) * parameters or kind.results != (I32,) * results:
             raise RestrictedModule("export_type", name, f"is not ({parameters} x i32) -> ({results} x i32)")
     memory = module.export(MEMORY)
@@ -107,33 +112,37 @@ class CanonicalCall:
 
     def ask(self, input: PolicyInput) -> PolicyResult:
         lowered = lower(input, self._limits.input_bytes)
-        at = self._store(lowered)
+        at, taken = self._store(lowered)
         pointer = self._check(at) & MASK
-        result = self._load(pointer, at)
+        result = self._load(pointer, taken)
         if self._post is not None:
             self._post(pointer)
         return result
 
-    def _store(self, lowered: Lowered) -> int:
+    def _store(self, lowered: Lowered) -> tuple[int, Spans]:
+        """Where the input record is, and every span that now belongs to the input."""
         pointers = tuple(self._realloc(0, 0, 1, len(text)) & MASK for text in lowered[0])
         at = self._realloc(0, 0, INPUT_ALIGN, INPUT_SIZE) & MASK
         # Taken after the last allocation: any of them may have grown, and so moved, the memory.
         memory = self._instance.memory_view()
-        _check_allocations(lowered[0], pointers, at, len(memory))
+        spans = _check_allocations(lowered[0], pointers, at, len(memory))
         for pointer, text in zip(pointers, lowered[0], strict=True):
             memory[pointer : pointer + len(text)] = text
         memory[at : at + INPUT_SIZE] = record(lowered, pointers)
-        return at
+        return at, spans
 
-    def _load(self, pointer: int, at: int) -> PolicyResult:
+    def _load(self, pointer: int, taken: Spans) -> PolicyResult:
         memory = self._instance.memory_view()
         if pointer % RESULT_ALIGN:
             raise AbiError("result_misaligned", f"{pointer:#x}")
         if pointer + RESULT_SIZE > len(memory):
             raise AbiError("result_out_of_bounds", f"{pointer:#x} of {len(memory):#x}")
-        if pointer < at + INPUT_SIZE and at < pointer + RESULT_SIZE:
-            # Its first byte would be the actor's discriminant, and 0 is both "anonymous" and "allow".
-            raise AbiError("result_overlaps_input", f"{pointer:#x}")
+        end = pointer + RESULT_SIZE
+        for low, high in taken:
+            if pointer < high and low < end:
+                # In the record the first byte could be the actor's discriminant, and 0 is both "anonymous" and "allow";
+                # in a string it is whatever the caller sent.
+                raise AbiError("result_overlaps_input", f"{pointer:#x}")
         if memory[pointer] == 0:
             return ALLOW
         return denied(memory, pointer, self._reasons)
@@ -147,11 +156,13 @@ def denied(memory: memoryview, pointer: int, reasons: Reasons) -> Deny:
     return reasons.deny(memory, reason, length)
 
 
-def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: int, size: int) -> None:
+def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: int, size: int) -> Spans:
+    """The spans of the texts and the record that are not empty. Raises :class:`AbiError` unless the guest may have
+    allocated them."""
     if at % INPUT_ALIGN:
         raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
     spans = sorted((p, p + len(text)) for p, text in (*zip(pointers, texts, strict=True), (at, bytes(INPUT_SIZE))))
-    end = 0
+    end, taken = 0, []
     for low, high in spans:
         if high > size:
             raise AbiError("allocation_out_of_bounds", f"{low:#x} to {high:#x} of {size:#x}")
@@ -162,3 +173,5 @@ def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: 
         if low < end:
             raise AbiError("allocations_overlap", f"{low:#x} is below {end:#x}")
         end = high
+        taken.append((low, high))
+    return taken

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
@@ -38,8 +39,15 @@ _KINDS: Final = {
     "BAD_CONVERSION_TO_INTEGER": "bad_conversion",
     "STACK_OVERFLOW": "stack_overflow",
 }
-#: Native stack for guest code, in bytes: small enough for a thread with a small stack of its own.
-_GUEST_STACK: Final = 256 * 1024
+#: Proposals that wasmtime would accept by default, now or in its next release. In an order in which one that another
+#: needs goes last.
+_REFUSED_FEATURES: Final = (
+    *("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "stack_switching", "exceptions"),
+    *("gc", "function_references", "wide_arithmetic", "custom_page_sizes", "component_model"),
+)
+#: Native stack for guest code, in bytes. On a thread whose own stack is smaller, a recursion of the guest would end the
+#: process; this leaves room in one of 256 KiB.
+_GUEST_STACK: Final = 128 * 1024
 
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
@@ -50,6 +58,19 @@ _memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void
 _memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
     ("wasmtime_memory_data_size", _library)
 )
+#: Python's C API: a view of bytes at an address. An array type of ctypes would do it too, at the price of a new type for
+#: each size.
+_view_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+_WRITABLE: Final = 0x200
+
+_TrapOut = ctypes.c_void_p * 1
+
+
+@cache
+def _values_type(slots: int) -> Any:
+    return bindings.wasmtime_val_raw_t * slots
 
 
 def unchecked_call_supported(version: str) -> bool:
@@ -58,17 +79,22 @@ def unchecked_call_supported(version: str) -> bool:
     return major.isdecimal() and int(major) in UNCHECKED_VERSIONS
 
 
+def _address(value: Any) -> ctypes.c_void_p:
+    """Where a ctypes object is. Unlike ``cast``, this ties no knot that only a garbage collection undoes; the caller
+    keeps the object."""
+    return ctypes.c_void_p(ctypes.addressof(value))
+
+
 def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawFunction:
     """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
     to alive."""
     slots = max(parameters, results, 1)
-    values = (bindings.wasmtime_val_raw_t * slots)()
+    values = _values_type(slots)()
     words = memoryview(values).cast("B").cast("I")
-    trap = (ctypes.c_void_p * 1)()
+    trap = _TrapOut()
     trapped = memoryview(trap).cast("B").cast("Q")
-    context = ctypes.cast(store._context(), ctypes.c_void_p)
-    target = ctypes.cast(ctypes.byref(function._func), ctypes.c_void_p)
-    block, trap_out = ctypes.cast(values, ctypes.c_void_p), ctypes.cast(trap, ctypes.c_void_p)
+    context, target = _address(store._context().contents), _address(function._func)
+    block, trap_out = _address(values), _address(trap)
     count, call = ctypes.c_size_t(slots), _call_unchecked
     keep = (store, function, values, trap)
 
@@ -103,7 +129,9 @@ def _checked(store: Any, function: Any) -> RawFunction:
     """The public call: every version has it."""
 
     def call(*arguments: int) -> int:
-        # An i32 is signed for the public call.
+        # An i32 is signed for the public call, which would cut one that is too large.
+        if not all(0 <= a <= 0xFFFFFFFF for a in arguments):
+            raise ValueError(f"{arguments!r}: an argument is from 0 to 0xFFFFFFFF")
         result = function(store, *(a - (1 << 32) if a > 0x7FFFFFFF else a for a in arguments))
         return 0 if result is None else int(result)
 
@@ -138,13 +166,13 @@ class WasmtimeInstance:
         size = _memory_data_size(context, memory)
         if not size:
             return memoryview(bytearray())
-        return memoryview((ctypes.c_ubyte * size).from_address(_memory_data(context, memory))).cast("B")
+        view: memoryview = _view_of(_memory_data(context, memory), size, _WRITABLE)
+        return view
 
     def _linear_memory(self) -> tuple[Any, Any]:
         if self._memory is None:
             memory = self._export("memory", wasmtime.Memory)
-            pointer = ctypes.cast(ctypes.byref(memory._memory), ctypes.c_void_p)
-            self._memory = (ctypes.cast(self._store._context(), ctypes.c_void_p), pointer, memory)
+            self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
         return self._memory[0], self._memory[1]
 
     def _export(self, name: str, kind: type) -> Any:
@@ -214,7 +242,10 @@ class WasmtimeEngine:
 
 
 def _trapped(trap: Any) -> PolicyTrap:
-    code = trap.trap_code
+    try:
+        code = trap.trap_code
+    except ValueError:  # a code that the installed package has no name for
+        code = None
     kind = "other" if code is None else _KINDS.get(code.name, "other")
     return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
 
@@ -230,12 +261,17 @@ def _types(types: Any) -> list[str]:
 
 def _config() -> Any:
     """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives
-    a fork."""
+    a fork.
+
+    Traps use no signals: a handler that somebody installs later (``faulthandler.enable()`` does) would get them, and
+    end the process.
+    """
     config = wasmtime.Config()
     config.parallel_compilation = False
+    config.signals_based_traps = False
     config.max_wasm_stack = _GUEST_STACK
     config.cranelift_nan_canonicalization = True
-    for feature in ("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "gc", "exceptions"):
+    for feature in _REFUSED_FEATURES:
         setattr(config, f"wasm_{feature}", False)
     return config
 

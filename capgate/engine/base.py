@@ -25,8 +25,9 @@ TRAP_KINDS: Final = (
     "other",
 )
 
-#: An export of the signature (i32, …) -> i32 or -> (). Takes and gives Python integers; a result may come back
-#: signed, so callers mask it with 0xFFFFFFFF. Raises what :meth:`Engine.explain` understands.
+#: An export of the signature (i32, …) -> i32 or -> (). Takes Python integers from 0 to 0xFFFFFFFF. A result may come
+#: back signed, so callers mask it with 0xFFFFFFFF; without a result, what comes back means nothing. Raises what
+#: :meth:`Engine.explain` understands.
 RawFunction = Callable[..., int]
 
 
