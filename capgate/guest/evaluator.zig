@@ -64,7 +64,7 @@ const Image = struct {
         require(field(0) == magic);
         const size = field(4);
         const end: u64 = @as(u64, image_base) + size;
-        require(size >= header_size and end <= limit);
+        require(size >= header_size);
         const arena = (end + 15) & ~@as(u64, 15);
         require(arena <= limit);
         return .{ .size = size, .arena = @intCast(arena), .limit = @intCast(limit) };

@@ -109,7 +109,7 @@ def is_well_formed(input: object) -> bool:
     """Whether every field of ``input`` has its type, every text is Unicode, and the timestamp fits in a u64."""
     if not isinstance(input, PolicyInput) or not isinstance(input.env, Environment):
         return False
-    texts: list[object] = [input.action, input.env.service, input.env.mode]
+    texts: list[Any] = [input.action, input.env.service, input.env.mode]
     actor: object = input.actor
     if isinstance(actor, (User, Service, CompilerTool)):
         texts.append(actor.id)
@@ -121,10 +121,13 @@ def is_well_formed(input: object) -> bool:
         return False
     if not isinstance(input.timestamp, int) or not 0 <= input.timestamp < _U64:
         return False
-    return all(isinstance(text, str) and is_unicode(text) for text in texts)
+    try:
+        return is_unicode("".join(texts))
+    except TypeError:
+        return False
 
 
-def _add_resource(resource: object, texts: list[object]) -> bool:
+def _add_resource(resource: object, texts: list[Any]) -> bool:
     if not isinstance(resource, Resource) or not isinstance(resource.attributes, dict):
         return False
     texts.append(resource.kind)

@@ -124,11 +124,15 @@ def test_without_a_sound_header_every_call_traps(opened: Open, header: bytes) ->
         instance.call("cabi_realloc", 0, 0, 1, 1)
 
 
-def hostile(bucket: bytes, *, longest: int = 0xFFFFFFFF, end: int = 0) -> bytes:
-    """An image whose every lookup goes to one bucket with these contents."""
-    start = image.HEADER.size + 8
-    header = image.HEADER.pack(image.MAGIC, start + len(bucket), 1, 0, image.HEADER.size, 0, longest)
-    return header + struct.pack("<II", start, end or start + len(bucket)) + bucket
+START = image.HEADER.size + image.RULE.size + 8
+
+
+def hostile(bucket: bytes, *, end: int | None = None, seed: int = 1) -> bytes:
+    """An image with one rule, which allows, whose every lookup goes to one bucket with these contents."""
+    at = image.HEADER.size + image.RULE.size
+    header = image.HEADER.pack(image.MAGIC, START + len(bucket), seed, image.HEADER.size, at, 0, 0xFFFFFFFF)
+    rule = image.RULE.pack(image.ANY, 0, 7, 0, 0)
+    return header + rule + struct.pack("<II", START, START + len(bucket) if end is None else end) + bucket
 
 
 def module_of(data: bytes) -> bytes:
@@ -175,11 +179,36 @@ def test_nonsense_in_a_bucket_traps(opened: Open, bucket: bytes) -> None:
         instance.ask(PolicyInput("nothing.known"))
 
 
-@pytest.mark.parametrize("end", [1, 39, 41, 65_536, 0x7FFFFFFF, 0xFFFFFFFF])
+def record_of(action: bytes, value: int = 0) -> bytes:
+    return image.RECORD.pack(image.text_hash(1, action) >> 32, 0, len(action), value) + action
+
+
+@pytest.mark.parametrize("end", [0, 1, START - 1, START + 1, START + 19, START + 21, 65_536, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_bucket_that_ends_nowhere_traps(opened: Open, end: int) -> None:
-    instance = opened(module_of(hostile(b"", end=end)))
+    question = PolicyInput("abcd")
+    assert opened(module_of(hostile(record_of(b"abcd")))).ask(question) is ALLOW
+    assert opened(module_of(hostile(record_of(b"abcd"), end=START))).ask(question) == Deny(Reason.UNKNOWN_ACTION)
+    instance = opened(module_of(hostile(record_of(b"abcd"), end=end)))
     with pytest.raises(GuestTrap):
-        instance.ask(PolicyInput("nothing.known"))
+        instance.ask(question)
+
+
+def test_bytes_after_the_image_have_no_say(opened: Open) -> None:
+    """What lies behind the image is the arena: text of this question and of earlier ones."""
+    instance = opened(build_policy(POLICY))
+    for length in range(image.HEADER.size, len(IMAGE)):
+        found = []
+        for behind in (IMAGE[length:], bytes(len(IMAGE) - length), b"\xff" * (len(IMAGE) - length)):
+            instance.write(IMAGE_BASE, IMAGE[:4] + struct.pack("<I", length) + IMAGE[8:length] + behind)
+            found.append(outcomes(instance))
+        assert found[0] == found[1] == found[2]  # G21
+
+
+@pytest.mark.parametrize("value", [1, 2, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_rule_that_is_not_there_traps(opened: Open, value: int) -> None:
+    instance = opened(module_of(hostile(record_of(b"abcd", value))))
+    with pytest.raises(GuestTrap):
+        instance.ask(PolicyInput("abcd"))
 
 
 def test_work_does_not_grow_with_entries_and_no_id_makes_it() -> None:
