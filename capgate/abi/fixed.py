@@ -17,9 +17,9 @@ from typing import Any, Final
 from ..engine import Instance
 from ..errors import AbiError, ConfigError, MalformedInput
 from ..limits import Limits
-from ..model import ALLOW, PolicyInput, PolicyResult
+from ..model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from .component import CHECK, MASK, REALLOC, Ask, Reasons, denied
-from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_attributes, lower, record
+from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_resource, lower, raise_wrong_type, record
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is
 #: within it.
@@ -65,11 +65,12 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
     at_actor, at_action, at_resource, at_hash, at_env = list(accumulate(SLOTS.values(), initial=base + INPUT_SIZE))[:-1]
     room_actor, room_action, room_resource, room_hash, room_env = SLOTS.values()
     words_action, words_resource, words_hash, words_env = base + 12, base + 20, base + 44, base + 56
-    actors = ACTORS
+    # Not the text's own method: a subclass of str may have another one.
+    actors, utf8 = ACTORS, str.encode
 
     def actor(part: Any) -> None:
         discriminant = actors[type(part)]
-        text = part.id.encode() if discriminant else b""
+        text = utf8(part.id) if discriminant else b""
         size = len(text)
         if size > room_actor:
             raise _Overflow
@@ -77,7 +78,7 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         _3I(memory, base, discriminant, at_actor, size)
 
     def action(part: str) -> None:
-        text = part.encode()
+        text = utf8(part)
         if len(text) > room_action:
             raise _Overflow
         memory[at_action : at_action + len(text)] = text
@@ -87,11 +88,11 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         if part is None:
             _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
             return
-        kind, id, attributes = part.kind.encode(), part.id, part.attributes
-        if attributes or type(attributes) is not dict:
-            check_attributes(attributes)
+        if type(part) is not Resource or part.attributes or type(part.attributes) is not dict:
+            check_resource(part)
+        kind, id = utf8(part.kind), part.id
         has_id = id is not None
-        text = kind + id.encode() if has_id else kind
+        text = kind + utf8(id) if has_id else kind
         size, kind_size = len(text), len(kind)
         if size > room_resource:
             raise _Overflow
@@ -100,14 +101,16 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         _6I(memory, words_resource, 1, at_resource, kind_size, has_id, id_at, size - kind_size)
 
     def args_hash(part: str | None) -> None:
-        text = b"" if part is None else part.encode()
+        text = b"" if part is None else utf8(part)
         if len(text) > room_hash:
             raise _Overflow
         memory[at_hash : at_hash + len(text)] = text
         _3I(memory, words_hash, part is not None, at_hash, len(text))
 
     def env(part: Any) -> None:
-        service, mode = part.service.encode(), part.mode.encode()
+        if type(part) is not Environment:
+            raise_wrong_type("env", part)
+        service, mode = utf8(part.service), utf8(part.mode)
         if len(service) + len(mode) > room_env:
             raise _Overflow
         memory[at_env : at_env + len(service) + len(mode)] = service + mode
@@ -165,7 +168,10 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
                 env = _NOTHING
                 write_env(part)
                 env = part
-            _Q(memory, stamp_at, input.timestamp)
+            part = input.timestamp
+            if type(part) is not int and not isinstance(part, int):
+                raise_wrong_type("timestamp", part)
+            _Q(memory, stamp_at, part)
         except _Overflow:
             actor = action = resource = args_hash = env = _NOTHING
             _write_whole(memory, base, limits.input_bytes, input)

@@ -6,10 +6,10 @@ The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from ..errors import MalformedInput
-from ..model import Anonymous, CompilerTool, PolicyInput, Service, User
+from ..model import Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
 
 INPUT_SIZE: Final = 80
 INPUT_ALIGN: Final = 8
@@ -30,12 +30,17 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
     """``input`` as bytes and numbers. Raises :class:`MalformedInput` for anything that no policy may be asked.
 
     That is: a value of a wrong type, a lone surrogate, a timestamp outside u64, more than ``limit`` bytes of text.
+    The parts have exactly the types of the model, because those are known not to change while they are in use.
     """
     try:
         actor, resource, args_hash, env = input.actor, input.resource, input.args_hash, input.env
-        kind, id = ("", None) if resource is None else (resource.kind, resource.id)
         if resource is not None:
-            check_attributes(resource.attributes)
+            check_resource(resource)
+        if type(env) is not Environment:
+            raise_wrong_type("env", env)
+        if not isinstance(input.timestamp, int):
+            raise_wrong_type("timestamp", input.timestamp)
+        kind, id = ("", None) if resource is None else (resource.kind, resource.id)
         discriminant = ACTORS[type(actor)]
         who = "" if isinstance(actor, Anonymous) else actor.id
         id_text, hash_text = "" if id is None else id, "" if args_hash is None else args_hash
@@ -50,14 +55,22 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
     return strings, (discriminant, resource is not None, id is not None, args_hash is not None), input.timestamp
 
 
-def check_attributes(attributes: dict[str, str]) -> None:
-    """Raise ``TypeError`` or ``UnicodeEncodeError`` unless these are Unicode text by text. No record carries them, but
-    whether an input is malformed must not depend on the policy's ABI."""
+def check_resource(resource: Any) -> None:
+    """Raise ``TypeError`` or ``UnicodeEncodeError`` unless this is a :class:`Resource` whose attributes are Unicode
+    text by text. No record carries those, but whether an input is malformed must not depend on the policy's ABI."""
+    if type(resource) is not Resource:
+        raise_wrong_type("resource", resource)
+    attributes: object = resource.attributes
     if type(attributes) is not dict:
-        raise TypeError(f"attributes are a {type(attributes).__name__}, not a dict")
+        raise_wrong_type("attributes", attributes)
     for item in attributes.items():
         for text in item:
             str.encode(text)
+
+
+def raise_wrong_type(part: str, seen: object) -> NoReturn:
+    """Raise ``TypeError``. It does not say what was seen, which may be anything."""
+    raise TypeError(f"{part}: {type(seen).__name__} is not the type that it has in a policy input")
 
 
 def record(lowered: Lowered, pointers: tuple[int, ...]) -> bytes:

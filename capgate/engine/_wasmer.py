@@ -2,11 +2,15 @@
 
 Facts that shape this file: the GIL is held for the whole guest call; every object may be used only on the thread that
 made it, and misuse raises ``PanicException``, a ``BaseException``; ``Module()`` also accepts text, so the caller has
-checked the magic number; a trap is a ``RuntimeError`` whose text is the only sign of its kind.
+checked the magic number; a trap is a ``RuntimeError`` whose text is the only sign of its kind; and a trap is a signal,
+so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process.
 """
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import signal
 from typing import Any, Final
 
 import wasmer
@@ -119,7 +123,22 @@ class WasmerEngine:
 
 def _store() -> Any:
     # A store per compilation: stores only grow, and one that is shared would keep every retired module alive.
+    _keep_signals()
     return wasmer.Store(wasmer_engine.Universal(Compiler))
+
+
+def _keep_signals() -> None:
+    """Keep a later ``faulthandler.enable()`` from taking over the signals that wasmer's first store takes.
+
+    Where faulthandler is on already, that call changes nothing but the file; so it is switched on here, writing to the
+    standard error, unless somebody (wasmer itself, used elsewhere, or a crash reporter) has the signals by now.
+    """
+    if faulthandler.is_enabled():
+        return
+    action = (ctypes.c_void_p * 32)()  # struct sigaction, of which the handler comes first; 0 is the default action
+    ctypes.CDLL(None).sigaction(signal.SIGSEGV, None, action)
+    if not action[0]:
+        faulthandler.enable(2)
 
 
 ENGINE: Final = WasmerEngine()

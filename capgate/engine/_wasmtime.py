@@ -58,8 +58,8 @@ _memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void
 _memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
     ("wasmtime_memory_data_size", _library)
 )
-#: Python's C API: a view of bytes at an address. An array type of ctypes would do it too, at the price of a new type for
-#: each size.
+#: Python's C API: a view of bytes at an address. An array type of ctypes would do it too, at the price of a new type
+#: for each size.
 _view_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
 )

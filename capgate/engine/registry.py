@@ -13,7 +13,7 @@ from .base import Engine
 ENGINES: Final = ("wasmer", "wasmtime")
 
 _HINTS: Final = {
-    "wasmer": "pip install 'wasmer==1.1.0' 'wasmer-compiler-cranelift==1.1.0', on CPython 3.10 (no later Python has it)",
+    "wasmer": "pip install 'wasmer==1.1.0' 'wasmer-compiler-cranelift==1.1.0', on CPython 3.10 (no later one has it)",
     "wasmtime": "pip install 'wasmtime>=46', on CPython 3.10 to 3.13",
 }
 
@@ -42,7 +42,7 @@ def available_engines() -> tuple[str, ...]:
 def _import(name: str, failures: list[str]) -> Engine | None:
     try:
         engine: Engine = import_module(f"{__package__}._{name}").ENGINE
-    except ImportError as error:
+    except Exception as error:  # not only ImportError: a native library that does not load raises others
         failures.append(f"{_HINTS[name]} (this is Python {sys.version.split()[0]}; import says: {error})")
         return None
     return engine
