@@ -7,17 +7,13 @@ import tempfile
 from pathlib import Path
 
 from ..build import build_policy
-from ..errors import ArtifactError, ConfigError
-from ..store import WasmArtifact
+from ..errors import ArtifactError
+from ..store.loader import WasmArtifact, read_document
 
 
 def run(document: Path, output: Path) -> None:
     """Build ``document`` into ``output``, replaced in one step, and print the digest and the path like sha256sum."""
-    try:
-        text = document.read_bytes()
-    except OSError as error:
-        raise ConfigError("document", str(document), f"a readable JSON file ({error.strerror})") from error
-    artifact = WasmArtifact.from_bytes(build_policy(text))
+    artifact = WasmArtifact.from_bytes(build_policy(read_document(document)))
     try:
         _replace(output, artifact.data)
     except OSError as error:

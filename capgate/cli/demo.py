@@ -112,6 +112,7 @@ def exchange(client: httpx.Client, checker: TimedChecker, case: Case, repeat: in
 
 
 def answer(status: int, reason: str | None) -> str:
+    """Status and reason on one line."""
     return str(status) if reason is None else f"{status} {reason}"
 
 
@@ -126,6 +127,7 @@ def question_of(asked: PolicyInput) -> str:
 
 
 def median_us(nanoseconds: list[int]) -> float:
+    """The median, in microseconds, to a tenth."""
     return round(statistics.median(nanoseconds) / 1_000, 1)
 
 

@@ -24,7 +24,7 @@ def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
     """
     listener = _listen(port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
-    thread = threading.Thread(target=server.run, args=([listener],), name="capgate-demo-server")
+    thread = threading.Thread(target=_run, args=(server, listener), name="capgate-demo-server")
     thread.start()
     try:
         _wait_for_start(server, thread)
@@ -33,6 +33,11 @@ def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    with contextlib.suppress(SystemExit):  # how uvicorn says that start-up failed; it has logged why
+        server.run([listener])
 
 
 def _listen(port: int) -> socket.socket:
