@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capgate.checker import LocalPolicyChecker, select_checker
+from capgate.errors import ConfigError
+from capgate.limits import RANGES, Limits
+from capgate.model import Environment
+from capgate.settings import VARIABLES, Settings
+
+DIGEST = "0123456789abcdef" * 4
+
+GOOD: dict[str, list[Any]] = {
+    "policy": [None, {"sql": []}, "policy.json", Path("policy.json")],
+    "artifact": [None, "policy.wasm", Path("policy.wasm")],
+    "engine": ["auto", "wasmer", "wasmtime"],
+    "pool_size": [1, 1_024],
+    "reuse": [True, False],
+    "service": ["a", "Größe", "x" * 256],
+    "mode": ["dev", "test", "prod", "canary-eu"],
+    "public": [(), ("/health", "/files/{path:path}", "api.example.com/health")],
+    "expose_reasons": [True, False],
+    "sample_allows": [0, 0.0, 0.25, 1, 1.0],
+    "body_bytes": [0, 1, 1_073_741_824],
+    "strict_paths": [True, False],
+}
+
+# C2, C3, A22: no zero that means "unlimited", no near misses, no switch that lets requests pass in case of doubt
+BAD: dict[str, list[Any]] = {
+    "policy": ["", b"x", 5, ["/a"], "a\0b", True],
+    "artifact": ["", b"x", 5, {"a": 1}, "a\0b"],
+    "artifact_sha256": [
+        DIGEST.upper(),
+        DIGEST[:-1],
+        DIGEST + "0",
+        DIGEST + "\n",
+        " " + DIGEST[1:],
+        "0" * 40,
+        b"0" * 64,
+        5,
+        "",
+    ],
+    "engine": ["", "Wasmer", "wasmedge", None, 1, ["auto"]],
+    "pool_size": [0, -1, 1_025, 1.0, True, "8", None, float("nan"), float("inf"), 1e30],
+    "limits": [None, {}, {"fuel": 1}, 5],
+    "reuse": [None, 0, 1, "true"],
+    "service": ["", None, 5, "a\nb", "x" * 257, "\x1b[31m", "\ud800"],
+    "mode": ["", None, 5, "a\rb", "x" * 257, "\u202eprod"],
+    "public": [None, "/health", ["/health"], ("",), ("health",), ("/static/*",), ("/a", "/a"), (5,), ("/a\n",)],
+    "expose_reasons": [None, 0, 1, "false"],
+    "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
+    "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
+    "strict_paths": [None, 0, 1, "yes"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_usable_values(name: str, value: Any) -> None:
+    assert getattr(Settings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_unusable_values_are_refused_by_name(name: str, value: Any) -> None:  # C2, A22
+    given = {name: value} if name != "artifact_sha256" else {name: value, "artifact": "policy.wasm"}
+    with pytest.raises(ConfigError) as caught:
+        Settings(**given)
+    assert caught.value.setting == name
+    assert caught.value.seen is value or caught.value.seen in (
+        *(value if isinstance(value, (tuple, list)) else ()),
+        value,
+    )
+    assert caught.value.valid
+
+
+def test_there_is_a_case_for_every_setting() -> None:
+    assert set(GOOD) | set(BAD) == set(Settings.__struct_fields__)
+
+
+def test_one_source_of_policy() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(policy={"sql": []}, artifact="policy.wasm")
+    assert caught.value.setting == "artifact"
+    with pytest.raises(ConfigError) as caught:
+        Settings(artifact_sha256=DIGEST)
+    assert caught.value.setting == "artifact_sha256"
+    with pytest.raises(ConfigError) as caught:
+        Settings(artifact_sha256=DIGEST, policy={"sql": []})
+    assert caught.value.setting == "artifact_sha256"
+    assert Settings(artifact="policy.wasm", artifact_sha256=DIGEST).artifact_sha256 == DIGEST
+
+
+def test_neither_source_is_for_those_who_bring_a_checker() -> None:
+    with pytest.raises(ConfigError) as caught:
+        select_checker(Settings())
+    assert caught.value.setting == "policy"
+
+
+def test_a_misspelled_keyword_is_an_error() -> None:  # C4
+    with pytest.raises(TypeError):
+        Settings(timout=5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({}, pool_sise=5)
+    assert caught.value.setting == "pool_sise"
+    assert "pool_size" in caught.value.valid
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Settings().mode = "dev"  # type: ignore[misc]
+
+
+def test_the_environment_that_policies_are_told() -> None:
+    assert Settings(service="orders", mode="dev").environment == Environment("orders", "dev")
+
+
+FROM_ENV: list[tuple[str, str, str, Any]] = [
+    ("CAPGATE_POLICY", "policy.json", "policy", "policy.json"),
+    ("CAPGATE_ARTIFACT", "policy.wasm", "artifact", "policy.wasm"),
+    ("CAPGATE_ENGINE", "wasmtime", "engine", "wasmtime"),
+    ("CAPGATE_POOL_SIZE", "3", "pool_size", 3),
+    ("CAPGATE_REUSE", "true", "reuse", True),
+    ("CAPGATE_REUSE", "0", "reuse", False),
+    ("CAPGATE_SERVICE", "orders", "service", "orders"),
+    ("CAPGATE_MODE", "dev", "mode", "dev"),
+    ("CAPGATE_PUBLIC", "/health, /ready", "public", ("/health", "/ready")),
+    ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
+    ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
+    ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
+    ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "name", "value"), FROM_ENV)
+def test_settings_from_the_environment(variable: str, text: str, name: str, value: Any) -> None:
+    assert getattr(Settings.from_env({variable: text, "UNRELATED": "x"}), name) == value
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_each_limit_from_the_environment(name: str) -> None:
+    low, high = RANGES[name]
+    assert (
+        getattr(
+            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name == "deadline" else f"{low:.0f}"}).limits,
+            name,
+        )
+        == low
+    )
+    for text in (
+        f"{high * 2:.0f}",
+        "-1",
+        "nan",
+        "inf",
+        "1e3",
+        "unlimited",
+        " 5000",
+        "5000 ",
+        "5_000",
+        "\u0665\u0660\u0660\u0660",
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Settings.from_env({f"CAPGATE_{name.upper()}": text})
+        assert (caught.value.setting, caught.value.seen) == (f"CAPGATE_{name.upper()}", text)
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    digest = {"CAPGATE_ARTIFACT": "p.wasm", "CAPGATE_ARTIFACT_SHA256": DIGEST}
+    assert Settings.from_env(digest).artifact_sha256 == DIGEST
+    tested = {variable for variable, *_ in FROM_ENV} | set(digest) | {f"CAPGATE_{name.upper()}" for name in RANGES}
+    assert tested == set(VARIABLES)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_variable_is_an_error(variable: str) -> None:  # C5
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: ""})
+    assert (caught.value.setting, caught.value.seen) == (variable, "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CAPGATE_ENGINE", "WASMER"),
+        ("CAPGATE_POOL_SIZE", "0"),
+        ("CAPGATE_POOL_SIZE", "many"),
+        ("CAPGATE_POOL_SIZE", "9" * 5_000),
+        ("CAPGATE_REUSE", "yes"),
+        ("CAPGATE_EXPOSE_REASONS", "TRUE"),
+        ("CAPGATE_SAMPLE_ALLOWS", "NaN"),
+        ("CAPGATE_SAMPLE_ALLOWS", "2"),
+        ("CAPGATE_PUBLIC", "/a,,/b"),
+        ("CAPGATE_PUBLIC", "/static/*"),
+        ("CAPGATE_ARTIFACT_SHA256", DIGEST.upper()),
+        ("CAPGATE_MODE", "a\nb"),
+    ],
+)
+def test_a_bad_variable_is_named_with_what_it_holds(variable: str, text: str) -> None:  # C2
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: text})
+    assert (caught.value.setting, caught.value.seen) == (variable, text)
+
+
+def test_keywords_win_over_the_environment() -> None:  # C5
+    environ = {"CAPGATE_MODE": "dev", "CAPGATE_SERVICE": "orders", "CAPGATE_ENGINE": "nonsense", "CAPGATE_FUEL": "5000"}
+    settings = Settings.from_env(environ, mode="prod", engine="wasmtime", limits=Limits(deadline=1.0))
+    assert (settings.mode, settings.service, settings.engine) == ("prod", "orders", "wasmtime")
+    assert settings.limits == Limits(deadline=1.0)
+
+
+def test_a_bad_keyword_is_not_blamed_on_the_environment() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_MODE": "dev"}, pool_size=0)
+    assert caught.value.setting == "pool_size"
+
+
+@pytest.mark.parametrize(
+    ("variable", "closest"), [("CAPGATE_FULE", "CAPGATE_FUEL"), ("CAPGATE_TIMOUT", None), ("CAPGATE_", None)]
+)
+def test_an_unknown_variable_is_an_error_that_lists_the_known(variable: str, closest: str | None) -> None:  # C4
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: "1"})
+    assert caught.value.setting == variable
+    assert all(known in caught.value.valid for known in VARIABLES)
+    assert closest is None or caught.value.valid.startswith(closest)
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPGATE_SERVICE", "from-process")
+    assert Settings.from_env().service == "from-process"
+
+
+def test_select_checker_takes_what_settings_describe() -> None:
+    checker = select_checker(Settings(policy={"name": "p", "sql": ["a"]}))
+    assert isinstance(checker, LocalPolicyChecker)
+    assert checker.policy.name == "p"
