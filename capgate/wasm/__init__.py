@@ -1,4 +1,4 @@
-"""WebAssembly modules as bytes: decode, encode, change. Nothing here runs anything."""
+"""WebAssembly modules as bytes: decode, encode, change, restrict, meter. Nothing here runs anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from .component import core_module
 from .decode import decode
 from .edit import with_custom, with_data, with_memory, with_section
 from .encode import encode
+from .metering import Metered, meter
 from .module import Module
+from .restrict import restrict
 
-__all__ = ["Module", "core_module", "decode", "encode", "with_custom", "with_data", "with_memory", "with_section"]
+__all__ = [
+    "Metered",
+    "Module",
+    "core_module",
+    "decode",
+    "encode",
+    "meter",
+    "restrict",
+    "with_custom",
+    "with_data",
+    "with_memory",
+    "with_section",
+]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from ..errors import DecodeError
 from .leb128 import read_signed, read_unsigned
 from .module import VALUE_TYPES
@@ -15,6 +17,7 @@ from .opcodes import OPCODES
 
 END_EXPECTED: Final = "END opcode expected"
 ZERO_EXPECTED: Final = "zero byte expected"
+ILLEGAL: Final = "illegal opcode"
 
 _BLOCK, _LOOP, _IF, _ELSE, _END = 0x02, 0x03, 0x04, 0x05, 0x0B
 
@@ -47,13 +50,22 @@ _CLASSES: Final = _classes()
 _USES_DATA: Final = frozenset({0xFC08, 0xFC09})
 
 
-def skip_sequence(data: bytes, pos: int) -> tuple[int, bool]:
-    """Walk from the first instruction to behind the closing ``end``: that position, and whether data segments are used.
+class Sequence(msgspec.Struct, gc=False):
+    """What :func:`skip_sequence` saw: the position after the ``end``, and what bounds and section order depend on."""
+
+    end: int = 0
+    uses_data: bool = False
+    nesting: int = 0
+    branch_targets: int = 0
+
+
+def skip_sequence(data: bytes, pos: int) -> Sequence:
+    """Walk from the first instruction to behind the closing ``end``.
 
     Raises ``DecodeError``, or ``IndexError`` where the data stops short.
     """
     classes = _CLASSES
-    uses_data = False
+    seen = Sequence()
     else_allowed = [False]
     while True:
         opcode = data[pos]
@@ -76,24 +88,39 @@ def skip_sequence(data: bytes, pos: int) -> tuple[int, bool]:
         elif kind == _OPEN:
             pos = skip_block_type(data, pos)
             else_allowed.append(opcode == _IF)
+            if len(else_allowed) > seen.nesting + 1:
+                seen.nesting = len(else_allowed) - 1
         elif kind == _CLOSE:
             if opcode == _END:
                 else_allowed.pop()
                 if not else_allowed:
-                    return pos, uses_data
+                    seen.end = pos
+                    return seen
             elif else_allowed[-1]:
                 else_allowed[-1] = False
             else:
                 raise DecodeError(pos - 1, END_EXPECTED)
         elif kind == _OTHER:
-            code = opcode
-            if opcode == 0xFC:
-                number, pos = read_unsigned(data, pos)
-                code = 0xFC00 | number if number < 0x100 else -1
-                uses_data = uses_data or code in _USES_DATA
-            pos = _skip_immediates(data, pos, code)
+            pos = _skip_rarer(data, pos, opcode, seen)
         else:
-            raise DecodeError(pos - 1, "illegal opcode")
+            raise DecodeError(pos - 1, ILLEGAL)
+
+
+def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
+    """The position after the immediates of the opcode before ``pos``."""
+    at = pos - 1
+    code = opcode
+    if opcode == 0xFC:
+        number, pos = read_unsigned(data, pos)
+        code = 0xFC00 | number if number < 0x100 else -1
+        seen.uses_data = seen.uses_data or code in _USES_DATA
+    row = OPCODES.get(code)
+    if row is None or not row.allowed:
+        raise DecodeError(at, ILLEGAL)
+    if row.immediates == "labels":
+        count = read_unsigned(data, pos)[0]
+        seen.branch_targets = max(seen.branch_targets, count)
+    return _skip_immediates(data, pos, row.immediates)
 
 
 def skip_block_type(data: bytes, pos: int) -> int:
@@ -142,12 +169,8 @@ def _skip_zeros(data: bytes, pos: int, count: int) -> int:
     return pos
 
 
-def _skip_immediates(data: bytes, pos: int, code: int) -> int:
-    """The position after the immediates of one of the rarer opcodes."""
-    row = OPCODES.get(code)
-    if row is None or not row.allowed:
-        raise DecodeError(pos - 1, "illegal opcode")
-    kind = row.immediates
+def _skip_immediates(data: bytes, pos: int, kind: str) -> int:
+    """The position after immediates of one of the rarer kinds."""
     if kind in ("-", "elem", "data", "table", "func"):
         return pos if kind == "-" else read_unsigned(data, pos)[1]
     if kind in ("indirect", "eleminit", "tables"):

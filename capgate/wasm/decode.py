@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import DecodeError
-from .body import read_value_type
+from .body import Sequence, read_value_type
 from .leb128 import read_unsigned
 from .module import (
     CUSTOM,
@@ -236,13 +236,11 @@ class _Decoder:
         if sum(count for count, _ in runs) >= _MAX_LOCALS:
             raise DecodeError(entry, "too many locals")
         code = read.pos
-        if self.bodies:
-            read.expression()
-        else:
-            read.pos = max(code, entry + size)
+        seen = read.sequence() if self.bodies else Sequence(max(code, entry + size))
+        read.pos = seen.end
         if read.pos != entry + size:
             raise DecodeError(start, "section size mismatch")
-        return Body(tuple(runs), entry, code, read.pos)
+        return Body(tuple(runs), entry, code, read.pos, seen.nesting, seen.branch_targets)
 
     def local_run(self) -> tuple[int, int]:
         count = self.reader.u32()

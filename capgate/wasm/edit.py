@@ -15,7 +15,7 @@ def with_section(module: Module, section_id: int, payload: bytes) -> Module:
 
     Raises ``ValueError`` for an id that is none, ``DecodeError`` for a malformed payload.
     """
-    return _rebuilt(_replaced(module.sections, section_id, payload))
+    return _rebuilt(replaced(module.sections, section_id, payload))
 
 
 def with_custom(module: Module, custom_name: str, content: bytes) -> Module:
@@ -51,23 +51,29 @@ def with_data(module: Module, offset: int, content: bytes) -> Module:
         raise ValueError(f"data segment offset {offset!r}; valid: 0 to 4294967295")
     address = offset - 2**32 if offset >= 2**31 else offset
     segment = b"\0" + i32_const(address) + b"\x0b" + unsigned(len(content)) + content
-    old = module.section(_DATA)
-    payload = vector([segment]) if old is None else _appended(old.payload, len(module.data), segment)
-    sections = _replaced(module.sections, _DATA, payload)
+    sections = extended(module, _DATA, len(module.data), [segment])
     if module.data_count is not None:
-        sections = _replaced(sections, _DATA_COUNT, unsigned(module.data_count + 1))
+        sections = replaced(sections, _DATA_COUNT, unsigned(module.data_count + 1))
     return _rebuilt(sections)
 
 
-def _appended(payload: bytes, count: int, item: bytes) -> bytes:
-    """The payload of a vector with one item more."""
+def appended(payload: bytes, count: int, items: list[bytes]) -> bytes:
+    """The payload of a vector of ``count`` items, with these at its end."""
     start = 0
     while payload[start] >= 0x80:
         start += 1
-    return unsigned(count + 1) + payload[start + 1 :] + item
+    return unsigned(count + len(items)) + payload[start + 1 :] + b"".join(items)
 
 
-def _replaced(sections: list[Section], section_id: int, payload: bytes) -> list[Section]:
+def extended(module: Module, section_id: int, count: int, items: list[bytes]) -> list[Section]:
+    """The sections of ``module``, the one with ``section_id``, a vector of ``count``, having these items more."""
+    old = module.section(section_id)
+    payload = vector(items) if old is None else appended(old.payload, count, items)
+    return replaced(module.sections, section_id, payload)
+
+
+def replaced(sections: list[Section], section_id: int, payload: bytes) -> list[Section]:
+    """The sections with this one in its place."""
     if section_id not in SECTION_ORDER:
         raise ValueError(f"section id {section_id!r}; valid: {', '.join(map(str, sorted(SECTION_NAMES)))}")
     new = Section(section_id, payload)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .decode import MAGIC, VERSION
 from .leb128 import signed, unsigned
-from .module import FuncType, MemoryType, Module, Section, TableType
+from .module import KINDS, Export, FuncType, GlobalType, Import, MemoryType, Module, Section, TableType
 
 
 def encode(module: Module) -> bytes:
@@ -55,6 +55,23 @@ def memory_type(value: MemoryType) -> bytes:
 
 def table_type(value: TableType) -> bytes:
     return bytes([value.type]) + limits(value.minimum, value.maximum)
+
+
+def import_entry(item: Import) -> bytes:
+    kind = KINDS.index(item.kind)
+    if isinstance(item.type, TableType):
+        described = table_type(item.type)
+    elif isinstance(item.type, MemoryType):
+        described = memory_type(item.type)
+    elif isinstance(item.type, GlobalType):
+        described = bytes([item.type.type, item.type.mutable])
+    else:
+        described = unsigned(item.type)
+    return name(item.module) + name(item.name) + bytes([kind]) + described
+
+
+def export_entry(item: Export) -> bytes:
+    return name(item.name) + bytes([KINDS.index(item.kind)]) + unsigned(item.index)
 
 
 def i32_const(value: int) -> bytes:

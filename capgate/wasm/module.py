@@ -154,12 +154,16 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     """A function body. ``locals`` are runs of (count, value type).
 
     ``entry`` is where the declarations of the locals start; ``start`` to ``end`` is the code, its ``end`` included.
+    ``nesting`` is how deep its blocks go, ``branch_targets`` the length of its longest br_table; both 0 where the
+    module was decoded without looking into bodies.
     """
 
     locals: tuple[tuple[int, int], ...]
     entry: int
     start: int
     end: int
+    nesting: int = 0
+    branch_targets: int = 0
 
     @property
     def local_count(self) -> int:
@@ -192,17 +196,28 @@ class Module(msgspec.Struct):
         """The imports of one kind, in the order of that kind's index space, which they open."""
         return [item for item in self.imports if item.kind == kind]
 
+    def all_memories(self) -> list[MemoryType]:
+        """The memory index space: imported ones, then those defined here."""
+        return [item.type for item in self.imports if isinstance(item.type, MemoryType)] + self.memories
+
+    def all_tables(self) -> list[TableType]:
+        """The table index space: imported ones, then those defined here."""
+        return [item.type for item in self.imports if isinstance(item.type, TableType)] + self.tables
+
+    def function_types(self) -> list[int]:
+        """The type index of each function, imported ones first."""
+        return [item.type for item in self.imports if isinstance(item.type, int)] + self.functions
+
     def export(self, name: str) -> Export | None:
         """The export of that name."""
         return next((item for item in self.exports if item.name == name), None)
 
     def function_type(self, index: int) -> FuncType:
         """The type of a function, imported ones included. ``IndexError`` where a valid module has none."""
-        imports = self.imported("function")
-        if not 0 <= index < len(imports) + len(self.functions):
-            raise IndexError(f"function {index!r} of {len(imports) + len(self.functions)}")
-        type_index = imports[index].type if index < len(imports) else self.functions[index - len(imports)]
-        return self.types[type_index]  # type: ignore[index]
+        indices = self.function_types()
+        if not 0 <= index < len(indices):
+            raise IndexError(f"function {index!r} of {len(indices)}")
+        return self.types[indices[index]]
 
     def section(self, section_id: int) -> Section | None:
         """The section of that id; not for custom sections."""

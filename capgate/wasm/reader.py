@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import DecodeError
-from .body import read_reference_type, read_value_type, skip_sequence
+from .body import Sequence, read_reference_type, read_value_type, skip_sequence
 from .leb128 import read_signed, read_unsigned
 from .module import FuncType, GlobalType, MemoryType, TableType
 
@@ -104,6 +104,12 @@ class Reader:
     def expression(self) -> bytes:
         """A constant expression, its ``end`` included. That it is constant is for the engine to check."""
         start = self.pos
-        self.pos, uses_data = skip_sequence(self.data, start)
-        self.uses_data = self.uses_data or uses_data
+        self.sequence()
         return self.data[start : self.pos]
+
+    def sequence(self) -> Sequence:
+        """Any instructions up to the ``end`` that closes them."""
+        seen = skip_sequence(self.data, self.pos)
+        self.pos = seen.end
+        self.uses_data = self.uses_data or seen.uses_data
+        return seen

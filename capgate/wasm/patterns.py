@@ -1,0 +1,85 @@
+"""What :mod:`.proof` and :mod:`.verify` expect to find, as patterns over bytes.
+
+Written from the description of the metering, not from the code that writes it: instructions of the guest, and the
+templates that may stand between them. A pattern alone proves nothing: what it captures is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_U: Final = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
+_S: Final = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+_BLOCK_TYPE: Final = rb"[\x40\x6f\x70\x7c-\x7f]|[\x80-\xff]{0,4}[\x00-\x3f]"
+
+
+def _pattern(text: bytes) -> re.Pattern[bytes]:
+    """``<u>`` and ``<s>`` stand for a captured unsigned or signed LEB128; spaces are for reading."""
+    spelled = text.replace(b"<u>", b"(" + _U + b")").replace(b"<s>", b"(" + _S + b")").replace(b" ", b"")
+    return re.compile(spelled, re.DOTALL)
+
+
+LEB: Final = re.compile(_U)
+
+#: fuel := fuel - cost; leave if it is negative. Captures fuel, cost, fuel, label.
+CHARGE: Final = _pattern(rb"\x20<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d<u>")
+#: The counter gets what the local has. Captures local, global.
+SAVE: Final = _pattern(rb"\x20<u> \x24<u>")
+#: The local gets what the counter has. Captures global, local.
+LOAD: Final = _pattern(rb"\x23<u> \x21<u>")
+#: Charge for the length on the stack. Captures length, fuel, length, (length, most), (multiplier), (shift), fuel,
+#: label, length.
+BULK: Final = _pattern(
+    rb"\x21<u> \x20<u> \x20<u> (?:\x41\x00 \x20<u> \x41<s> \x4d \x1b)? \xad (?:\x42<s> \x7e)? (?:\x42<s> \x88)?"
+    rb"\x7d \x22<u> \x42\x00 \x53 \x0d<u> \x20<u>"
+)
+#: Take the fuel and pay. Captures counter, cost, local.
+PROLOGUE: Final = _pattern(rb"\x02\x40 \x23<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d\x00")
+#: Behind it where nothing is called: see that there is depth. Captures counter, weight, block type.
+LEAF: Final = _pattern(rb"\x23<u> \x41<s> \x48 \x0d\x00 \x02(" + _BLOCK_TYPE + rb")")
+#: Elsewhere: take the depth. Captures counter, weight, local, local, counter, block type.
+NESTING: Final = _pattern(
+    rb"\x23<u> \x41<s> \x6b \x22<u> \x41\x00 \x48 \x0d\x00 \x20<u> \x24<u> \x02(" + _BLOCK_TYPE + rb")"
+)
+#: Save the fuel, give back the depth, return; or stop. Captures local, counter, (local, weight, counter), local, stop.
+EPILOGUE: Final = _pattern(rb"\x20<u> \x24<u> (?:\x20<u> \x41<s> \x6a \x24<u>)? \x0f \x0b \x20<u> \x10<u> \x00 \x0b")
+
+# One instruction of the guest: the number of its one group says which.
+PLAIN, LOCAL, GLOBAL, SIMPLE, OPEN, ELSE, END, BRANCH, TABLE, RETURN, STOP, CALL, FUNC, OTHER = range(1, 15)
+INSTRUCTION: Final = _pattern(
+    rb"([\x01\x1a\x1b\x45-\xc4\xd1])|[\x20-\x22]<u>|[\x23\x24]<u>|"
+    rb"([\x28-\x3e]" + _U * 2 + rb"|[\x25\x26]" + _U + rb"|\x41" + _U + rb"|\x42" + _S + rb"|\x43.{4}|\x44.{8}"
+    rb"|\x3f\x00|\xd0[\x6f\x70])|"
+    rb"[\x02-\x04](" + _BLOCK_TYPE + rb")|(\x05)|(\x0b)|[\x0c\x0d]<u>|\x0e<u>|(\x0f)|(\x00)|"
+    rb"(\x10" + _U + rb"|\x11" + _U * 2 + rb")|\xd2<u>|([\x1c\x40\xfc])"
+)
+#: How many LEB128 immediates (the reserved zero bytes are such too) follow each number behind the prefix 0xFC.
+PREFIXED: Final = (0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1)
+
+# Whole bodies of the functions that metering adds, local declarations included.
+#: Record why, leave no fuel, trap. Captures status, fuel.
+STOP_BODY: Final = _pattern(
+    rb"\x00 \x20\x00 \x42\x00 \x53 \x04\x7f \x41\x01 \x05 \x41\x02 \x0b \x24<u> \x42\x00 \x24<u> \x00 \x0b"
+)
+#: Captures the counter read.
+READ_BODY: Final = _pattern(rb"\x00 \x23<u> \x0b")
+#: Captures fuel, depth, status.
+RESET_BODY: Final = _pattern(rb"\x00 \x20\x00 \x24<u> \x20\x01 \x24<u> \x41\x00 \x24<u> \x0b")
+#: Set the counters and call. Captures amount, fuel, amount, depth, status, arguments, function.
+ENTRY_BODY: Final = _pattern(
+    rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> ((?:\x20" + _U + rb")*) \x10<u> \x0b"
+)
+#: The same without arguments, and leave no fuel. Captures amount, fuel, amount, depth, status, function, fuel.
+START_BODY: Final = _pattern(rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> \x10<u> \x42\x00 \x24<u> \x0b")
+
+
+def number(encoded: bytes) -> int:
+    """The value of an unsigned LEB128, by its definition."""
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
+
+
+def signed_number(encoded: bytes) -> int:
+    """The value of a signed LEB128, by its definition."""
+    value = number(encoded)
+    return value - (1 << 7 * len(encoded)) if encoded[-1] & 0x40 else value
