@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .abi import component, fixed
 from .build import is_built_by_capgate
-from .engine import CompiledModule, Engine, load_engine
+from .engine import CompiledModule, Engine, Instance, load_engine
 from .errors import MalformedInput, PolicyError, PolicyUnavailable
 from .limits import Limits
 from .model import PolicyInfo, PolicyInput, PolicyResult
@@ -63,7 +63,7 @@ class WasmInterpreter:
     a trap, a timeout or a broken ABI, and such an instance answers no more.
     """
 
-    __slots__ = ("_ask", "_engine", "broken", "prepared", "uses")
+    __slots__ = ("_ask", "_engine", "_instance", "broken", "prepared", "uses")
 
     def __init__(self, artifact: WasmArtifact, *, engine: str = "auto", limits: Limits | None = None) -> None:
         compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits()), load_engine(engine))
@@ -81,6 +81,7 @@ class WasmInterpreter:
             self._ask: component.Ask = fixed.fixed_call(instance, prepared.limits)
         else:
             self._ask = component.CanonicalCall(instance, prepared.limits, has_post=prepared.has_post).ask
+        self._instance: Instance | None = instance
         self._engine = engine
         self.prepared = prepared
         self.uses = 0
@@ -95,7 +96,7 @@ class WasmInterpreter:
         except MalformedInput:
             raise
         except BaseException as error:
-            self.broken, self._ask = True, _refuse
+            self.broken, self._ask, self._instance = True, _refuse, None
             if isinstance(error, (PolicyError, KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             # Not kept in a variable: the error's traceback has this frame, and the cycle would keep the dead instance

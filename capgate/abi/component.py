@@ -133,6 +133,9 @@ class CanonicalCall:
 
     def _load(self, pointer: int, taken: Spans) -> PolicyResult:
         memory = self._instance.memory_view()
+        if not pointer:
+            # Nothing lies at 0 in what compilers make, so a guest that failed gives it, and zeros would mean "allow".
+            raise AbiError("result_null", "policy-check gave 0")
         if pointer % RESULT_ALIGN:
             raise AbiError("result_misaligned", f"{pointer:#x}")
         if pointer + RESULT_SIZE > len(memory):

@@ -39,7 +39,7 @@ class _Overflow(Exception):
 
 def fixed_call(instance: Instance, limits: Limits) -> Ask:
     """A function that asks ``instance``. It raises :class:`MalformedInput`, :class:`AbiError`, or what the engine
-    raises.
+    raises. Whoever uses it keeps ``instance``.
 
     Raises :class:`ConfigError` if ``limits.input_bytes`` is more than the module has room for.
     """
@@ -178,8 +178,8 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
         except NOT_LOWERABLE as error:
             raise MalformedInput(f"{type(error).__name__}: {error}") from error
         pointer = check(base) & MASK
-        if pointer >= base:
-            raise AbiError("result_out_of_bounds", f"{pointer:#x} is not below {base:#x}")
+        if not 0 < pointer < base:
+            raise AbiError("result_out_of_bounds", f"{pointer:#x} is not above 0 and below {base:#x}")
         if memory[pointer] == 0:
             return ALLOW
         return denied(memory, pointer, reasons)

@@ -18,6 +18,7 @@ from wasmer import engine as wasmer_engine
 from wasmer_compiler_cranelift import Compiler
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ._views import view_of
 from .base import RawFunction
 
 #: The text of a trap (wasmer-vm 1.0, ``TrapCode::message``) -> our kind.
@@ -43,6 +44,7 @@ class WasmerInstance:
         self._instance = instance
         self._exports = instance.exports
         self._memory: Any = None
+        self._view = memoryview(b"")
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
         function = self._export(name, wasmer.Function)
@@ -57,7 +59,13 @@ class WasmerInstance:
         return size
 
     def memory_view(self) -> memoryview:
-        return memoryview(self._linear_memory().buffer)
+        memory = self._linear_memory()
+        if len(self._view) != memory.data_size:
+            # Not the buffer itself: it may be released on this thread only, and a view of it is released wherever the
+            # last reference goes, such as that of a traceback.
+            with memoryview(memory.buffer) as buffer:
+                self._view = view_of(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer))
+        return self._view
 
     def _linear_memory(self) -> Any:
         if self._memory is None:

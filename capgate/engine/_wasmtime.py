@@ -22,6 +22,7 @@ from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ._views import view_of
 from .base import RawFunction
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
@@ -58,13 +59,6 @@ _memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void
 _memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
     ("wasmtime_memory_data_size", _library)
 )
-#: Python's C API: a view of bytes at an address. An array type of ctypes would do it too, at the price of a new type
-#: for each size.
-_view_of = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
-    ("PyMemoryView_FromMemory", ctypes.pythonapi)
-)
-_WRITABLE: Final = 0x200
-
 _TrapOut = ctypes.c_void_p * 1
 
 
@@ -163,11 +157,7 @@ class WasmtimeInstance:
 
     def memory_view(self) -> memoryview:
         context, memory = self._linear_memory()
-        size = _memory_data_size(context, memory)
-        if not size:
-            return memoryview(bytearray())
-        view: memoryview = _view_of(_memory_data(context, memory), size, _WRITABLE)
-        return view
+        return view_of(_memory_data(context, memory), _memory_data_size(context, memory))
 
     def _linear_memory(self) -> tuple[Any, Any]:
         if self._memory is None:

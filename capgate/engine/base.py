@@ -44,7 +44,10 @@ class Instance(Protocol):
         """Bytes of linear memory now. Grows when the guest grows it, never shrinks."""
 
     def memory_view(self) -> memoryview:
-        """Linear memory as writable bytes. Stale once the memory has grown: take it anew when the size changed."""
+        """Linear memory as writable bytes. Stale once the memory has grown: take it anew when the size changed.
+
+        It keeps nothing alive: whoever uses it keeps the instance.
+        """
 
 
 class CompiledModule(Protocol):
