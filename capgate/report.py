@@ -12,7 +12,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Host, Mount, Router
 
 from .declare import Requirements, declared, declared_for_method
-from .routing import DEPTH, Target, Unresolvable, find_target, own_path, routes_behind, template
+from .routing import DEPTH, Target, Unresolvable, find_target, matches_as_usual, own_path, routes_behind, template
 
 Status = Literal["declared", "public", "undeclared", "unresolvable"]
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -92,6 +92,8 @@ class _Walk:
         try:
             behind = routes_behind(route)
             for one in [route] if behind is None else behind:
+                if behind is not None and not matches_as_usual(type(one.original_route)):
+                    raise Unresolvable(one.path)
                 yield from self.route(one, *rest)
         except (Unresolvable, TypeError):
             yield RouteReport(template(route, rest[0]) or type(route).__name__, (), "unresolvable")

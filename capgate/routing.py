@@ -231,7 +231,7 @@ class _Known(dict[type, bool]):
         return verdict
 
 
-def _is_plain(kind: type) -> bool:
+def matches_as_usual(kind: type) -> bool:
     """Whether routes of this class match the way starlette's or FastAPI's own do."""
     owner = next((base for base in kind.__mro__ if "matches" in vars(base)), kind)
     return owner.__module__ in ("starlette.routing", "fastapi.routing") and owner.__name__ in _PLAIN_NAMES
@@ -246,5 +246,5 @@ def _dispatches_as_usual(kind: type) -> bool:
     )
 
 
-_PLAIN: Final = _Known(_is_plain)
+_PLAIN: Final = _Known(matches_as_usual)
 _USUAL: Final = _Known(_dispatches_as_usual)
