@@ -7,7 +7,8 @@ The way of a request, to be read in this order::
     pool.py          live policy instances, made at start-up
     interpreter.py   one instance behind the policy ABI (abi/, engine/)
 
-At start-up: ``store/loader.py`` reads and pins the artifact, ``wasm/`` decodes it. Policies as documents: ``policy/``, ``build.py``.
+At start-up ``store/loader.py`` reads and pins the artifact, and ``wasm/`` decodes, restricts and meters it. Policies as
+documents: ``policy/``, ``build.py``.
 """
 
 from .build import build_policy

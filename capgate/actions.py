@@ -59,7 +59,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 
 
 def is_action_name(name: object) -> bool:
-    """Whether ``name`` is a possible action name: lower-case ASCII words joined by dots, at least two, at most 128 bytes."""
+    """Whether ``name`` may name an action: lower-case ASCII words joined by dots, at least two, at most 128 bytes."""
     return isinstance(name, str) and len(name) <= 128 and _NAME.fullmatch(name) is not None
 
 
@@ -97,10 +97,11 @@ class Vocabulary:
         return iter(sorted(self._actions.values(), key=lambda action: action.name))
 
     def policy_hash(self) -> str:
-        """SHA-256 (64 hex digits) over the sorted metadata of all actions, fields separated by NUL, actions by newline."""
+        """SHA-256 (64 hex digits) over the sorted metadata of all actions: fields separated by NUL, actions by newline."""
         digest = hashlib.sha256()
         for action in self:
-            fields = (action.name, action.section, action.kind or "", "required" if action.resource_required else "optional")
+            resource = "required" if action.resource_required else "optional"
+            fields = (action.name, action.section, action.kind or "", resource)
             digest.update("\0".join((*fields, ",".join(sorted(action.operations)))).encode() + b"\n")
         return digest.hexdigest()
 

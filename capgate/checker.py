@@ -194,9 +194,8 @@ def select_checker(settings: Settings) -> PolicyChecker:
         pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
         return WasmPolicyChecker(pool)
     if settings.policy is not None:
-        document = settings.policy
-        if not isinstance(document, dict):
-            document = read_document(document, limits=settings.limits)
+        given = settings.policy
+        document = given if isinstance(given, dict) else read_document(given, limits=settings.limits)
         return LocalPolicyChecker(RuntimePolicy.from_document(document), limits=settings.limits)
     raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
 

@@ -81,7 +81,7 @@ class WasmError(CapgateError):
 
 
 class DecodeError(WasmError):
-    """The bytes are malformed at ``offset`` (bytes from the start). ``reason`` is worded like the WebAssembly test suite."""
+    """The bytes are malformed at ``offset`` (from the start). ``reason`` is worded like the WebAssembly test suite."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(f"at byte {offset}: {reason}")

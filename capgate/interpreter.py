@@ -11,19 +11,22 @@ from typing import Any, NoReturn
 from .abi import component, fixed
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, load_engine
-from .errors import MalformedInput, PolicyError, PolicyUnavailable
+from .errors import MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
 from .limits import Limits
 from .model import PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import WasmArtifact
-from .wasm import decode
+from .wasm import Metered, decode, meter
+from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 
 
 class PreparedPolicy:
-    """An artifact that passed every check that needs no engine. Immutable; may be shared by threads.
+    """An artifact that passed every check that needs no engine, rewritten so that it pays fuel. Immutable; may be
+    shared by threads.
 
-    ``pure`` says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build
-    gives, so an instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed,
-    or exports another interface than the policy's.
+    ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
+    says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build gives, so an
+    instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports
+    another interface than the policy's.
     """
 
     def __init__(self, artifact: WasmArtifact, limits: Limits) -> None:
@@ -31,7 +34,8 @@ class PreparedPolicy:
         component.check_exports(module)
         self.artifact = artifact
         self.limits = limits
-        self.data = artifact.module
+        self.original = artifact.module
+        self.metered: Metered = meter(artifact.module, limits, entries=(component.CHECK, component.REALLOC))
         self.pure = is_built_by_capgate(artifact.module)
         self.has_post = module.export(component.POST) is not None
 
@@ -47,7 +51,9 @@ class CompiledPolicy:
     def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
         self.prepared = prepared
         self.engine = engine
-        self._module: CompiledModule = engine.compile(prepared.data)
+        # Both, because a module that is invalid must not become valid by being rewritten.
+        engine.validate(prepared.original)
+        self._module: CompiledModule = engine.compile(prepared.metered.data)
 
     def instantiate(self) -> WasmInterpreter:
         """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps."""
@@ -77,10 +83,11 @@ class WasmInterpreter:
 
     def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
         instance = module.instantiate()
+        limits, entries = prepared.limits, prepared.metered.entries
         if prepared.pure:
-            self._ask: component.Ask = fixed.fixed_call(instance, prepared.limits)
+            self._ask: component.Ask = fixed.fixed_call(instance, limits, entries)
         else:
-            self._ask = component.CanonicalCall(instance, prepared.limits, has_post=prepared.has_post).ask
+            self._ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
         self._instance: Instance | None = instance
         self._engine = engine
         self.prepared = prepared
@@ -96,12 +103,34 @@ class WasmInterpreter:
         except MalformedInput:
             raise
         except BaseException as error:
-            self.broken, self._ask, self._instance = True, _refuse, None
-            if isinstance(error, (PolicyError, KeyboardInterrupt, SystemExit, GeneratorExit)):
+            instance, self._instance = self._instance, None
+            self.broken, self._ask = True, _refuse
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
-            # Not kept in a variable: the error's traceback has this frame, and the cycle would keep the dead instance
-            # until a garbage collection, which may happen on a thread where the engine's objects must not be dropped.
+            if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
+                raise
+            exhausted = self._status(instance)
+            # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
+            # instance until a garbage collection, which may happen on a thread where it must not be dropped.
+            del instance
+            if exhausted == OUT_OF_FUEL:
+                raise PolicyTimeout(f"out of fuel, of which a call has {self.prepared.limits.fuel}") from error
+            if exhausted == TOO_DEEP:
+                raise PolicyTrap("stack_overflow", "too deep") from error
+            if isinstance(error, PolicyTrap):
+                raise
             raise self._engine.explain(error) from error
+
+    def _status(self, instance: Instance | None) -> int:
+        """Whether the metering ended the call, by asking the instance. 0 where it did not, or cannot say."""
+        if instance is None:
+            return 0
+        try:
+            return instance.function(self.prepared.metered.status, 0, 1)()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
+            return 0
 
     @property
     def info(self) -> PolicyInfo:

@@ -35,7 +35,7 @@ Actor = Union[Anonymous, User, Service, CompilerTool]
 
 
 class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the effect touches. ``attributes`` reach Rego policies only; the WIT interface 0.1.0 has no field for them."""
+    """What the effect touches. ``attributes`` reach no policy of the WIT interface 0.1.0, which has no field for them."""
 
     kind: str
     id: str | None = None
@@ -43,7 +43,7 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Where the question is asked: the service's name and its mode (``dev``, ``test``, ``prod`` or an operator's own)."""
+    """Where the question is asked: the service and its mode (``dev``, ``test``, ``prod`` or an operator's own)."""
 
     service: str = "capgate"
     mode: str = "prod"
@@ -89,7 +89,7 @@ ALLOW: Final = Allow()
 
 
 class PolicyInfo(msgspec.Struct, frozen=True, gc=False):
-    """Which policy answered: for events, statistics and status. ``sha256`` is of the artifact (document or module) as read."""
+    """Which policy answered, for events and statistics. ``sha256`` is of the artifact (document or module) as read."""
 
     name: str
     version: str

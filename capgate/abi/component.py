@@ -21,7 +21,7 @@ core function takes a pointer to an 80-byte record and gives a pointer to a 12-b
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..engine import Instance
@@ -102,9 +102,12 @@ class Reasons:
 class CanonicalCall:
     """Ask any guest. ``ask`` raises :class:`PolicyError`, or what the engine raises."""
 
-    def __init__(self, instance: Instance, limits: Limits, *, has_post: bool) -> None:
+    def __init__(self, instance: Instance, limits: Limits, entries: Mapping[str, str], *, has_post: bool) -> None:
         self._instance = instance
         self._limits = limits
+        # The first call into the guest begins with all the fuel, and those after it go on with what is left: allocating
+        # and answering are one budget.
+        self._begin = instance.function(entries[REALLOC], 4, 1)
         self._realloc = instance.function(REALLOC, 4, 1)
         self._check = instance.function(CHECK, 1, 1)
         self._post = instance.function(POST, 1, 0) if has_post else None
@@ -121,7 +124,11 @@ class CanonicalCall:
 
     def _store(self, lowered: Lowered) -> tuple[int, Spans]:
         """Where the input record is, and every span that now belongs to the input."""
-        pointers = tuple(self._realloc(0, 0, 1, len(text)) & MASK for text in lowered[0])
+        first, *others = lowered[0]
+        pointers = (
+            self._begin(0, 0, 1, len(first)) & MASK,
+            *(self._realloc(0, 0, 1, len(text)) & MASK for text in others),
+        )
         at = self._realloc(0, 0, INPUT_ALIGN, INPUT_SIZE) & MASK
         # Taken after the last allocation: any of them may have grown, and so moved, the memory.
         memory = self._instance.memory_view()

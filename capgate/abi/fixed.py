@@ -10,7 +10,7 @@ that is the environment, the action and often the resource.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, Final
 
@@ -37,15 +37,15 @@ class _Overflow(Exception):
     """A part is larger than its slot."""
 
 
-def fixed_call(instance: Instance, limits: Limits) -> Ask:
-    """A function that asks ``instance``. It raises :class:`MalformedInput`, :class:`AbiError`, or what the engine
-    raises. Whoever uses it keeps ``instance``.
+def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -> Ask:
+    """A function that asks ``instance`` by its metered ``entries``, each of which has all the fuel. It raises
+    :class:`MalformedInput`, :class:`AbiError`, or what the engine raises. Whoever uses it keeps ``instance``.
 
     Raises :class:`ConfigError` if ``limits.input_bytes`` is more than the module has room for.
     """
     size = INPUT_SIZE + limits.input_bytes
     try:
-        base = instance.function(REALLOC, 4, 1)(0, 0, INPUT_ALIGN, size) & MASK
+        base = instance.function(entries[REALLOC], 4, 1)(0, 0, INPUT_ALIGN, size) & MASK
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
@@ -53,7 +53,7 @@ def fixed_call(instance: Instance, limits: Limits) -> Ask:
     memory = instance.memory_view()
     if not base or base % INPUT_ALIGN or base + size > len(memory):
         raise AbiError("allocation_out_of_bounds", f"{base:#x} + {size:#x} of {len(memory):#x}")
-    return _bind(instance.function(CHECK, 1, 1), memory, base, limits)
+    return _bind(instance.function(entries[CHECK], 1, 1), memory, base, limits)
 
 
 def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]:
