@@ -35,7 +35,7 @@ Actor = Union[Anonymous, User, Service, CompilerTool]
 
 
 class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the effect touches. ``attributes`` reach no policy of the WIT interface 0.1.0, which has no field for them."""
+    """What the effect touches. ``attributes`` do not reach policies of the WIT interface 0.1.0."""
 
     kind: str
     id: str | None = None
