@@ -26,7 +26,18 @@ _LOCAL_GET, _LOCAL_SET, _LOCAL_TEE, _GLOBAL_GET, _GLOBAL_SET = b"\x20", b"\x21",
 _SELECT, _EMPTY = b"\x1b", b"\x40"
 _I32_LT_S, _I32_LE_U, _I32_ADD, _I32_SUB = b"\x48", b"\x4d", b"\x6a", b"\x6b"
 _I64_LT_S, _I64_SUB, _I64_MUL, _I64_SHR_U, _I64_EXTEND_I32_U = b"\x53", b"\x7d", b"\x7e", b"\x88", b"\xad"
+_MEMORY_SIZE, _TABLE_SIZE = b"\x3f\0", b"\xfc\x10"
 _NEGATIVE: Final = i64_const(0) + _I64_LT_S
+
+
+def memory_room(most: int) -> bytes:
+    """How many pages the memory, of at most ``most``, can still grow."""
+    return i32_const(most) + _MEMORY_SIZE + _I32_SUB
+
+
+def table_room(most: int, table: int) -> bytes:
+    """How many elements the table with this index, of at most ``most``, can still grow."""
+    return i32_const(most) + _TABLE_SIZE + unsigned(table) + _I32_SUB
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -67,12 +78,15 @@ class Writer:
         """Subtract what ``cost`` puts on the stack from the fuel that is there."""
         return cost + _I64_SUB + self.tee_fuel + _NEGATIVE + _BR_IF + unsigned(label)
 
-    def bulk(self, unit: Unit, most: int | None, label: int) -> bytes:
-        """Pay for the length on top of the stack, which stays there. It is an unsigned i32, and the product an i64."""
+    def bulk(self, unit: Unit, room: bytes, label: int) -> bytes:
+        """Pay for the length on top of the stack, which stays there. It is an unsigned i32, and the product an i64.
+
+        Where the unit is capped, ``room`` puts on the stack by how much there is room to grow.
+        """
         length = _LOCAL_GET + self.length
         cost = length
-        if unit.capped and most is not None:
-            cost = length + i32_const(0) + length + i32_const(most) + _I32_LE_U + _SELECT
+        if unit.capped:
+            cost = length + i32_const(0) + length + room + _I32_LE_U + _SELECT
         cost += _I64_EXTEND_I32_U
         if unit.multiplier != 1:
             cost += i64_const(unit.multiplier) + _I64_MUL
@@ -82,7 +96,8 @@ class Writer:
 
     def prologue(self, cost: int, weight: int, results: bytes, *, calls: bool) -> bytes:
         """Pay for the entry and the first block, take the depth, and open a block in place of the function's own."""
-        take_fuel = self.start + self.pay(i64_const(cost), 0)
+        # Saved right away, so that what a trap finds in the counter is never more than what was left on entry.
+        take_fuel = self.start + self.pay(i64_const(cost), 0) + self.save
         left = _GLOBAL_GET + self.depth + i32_const(weight)
         if calls:
             left += _I32_SUB + self.tee_depth + i32_const(0) + _I32_LT_S + _BR_IF + b"\0"

@@ -28,14 +28,14 @@ CHARGE: Final = _pattern(rb"\x20<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d<u>")
 SAVE: Final = _pattern(rb"\x20<u> \x24<u>")
 #: The local gets what the counter has. Captures global, local.
 LOAD: Final = _pattern(rb"\x23<u> \x21<u>")
-#: Charge for the length on the stack. Captures length, fuel, length, (length, most), (multiplier), (shift), fuel,
-#: label, length.
+#: Charge for the length on the stack. Captures length, fuel, length, (length, most, (table)) where it is only charged
+#: if there is room for it, (multiplier), (shift), fuel, label, length.
 BULK: Final = _pattern(
-    rb"\x21<u> \x20<u> \x20<u> (?:\x41\x00 \x20<u> \x41<s> \x4d \x1b)? \xad (?:\x42<s> \x7e)? (?:\x42<s> \x88)?"
-    rb"\x7d \x22<u> \x42\x00 \x53 \x0d<u> \x20<u>"
+    rb"\x21<u> \x20<u> \x20<u> (?:\x41\x00 \x20<u> \x41<s> (?:\x3f\x00|\xfc\x10<u>) \x6b \x4d \x1b)? \xad"
+    rb"(?:\x42<s> \x7e)? (?:\x42<s> \x88)? \x7d \x22<u> \x42\x00 \x53 \x0d<u> \x20<u>"
 )
-#: Take the fuel and pay. Captures counter, cost, local.
-PROLOGUE: Final = _pattern(rb"\x02\x40 \x23<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d\x00")
+#: Take the fuel, pay, and save what is left. Captures counter, cost, local, local, counter.
+PROLOGUE: Final = _pattern(rb"\x02\x40 \x23<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d\x00 \x20<u> \x24<u>")
 #: Behind it where nothing is called: see that there is depth. Captures counter, weight, block type.
 LEAF: Final = _pattern(rb"\x23<u> \x41<s> \x48 \x0d\x00 \x02(" + _BLOCK_TYPE + rb")")
 #: Elsewhere: take the depth. Captures counter, weight, local, local, counter, block type.

@@ -17,7 +17,7 @@ from .opcodes import OPCODES
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """What each byte, page or element of a bulk operation costs: ``length * multiplier >> shift``.
 
-    ``capped``: a length above the maximum of the memory or table costs nothing, because the operation then only fails.
+    ``capped``: growing by more than there is room for costs nothing, because it then only fails.
     """
 
     multiplier: int

@@ -70,7 +70,7 @@ class BodyProof:
         self.credit: int | None = 0
         self.kept = 0
         self.saved = self.bulk_at = -1
-        self.bulk_unit: tuple[int, int, int | None] = (0, 0, None)
+        self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
         self.has_calls = False
         self.check_locals(body, new)
         weight, nests = self.prologue(body)
@@ -106,8 +106,9 @@ class BodyProof:
 
     def prologue(self, body: Body) -> tuple[int, bool]:
         """Check how the function begins: the weight of its frame, and whether the depth is taken."""
-        counter, cost, local = self.match(p.PROLOGUE, "payment on entry").groups()
+        counter, cost, local, *saved = self.match(p.PROLOGUE, "payment on entry").groups()
         self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
+        self.require(saved == [local, counter], "the fuel is saved elsewhere")
         self.credit = 0
         self.pay(signed_number(cost))
         self.take(self.facts.prices.of_entry(body.local_count))
@@ -184,7 +185,7 @@ class BodyProof:
 
     def bulk_template(self) -> None:
         found = self.match(p.BULK, "charge for a length")
-        length, fuel, again, capped, most, multiplier, shift, fuel_again, label, last = found.groups()
+        length, fuel, again, capped, most, table, multiplier, shift, fuel_again, label, last = found.groups()
         lengths = {number(item) for item in (length, again, last, capped or length)}
         self.require(lengths == {self.count + 1} and self.added > 1, "another length is charged for")
         self.require(number(fuel) == number(fuel_again) == self.count, "a charge to something else")
@@ -194,6 +195,7 @@ class BodyProof:
             1 if multiplier is None else signed_number(multiplier),
             0 if shift is None else signed_number(shift),
             None if most is None else signed_number(most),
+            None if table is None else number(table),
         )
 
     def instruction(self, opcode: int, found: re.Match[bytes]) -> bool:
@@ -357,16 +359,19 @@ class BodyProof:
         unit = self.facts.prices.units.get(code)
         if unit is None or self.credit is None:
             return
-        most = None
+        most = table = None
         if unit.capped:
             most = self.facts.memory_maximum
             if code == _TABLE_GROW:
-                most = self.table_maximum(start + 1)
+                table = self.table_index(start + 1)
+                most = self.facts.table_maxima[table]
         self.require(self.bulk_at == start, "a length is not charged for")
-        self.require(self.bulk_unit == (unit.multiplier, unit.shift, most), "a length is charged at another price")
+        self.require(
+            self.bulk_unit == (unit.multiplier, unit.shift, most, table), "a length is charged at another price"
+        )
 
-    def table_maximum(self, position: int) -> int:
-        """The maximum of the table named behind the number at ``position``."""
+    def table_index(self, position: int) -> int:
+        """The table named behind the number at ``position``."""
         index = number(self.leb_at(position + len(self.leb_at(position))))
         self.require(index < len(self.facts.table_maxima), "a table that does not exist")
-        return self.facts.table_maxima[index]
+        return index

@@ -8,7 +8,17 @@ from typing import Final
 from ..errors import RestrictedModule
 from ..limits import Limits
 from .blocks import BULK, CALL, CHARGE, RETURN, SAVE, Plan, Planner
-from .charges import Counters, Writer, entry_body, read_body, reset_body, start_body, stop_body
+from .charges import (
+    Counters,
+    Writer,
+    entry_body,
+    memory_room,
+    read_body,
+    reset_body,
+    start_body,
+    stop_body,
+    table_room,
+)
 from .edit import appended, extended, replaced
 from .encode import (
     encode,
@@ -140,12 +150,12 @@ class Rewriter:
         unit = self.prices.units.get(opcode)
         if unit is None:
             return b""
-        most = memory_maximum(self.module, self.limits)
+        room = memory_room(memory_maximum(self.module, self.limits))
         if opcode == _TABLE_GROW:
             tables = self.module.all_tables()
             check_index(table, len(tables), "table", "table.grow")
-            most = clamped(tables[table].maximum, self.limits.table_elements)
-        return writer.bulk(unit, most, label)
+            room = table_room(clamped(tables[table].maximum, self.limits.table_elements), table)
+        return writer.bulk(unit, room, label)
 
     def block_type(self, results: tuple[int, ...]) -> bytes:
         """The type of the block that takes the place of a function's own."""

@@ -6,54 +6,21 @@ from collections import Counter
 from pathlib import Path
 
 from capgate.errors import WasmError
-from capgate.limits import Limits
-from capgate.wasm import Module, decode, encode, meter, with_section
-from capgate.wasm.encode import i32_const, i64_const
-from capgate.wasm.rewrite import RESET
 
 from . import suite
-from .engines import Host, make_host
+from .engines import make_host
+from .fuelled import fuelled, refuel
 from .spec import SpecRun
-
-AMPLE = 2**62
-DEPTH = 2_000
-#: As much as can be allowed, so that a limit is not what makes an assertion fail.
-WIDE = Limits(memory_pages=16_384, table_elements=1_000_000, fuel=10_000_000_000, call_depth=DEPTH)
-
-
-def metered(data: bytes) -> bytes:
-    """The metered module, born with the fuel that the harness gives before each call.
-
-    Functions of a module whose instantiation fails can still be reached through a table; nobody else could fuel those.
-    """
-    module = decode(data)
-    changed = decode(meter(data, WIDE, imports={(item.module, item.name) for item in module.imports}).data)
-    return encode(with_fuel(changed))
-
-
-def with_fuel(module: Module) -> Module:
-    section = module.section(6)
-    assert section is not None
-    empty = b"\x7e\1" + i64_const(0) + b"\x0b" + b"\x7f\1" + i32_const(0) + b"\x0b" + b"\x7f\1" + i32_const(0) + b"\x0b"
-    assert section.payload.endswith(empty)
-    full = b"\x7e\1" + i64_const(AMPLE) + b"\x0b" + b"\x7f\1" + i32_const(DEPTH) + b"\x0b" + b"\x7f\1\x41\0\x0b"
-    return with_section(module, 6, section.payload[: -len(empty)] + full)
 
 
 def assertions(engine_name: str, files: list[Path], *, with_metering: bool) -> set[tuple[str, int, str]]:
     held: set[tuple[str, int, str]] = set()
     for file in files:
         host = make_host(engine_name)
-        run = SpecRun(host, metered if with_metering else bytes, lambda live, host=host: refuel(host, live))  # type: ignore[misc]
+        run = SpecRun(host, fuelled if with_metering else bytes, lambda live, host=host: refuel(host, live))  # type: ignore[misc]
         run.run(file)
         held |= run.held
     return held
-
-
-def refuel(host: Host, live: list[dict[str, object]]) -> None:
-    for exports in live:
-        if RESET in exports:
-            host.call(exports[RESET], AMPLE, DEPTH)
 
 
 def test_the_same_assertions_hold(engine_name: str, suite_files: list[Path]) -> None:
@@ -77,7 +44,7 @@ def test_no_invalid_module_becomes_valid(engine_name: str, suite_files: list[Pat
         if kind not in ("assert_invalid", "assert_malformed") or host.is_valid(data):
             continue
         try:
-            output = metered(data)
+            output = fuelled(data)
         except WasmError:
             refused += 1
             continue
