@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
@@ -72,7 +72,7 @@ class Call:
 
 
 def http_scope(
-    path: str = "/", method: str = "GET", headers: Sequence[tuple[str, str]] = (("host", "testserver"),), **extra: Any
+    path: str = "/", method: str = "GET", headers: Iterable[tuple[str, str]] = (("host", "testserver"),), **extra: Any
 ) -> Scope:
     """A scope as uvicorn makes it; ``extra`` replaces or adds keys."""
     return {

@@ -1,0 +1,391 @@
+"""An endpoint runs only if the policy was asked about exactly what it declares, and allowed it.
+
+Applications are generated: Starlette, FastAPI and bare routers, with routes, class-based endpoints, mounts, hosts,
+included routers, converters, declarations around and inside, and root paths. Each is built twice from the same plan,
+once with the gate and once without. What ran without it is what may run with it, and what the policy is to be asked is
+what that endpoint declares, with the path parameters that the endpoint itself saw. Nothing here looks at how the gate
+finds a route.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, Union
+
+import msgspec
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import FastAPIError
+from hypothesis import HealthCheck, event, given, reject, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from capgate.declare import requires
+from capgate.middleware import CapabilityMiddleware
+from capgate.model import Allow
+from capgate.settings import Settings
+
+from ..asgi import Call, http_scope, websocket_scope
+from .support import PATIENT, Recording, make_checker
+
+#: Reading a cache is always allowed, reading the database if the number of the endpoint is even.
+CHECKER = make_checker(document={"cache": "any", "sql": [f"e{number}" for number in range(0, 400, 2)]})
+KINDS = {"cache.read": "namespace", "db.read": "sql_query"}
+
+Declaration = tuple[str, Union[str, None]]  # an action, and a path parameter to put into the id
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    path: str
+    kind: Literal["function", "class", "websocket", "opaque"]
+    methods: tuple[str, ...]
+    declared: tuple[Declaration, ...]
+    public: bool
+
+
+class Group(msgspec.Struct, frozen=True):
+    path: str
+    kind: Literal["routes", "router", "starlette", "fastapi", "wrapped", "host", "include"]
+    root_path: str
+    declared: tuple[Declaration, ...]
+    children: tuple[Union[Endpoint, Group], ...]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    kind: Literal["starlette", "fastapi", "router"]
+    root_path: str
+    inside: bool
+    children: tuple[Union[Endpoint, Group], ...]
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """An endpoint that ran: the questions that its declarations amount to, and whether it may run without any."""
+
+    number: int
+    questions: tuple[tuple[str, str], ...]
+    public: bool
+
+
+class Wrapper:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+class Application:
+    """A plan, built. ``ran`` fills when it is called."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.ran: list[Ran] = []
+        self.public: set[str] = set()
+        self._templates: list[tuple[str, bool]] = []
+        self._number = 0
+        self.app: Any
+        if plan.kind == "fastapi":
+            self.app = fastapi(plan.root_path)
+            self._fill(self.app, plan.children, "", ())
+        else:
+            self.app = (Starlette if plan.kind == "starlette" else Router)(routes=self._routes(plan.children, "", ()))
+
+    def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: tuple[Any, ...]) -> list[BaseRoute]:
+        return [self._route(child, prefix, around) for child in children]
+
+    def _route(self, child: Endpoint | Group, prefix: str, around: tuple[Any, ...]) -> BaseRoute:
+        if isinstance(child, Endpoint):
+            made = self._endpoint(child, prefix, around)
+            if child.kind == "websocket":
+                return WebSocketRoute(child.path, made)
+            if child.kind == "opaque":
+                return Mount(child.path, made)
+            return Route(child.path, made, methods=None if child.kind == "class" else list(child.methods))
+        number, found = self._next(child.declared)
+        around = (*around, *found)
+        if child.kind in ("routes", "include"):
+            return Mount(
+                child.path,
+                app=declare(Router(self._routes(child.children, prefix + child.path, around)), child, number),
+            )
+        if child.kind == "host":
+            return Host(
+                "h.example", declare(Router(self._routes(child.children, prefix + "h.example", around)), child, number)
+            )
+        inner: Any
+        if child.kind == "fastapi":
+            inner = fastapi(child.root_path)
+            self._fill(inner, child.children, prefix + child.path, around)
+        else:
+            build = Router if child.kind == "router" else Starlette
+            inner = build(routes=self._routes(child.children, prefix + child.path, around))
+        inner = declare(inner, child, number)
+        return Mount(child.path, app=Wrapper(Wrapper(inner)) if child.kind == "wrapped" else inner)
+
+    def _fill(self, target: Any, children: Sequence[Endpoint | Group], prefix: str, around: tuple[Any, ...]) -> None:
+        """The same in FastAPI's own ways of adding routes."""
+        for child in children:
+            if isinstance(child, Endpoint) and child.kind == "function":
+                target.add_api_route(child.path, self._endpoint(child, prefix, around), methods=list(child.methods))
+            elif isinstance(child, Endpoint) and child.kind == "websocket":
+                target.add_api_websocket_route(child.path, self._endpoint(child, prefix, around))
+            elif isinstance(child, Group) and child.kind == "include":
+                router = APIRouter()
+                self._fill(router, child.children, prefix + child.path, around)
+                target.include_router(router, prefix=child.path)
+            else:
+                router = target.router if isinstance(target, FastAPI) else target
+                router.routes.append(self._route(child, prefix, around))
+
+    def _next(self, declared: tuple[Declaration, ...]) -> tuple[int, tuple[Any, ...]]:
+        self._number += 1
+        return self._number, tuple((action, self._number, parameter) for action, parameter in declared)
+
+    def _endpoint(self, child: Endpoint, prefix: str, around: tuple[Any, ...]) -> Any:
+        number, own = self._next(child.declared)
+        template = prefix + child.path + ("/{path:path}" if child.kind == "opaque" else "")
+        if child.public:
+            self.public.add(template)
+
+        def note(connection: HTTPConnection) -> None:
+            params: Mapping[str, Any] = connection.path_params
+            questions = tuple(
+                (action, resource_id(number, parameter).format(**params))
+                for action, number, parameter in (*around, *own)
+            )
+            self.ran.append(Ran(number, questions, template in self.public))
+
+        async def function(request: Request) -> Response:
+            note(request)
+            return PlainTextResponse("ran")
+
+        async def websocket(websocket: WebSocket) -> None:
+            note(websocket)
+            await websocket.accept()
+            await websocket.close()
+
+        async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
+            note(HTTPConnection(scope))
+            await PlainTextResponse("ran")(scope, receive, send) if scope["type"] == "http" else None
+
+        class View(HTTPEndpoint):
+            async def get(self, request: Request) -> Response:
+                note(request)
+                return PlainTextResponse("ran")
+
+        made = {"function": function, "websocket": websocket, "opaque": opaque, "class": View}[child.kind]
+        if child.kind == "class" and number % 3:  # declared on the method, or else on the class
+            declare(View.get, child, number)
+            return View
+        return declare(made, child, number)
+
+
+def fastapi(root_path: str) -> FastAPI:
+    app = FastAPI(openapi_url=None)
+    app.root_path = root_path  # as FastAPI(root_path=...) does, which warns that it is deprecated
+    return app
+
+
+def declare(target: Any, plan: Endpoint | Group, number: int) -> Any:
+    for action, parameter in plan.declared:
+        target = requires(action, resource=f"{KINDS[action]}:{resource_id(number, parameter)}")(target)
+    return target
+
+
+def resource_id(number: int, parameter: str | None) -> str:
+    return f"e{number}" if parameter is None else f"e{number}-{{{parameter}}}"
+
+
+# -- plans. Strategies are made once: making one costs far more than drawing from it.
+
+
+@cache
+def one_of(*choices: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(choices)
+
+
+SEGMENTS = ("a", "b", "{p}", "{q}", "{n:int}", "{r:path}", "")
+ENDPOINT_KINDS = one_of("function", "function", "function", "class", "websocket", "opaque")
+GROUP_KINDS = one_of("routes", "router", "starlette", "fastapi", "wrapped", "host", "include", "include")
+METHODS = one_of(("GET",), ("POST",), ("GET", "POST"))
+ACTIONS = st.lists(one_of("cache.read", "cache.read", "db.read"), max_size=2)
+PATHS = st.lists(one_of(*SEGMENTS), min_size=1, max_size=2).map(
+    lambda segments: "".join("/" + segment for segment in dict.fromkeys(segments))
+)
+
+
+def parameters(path: str) -> tuple[str, ...]:
+    return tuple(piece.partition("}")[0].partition(":")[0] for piece in path.split("{")[1:])
+
+
+@st.composite
+def declarations(draw: st.DrawFn, known: tuple[str, ...]) -> tuple[Declaration, ...]:
+    parameter = one_of(None, None, *known)
+    return tuple((action, draw(parameter) if action == "cache.read" else None) for action in draw(ACTIONS))
+
+
+@st.composite
+def endpoints(draw: st.DrawFn, known: tuple[str, ...]) -> Endpoint:
+    kind = draw(ENDPOINT_KINDS)
+    path = draw(one_of("/a", "/o", "") if kind == "opaque" else PATHS)
+    declared = draw(cached(declarations, known + parameters(path)))
+    return Endpoint(path, kind, draw(METHODS), declared, not declared and draw(one_of(True, False)))
+
+
+@st.composite
+def groups(draw: st.DrawFn, known: tuple[str, ...], depth: int) -> Group:
+    kind = draw(GROUP_KINDS)
+    if kind == "host":
+        path = ""
+    elif kind == "include":
+        path = draw(one_of("", "/a", "/i", f"/{{i{depth}}}"))
+    else:
+        path = draw(one_of("", "/a", "/b", f"/{{m{depth}}}", "/{p}"))
+    inside = known + parameters(path)
+    declared = draw(cached(declarations, inside)) if kind != "include" and draw(one_of(True, False, False)) else ()
+    return Group(path, kind, draw(one_of("", "", "/a", "/r")), declared, draw(trees(inside, depth + 1)))
+
+
+@cache
+def cached(make: Any, *arguments: Any) -> st.SearchStrategy[Any]:
+    made: st.SearchStrategy[Any] = make(*arguments)
+    return made
+
+
+@cache
+def trees(known: tuple[str, ...], depth: int) -> st.SearchStrategy[tuple[Endpoint | Group, ...]]:
+    leaf = cached(endpoints, known)
+    child = leaf if depth == 3 else st.one_of(leaf, leaf, cached(groups, known, depth))
+    return st.lists(child, min_size=1, max_size=3).map(tuple)
+
+
+PLANS = st.builds(
+    Plan,
+    one_of("starlette", "fastapi", "router"),
+    one_of("", "", "/r", "/a"),
+    one_of(True, False),
+    trees((), 0),
+)
+
+
+# -- requests
+
+
+def targets(children: Sequence[Endpoint | Group], prefix: str = "") -> Iterator[str]:
+    """The paths at which there is something, as templates."""
+    for child in children:
+        if isinstance(child, Endpoint):
+            yield prefix + child.path + ("/x" if child.kind == "opaque" else "")
+        else:
+            yield from targets(child.children, prefix + child.path)
+
+
+PIECES = {
+    "int": one_of("7", "007", "-1", "9" * 5_000),
+    "path": one_of("", "x/y", "/x", "..", "a"),
+    "": one_of("a", "b", "x", "%2e", "ä"),
+}
+BEFORE = one_of("", "", "", "/r", "/a", "/r/")
+AFTER = one_of(
+    *[""] * 8, "/", "//", "/.", "/..", "/../a", ";x", "?x", "#", "\n", "\0", "\ufffd", "%00", "/a", " ", "\\", "\x85"
+)  # fmt: skip
+ROOT_PATHS = one_of("", "", "", "/r", "/r/", "/a", "/")
+HEADERS = one_of((("host", "h.example"),), (("host", "x"),), (("host", "H.EXAMPLE:80"),), ())
+CALLS = one_of("GET", "GET", "POST", "HEAD", "PUT", "get", "websocket")
+
+
+@st.composite
+def requests(draw: st.DrawFn, plan: Plan) -> Scope:
+    path = draw(one_of(*targets(plan.children)))
+    while "{" in path:
+        before, _, rest = path.partition("{")
+        name, _, after = rest.partition("}")
+        path = before + draw(PIECES[name.partition(":")[2]]) + after
+    path = draw(BEFORE) + path + draw(AFTER)
+    root_path, headers, method = draw(ROOT_PATHS), draw(HEADERS), draw(CALLS)
+    if method == "websocket":
+        return websocket_scope(path, root_path=root_path, headers=headers)
+    return http_scope(path, method, headers, root_path=root_path)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Plan, list[Scope]]:
+    plan = draw(PLANS)
+    return plan, [draw(requests(plan)) for _ in range(6)]
+
+
+# -- the property
+
+
+async def call(app: ASGIApp, scope: Scope) -> None:
+    try:
+        await Call(dict(scope)).to(app)
+    except Exception:
+        event("the application raised")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    logger = logging.getLogger("capgate")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(case=cases())
+async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowed_it(
+    case: tuple[Plan, list[Scope]],
+) -> None:
+    plan, scopes = case
+    try:
+        free, gated, checker = Application(plan), Application(plan), Recording(CHECKER)
+    except FastAPIError:  # prefix and path of an included route are both empty
+        reject()
+    options: dict[str, Any] = {
+        "checker": checker,
+        "settings": Settings(limits=PATIENT, public=tuple(sorted(gated.public - {""}))),
+    }
+    app: ASGIApp = gated.app
+    if plan.inside and plan.kind != "router":
+        gated.app.add_middleware(CapabilityMiddleware, **options)
+    else:
+        app = CapabilityMiddleware(gated.app, **options)
+    with quiet():
+        for scope in scopes:
+            for part in (free.ran, gated.ran, checker.asked):
+                part.clear()
+            await call(free.app, scope)
+            await call(app, scope)
+            hold(free.ran, gated.ran, checker, scope)
+
+
+def hold(free: list[Ran], gated: list[Ran], checker: Recording, scope: Scope) -> None:
+    answers = [type(result) is Allow for _, result in checker.asked]
+    assert gated in ([], free)
+    if gated:
+        (ran,) = gated
+        assert checker.questions == list(ran.questions)
+        assert all(answers)
+        assert ran.questions or ran.public
+        event("ran: public" if not answers else "ran: asked once" if len(answers) == 1 else "ran: asked more than once")
+    elif free:
+        (missed,) = free
+        clean = scope["path"].isascii() and scope["path"].isprintable()
+        denied = not missed.questions and not missed.public
+        event(
+            "denied: undeclared" if denied else "denied: by the policy" if not all(answers) else "denied: unclean path"
+        )
+        assert denied or not all(answers) or (not clean and not answers)
+    else:
+        event("no endpoint")
