@@ -193,6 +193,29 @@ def test_a_bucket_that_ends_nowhere_traps(opened: Open, end: int) -> None:
         instance.ask(question)
 
 
+def test_a_text_that_is_not_filled_up_hides_no_record(opened: Open) -> None:
+    cut = image.RECORD.pack(0, 0, 5, 0) + b"abcde"
+    instance = opened(module_of(hostile(cut + bytes(3) + record_of(b"abcd"), end=START + len(cut))))
+    with pytest.raises(GuestTrap):
+        instance.ask(PolicyInput("abcd"))
+
+
+TAG = image.text_hash(1, b"abcd") >> 32
+OTHERS = {
+    "another hash": image.RECORD.pack(TAG ^ 1, 0, 4, 0) + b"abcd",
+    "another set": image.RECORD.pack(TAG, 1, 4, 0) + b"abcd",
+    "a shorter text": image.RECORD.pack(TAG, 0, 3, 0) + b"abcd",
+    "a longer text": image.RECORD.pack(TAG, 0, 5, 0) + b"abcd\0\0\0\0",
+    "another text": image.RECORD.pack(TAG, 0, 4, 0) + b"abce",
+}
+
+
+@pytest.mark.parametrize("bucket", OTHERS.values(), ids=OTHERS)
+def test_a_record_has_to_agree_in_everything(opened: Open, bucket: bytes) -> None:
+    assert opened(module_of(hostile(bucket))).ask(PolicyInput("abcd")) == Deny(Reason.UNKNOWN_ACTION)
+    assert opened(module_of(hostile(bucket + record_of(b"abcd")))).ask(PolicyInput("abcd")) is ALLOW
+
+
 def test_bytes_after_the_image_have_no_say(opened: Open) -> None:
     """What lies behind the image is the arena: text of this question and of earlier ones."""
     instance = opened(build_policy(POLICY))
