@@ -1,0 +1,162 @@
+"""Policy inputs for tests: a reader of the record that a guest gets, and strategies that look for its weak places.
+
+The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with ``capgate.abi``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from hypothesis import strategies as st
+
+from capgate.model import (
+    Actor,
+    Anonymous,
+    CompilerTool,
+    Environment,
+    PolicyInput,
+    Resource,
+    Service,
+    User,
+)
+
+_RECORD: Final = struct.Struct("<B3x2I 2I B3x2I B3x2I B3x2I 2I 2I Q")
+_ACTORS: Final[list[type[User | Service | CompilerTool]]] = [User, Service, CompilerTool]
+
+
+def read_input(memory: memoryview, at: int) -> PolicyInput:
+    """The input whose record is at ``at``, as a guest reads it. ``AssertionError`` where a guest would trap."""
+    assert at % 8 == 0
+    (who, *who_text), *rest = _split(_RECORD.unpack_from(memory, at))
+    action, (has_resource, *kind), (has_id, *id), (has_hash, *args_hash), service, mode, (timestamp,) = rest
+
+    def text(pointer: int, length: int) -> str:
+        assert pointer + length <= len(memory)
+        return str(memory[pointer : pointer + length], "utf-8", "strict")
+
+    assert who <= 3
+    assert {has_resource, has_id, has_hash} <= {0, 1}
+    actor: Actor = _ACTORS[who - 1](text(*who_text)) if who else Anonymous()
+    resource = Resource(text(*kind), text(*id) if has_id else None) if has_resource else None
+    env = Environment(text(*service), text(*mode))
+    return PolicyInput(text(*action), actor, resource, text(*args_hash) if has_hash else None, env, timestamp)
+
+
+def _split(words: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The numbers of the record, by field."""
+    sizes, at, fields = (3, 2, 3, 3, 3, 2, 2, 1), 0, []
+    for size in sizes:
+        fields.append(words[at : at + size])
+        at += size
+    return fields
+
+
+def as_read(input: PolicyInput) -> PolicyInput:
+    """``input`` without what the interface has no field for."""
+    resource = input.resource
+    return input if resource is None else replace(input, resource=Resource(resource.kind, resource.id))
+
+
+replace = msgspec.structs.replace
+
+
+def rebuilt(input: PolicyInput) -> PolicyInput:
+    """An equal input of which no part, and no text that is not empty, is the same object."""
+
+    def text(value: str) -> str:
+        return "".join([value[:1], value[1:]]) if len(value) > 1 else value
+
+    actor, resource = input.actor, input.resource
+    return PolicyInput(
+        text(input.action),
+        Anonymous() if isinstance(actor, Anonymous) else type(actor)(text(actor.id)),
+        None if resource is None else Resource(text(resource.kind), None if resource.id is None else text(resource.id)),
+        None if input.args_hash is None else text(input.args_hash),
+        Environment(text(input.env.service), text(input.env.mode)),
+        input.timestamp,
+    )
+
+
+# Strategies
+
+#: Around the sizes of the slots in which parts of an input are kept, and around limits.input_bytes.
+SIZES: Final = (0, 1, 2, 63, 64, 127, 128, 129, 255, 256, 257, 383, 384, 385, 1_023, 1_024, 1_025)
+LETTERS: Final = ("a", "b", "\0", "\u00e9", "\u20ac", "\U0001d11e", "\uffff", "\x7f", '"', "\n")
+
+
+def sized(size: int, letter: str) -> str:
+    """Text of ``size`` UTF-8 bytes, of ``letter`` as far as it goes."""
+    width = len(letter.encode())
+    return letter * (size // width) + "x" * (size % width)
+
+
+SIZED: Final = st.builds(sized, st.sampled_from(SIZES), st.sampled_from(LETTERS))
+NAMES: Final = ("env.read", "http.outbound", "db.read", "db.write", "cache.read", "report.print", "env_var", "host")
+IDS: Final = ("TZ", "tz", "API.example.com", "api.example.com", "list", "upsert", "a", "", sized(300, "k"))
+TEXTS: Final = st.one_of(st.sampled_from(NAMES + IDS), SIZED, st.text(max_size=12))
+KINDS: Final = st.one_of(st.sampled_from(["env_var", "host", "sql_query", "namespace"]), TEXTS)
+ACTORS: Final = st.one_of(st.just(Anonymous()), *(st.builds(kind, TEXTS) for kind in _ACTORS))
+RESOURCES: Final = st.one_of(
+    st.none(),
+    st.builds(Resource, KINDS, st.one_of(st.none(), TEXTS)),
+    st.builds(Resource, KINDS, TEXTS, st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)),
+)
+HASHES: Final = st.one_of(st.none(), st.just("ab" * 32), TEXTS)
+ENVIRONMENTS: Final = st.builds(Environment, TEXTS, TEXTS)
+STAMPS: Final = st.one_of(st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
+INPUTS: Final = st.builds(
+    PolicyInput, st.one_of(st.sampled_from(NAMES), TEXTS), ACTORS, RESOURCES, HASHES, ENVIRONMENTS, STAMPS
+)
+
+
+@dataclass
+class Mutable:
+    """Looks like a part of an input, and can change under the same identity."""
+
+    kind: str = "env_var"
+    id: str | None = "TZ"
+    service: str = "capgate"
+    mode: str = "prod"
+
+
+class FrozenNoMore(Resource, frozen=False):
+    """A subclass may be mutable where its base is not."""
+
+
+class LyingText(str):
+    """Text that encodes to something else than it is."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"TZ"
+
+
+SURROGATE: Final = "a\ud800"
+MALFORMED_TEXTS: Final = st.sampled_from([SURROGATE, "\udfff", None, 1, b"TZ", ["TZ"], 1.5])
+#: field -> values that no policy may be asked about, whatever the other fields are.
+MALFORMED: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "action": MALFORMED_TEXTS,
+    "actor": st.one_of(
+        st.sampled_from([None, "alice", User, Mutable(), Resource("env_var", "TZ")]),
+        MALFORMED_TEXTS.flatmap(lambda text: st.sampled_from([kind(text) for kind in _ACTORS])),
+    ),
+    "resource": st.one_of(
+        st.sampled_from(["TZ", Mutable(), FrozenNoMore("env_var", "TZ"), Environment(), 0, False, b""]),
+        st.builds(Resource, MALFORMED_TEXTS, st.just("TZ")),
+        st.builds(Resource, st.just("env_var"), MALFORMED_TEXTS.filter(lambda text: text is not None)),
+        st.sampled_from([None, [], {"a": 1}, {1: "a"}, {"a": SURROGATE}, {SURROGATE: "a"}]).map(
+            lambda attributes: Resource("env_var", "TZ", attributes)  # type: ignore[arg-type]
+        ),
+    ),
+    "args_hash": MALFORMED_TEXTS.filter(lambda text: text is not None),
+    "env": st.one_of(
+        st.sampled_from([None, "prod", Mutable(), Resource("env_var", "TZ")]),
+        st.builds(Environment, MALFORMED_TEXTS, st.just("prod")),
+        st.builds(Environment, st.just("capgate"), MALFORMED_TEXTS),
+    ),
+    "timestamp": st.sampled_from([-1, 2**64, -(2**63), 10**40, 1.0, "1", None, float("nan")]),
+}
