@@ -52,7 +52,7 @@ def _steps(size: int, folder: Path, repeats: int) -> dict[str, list[float]]:
 
     path.write_bytes(timed("build the module", lambda: build_policy(policy)))
     artifact = timed("load the artifact", lambda: load_wasm_artifact(path))
-    prepared = timed("verify it", lambda: PreparedPolicy(artifact, Limits()))
+    prepared = timed("verify and meter it", lambda: PreparedPolicy(artifact, Limits()))
     for name in available_engines():
         engine = load_engine(name)
         compiled = timed(f"compile, {name}", partial(CompiledPolicy, prepared, engine))

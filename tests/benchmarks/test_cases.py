@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import rivals
+from benchmarks import checks, rivals
 from benchmarks.__main__ import CASES, main
 from benchmarks.questions import SIZES
+from benchmarks.targets import exit_code
 
 from ..conftest import EXPECTED_ENGINES
 from ..tools import missing
@@ -24,7 +25,7 @@ EXPECTED_ROWS = {
     "requests": {f"CapabilityMiddleware, {kind}" for kind in KINDS}
     | {"bare application", "middleware that does nothing"}
     | {"Starlette's pair, user from a header", "Starlette's pair, constant user"},
-    "load": {"build the module", "load the artifact", "verify it"}
+    "load": {"build the module", "load the artifact", "verify and meter it"}
     | {f"{step}, {engine}" for step in ("compile", "instantiate") for engine in EXPECTED_ENGINES},
 }
 RIVAL_ROWS = {
@@ -100,6 +101,16 @@ async def test_rival_that_always_answers_the_same_is_refused(answer: bool) -> No
     wrong = rivals.Asked("wrong", lambda question: question, lambda question: answer, lambda result: result)
     with pytest.raises(RuntimeError):
         await wrong.require_right_answers(3)
+
+
+async def test_targets_without_their_rival_are_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "find_spec", lambda module: None)
+    case = await checks.run(rounds=1, seed=1, sizes=(3,))
+    assert len(case.notes) == len(rivals.OPTIONAL)
+    assert not {row.name for row in case.rows} & set().union(*RIVAL_ROWS.values())
+    unmeasured = [target for target in case.targets if target.value is None]
+    assert [target.reached for target in unmeasured] == [False] * 2 * len(KINDS)
+    assert exit_code(unmeasured, strict=True) == 1
 
 
 def test_raw_calls_give_back_what_they_were_given() -> None:
