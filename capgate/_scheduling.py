@@ -7,35 +7,42 @@ starts at its first request has none.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 
-
-def in_event_loop() -> bool:
-    """Whether the calling code runs inside an event loop of this thread."""
-    return _scheduler() is not None
+#: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
+_left_behind: object = None
 
 
-def call_soon(function: Callable[[], None]) -> bool:
-    """Have the running loop call ``function`` once the current task gives way. ``False`` if this thread runs no
-    loop."""
-    schedule = _scheduler()
-    if schedule is None:
-        return False
-    schedule(function)
-    return True
-
-
-def _scheduler() -> Callable[[Callable[[], None]], object] | None:
+def current_loop() -> object | None:
+    """What stands for the event loop that runs the calling code; the same object as long as it runs. Else ``None``."""
     try:
-        return asyncio.get_running_loop().call_soon
+        return asyncio.get_running_loop()
     except RuntimeError:
-        pass
+        return _trio_token()
+
+
+def call_soon(loop: object, function: Callable[[], None]) -> None:
+    """Have ``loop``, the current one, call ``function`` once the current task gives way."""
+    schedule: Callable[[Callable[[], None]], object] = getattr(loop, "run_sync_soon", None) or loop.call_soon  # type: ignore[attr-defined]
+    schedule(function)
+
+
+def _trio_token() -> object | None:
     trio = sys.modules.get("trio")
     if trio is None:
         return None
     try:
-        schedule: Callable[[Callable[[], None]], object] = trio.lowlevel.current_trio_token().run_sync_soon
-    except RuntimeError:
+        token: object = trio.lowlevel.current_trio_token()
+    except (RuntimeError, AttributeError):  # no loop here, or trio is being imported by another thread
         return None
-    return schedule
+    return None if token is _left_behind else token
+
+
+def _after_fork_in_child() -> None:
+    global _left_behind
+    _left_behind = _trio_token() or _left_behind
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -55,8 +55,14 @@ class _Checker:
         """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
         result = await self.evaluate(input)
         if type(result) is Deny:
-            self._events.denied(input, result, self.policy)
+            self._report(input, result)
         return result
+
+    def _report(self, input: PolicyInput, result: Deny) -> None:
+        try:
+            self._events.denied(input, result, self.policy)
+        except Exception as error:  # an input of any type: looking at it may raise
+            _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         """:meth:`check` without the event, for enforcement points that emit one with a decision id of theirs."""
@@ -107,7 +113,7 @@ class LocalPolicyChecker(_Checker):
             lower(input, self._limits.input_bytes)
             result = self._policy.evaluate(input)
         except Exception as error:
-            return _denied_for(error)
+            return _denied_for(error, input)
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
 
 
@@ -128,7 +134,7 @@ class WasmPolicyChecker(_Checker):
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:
-            self._events.denied(input, result, self.policy)
+            self._report(input, result)
         return result
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
@@ -155,7 +161,7 @@ class WasmPolicyChecker(_Checker):
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            return _denied_for(error)
+            return _denied_for(error, input)
         if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
         return result
@@ -172,7 +178,7 @@ class WasmPolicyChecker(_Checker):
         except (KeyboardInterrupt, SystemExit, GeneratorExit, anyio.get_cancelled_exc_class()):
             raise
         except BaseException as error:
-            return _denied_for(error)
+            return _denied_for(error, input)
 
     async def start(self) -> None:
         await self.pool.start()
@@ -200,10 +206,12 @@ def select_checker(settings: Settings) -> PolicyChecker:
     raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
 
 
-def _denied_for(error: BaseException) -> Deny:
+def _denied_for(error: BaseException, input: object) -> Deny:
     """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and
     logged."""
     if isinstance(error, PolicyError):
         return DENIED[error.code]
+    if not isinstance(getattr(input, "action", None), str):
+        return _MALFORMED_INPUT  # it could not be looked up in the vocabulary
     _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
     return DENIED[Reason.INTERNAL_ERROR]

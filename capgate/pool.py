@@ -9,10 +9,8 @@ whoever asks.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator
@@ -23,27 +21,24 @@ from typing import Any, NoReturn
 import anyio
 import msgspec
 
-from ._scheduling import call_soon, in_event_loop
+from ._making import Compiler, Counters
+from ._shard import Leash, Shard
 from .engine import Engine, load_engine
-from .errors import CapgateError, PolicyTrap, PolicyUnavailable, PoolExhausted
-from .interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from .errors import PolicyTrap, PolicyUnavailable, PoolExhausted
+from .interpreter import PreparedPolicy, WasmInterpreter
 from .limits import Limits, check_number
 from .model import PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import WasmArtifact
 
-_log = logging.getLogger("capgate.pool")
-
-#: Replacements of failed instances: how many at once, and per second. Beyond that, checks are denied without building
-#: any.
-REPLACEMENT_BURST = 64
-REPLACEMENTS_PER_SECOND = 4_000.0
-#: Seconds without another attempt after instantiation failed, doubling from the first to the second.
-BACKOFF = (0.05, 5.0)
-
 
 class PoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + those of ended
-    threads."""
+    """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + ``closed``, but for
+    threads that are in the middle of a call.
+
+    ``retired`` trapped, timed out or broke the ABI; ``spent`` answered once and are not to be reused; ``closed`` were
+    dropped with their thread, their event loop or the pool. ``denied_fast`` counts attempts to make an instance that
+    were refused because earlier ones failed.
+    """
 
     size: int
     idle: int
@@ -52,123 +47,9 @@ class PoolStatistics(msgspec.Struct, frozen=True):
     made: int
     retired: int
     spent: int
+    closed: int
     denied_fast: int
     calls: int
-
-
-class _Counters:
-    __slots__ = ("calls", "denied_fast", "made", "retired", "spent")
-
-    def __init__(self) -> None:
-        self.calls = self.made = self.retired = self.spent = self.denied_fast = 0
-
-    def add(self, other: _Counters) -> None:
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-class _Ended:
-    """The sum over threads that have ended. Apart from the pool, so that waiting for a thread's end keeps no pool
-    alive."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.counters = _Counters()
-
-    def fold(self, counters: _Counters) -> None:
-        with self.lock:
-            self.counters.add(counters)
-
-
-class _Shard:
-    """The instances of one thread. Touched by that thread only, but for statistics."""
-
-    def __init__(self, size: int, compiled: CompiledPolicy, ended: _Ended) -> None:
-        self.size = size
-        self.idle: list[WasmInterpreter] = []
-        self.in_use = 0
-        self.waiters: deque[anyio.Event] = deque()
-        self.counters = _Counters()
-        self._compiled = compiled
-        self._failed = 0  # instances that trapped and were not replaced yet
-        self._refill_is_due = False
-        self._tokens, self._tokens_at = float(REPLACEMENT_BURST), time.monotonic()
-        self._backoff, self._not_before = BACKOFF[0], 0.0
-        weakref.finalize(self, ended.fold, self.counters).atexit = False
-
-    def make(self) -> WasmInterpreter:
-        """One more instance. Raises :class:`CapgateError`; the next attempt is then refused for a while."""
-        now = time.monotonic()
-        if now < self._not_before:
-            self.counters.denied_fast += 1
-            raise PolicyUnavailable("instances cannot be made; the next attempt is due shortly")
-        try:
-            interpreter = self._compiled.instantiate()
-        except CapgateError:
-            self._not_before = now + self._backoff
-            self._backoff = min(self._backoff * 2, BACKOFF[1])
-            raise
-        self._backoff = BACKOFF[0]
-        self.counters.made += 1
-        return interpreter
-
-    def replace_failed(self) -> WasmInterpreter:
-        """An instance in place of one that failed. Raises :class:`PolicyUnavailable` where failures come too fast, so
-        that a policy which fails at every call does not cost an instantiation at every call."""
-        now = time.monotonic()
-        earned = (now - self._tokens_at) * REPLACEMENTS_PER_SECOND
-        self._tokens, self._tokens_at = min(self._tokens + earned, float(REPLACEMENT_BURST)), now
-        if self._tokens < 1.0:
-            self.counters.denied_fast += 1
-            raise PolicyUnavailable(
-                f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced"
-            )
-        self._tokens -= 1.0
-        self._failed -= 1
-        return self.make()
-
-    def refill(self) -> None:
-        """Make what is missing, and wake whoever waits for it. Raises :class:`CapgateError` if it cannot."""
-        self._refill_is_due = False
-        try:
-            while len(self.idle) + self.in_use < self.size:
-                self.idle.append(self.replace_failed() if self._failed else self.make())
-        finally:
-            self.wake()
-
-    def refill_soon(self) -> None:
-        """Off the request path where the thread runs an event loop; where it runs none, there is no other place than
-        here."""
-        if not self._refill_is_due:
-            self._refill_is_due = call_soon(self._refill_quietly)
-            if not self._refill_is_due:
-                self._refill_quietly()
-
-    def _refill_quietly(self) -> None:
-        try:
-            self.refill()
-        except PolicyUnavailable:
-            pass  # too fast or too soon; whoever finds nothing idle tries again, and is told
-        except CapgateError as error:
-            _log.error("a policy instance could not be made: %s", error)
-
-    def give_back(self, interpreter: WasmInterpreter, reuse: bool) -> None:
-        """After whatever happened: an instance that is fit for use becomes idle, any other is replaced."""
-        if not interpreter.broken and (reuse or not interpreter.uses):
-            self.idle.append(interpreter)
-            self.wake()
-            return
-        self.counters.calls += interpreter.uses
-        if interpreter.broken:
-            self.counters.retired += 1
-            self._failed += 1
-        else:
-            self.counters.spent += 1
-        self.refill_soon()
-
-    def wake(self) -> None:
-        if self.waiters and self.idle:
-            self.waiters.popleft().set()
 
 
 class WasmPool:
@@ -206,27 +87,27 @@ class WasmPool:
         return self._prepared.info(self._engine.name)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._ended = _Ended()
-        self._shards: weakref.WeakSet[_Shard] = weakref.WeakSet()
+        self._compiler = Compiler(self._prepared, self._engine)
+        self._shards: set[Shard] = set()
         self._local = threading.local()
-        self._compiled: CompiledPolicy | None = None
+        self._ended: deque[Counters] = deque()
+        self._total_ended = Counters()
+        self._lock = threading.RLock()  # a signal's handler may ask for statistics, too
 
     # -- starting and ending
 
     async def start(self) -> None:
         """Compile, and make ``size`` instances for this thread. Does nothing where that has happened. Raises why it
         cannot."""
-        self._shard()
+        self._shard().fill()
 
     async def aclose(self) -> None:
         """Drop the instances of this thread; every later call is refused. Other threads drop theirs when they end."""
         self._closed = True
         shard = self._local.__dict__.pop("shard", None)
         if shard is not None:
-            shard.idle.clear()
-            while shard.waiters:
-                shard.waiters.popleft().set()
+            shard.close()
+        self._local.__dict__.pop("leash", None)
 
     async def __aenter__(self) -> WasmPool:
         await self.start()
@@ -237,26 +118,18 @@ class WasmPool:
     ) -> None:
         await self.aclose()
 
-    def _shard(self) -> _Shard:
-        """This thread's shard, made at the first call of a thread: ``size`` instances for an event loop, else one."""
+    def _shard(self) -> Shard:
+        """This thread's shard, empty at the first call of a thread."""
         if self._closed:
             raise PolicyUnavailable("the pool is closed")
-        shard: _Shard | None = getattr(self._local, "shard", None)
+        shard: Shard | None = getattr(self._local, "shard", None)
         if shard is None:
-            shard = _Shard(self.size if in_event_loop() else 1, self._compile(), self._ended)
-            shard.refill()
+            self._fold_ended()
+            shard = Shard(self.size, self._compiler)
+            self._local.leash = Leash(shard, self._shards, self._ended)
             self._local.shard = shard
-            with self._lock:
-                self._shards.add(shard)
+        shard.follow_loop()
         return shard
-
-    def _compile(self) -> CompiledPolicy:
-        if self._engine.thread_bound:
-            return CompiledPolicy(self._prepared, self._engine)
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = CompiledPolicy(self._prepared, self._engine)
-            return self._compiled
 
     # -- asking
 
@@ -265,44 +138,44 @@ class WasmPool:
 
         Raises :class:`~capgate.errors.PolicyError`, of which :class:`PoolExhausted` says that waiting may help.
         """
+        if self._closed:
+            raise PolicyUnavailable("the pool is closed")
         try:
-            shard: _Shard = self._local.shard
+            shard: Shard = self._local.shard
             interpreter = shard.idle.pop()
         except (AttributeError, IndexError):
             shard, interpreter = self._take_slowly()
-        if self._closed:
-            raise PolicyUnavailable("the pool is closed")
-        # Nothing below awaits, so nobody else in this thread sees the instance missing: `in_use` need not count it.
+        # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
         try:
             result = interpreter.call_policy_check(input)
         except PolicyTrap:
+            if interpreter.uses > 1:
+                return self._retry(shard, interpreter, input)
             shard.give_back(interpreter, self._reuse)
-            if interpreter.uses == 1:
-                raise
-            return self._retry(shard, input)
+            raise
         except BaseException:
             shard.give_back(interpreter, self._reuse)
             raise
         if self._reuse:
             shard.idle.append(interpreter)
             if shard.waiters:
-                shard.wake()
+                shard.hand_over()
         else:
             shard.give_back(interpreter, False)
         return result
 
-    def _take_slowly(self) -> tuple[_Shard, WasmInterpreter]:
+    def _take_slowly(self) -> tuple[Shard, WasmInterpreter]:
         """The first call of a thread, or nothing idle."""
         shard = self._shard()
-        if not shard.idle and not in_event_loop():
-            shard.refill()  # nobody else in this thread can
+        if not shard.idle and shard.missing() > 0 and not shard.refill_is_due():
+            shard.refill_now()  # lazily started, or a thread where nobody else can
         if not shard.idle:
-            raise PoolExhausted(f"all {shard.size} instances of this thread are in use or being replaced")
+            raise PoolExhausted("every instance of this thread is in use or being replaced")
         return shard, shard.idle.pop()
 
-    def _retry(self, shard: _Shard, input: PolicyInput) -> PolicyResult:
+    def _retry(self, shard: Shard, trapped: WasmInterpreter, input: PolicyInput) -> PolicyResult:
         """A reused instance trapped: was it the question, or something left behind? Ask once more, on a fresh one."""
-        fresh = shard.replace_failed()
+        fresh = shard.replace_now(trapped)
         try:
             return fresh.call_policy_check(input)
         finally:
@@ -313,33 +186,21 @@ class WasmPool:
 
         Raises :class:`PoolExhausted` at once if ``limits.waiters`` callers wait already.
         """
-        while True:
-            await self._wait_for_idle()
-            try:
-                return self.call(input)
-            except PoolExhausted:
-                continue  # somebody was quicker
+        await self._idle()
+        return self.call(input)
 
-    async def _wait_for_idle(self) -> None:
-        shard = self._shard()
-        if shard.idle:
-            return
-        if len(shard.waiters) >= self.limits.waiters:
-            raise PoolExhausted(f"{len(shard.waiters)} callers wait already")
-        if not shard.in_use:
-            # A refill may have been scheduled on a loop that has closed since. This also says so when none can be made.
-            shard.refill()
-            return
-        event = anyio.Event()
-        shard.waiters.append(event)
-        try:
-            await event.wait()
-        except BaseException:
-            if event.is_set():
-                shard.wake()  # cancelled after being woken: pass it on
+    async def _idle(self) -> Shard:
+        """This thread's shard with something idle in it, for the caller to take before it awaits anything else."""
+        while True:
+            shard = self._shard()
+            if shard.idle:
+                return shard
+            if shard.missing() > 0 and not shard.refill_is_due():
+                shard.refill_now()  # which those who wait already get first
+            elif len(shard.waiters) >= self.limits.waiters:
+                raise PoolExhausted(f"{len(shard.waiters)} callers wait already")
             else:
-                shard.waiters.remove(event)
-            raise
+                await shard.wait()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[WasmInterpreter]:
@@ -349,37 +210,41 @@ class WasmPool:
         if not shard.idle:
             try:
                 with anyio.fail_after(self.limits.deadline):
-                    while not shard.idle:
-                        await self._wait_for_idle()
+                    shard = await self._idle()
             except TimeoutError:
                 raise PoolExhausted(f"no instance within {self.limits.deadline} s") from None
         interpreter = shard.idle.pop()
-        shard.in_use += 1
+        shard.held.add(interpreter)
         try:
             yield interpreter
         finally:
-            shard.in_use -= 1
-            shard.give_back(interpreter, self._reuse)
+            shard.release(interpreter, self._reuse)
 
     # -- looking
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot, over all threads."""
-        total = _Counters()
-        with self._lock:
-            shards = list(self._shards)
-        with self._ended.lock:
-            total.add(self._ended.counters)
+        self._fold_ended()
+        total = Counters()
+        total.add(self._total_ended)
+        shards = list(self._shards)
+        live = [instance for shard in shards for instance in (*tuple(shard.idle), *tuple(shard.held))]
         for shard in shards:
             total.add(shard.counters)
-            total.calls += sum(interpreter.uses for interpreter in tuple(shard.idle))
+        total.calls += sum(interpreter.uses for interpreter in live)
         return PoolStatistics(
             size=self.size,
             idle=sum(len(shard.idle) for shard in shards),
-            in_use=sum(shard.in_use for shard in shards),
+            in_use=sum(len(shard.held) for shard in shards),
             waiting=sum(len(shard.waiters) for shard in shards),
-            **{name: getattr(total, name) for name in _Counters.__slots__},
+            **{name: getattr(total, name) for name in Counters.__slots__},
         )
+
+    def _fold_ended(self) -> None:
+        """Add up what ended threads have left, which they could not do themselves without a lock."""
+        with self._lock:
+            while self._ended:
+                self._total_ended.add(self._ended.popleft())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a WasmPool holds engine objects of this process; build one in the process that uses it")
@@ -396,7 +261,7 @@ _POOLS: weakref.WeakSet[WasmPool] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for pool in list(_POOLS):
-        _BEFORE_FORK.extend((pool._local, *pool._shards, pool._compiled))
+        _BEFORE_FORK.extend((pool._local, pool._shards, pool._compiler))
         pool._reset()
 
 
