@@ -393,6 +393,27 @@ async def test_a_start_that_panics_is_a_start_that_failed() -> None:  # P3
     assert found[0]["reason"] == "policy_unavailable"
 
 
+async def test_a_start_that_is_interrupted_is_begun_again() -> None:
+    checker = Counting(KeyboardInterrupt())
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=PATIENT))
+    interrupted = False
+    try:  # not pytest.raises, which the runner of trio would not see through
+        await Call(http_scope()).to(app)
+    except KeyboardInterrupt:
+        interrupted = True
+    checker.fails = None
+    assert (interrupted, (await Call(http_scope()).to(app)).status, checker.started) == (True, 200, 2)
+
+
+async def test_a_lifespan_after_the_first_request_starts_nothing_twice() -> None:
+    checker = Counting()
+    app = lifecycle_app([], settings=SETTINGS, checker=checker)
+    assert (await Call(http_scope("/state")).to(app)).status == 200
+    async with serving(app) as lifespan:
+        assert lifespan.types == ["startup.complete"]
+    assert checker.started == 1
+
+
 def test_several_event_loops_one_after_another(engine_name: str) -> None:  # P12
     ran, checker = Ran(), make_checker(engine_name)
     app = example(ran, checker, Settings(limits=PATIENT))

@@ -3,15 +3,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from starlette.authentication import BaseUser, SimpleUser, UnauthenticatedUser
+from starlette.authentication import (
+    AuthCredentials,
+    AuthenticationBackend,
+    BaseUser,
+    SimpleUser,
+    UnauthenticatedUser,
+)
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import Request
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,11 +27,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from capgate.checker import LocalPolicyChecker
 from capgate.declare import Requirement, requires
 from capgate.errors import PolicyTimeout
+from capgate.gated import ends_task
 from capgate.limits import Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Reason, Service, User
 from capgate.routing import PUBLIC
 from capgate.settings import Settings
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 from ..asgi import Call, http_scope, websocket_scope, without
 from .support import (
@@ -641,7 +653,53 @@ async def test_allows_are_events_if_settings_say_so() -> None:
         assert [event["decision"] for event in found] == expected
 
 
+def group(*errors: BaseException) -> BaseException:
+    made: BaseException = BaseExceptionGroup("several", list(errors))
+    return made
+
+
+def test_what_ends_a_task_without_an_event_loop() -> None:
+    for error in (
+        Sudden(),
+        KeyboardInterrupt(),
+        SystemExit(),
+        GeneratorExit(),
+        group(KeyboardInterrupt(), ValueError()),
+    ):
+        assert ends_task(error)
+    for error in (ValueError(), TimeoutError(), group(ValueError())):
+        assert not ends_task(error)
+
+
+async def test_what_ends_a_task() -> None:  # P3
+    cancelled = anyio.get_cancelled_exc_class()
+    assert issubclass(cancelled, BaseException)
+    assert ends_task(KeyboardInterrupt())
+    assert ends_task(group(Sudden(), group(KeyboardInterrupt())))
+    for error in (Sudden(), group(Sudden()), group(Sudden(), group(ValueError()))):
+        assert not ends_task(error)
+
+
+def test_the_mark_of_public_routes_shows_what_it_is() -> None:
+    assert repr(PUBLIC) == "PUBLIC"
+
+
 # -- who is asking
+
+
+class Tokens(AuthenticationBackend):
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        name = conn.headers.get("authorization")
+        return (AuthCredentials(), SimpleUser(name)) if name else None
+
+
+async def test_starlettes_authentication_around_the_gate() -> None:
+    checker = Recording()
+    app = example(Ran(), checker)
+    app.add_middleware(AuthenticationMiddleware, backend=Tokens())
+    for headers in ([("authorization", "ada")], []):
+        await Call(http_scope("/good", headers=headers)).to(app)
+    assert [question.actor for question, _ in checker.asked] == [User("ada"), Anonymous()]
 
 
 class Nameless(BaseUser):

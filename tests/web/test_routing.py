@@ -9,7 +9,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -403,6 +402,18 @@ def test_routers_that_contain_themselves_end() -> None:
     assert resolve(mounted(wrapper), http_scope("/sub/x")) is Unresolvable
 
 
+def test_routers_that_are_included_too_deep() -> None:
+    router = APIRouter()
+    router.add_api_route("/one", fresh("one"))
+    for _ in range(40):
+        outer = APIRouter()
+        outer.include_router(router)
+        router = outer
+    app = FastAPI(openapi_url=None)
+    app.include_router(router)
+    assert resolve(app, http_scope("/one")) is Unresolvable
+
+
 def test_a_frontend_has_no_endpoint(tmp_path: Any) -> None:  # S9
     (tmp_path / "index.html").write_text("hello")
     app = FastAPI(openapi_url=None)
@@ -519,7 +530,6 @@ def test_middleware_outside_the_gate_is_reported(
     check_order(None, CapabilityMiddleware, logging.getLogger("capgate"))
     check_order(Starlette(middleware=[Middleware(Rewriting)]), CapabilityMiddleware, logging.getLogger("capgate"))
     assert not caplog.messages
-    assert AuthenticationMiddleware.__module__.startswith("starlette.")
 
 
 async def test_the_report_is_written_once_when_the_gate_starts(caplog: pytest.LogCaptureFixture) -> None:
