@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -141,9 +142,10 @@ def fastapi(**options: Any) -> FastAPI:
 )
 def test_fastapi_routes(prefix: str, path: str, method: str | None, expected: Any) -> None:
     scope = websocket_scope(prefix + path) if method is None else http_scope(prefix + path, method)
-    before = dict(scope)
-    assert resolve(fastapi(), scope) == expected
-    assert scope == before
+    for scope in (scope, {**scope, "fastapi": {"mine": 1}}):
+        before = copy.deepcopy(scope)
+        assert resolve(fastapi(), scope) == expected
+        assert scope == before
 
 
 def test_what_else_may_be_in_an_included_router() -> None:
