@@ -141,8 +141,8 @@ def fastapi(**options: Any) -> FastAPI:
     ],
 )
 def test_fastapi_routes(prefix: str, path: str, method: str | None, expected: Any) -> None:
-    scope = websocket_scope(prefix + path) if method is None else http_scope(prefix + path, method)
-    for scope in (scope, {**scope, "fastapi": {"mine": 1}}):
+    made = websocket_scope(prefix + path) if method is None else http_scope(prefix + path, method)
+    for scope in (made, {**made, "fastapi": {"mine": 1}}):
         before = copy.deepcopy(scope)
         assert resolve(fastapi(), scope) == expected
         assert scope == before
