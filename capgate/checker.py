@@ -130,7 +130,7 @@ class WasmPolicyChecker(_Checker):
         self._deadline = pool.limits.deadline
 
     async def check(self, input: PolicyInput) -> PolicyResult:
-        result = self._ask_idle(input)
+        result = self.answer_now(input)
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:
@@ -138,17 +138,17 @@ class WasmPolicyChecker(_Checker):
         return result
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        result = self._ask_idle(input)
+        result = self.answer_now(input)
         return await self._wait(input) if result is None else result
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
-        result = self._ask_idle(input)
+        result = self.answer_now(input)
         return DENIED[Reason.POOL_EXHAUSTED] if result is None else result
 
-    def _ask_idle(self, input: PolicyInput) -> PolicyResult | None:
-        """The answer of an idle instance, or ``None`` where there is none. The path of nearly every check: nothing
-        here waits, so no cancel scope is entered."""
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits here,
+        so no cancel scope is entered."""
         started = monotonic()
         try:
             if type(input) is not PolicyInput:

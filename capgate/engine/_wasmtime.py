@@ -52,14 +52,13 @@ _GUEST_STACK: Final = 128 * 1024
 
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
-_call_unchecked = ctypes.PYFUNCTYPE(
-    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-)(("wasmtime_func_call_unchecked", _library))
+#: Without ``argtypes``, which ctypes would convert at each call: the arguments are made once, with their C types.
+_call_unchecked = _library["wasmtime_func_call_unchecked"]
+_call_unchecked.restype = ctypes.c_void_p
 _memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(("wasmtime_memory_data", _library))
 _memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
     ("wasmtime_memory_data_size", _library)
 )
-_TrapOut = ctypes.c_void_p * 1
 
 
 @cache
@@ -85,16 +84,15 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     slots = max(parameters, results, 1)
     values = _values_type(slots)()
     words = memoryview(values).cast("B").cast("I")
-    trap = _TrapOut()
-    trapped = memoryview(trap).cast("B").cast("Q")
-    context, target = _address(store._context().contents), _address(function._func)
-    block, trap_out = _address(values), _address(trap)
+    trap = ctypes.c_void_p()
+    context, target = ctypes.byref(store._context().contents), ctypes.byref(function._func)
+    block, trap_out = ctypes.byref(values), ctypes.byref(trap)
     count, call = ctypes.c_size_t(slots), _call_unchecked
     keep = (store, function, values, trap)
 
     def failed(error: int | None) -> PolicyError:
-        pointer: Any = trap[0]
-        trapped[0] = 0
+        pointer: Any = trap.value
+        trap.value = None
         if error is not None:
             return _engine_fault(keep, error)
         return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
@@ -102,7 +100,7 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     def call_one(argument: int) -> int:
         words[0] = argument
         error = call(context, target, block, count, trap_out)
-        if error is not None or trapped[0]:
+        if error is not None or trap:
             raise failed(error)
         return words[0]
 
@@ -112,7 +110,7 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
         for index, argument in enumerate(arguments):
             words[index * _VALUE_WORDS] = argument
         error = call(context, target, block, count, trap_out)
-        if error is not None or trapped[0]:
+        if error is not None or trap:
             raise failed(error)
         return words[0]
 
