@@ -120,7 +120,7 @@ class WasmerEngine:
         if isinstance(error, PolicyError):
             return error
         text = str(error)
-        if isinstance(error, RuntimeError):
+        if type(error) is RuntimeError:  # and not RecursionError, which is one too
             first = text.partition("\n")[0]
             for phrase, kind in _KINDS:
                 if phrase in first:
