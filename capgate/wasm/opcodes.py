@@ -308,9 +308,14 @@ def _row(line: str) -> Opcode:
 OPCODES: Final[dict[int, Opcode]] = {row.code: row for row in map(_row, _TABLE.split("\n")[1:-1])}
 
 
+def lookup(code: int) -> Opcode | None:
+    """The row of an opcode, or that of its prefix; ``None`` where nobody has proposed it."""
+    return OPCODES.get(code) or (OPCODES.get(code >> 8) if code > 0xFF else None)
+
+
 def describe(code: int) -> str:
     """Name, number and feature of an opcode, for messages; works for unknown ones."""
-    row = OPCODES.get(code) or OPCODES.get(code >> 8)
+    row = lookup(code)
     if row is None:
         return f"opcode {code:#04x}"
     return f"{row.name} ({code:#04x}, {row.feature})"

@@ -14,7 +14,7 @@ from ..limits import Limits
 from .decode import decode
 from .leb128 import read_unsigned
 from .module import CUSTOM, Module
-from .opcodes import OPCODES, describe
+from .opcodes import describe, lookup
 
 #: Names that start like this belong to the metering. A guest that uses one, as import or export, is refused.
 RESERVED_PREFIX: Final = "capgate-meter:"
@@ -44,6 +44,8 @@ BOUNDS: Final[dict[str, int]] = {
 
 #: What 32-bit addresses can reach, in pages of 64 KiB.
 ADDRESSABLE_PAGES: Final = 65_536
+
+_PREFIXES: Final = (0xFB, 0xFC, 0xFD, 0xFE)
 
 #: What the module may import: pairs of module and name.
 ImportNames = Collection[tuple[str, str]]
@@ -141,11 +143,10 @@ def _refused_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
     if error.reason != "illegal opcode":
         return None
     code = data[error.offset]
-    if code in (0xFB, 0xFC, 0xFD, 0xFE):
+    if code in _PREFIXES:
         try:
             number, _ = read_unsigned(data, error.offset + 1)
         except (DecodeError, IndexError):
             return None
-        code = code << 8 | number
-    known = OPCODES.get(code) or OPCODES.get(code >> 8)
-    return None if known is None else RestrictedModule("opcode", f"byte {error.offset}", describe(code))
+        code = code << 8 | min(number, 0xFF)
+    return None if lookup(code) is None else RestrictedModule("opcode", f"byte {error.offset}", describe(code))

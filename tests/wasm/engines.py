@@ -25,14 +25,23 @@ class Host(Protocol):
     def is_valid(self, data: bytes) -> bool:
         """Whether the engine finds the module valid."""
 
-    def instantiate(self, data: bytes, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The exports of a new instance. Raises :class:`Trapped` if its start traps or it does not link."""
+    def compile(self, data: bytes) -> Any:
+        """The module, for :meth:`instantiate`. Raises :class:`Trapped` where the engine refuses it."""
+
+    def instantiate(self, data: Any, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The exports of a new instance of bytes, or of what :meth:`compile` gave.
+
+        Raises :class:`Trapped` if its start traps or it does not link.
+        """
 
     def call(self, function: Any, *arguments: Any) -> list[Any]:
         """The results of a call. Raises :class:`Trapped`."""
 
     def value(self, exported: Any) -> Any:
         """What a global holds."""
+
+    def logger(self, type_name: str, log: Callable[[Any], None]) -> Any:
+        """A function of the host that takes one value of this type."""
 
     def spectest(self) -> dict[str, Any]:
         """The module that the test suite imports from."""
@@ -68,10 +77,16 @@ class WasmtimeHost:
             return False
         return True
 
-    def instantiate(self, data: bytes, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        self.refuel()
+    def compile(self, data: bytes) -> Any:
         try:
-            module = wasmtime.Module(self.engine, data)
+            return wasmtime.Module(self.engine, data)
+        except wasmtime.WasmtimeError as error:
+            raise Trapped(str(error)) from None
+
+    def instantiate(self, data: Any, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        self.refuel()
+        module = self.compile(data) if isinstance(data, bytes) else data
+        try:
             items = [namespace[item.module][item.name or ""] for item in module.imports]
             exports = wasmtime.Instance(self.store, module, items).exports(self.store)
         except (wasmtime.WasmtimeError, wasmtime.Trap, KeyError, TypeError) as error:
@@ -89,6 +104,9 @@ class WasmtimeHost:
 
     def value(self, exported: Any) -> Any:
         return exported.value(self.store)
+
+    def logger(self, type_name: str, log: Callable[[Any], None]) -> Any:
+        return wasmtime.Func(self.store, wasmtime.FuncType([getattr(wasmtime.ValType, type_name)()], []), log)
 
     def spectest(self) -> dict[str, Any]:
         def printer(*types: str) -> wasmtime.Func:
@@ -134,9 +152,12 @@ class WasmerHost:
     def is_valid(self, data: bytes) -> bool:
         return bool(self.wasmer.Module.validate(self.store, data))
 
-    def instantiate(self, data: bytes, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def compile(self, data: bytes) -> Any:
+        return self._guarded(lambda: self.wasmer.Module(self.store, data))
+
+    def instantiate(self, data: Any, namespace: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         def build() -> dict[str, Any]:
-            module = self.wasmer.Module(self.store, data)
+            module = self.wasmer.Module(self.store, data) if isinstance(data, bytes) else data
             imports = self.wasmer.ImportObject()
             for name in {item.module for item in module.imports}:
                 imports.register(name, dict(namespace.get(name, {})))
@@ -156,6 +177,10 @@ class WasmerHost:
 
     def value(self, exported: Any) -> Any:
         return exported.value
+
+    def logger(self, type_name: str, log: Callable[[Any], None]) -> Any:
+        kind = self.wasmer.FunctionType([getattr(self.wasmer.Type, type_name.upper())], [])
+        return self.wasmer.Function(self.store, log, kind)
 
     def spectest(self) -> dict[str, Any]:
         wasmer = self.wasmer
