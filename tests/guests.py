@@ -55,10 +55,10 @@ def artifact(data: bytes) -> WasmArtifact:
     return WasmArtifact.from_bytes(data)
 
 
-def denies(text: str) -> dict[str, str]:
-    """Arguments of :func:`guest` for one that denies with ``text``."""
+def denies(text: str) -> str:
+    """``extra`` of a :func:`guest` that denies with ``text``."""
     record = struct.pack("<III", 1, REASON, len(text.encode()))
-    return {"extra": data(RESULT, record) + data(REASON, text.encode())}
+    return data(RESULT, record) + data(REASON, text.encode())
 
 
 def data(address: int, content: bytes) -> str:

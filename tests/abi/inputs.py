@@ -122,7 +122,7 @@ class Mutable:
     mode: str = "prod"
 
 
-class FrozenNoMore(Resource, frozen=False):
+class FrozenNoMore(Resource, frozen=False):  # type: ignore[misc]
     """A subclass may be mutable where its base is not."""
 
 
@@ -142,7 +142,7 @@ MALFORMED: Final[dict[str, st.SearchStrategy[Any]]] = {
     "action": MALFORMED_TEXTS,
     "actor": st.one_of(
         st.sampled_from([None, "alice", User, Mutable(), Resource("env_var", "TZ")]),
-        MALFORMED_TEXTS.flatmap(lambda text: st.sampled_from([kind(text) for kind in _ACTORS])),
+        *(st.builds(kind, MALFORMED_TEXTS) for kind in _ACTORS),
     ),
     "resource": st.one_of(
         st.sampled_from(["TZ", Mutable(), FrozenNoMore("env_var", "TZ"), Environment(), 0, False, b""]),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from capgate.abi.component import Ask
 from capgate.abi.fixed import fixed_call
 from capgate.abi.lowering import lower
 from capgate.build import build_policy
@@ -35,7 +36,7 @@ class Recorder:
         self.interpreter = CompiledPolicy(prepared, load_engine(engine_name)).instantiate()
         assert self.interpreter._instance is not None
         self.instance = self.interpreter._instance
-        self.ask = self.interpreter.call_policy_check
+        self.ask: Ask = self.interpreter.call_policy_check
         if way == "fixed":
             self.ask = fixed_call(self.instance, limits, prepared.metered.entries)
 
