@@ -147,7 +147,7 @@ class WasmPolicyChecker(_Checker):
         return DENIED[Reason.POOL_EXHAUSTED] if result is None else result
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
-        """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits here,
+        """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits,
         so no cancel scope is entered."""
         started = monotonic()
         try:
