@@ -765,11 +765,11 @@ async def async_actor(scope: Scope) -> User:
 
 
 async def raising_actor(scope: Scope) -> User:
-    raise ConnectionError("token abc is wrong")
+    raise ConnectionError("the token t0p-secret is wrong")
 
 
 def raising_at_once(scope: Scope) -> User:
-    raise ConnectionError("token abc is wrong")
+    raise ConnectionError("the token t0p-secret is wrong")
 
 
 async def slow_actor(scope: Scope) -> User:
@@ -802,7 +802,7 @@ async def test_actor_functions(function: Any, reason: str | None) -> None:
     with events() as found:
         await Call(http_scope("/good")).to(app)
     assert [event["reason"] for event in found] == ([] if reason is None else [reason])
-    assert "abc" not in str(found)
+    assert "t0p-secret" not in str(found)  # O4
     assert ran.names == ([] if reason else ["good"])
 
 
