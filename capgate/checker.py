@@ -104,7 +104,7 @@ class LocalPolicyChecker(_Checker):
         return self.evaluate_now(input)
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
-        """:meth:`evaluate` for code that cannot await."""
+        """:meth:`evaluate` for code that cannot await. Nothing here ever has to be waited for."""
         try:
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT
@@ -115,6 +115,8 @@ class LocalPolicyChecker(_Checker):
         except Exception as error:
             return _denied_for(error, input)
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+
+    answer_now = evaluate_now
 
 
 class WasmPolicyChecker(_Checker):

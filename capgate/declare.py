@@ -77,6 +77,9 @@ class Requirement(msgspec.Struct, frozen=True):
         do."""
         if not self.template:
             return self.fixed
+        first, *others = self.template
+        if not others and isinstance(first, Parameter):  # "kind:{parameter}", which most are
+            return Resource(self.kind, _fill(first, path_params))
         return Resource(self.kind, "".join([p if isinstance(p, str) else _fill(p, path_params) for p in self.template]))
 
 

@@ -56,6 +56,8 @@ class Gate:
         self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = getattr(checker, "evaluate", checker.check)
         #: Checkers with ``evaluate`` keep the deadline themselves. A cancel scope costs more than ten checks.
         self.bounds_itself = hasattr(checker, "evaluate")
+        #: The answer where nothing has to be waited for, else ``None``: without a coroutine for each question.
+        self.answer_now: Callable[[PolicyInput], PolicyResult | None] = getattr(checker, "answer_now", _nothing_now)
         #: What a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
         self.resolve: Callable[[Scope], Resolution] = (
             resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
@@ -112,7 +114,8 @@ class GatedRequest:
                 return self._denied(DENIED[Reason.UNDECLARED_ROUTE])
             actor = gate.actor(scope)
             if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
-                result = await self._ask(gate, requirements, params, actor, None)
+                now = self._ask_now(gate, requirements, params, actor)
+                result = await self._ask(gate, requirements, params, actor, None) if now is None else now
             else:
                 result = await self._wait_and_ask(gate, requirements, params, actor)
             return result if type(result) is Allow else self._denied(result)
@@ -125,26 +128,39 @@ class GatedRequest:
         self._gate = gate = await self._source.wait(self.scope)
         return gate
 
-    async def _ask(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
-    ) -> PolicyResult:
-        """The first answer that is not an allow, else the last one."""
-        result: PolicyResult = DENIED[Reason.UNDECLARED_ROUTE]
+    def _ask_now(
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
+    ) -> PolicyResult | None:
+        """The first answer that is not an allow, else the last one; ``None`` where an answer has to be waited for."""
+        result: PolicyResult | None = DENIED[Reason.UNDECLARED_ROUTE]
         for requirement in requirements:
-            self._input = PolicyInput(
-                requirement.action,
-                actor,
-                requirement.resource(params) if requirement.template else requirement.fixed,
-                digest if requirement.args_hash else None,
-                gate.env,
-                self._started,
-            )
-            result = await gate.evaluate(self._input)
+            result = gate.answer_now(self._question(gate, requirement, params, actor, None))
             if type(result) is not Allow:
                 return result
             if gate.samples_allows:
                 self._report_allow(gate)
         return result
+
+    async def _ask(
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
+    ) -> PolicyResult:
+        """The same, waiting for each answer."""
+        result: PolicyResult = DENIED[Reason.UNDECLARED_ROUTE]
+        for requirement in requirements:
+            result = await gate.evaluate(self._question(gate, requirement, params, actor, digest))
+            if type(result) is not Allow:
+                return result
+            if gate.samples_allows:
+                self._report_allow(gate)
+        return result
+
+    def _question(
+        self, gate: Gate, requirement: Requirement, params: Mapping[str, Any], actor: Any, digest: str | None
+    ) -> PolicyInput:
+        resource = requirement.resource(params) if requirement.template else requirement.fixed
+        hashed = digest if requirement.args_hash else None
+        self._input = input = PolicyInput(requirement.action, actor, resource, hashed, gate.env, self._started)
+        return input
 
     async def _wait_and_ask(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
@@ -241,6 +257,10 @@ def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
             found.close()
         raise TypeError(f"the resolver returned a {type(found).__name__}")
     return tuple(requirements), params
+
+
+def _nothing_now(input: PolicyInput) -> None:
+    """For checkers that have no ``answer_now``."""
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
