@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +33,11 @@ class Counters:
 
 
 class Compiler:
-    """Compiles a policy: once, or once per thread where compiled modules belong to a thread."""
+    """Compiles a policy: once, or once per thread where compiled modules belong to a thread.
+
+    Raises :class:`PolicyUnavailable` in a forked child whose parent had compiled with such an engine: its compiler has
+    threads of its own, which are not there in the child, so that it would wait for them for ever.
+    """
 
     def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
         self._prepared = prepared
@@ -42,6 +47,9 @@ class Compiler:
 
     def __call__(self) -> CompiledPolicy:
         if self._engine.thread_bound:
+            if self._engine.name in _left_behind:
+                raise PolicyUnavailable(f"{self._engine.name} compiled something before a fork, and cannot any more")
+            _has_compiled.add(self._engine.name)
             return CompiledPolicy(self._prepared, self._engine)
         with self._lock:
             if self._compiled is None:
@@ -106,3 +114,10 @@ class Maker:
                 f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced"
             )
         self._tokens -= 1.0
+
+
+#: Engines that compiled with threads of their own, in this process, and before it was forked.
+_has_compiled: set[str] = set()
+_left_behind: set[str] = set()
+
+os.register_at_fork(after_in_child=lambda: _left_behind.update(_has_compiled))
