@@ -13,10 +13,15 @@ EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("w
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in EXPECTED_ENGINES:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise pytest.UsageError(f"engine {name!r} must import on Python {sys.version.split()[0]}: {error}") from error
+        _require_engine(name)
+
+
+def _require_engine(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        version = sys.version.split()[0]
+        raise pytest.UsageError(f"engine {name!r} must import on Python {version}: {error}") from error
 
 
 def pytest_report_header(config: pytest.Config) -> str:
