@@ -32,7 +32,10 @@ def verify(original: Module, metered: bytes, limits: Limits, prices: Prices) -> 
         module = decode(metered, bodies=False)
     except DecodeError as error:
         _fail("module", f"does not decode: {error}")
-    _Proof(original, module, limits, prices).check()
+    try:
+        _Proof(original, module, limits, prices).check()
+    except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
+        _fail("module", f"is not put together like the original: {error}")
 
 
 def _fail(where: str, what: str) -> NoReturn:
