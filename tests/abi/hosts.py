@@ -76,11 +76,11 @@ def _leb128(value: int) -> bytes:
 def wrapped_by_jco(cores: list[bytes], folder: Path) -> list[bytes]:
     """Each of ``cores`` as jco makes a component of it, in world ``guest`` of the package's own ``policy.wit``.
 
-    Needs Node, and ``CAPGATE_TEST_NODE_MODULES``: a ``node_modules`` folder with ``@bytecodealliance/jco-transpile``.
+    Needs Node, and ``TEST_NODE_MODULES``: a ``node_modules`` folder with ``@bytecodealliance/jco-transpile``.
     """
-    node, modules = require_tool("node"), os.environ.get("CAPGATE_TEST_NODE_MODULES")
+    node, modules = require_tool("node"), os.environ.get("TEST_NODE_MODULES")
     if not modules:
-        missing("CAPGATE_TEST_NODE_MODULES, a node_modules with @bytecodealliance/jco-transpile,")
+        missing("TEST_NODE_MODULES, a node_modules with @bytecodealliance/jco-transpile,")
     require_path(Path(modules) / "@bytecodealliance" / "jco-transpile")
     for number, core in enumerate(cores):
         (folder / f"{number}.core.wasm").write_bytes(core)
