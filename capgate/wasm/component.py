@@ -6,10 +6,11 @@ section 1 is a core module, section 4 a nested component.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from ..errors import DecodeError, RestrictedModule
-from .decode import VERSION, check_header, read_size
+from .decode import MAGIC, VERSION, check_header, read_size
 
 COMPONENT_VERSION: Final = b"\x0d\0\1\0"
 _CORE_MODULE, _COMPONENT, _LAST_SECTION = 1, 4, 12
@@ -18,7 +19,8 @@ _CORE_MODULE, _COMPONENT, _LAST_SECTION = 1, 4, 12
 def core_module(data: bytes | bytearray | memoryview) -> bytes:
     """The core module of a component that contains exactly one; a core module is returned as it is.
 
-    Raises ``RestrictedModule`` for a component with none or several, or with a component inside; ``DecodeError`` for
+    Components inside are passed over: wit-component wraps types and exports in one. They may contain no core module.
+    Raises ``RestrictedModule`` for a component with none or several, or with one further inside; ``DecodeError`` for
     anything that is neither. The core module itself is not decoded.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -40,16 +42,33 @@ def core_module(data: bytes | bytearray | memoryview) -> bytes:
 
 def _core_modules(source: bytes) -> list[tuple[int, int]]:
     """The spans of the core modules. Raises ``IndexError`` where the data stops short."""
-    found = []
-    pos = 8
-    while pos < len(source):
+    found: list[tuple[int, int]] = []
+    inside: list[tuple[int, int]] = []
+    for section_id, start, end in _sections(source, 8, len(source)):
+        if section_id == _CORE_MODULE:
+            found.append((start, end))
+        elif section_id == _COMPONENT:
+            inside.append((start, end))
+    while inside:
+        start, end = inside.pop()
+        if source[start : start + 4] != MAGIC or source[start + 4 : start + 8] != COMPONENT_VERSION:
+            raise DecodeError(start, "magic header not detected")
+        for section_id, first, last in _sections(source, start + 8, end):
+            if section_id == _CORE_MODULE:
+                raise RestrictedModule("component", f"byte {first}", "a core module inside an inner component")
+            if section_id == _COMPONENT:
+                inside.append((first, last))
+    return found
+
+
+def _sections(source: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Id and span of each section from ``pos`` to ``end``."""
+    while pos < end:
         section_id = source[pos]
         if section_id > _LAST_SECTION:
             raise DecodeError(pos, "malformed section id")
         size, start = read_size(source, pos + 1)
-        if section_id == _COMPONENT:
-            raise RestrictedModule("component", f"byte {pos}", "a component inside a component")
-        if section_id == _CORE_MODULE:
-            found.append((start, start + size))
+        if start + size > end:
+            raise DecodeError(pos, "section size mismatch")
         pos = start + size
-    return found
+        yield section_id, start, pos

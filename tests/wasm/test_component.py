@@ -36,13 +36,32 @@ def test_a_component_around_one_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "inside", ["", "(core module) (core module)", "(component (core module))", "(core module) (component)"]
+    "inside",
+    [
+        "",
+        "(core module) (core module)",
+        "(component (core module))",
+        "(core module) (component (core module))",
+        "(core module) (component (component (core module)))",
+    ],
 )
 def test_other_components(inside: str) -> None:
     """# G25"""
     with pytest.raises(RestrictedModule) as caught:
         core_module(component(inside))
     assert caught.value.rule == "component"
+
+
+def test_components_inside_that_hold_no_code_are_passed_over() -> None:
+    assert core_module(component("(core module) (component (component))")) == compile_wat("(module)")
+
+
+def test_an_inner_component_ends_where_it_says() -> None:
+    whole = bytearray(component("(core module) (component (component))"))
+    at = whole.rindex(b"\0asm") - 1
+    whole[at] += 1
+    with pytest.raises(DecodeError):
+        core_module(bytes(whole))
 
 
 @pytest.mark.parametrize("data", [b"", b"\0asm", b"(module)", b"\0asm\2\0\0\0", b"\0asm\x0d\0\0\0", b"\0asm\1\0\1\0"])
