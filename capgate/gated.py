@@ -19,9 +19,9 @@ import anyio
 from starlette.types import Message, Receive, Scope
 
 from .actors import ACTORS
-from .checker import DENIED, PolicyChecker
+from .checker import DENIED, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .declare import Requirement, Requirements
-from .errors import MalformedInput, PolicyError
+from .errors import ConfigError, MalformedInput, PolicyError
 from .events import DecisionLog, new_decision_id
 from .model import ALLOW, Actor, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .routing import NOTHING, PUBLIC, Resolution, Target, Unresolvable, resolver_for
@@ -32,6 +32,8 @@ _log = logging.getLogger("capgate")
 ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
 Resolver = Callable[[Scope], Any]
 
+#: What capgate's own checkers offer besides ``check``, with the same answers.
+_SHORTER: Final = ("evaluate", "evaluate_now", "answer_now")
 _GATED: Final = frozenset({"http", "websocket"})
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
 #: surrogates.
@@ -53,11 +55,13 @@ class Gate:
         self.strict_paths = settings.strict_paths
         self.body_bytes = settings.body_bytes
         self.deadline = settings.limits.deadline
-        self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = getattr(checker, "evaluate", checker.check)
-        #: Checkers with ``evaluate`` keep the deadline themselves. A cancel scope costs more than ten checks.
-        self.bounds_itself = hasattr(checker, "evaluate")
+        #: capgate's own checkers keep the deadline themselves. A cancel scope costs more than ten checks.
+        self.bounds_itself = False
+        self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = checker.check
         #: The answer where nothing has to be waited for, else ``None``: without a coroutine for each question.
-        self.answer_now: Callable[[PolicyInput], PolicyResult | None] = getattr(checker, "answer_now", _nothing_now)
+        self.answer_now: Callable[[PolicyInput], PolicyResult | None] = _nothing_now
+        if isinstance(checker, (LocalPolicyChecker, WasmPolicyChecker)) and not _overrides(checker):
+            self.bounds_itself, self.evaluate, self.answer_now = True, checker.evaluate, checker.answer_now
         #: What a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
         self.resolve: Callable[[Scope], Resolution] = (
             resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
@@ -66,7 +70,10 @@ class Gate:
     @property
     def policy(self) -> PolicyInfo | None:
         """Which policy answers, where the checker says so."""
-        info = getattr(self.checker, "policy", None)
+        try:
+            info = getattr(self.checker, "policy", None)
+        except Exception:  # a checker of the application's may raise anything; the event is written without
+            return None
         return info if type(info) is PolicyInfo else None
 
 
@@ -257,6 +264,22 @@ def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
             found.close()
         raise TypeError(f"the resolver returned a {type(found).__name__}")
     return tuple(requirements), params
+
+
+def _overrides(checker: LocalPolicyChecker | WasmPolicyChecker) -> bool:
+    """Whether ``check`` of a capgate checker is somebody else's, so that its shorter ways would lead past it.
+
+    Raises :class:`ConfigError` where a shorter way was replaced and ``check`` was not: nobody would ask it.
+    """
+    base = LocalPolicyChecker if isinstance(checker, LocalPolicyChecker) else WasmPolicyChecker
+    replaced = [
+        name
+        for name in ("check", *_SHORTER)
+        if name in getattr(checker, "__dict__", {}) or getattr(type(checker), name) is not getattr(base, name)
+    ]
+    if replaced and "check" not in replaced:
+        raise ConfigError("checker", checker, f"a checker that overrides check, and not only {', '.join(replaced)}")
+    return bool(replaced)
 
 
 def _nothing_now(input: PolicyInput) -> None:

@@ -21,7 +21,8 @@ class CapabilityMiddleware:
     the first request does. Any other kind of scope goes no further.
 
     ``settings``  how to judge; by default :meth:`Settings.from_env`, read at start-up
-    ``checker``   the policy decision point, in place of the one that ``settings`` describe; its owner closes it
+    ``checker``   the policy decision point, in place of the one that ``settings`` describe; its owner closes it. Of one
+                  that is not capgate's, or a subclass that overrides ``check``, nothing but ``check`` is asked
     ``actor``     a function of the scope, or an async one, that gives the :data:`~capgate.model.Actor` who is asking,
                   in place of :func:`~capgate.actors.actor_from_user`
     ``resolver``  a function of the scope that gives what a request needs, in place of the application's routes: a

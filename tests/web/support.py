@@ -60,13 +60,10 @@ class Recording:
     async def start(self) -> None:
         await self.inner.start()
 
-    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+    async def check(self, input: PolicyInput) -> PolicyResult:
         result = await self.inner.evaluate(input)
         self.asked.append((input, result))
         return result
-
-    async def check(self, input: PolicyInput) -> PolicyResult:
-        return await self.inner.check(input)
 
     @property
     def questions(self) -> list[tuple[str, str | None]]:

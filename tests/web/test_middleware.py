@@ -460,8 +460,11 @@ async def test_a_checker_whose_policy_cannot_be_told() -> None:  # S21
         def policy(self) -> Any:
             raise RuntimeError
 
-    call = await Call(http_scope("/good")).to(example(Ran(), Mute(Deny("no"))))
+    call = Call(http_scope("/good"))
+    with events() as found:
+        await call.to(example(Ran(), Mute(Deny("no"))))
     assert (call.status, call.json["reason"]) == (403, "no")
+    assert [(event["decision_id"], event["policy"]) for event in found] == [(call.json["decision_id"], None)]
 
 
 async def test_a_checker_that_never_answers_is_denied_at_the_deadline() -> None:
