@@ -344,6 +344,17 @@ def test_records_outside_the_arena_trap(plain: Guest) -> None:
             plain.ask_raw(pointer)
 
 
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_a_record_that_is_not_aligned_traps(plain: Guest, shift: int) -> None:
+    for at in (plain.buffer + shift, plain.buffer + 8):
+        plain.write(at, record(WRITE, at))
+        if at % 8 == 0:
+            assert plain.ask_raw(at) is ALLOW
+            continue
+        with pytest.raises(GuestTrap):
+            plain.ask_raw(at)
+
+
 # The allocator.
 
 
