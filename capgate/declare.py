@@ -12,7 +12,7 @@ import inspect
 import re
 import string
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar, Union
+from typing import Any, Final, TypeGuard, TypeVar, Union
 from uuid import UUID
 
 import msgspec
@@ -146,9 +146,19 @@ def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requiremen
     return (*declared(endpoint), *handler)
 
 
+def is_class_based(endpoint: object) -> TypeGuard[type[HTTPEndpoint]]:
+    """Whether ``endpoint`` is a class whose methods are chosen by the method of the request."""
+    return isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)
+
+
+def methods_declare(endpoint: type[HTTPEndpoint]) -> bool:
+    """Whether any method of a class-based endpoint declares something."""
+    return any(declared(member) for name, member in inspect.getmembers(endpoint, callable) if name[:2] != "__")
+
+
 def _refuse_declared_methods(endpoint: object) -> None:
     """A class that dispatches in its own way would run a method whose declaration nobody looks at."""
-    if not isinstance(endpoint, type) or issubclass(endpoint, HTTPEndpoint):
+    if not isinstance(endpoint, type) or is_class_based(endpoint):
         return
     for name, member in inspect.getmembers(endpoint, inspect.isfunction):
         if name != "__call__" and declared(member):

@@ -11,7 +11,7 @@ import msgspec
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Host, Mount, Router
 
-from .declare import Requirements, declared, declared_for_method
+from .declare import Requirements, declared, declared_for_method, is_class_based
 from .routing import DEPTH, Target, Unresolvable, find_target, matches_as_usual, own_path, routes_behind, template
 
 Status = Literal["declared", "public", "undeclared", "unresolvable"]
@@ -108,8 +108,13 @@ class _Walk:
             yield RouteReport(name or type(route).__name__, methods, "unresolvable")
             return
         params = params | (frozenset(getattr(route, "param_convertors", ())) - ({"path"} if mounted else frozenset()))
-        target = find_target(endpoint)
-        found = (*around, *target.declared, *_of_methods(endpoint))
+        if is_class_based(endpoint):
+            target = Target(_of_class(endpoint), None, "")
+        elif getattr(route, "dependant", None) is not None:
+            target = Target(declared(endpoint), None, "")
+        else:
+            target = find_target(endpoint)
+        found = (*around, *target.declared)
         if target.router is not None:
             yield from self.router(target.router, prefix + own_path(route), found, params, depth + 1)
             return
@@ -118,9 +123,9 @@ class _Walk:
         yield RouteReport(name, methods, status, found, tuple(sorted(needed - params)))
 
 
-def _of_methods(endpoint: object) -> Requirements:
-    """What the methods of a class-based endpoint declare, besides the class."""
-    if not (isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)):
-        return ()
-    own = len(declared(endpoint))
-    return tuple({one: None for method in _METHODS for one in declared_for_method(endpoint, method)[own:]})
+def _of_class(endpoint: type[HTTPEndpoint]) -> Requirements:
+    """What a class-based endpoint declares: the class, and whichever of its methods."""
+    found = [*declared(endpoint)]
+    for method in _METHODS:
+        found += [one for one in declared_for_method(endpoint, method) if one not in found]
+    return tuple(found)

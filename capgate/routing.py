@@ -23,11 +23,10 @@ from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple, Union, cast
 
 from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Match, Mount, Router
 from starlette.types import Scope
 
-from .declare import ATTRIBUTE, Requirements, declared, declared_for_method
+from .declare import ATTRIBUTE, Requirements, declared, declared_for_method, is_class_based, methods_declare
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
 DEPTH: Final = 32
@@ -66,9 +65,10 @@ class Target(NamedTuple):
 
 
 def find_target(app: object) -> Target:
-    """Follow the ``app`` attributes of wrappers from ``app`` to its router.
+    """Follow the ``app`` attributes of wrappers, and partial calls, from ``app`` to its router.
 
-    Raises :class:`Unresolvable` if there are too many, :class:`TypeError` where a declaration is not one.
+    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class-based endpoint whose methods
+    declare something, and :class:`TypeError` where a declaration is not one.
     """
     found: Requirements = ()
     root_path = ""
@@ -82,11 +82,20 @@ def find_target(app: object) -> Target:
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
             continue
-        inner = None if isinstance(app, (type, FunctionType, MethodType)) else getattr(app, "app", None)
+        if is_class_based(app) and methods_declare(app):
+            raise Unresolvable(f"{app!r} declares methods, and is called by something else than a route")
+        inner = _inside(app)
         if inner is None:
             return Target(found, None, root_path)
         app = inner
     raise Unresolvable(f"more than {DEPTH} wrappers around one application")
+
+
+def _inside(app: object) -> object | None:
+    """What ``app`` is around, where that can be seen."""
+    if isinstance(app, functools.partial):
+        return app.func
+    return None if isinstance(app, (type, FunctionType, MethodType)) else getattr(app, "app", None)
 
 
 def resolver_for(target: Target, public: frozenset[str] = frozenset()) -> Callable[[Scope], Resolution]:
@@ -138,8 +147,10 @@ def _at_route(
     params = child.get("path_params", _NO_PARAMETERS)
     if type(endpoint) is FunctionType:
         found: Requirements = (*around, *declared(endpoint)) if around else declared(endpoint)
-    elif isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint) and scope["type"] == "http":
+    elif is_class_based(endpoint) and scope["type"] == "http":
         found = (*around, *declared_for_method(endpoint, scope["method"]))
+    elif getattr(route, "dependant", None) is not None:  # FastAPI calls this; an application in it is not called
+        found = (*around, *declared(endpoint))
     else:
         wrappers, router, root_path = find_target(endpoint)
         found = (*around, *wrappers)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import ConfigError
 from capgate.gated import Gate
+from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
-from capgate.routing import Target
+from capgate.report import report_routes
+from capgate.routing import Target, find_target
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, POLICY, SETTINGS, Ran, events, example, make_checker
+from .support import KINDS, POLICY, SETTINGS, Ran, events, example, gated, make_checker, read
 
 NO = Deny("not_today")
 
@@ -95,3 +105,87 @@ def test_the_shorter_ways_of_capgates_own_checkers_are_taken() -> None:
         gate = Gate(SETTINGS, checker, lambda scope: None, None, Target((), None, ""))  # type: ignore[arg-type, return-value]
         assert gate.answer_now == checker.answer_now
         assert gate.bounds_itself
+
+
+DELETED: list[str] = []
+
+
+@read("good")
+class Orders(HTTPEndpoint):
+    async def get(self, request: Request) -> Response:
+        return PlainTextResponse("orders")
+
+    @read("bad")
+    async def delete(self, request: Request) -> Response:
+        DELETED.append(request.method)
+        return PlainTextResponse("gone")
+
+
+class Passing:
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+ORDERS: dict[str, BaseRoute] = {
+    "route": Route("/orders/", Orders),
+    "mount": Mount("/orders", app=Orders),
+    "partial": Route("/orders/", functools.partial(Orders)),
+    "wrapper in a route": Route("/orders/", Passing(Orders)),
+    "wrapper in a mount": Mount("/orders", app=Passing(Orders)),
+    "partial in a wrapper": Mount("/orders", app=Passing(functools.partial(Orders))),
+}
+
+
+@pytest.mark.parametrize("route", ORDERS.values(), ids=list(ORDERS))
+async def test_what_a_method_declares_counts_however_its_class_is_reached(route: BaseRoute) -> None:  # S9, S21
+    call = await Call(http_scope("/orders/", "DELETE")).to(gated([route]))
+    assert (call.status, DELETED) == (403, [])
+
+
+async def test_a_class_that_is_the_whole_application() -> None:
+    app = CapabilityMiddleware(Orders, settings=SETTINGS, checker=make_checker())
+    call = await Call(http_scope("/", "DELETE")).to(app)
+    assert (call.status, call.json["reason"], DELETED) == (403, "policy_unavailable", [])
+
+
+async def test_a_class_reached_by_a_wrapper_that_declares_no_method_is_fine() -> None:
+    @read("good")
+    class Plain(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("plain")
+
+    assert (await Call(http_scope("/orders/")).to(gated([Mount("/orders", app=Passing(Plain))]))).status == 200
+
+
+def test_a_class_whose_methods_name_fixed_resources_is_reported_with_them() -> None:  # C10
+    (found,) = report_routes(find_target(Starlette(routes=[ORDERS["route"]])))
+    assert (found.status, [one.fixed.id for one in found.requirements if one.fixed]) == ("declared", ["good", "bad"])
+
+
+async def test_routes_behind_a_partial_call_count_besides_what_is_declared_around_it() -> None:  # S9
+    ran = Ran()
+    inner = read("good")(Starlette(routes=[Route("/bad", read("bad")(ran.endpoint("bad")))]))
+    call = await Call(http_scope("/in/bad")).to(gated([Mount("/in", app=functools.partial(inner))]))
+    assert (call.status, ran.names) == (403, [])
+
+
+async def test_fastapi_calls_an_endpoint_and_not_the_application_that_it_holds() -> None:  # S9
+    names: list[str] = []
+
+    class Report:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self) -> str:
+            names.append("report")
+            return "report"
+
+    app = FastAPI()
+    app.add_api_route("/report", Report(read("good")(PlainTextResponse("other"))))
+    assert [route.status for route in report_routes(find_target(app)) if route.template == "/report"] == ["undeclared"]
+    app.add_middleware(CapabilityMiddleware, settings=SETTINGS, checker=make_checker())
+    call = await Call(http_scope("/report")).to(app)
+    assert (call.status, call.json["reason"], names) == (403, "undeclared_route", [])
