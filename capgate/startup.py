@@ -29,6 +29,8 @@ _log = logging.getLogger("capgate")
 
 #: Seconds between two looks at whether another task, perhaps of another event loop, has finished starting.
 POLL = 0.002
+#: Seconds that starting may take where a request does it: who hangs longer than that holds nobody up, and is denied.
+STARTING = 30.0
 #: Seconds that closing the checker may take when the lifespan ends without a proper shutdown.
 CLOSING = 5.0
 #: Characters of a failure as a log or a server shows it.
@@ -71,19 +73,23 @@ class Startup:
     async def wait(self, scope: Scope) -> Gate:
         """The gate, for a request: started by whoever comes first, awaited by the others for as long as the deadline.
 
-        Raises :class:`PolicyUnavailable`. Who starts is not interrupted by the deadline, which then begins afterwards.
+        Raises :class:`PolicyUnavailable`. Who starts is not interrupted by the deadline, which then begins afterwards,
+        but by :data:`STARTING`.
         """
         limits = self.settings.limits if isinstance(self.settings, Settings) else Limits()
         with anyio.move_on_after(limits.deadline):
             while self.gate is None and self.failure is None:
-                if self._starting.acquire(blocking=False):
-                    try:
-                        with anyio.CancelScope(shield=True):
-                            await self._start_once(scope)
-                    finally:
-                        self._starting.release()
-                else:
+                if not self._starting.acquire(blocking=False):
                     await anyio.sleep(POLL)
+                    continue
+                try:
+                    with anyio.move_on_after(STARTING, shield=True) as bound:
+                        await self._start_once(scope)
+                finally:
+                    self._starting.release()
+                if bound.cancelled_caught:
+                    _log.error("the gate did not start within %g s; the next request tries again", STARTING)
+                    break
         gate = self.gate
         if gate is None:
             raise PolicyUnavailable("starting failed" if self.failure else "starting takes longer than the deadline")
@@ -145,8 +151,13 @@ class Startup:
         startup = await receive()
         if startup["type"] == "lifespan.startup":
             self.failure = None
-            with self._starting:
+            # Blocking here would keep whoever starts on this loop from finishing, and an event belongs to one loop.
+            while not self._starting.acquire(blocking=False):  # noqa: ASYNC110
+                await anyio.sleep(POLL)
+            try:
                 failure = await self._start_once(scope)
+            finally:
+                self._starting.release()
             if failure is not None:
                 await send({"type": "lifespan.startup.failed", "message": explain(failure)})
                 return

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,11 +38,11 @@ class Counting:
     def __init__(self, fails: BaseException | None = None, *, slow: float = 0.0) -> None:
         self.started = self.closed = 0
         self.fails = fails
-        self._slow = slow
+        self.slow = slow
 
     async def start(self) -> None:
         self.started += 1
-        await anyio.sleep(self._slow)
+        await anyio.sleep(self.slow)
         if self.fails is not None:
             raise self.fails
 
@@ -50,8 +51,6 @@ class Counting:
 
     async def check(self, input: PolicyInput) -> PolicyResult:
         return ALLOW
-
-    evaluate = check
 
 
 class Lifespan:
@@ -497,3 +496,40 @@ async def test_fastapi_with_its_lifespan(kind: str) -> None:
     schema = app.openapi()["paths"]["/items/{name}"]["get"]["parameters"]
     assert [parameter["name"] for parameter in schema] == ["name", "verbose"]
     await checker.inner.aclose()
+
+
+# -- starting that takes time
+
+
+async def test_two_servers_may_start_one_application_at_once() -> None:  # P13
+    checker = Counting(slow=0.05)
+    app = lifecycle_app([], settings=Settings(), checker=checker)
+    with anyio.fail_after(20):
+        async with serving(app) as one, serving(app) as other:
+            assert one.types == other.types == ["startup.complete"]
+            assert (await Call(http_scope("/state")).to(app)).status == 200
+    assert checker.started == 1
+
+
+async def test_a_lifespan_that_comes_while_a_request_starts_the_gate() -> None:  # P13
+    checker = Counting(slow=0.05)
+    app, call = lifecycle_app([], settings=Settings(limits=PATIENT), checker=checker), Call(http_scope("/state"))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(call.to, app)
+            await anyio.sleep(0.01)
+            async with serving(app) as lifespan:
+                assert lifespan.types == ["startup.complete"]
+    assert (call.status, checker.started) == (200, 1)
+
+
+async def test_a_start_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:  # P13
+    monkeypatch.setattr("capgate.startup.STARTING", 0.05)
+    checker = Counting(slow=math.inf)
+    app = lifecycle_app([], settings=Settings(), checker=checker)
+    with anyio.fail_after(20):
+        for tried in (1, 2):
+            call = await Call(http_scope("/state")).to(app)
+            assert (call.status, checker.started) == (403, tried)
+        checker.slow = 0.0
+        assert (await Call(http_scope("/state")).to(app)).status == 200
