@@ -87,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         environ = starlette.config.environ if environ is None else environ
         _refuse_unknown(overrides, cls.__struct_fields__)
-        _refuse_unknown({name: environ[name] for name in environ if name.startswith(PREFIX)}, VARIABLES)
+        _refuse_unknown([name for name in environ if name.startswith(PREFIX)], VARIABLES)
         config = starlette.config.Config(environ=environ, env_prefix=PREFIX)
         values = _read(config, [name for name in _PARSERS if name not in overrides])
         limits = {} if "limits" in overrides else _read(config, list(RANGES))
@@ -117,12 +117,13 @@ def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, An
     return values
 
 
-def _refuse_unknown(given: Mapping[str, object], valid: Iterable[str]) -> None:
+def _refuse_unknown(given: Iterable[str], valid: Iterable[str]) -> None:
     valid = sorted(valid)
     for name in sorted(set(given) - set(valid)):
         close = difflib.get_close_matches(name, valid, 1)
         hint = f"{close[0]}, which is closest, or another" if close else "one"
-        raise ConfigError(name, given[name], f"{hint} of {', '.join(valid)}")
+        # What is wrong is the name. The value may be anybody's secret, and this goes to a log.
+        raise ConfigError(name, name, f"{hint} of {', '.join(valid)}")
 
 
 # -- text to value

@@ -226,6 +226,12 @@ def test_an_unknown_variable_is_an_error_that_lists_the_known(variable: str, clo
     assert closest is None or caught.value.valid.startswith(closest)
 
 
+def test_the_value_of_an_unknown_variable_is_not_told() -> None:  # O4
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_API_TOKEN": "t0p-secret"})
+    assert "t0p-secret" not in str(caught.value) + repr(vars(caught.value))
+
+
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPGATE_SERVICE", "from-process")
     assert Settings.from_env().service == "from-process"
