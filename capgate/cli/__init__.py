@@ -24,6 +24,8 @@ def main() -> NoReturn:
         app(prog_name="capgate")
     except CapgateError as error:
         _stop(str(error))
+    except OSError as error:  # a full disk, a closed terminal
+        _stop(f"{error.strerror or type(error).__name__}")
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise

@@ -12,17 +12,23 @@ from ..store.loader import WasmArtifact, read_document
 
 
 def run(document: Path, output: Path) -> None:
-    """Build ``document`` into ``output``, replaced in one step, and print the digest and the path like sha256sum."""
+    """Build ``document`` into ``output``, replaced in one step, and print the digest and the path like sha256sum.
+
+    A link is followed. Raises :class:`ArtifactError` where the module cannot be written, as over a device or a FIFO.
+    """
     artifact = WasmArtifact.from_bytes(build_policy(read_document(document)))
+    shown = os.fsencode(output).decode("utf-8", "replace")  # a name need not be text
     try:
-        _replace(output, artifact.data)
+        _replace(Path(os.path.realpath(output)), artifact.data, shown)
     except OSError as error:
-        raise ArtifactError(f"cannot be written: {error.strerror}", path=str(output)) from error
-    print(f"{artifact.sha256}  {output}")
+        raise ArtifactError(f"cannot be written: {error.strerror}", path=shown) from error
+    print(f"{artifact.sha256}  {shown}", flush=True)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes, shown: str) -> None:
     """Write ``data`` so that whoever opens ``path`` sees the old file or the whole new one."""
+    if path.exists() and not path.is_file():
+        raise ArtifactError("cannot be written: it is there, and not a regular file", path=shown)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

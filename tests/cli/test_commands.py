@@ -115,6 +115,47 @@ def test_paths_that_cannot_be_used_are_exit_code_2(
     assert sorted(os.listdir(tmp_path)) == ["fifo", "policy.json"]
 
 
+def test_only_a_regular_file_is_replaced(document: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for target in ("fifo", "link", "."):
+        assert call("build", str(document), "-o", str(tmp_path / target)) == 2, target
+    assert capsys.readouterr().out == ""
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link", "policy.json"]
+
+
+def test_a_link_stays_one(document: Path, tmp_path: Path) -> None:
+    (tmp_path / "current.wasm").symlink_to("policy-1.wasm")
+    for _ in range(2):  # where it leads to nothing yet, and where it leads to a file
+        assert call("build", str(document), "-o", str(tmp_path / "current.wasm")) == 0
+        assert (tmp_path / "current.wasm").is_symlink()
+        assert (tmp_path / "policy-1.wasm").read_bytes() == build_policy(DOCUMENT)
+
+
+def test_a_name_that_is_no_text(document: Path, tmp_path: Path) -> None:
+    output = os.fsencode(tmp_path) + b"/\xff.wasm"
+    done = capgate("build", str(document), "-o", os.fsdecode(output), PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.path.exists(output)
+
+
+def test_output_that_cannot_be_written_is_one_sentence(document: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "capgate", "build", str(document), "-o", str(tmp_path / "policy.wasm")],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("capgate: ")
+    assert done.stderr.count("\n") == 1
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
