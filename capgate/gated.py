@@ -62,6 +62,7 @@ class Gate:
         self.answer_now: Callable[[PolicyInput], PolicyResult | None] = _nothing_now
         if isinstance(checker, (LocalPolicyChecker, WasmPolicyChecker)) and not _overrides(checker):
             self.bounds_itself, self.evaluate, self.answer_now = True, checker.evaluate, checker.answer_now
+        self.by_routes = resolver is None
         #: What a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
         self.resolve: Callable[[Scope], Resolution] = (
             resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
@@ -121,11 +122,17 @@ class GatedRequest:
                 return self._denied(DENIED[Reason.UNDECLARED_ROUTE])
             actor = gate.actor(scope)
             if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
-                now = self._ask_now(gate, requirements, params, actor)
-                result = await self._ask(gate, requirements, params, actor, None) if now is None else now
+                result = self._ask_now(gate, requirements, params, actor)
+                if result is not None:
+                    return result if type(result) is Allow else self._denied(result)
+                result = await self._ask(gate, requirements, params, actor, None)
             else:
                 result = await self._wait_and_ask(gate, requirements, params, actor)
-            return result if type(result) is Allow else self._denied(result)
+            if type(result) is not Allow:
+                return self._denied(result)
+            if gate.by_routes:
+                self._check_unmoved(gate, requirements, params)
+            return result
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -147,6 +154,13 @@ class GatedRequest:
             if gate.samples_allows:
                 self._report_allow(gate)
         return result
+
+    def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
+        """What was allowed is still what the request reaches: routes may have been added while something was waited
+        for."""
+        found, now = gate.resolve(self.scope)
+        if found != requirements or any(one.resource(now) != one.resource(params) for one in requirements):
+            raise Unresolvable("the route is another one than when its policy was asked")
 
     async def _ask(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None

@@ -24,7 +24,7 @@ from capgate.report import report_routes
 from capgate.routing import Target, find_target
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, POLICY, SETTINGS, Ran, events, example, gated, make_checker, read
+from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, read
 
 NO = Deny("not_today")
 
@@ -189,3 +189,21 @@ async def test_fastapi_calls_an_endpoint_and_not_the_application_that_it_holds()
     app.add_middleware(CapabilityMiddleware, settings=SETTINGS, checker=make_checker())
     call = await Call(http_scope("/report")).to(app)
     assert (call.status, call.json["reason"], names) == (403, "undeclared_route", [])
+
+
+@pytest.mark.parametrize(("needs", "status", "ran_then"), [("bad", 403, []), ("good", 200, ["added"])])
+async def test_a_route_that_appears_while_its_policy_is_asked(
+    needs: str, status: int, ran_then: list[str]
+) -> None:  # C10
+    ran = Ran()
+
+    class Adding(Recording):
+        async def check(self, input: PolicyInput) -> PolicyResult:
+            app.router.routes.insert(0, Route("/orders", read(needs)(ran.endpoint("added"))))
+            return await super().check(input)
+
+    app = gated([Route("/orders", read("good")(ran.endpoint("first")))], Adding())
+    with events() as found:
+        call = await Call(http_scope("/orders")).to(app)
+    assert (call.status, ran.names) == (status, ran_then)
+    assert [event["reason"] for event in found] == ["undeclared_route"] * (status == 403)
