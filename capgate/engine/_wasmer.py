@@ -105,7 +105,13 @@ class WasmerEngine:
     thread_bound = True
 
     def validate(self, data: bytes) -> None:
-        if not wasmer.Module.validate(_store(), data):
+        try:
+            is_valid = wasmer.Module.validate(_store(), data)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
+        if not is_valid:
             raise RestrictedModule("invalid_module", "wasmer")
 
     def compile(self, data: bytes) -> WasmerModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -180,6 +181,35 @@ def test_a_reason_is_strict_utf8(engine_name: str, raw: bytes) -> None:
         interpreter.call_policy_check(ASKED)
     assert caught.value.rule == "reason_not_utf8"  # M4
     assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+
+
+class Alarm(Exception):
+    """What a signal handler of an application raises."""
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(KeyboardInterrupt, KeyboardInterrupt), (Alarm, PolicyTrap)])
+def test_a_signal_during_a_call_breaks_the_instance(
+    engine_name: str, raised: type[BaseException], seen: type[BaseException]
+) -> None:
+    """The handler runs once the guest returns, at any point of what is left of the call."""
+    body = f"""(local $left i32) (local.set $left (i32.const 100000000))
+        (loop $again (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1))))) {ALLOW}"""
+    interpreter = WasmInterpreter(artifact(guest(body)), engine=engine_name, limits=Limits(fuel=10_000_000_000))
+
+    def interrupt(number: int, frame: object) -> None:
+        raise raised
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(seen):
+            interpreter.call_policy_check(ASKED)  # P3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interpreter.broken
+    with pytest.raises(PolicyUnavailable):
+        interpreter.call_policy_check(ASKED)
 
 
 def at_depth(depth: int, run: Callable[[], object]) -> object:

@@ -195,7 +195,7 @@ LIARS = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(liar=LIARS, input=st.sampled_from(INPUTS))
 def test_lies_together(engine_name: str, liar: Liar, input: PolicyInput) -> None:
     event(hold(engine_name, liar, input))

@@ -55,7 +55,7 @@ def recorder(engine_name: str, way: str) -> Recorder:
     return Recorder(engine_name, way, Limits())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(inputs=st.lists(INPUTS, min_size=1, max_size=5), way=st.sampled_from(["canonical", "fixed"]))
 @example([PolicyInput("\0", User("\0\0"), Resource("\0", ""), "\0", Environment("\0", "\0"))], "canonical")
 @example([PolicyInput("", Service("a"), Resource("", None), "", Environment("", "")), PolicyInput("")], "fixed")
@@ -124,7 +124,7 @@ def test_input_bytes_is_the_most_text_that_is_asked(engine_name: str, way: str, 
     assert not recorder.interpreter.broken
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), way=st.sampled_from(["canonical", "fixed"]))
 def test_malformed_input_reaches_no_guest_and_breaks_nothing(engine_name: str, data: st.DataObject, way: str) -> None:
     recorder, input = Recorder(engine_name, way, Limits()), data.draw(INPUTS)

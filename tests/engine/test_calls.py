@@ -152,7 +152,7 @@ def test_a_function_keeps_its_instance(engine_name: str) -> None:
     assert len(others) == 50
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values=st.lists(st.integers(0, MASK), min_size=1, max_size=8))
 def test_arguments_do_not_leak_into_the_next_call(engine_name: str, values: list[int]) -> None:
     instance = open_instance(engine_name)

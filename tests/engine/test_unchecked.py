@@ -90,7 +90,7 @@ def test_another_version_is_called_the_slow_way_and_said_once(
     assert engine.compile(wat(MODULE)).instantiate().function("f2", 2, 1)(1, 2) & MASK == MASK
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(calls=st.lists(st.tuples(st.sampled_from(["f0", "f1", "f2", "f3", "f4", "g1"]), VALUES, VALUES, VALUES, VALUES)))
 def test_both_calls_give_the_same_results_and_the_same_errors(calls: list[tuple[str, int, int, int, int]]) -> None:
     unchecked, checked = two_instances(MODULE)
