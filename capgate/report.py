@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 from starlette.endpoints import HTTPEndpoint
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Host, Mount, Router
 
 from .declare import Requirements, declared, declared_for_method, is_class_based
@@ -76,6 +77,15 @@ def check_order(app: Any, gate: type, log: Logger) -> None:
         return  # the gate is somewhere else
     if outside:
         log.warning("the gate is not outermost; before it run: %s", ", ".join(outside))
+
+
+def check_authentication(app: Any, gate: type, log: Logger) -> None:
+    """Log where ``scope["user"]`` is set behind the gate, which then takes everybody for nobody."""
+    classes = [middleware.cls for middleware in getattr(app, "user_middleware", ())]
+    behind = classes[classes.index(gate) + 1 :] if gate in classes else []
+    late = [one.__qualname__ for one in behind if isinstance(one, type) and issubclass(one, AuthenticationMiddleware)]
+    if late:
+        log.warning("%s runs after the gate, to which everybody is anonymous; add it later than the gate", *late[:1])
 
 
 class _Walk:

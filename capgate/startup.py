@@ -21,7 +21,7 @@ from .events import printable
 from .gated import ActorOf, Gate, Resolver, ends_task
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Environment
-from .report import check_order, check_routes
+from .report import check_authentication, check_order, check_routes
 from .routing import Target, find_target
 from .settings import Settings
 
@@ -132,6 +132,8 @@ class Startup:
     def _report(self, gate: Gate, target: Target, scope: Scope) -> None:
         try:
             check_order(scope.get("app"), self._gate_class, _log)
+            if self._actor is None:
+                check_authentication(scope.get("app"), self._gate_class, _log)
             if self._resolver is None:
                 check_routes(target, gate.public, _log)
         except Exception:  # only a report: what it cannot describe is denied all the same

@@ -9,7 +9,9 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
+from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -20,6 +22,7 @@ from starlette.websockets import WebSocket
 
 from capgate.declare import requires
 from capgate.middleware import CapabilityMiddleware
+from capgate.model import ANONYMOUS
 from capgate.report import RouteReport, check_order, check_routes, report_routes
 from capgate.routing import PUBLIC, Unresolvable, find_target, resolver_for
 
@@ -542,6 +545,30 @@ async def test_the_report_is_written_once_when_the_gate_starts(caplog: pytest.Lo
             await Call(http_scope("/one")).to(app)
     reports = [record.getMessage() for record in caplog.records if record.name == "capgate"]
     assert [("/none" in line, "Rewriting" in line) for line in reports] == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("order", "options", "warned"),
+    [
+        ((CapabilityMiddleware, AuthenticationMiddleware), {}, False),
+        ((AuthenticationMiddleware, CapabilityMiddleware), {}, True),
+        ((AuthenticationMiddleware, CapabilityMiddleware), {"actor": lambda scope: ANONYMOUS}, False),
+    ],
+)
+async def test_authentication_behind_the_gate_is_reported(
+    order: tuple[Any, ...], options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:  # S10
+    class Nobody(AuthenticationBackend):
+        async def authenticate(self, conn: Any) -> None:
+            return None
+
+    gate = {"settings": SETTINGS, "checker": make_checker(), **options}
+    app = Starlette(routes=routes())
+    for middleware in order:  # the last is the outermost
+        app.add_middleware(middleware, **(gate if middleware is CapabilityMiddleware else {"backend": Nobody()}))
+    with events():
+        await Call(http_scope("/one")).to(app)
+    assert any("AuthenticationMiddleware" in record.getMessage() for record in caplog.records) == warned
 
 
 async def test_a_report_that_fails_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
