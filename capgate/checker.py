@@ -213,7 +213,8 @@ def _denied_for(error: BaseException, input: object) -> Deny:
     logged."""
     if isinstance(error, PolicyError):
         return DENIED[error.code]
-    if not isinstance(getattr(input, "action", None), str):
+    # Not isinstance(), which asks the value for its class.
+    if type(input) is PolicyInput and not issubclass(type(input.action), str):
         return _MALFORMED_INPUT  # it could not be looked up in the vocabulary
     _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
     return DENIED[Reason.INTERNAL_ERROR]

@@ -161,7 +161,7 @@ async def test_a_refill_that_was_due_at_closing_makes_nothing(engine_name: str) 
 
 
 async def test_a_check_inside_another_decides_or_is_refused(engine_name: str) -> None:  # P19
-    async with make_pool(engine_name, 1, Limits(deadline=0.02), reuse=True) as pool:
+    async with make_pool(engine_name, 1, Limits(deadline=0.2), reuse=True) as pool:
         outer, inner = WasmPolicyChecker(pool), WasmPolicyChecker(pool)
         assert await outer.check(order()) == Allow()
         assert await inner.check(order()) == Allow()
