@@ -97,7 +97,7 @@ class Vocabulary:
         return iter(sorted(self._actions.values(), key=lambda action: action.name))
 
     def policy_hash(self) -> str:
-        """SHA-256 (64 hex digits) of the sorted metadata of all actions: NUL between fields, a newline after each action."""
+        """SHA-256 (64 hex digits) of the metadata of all actions, sorted: NUL between fields, a newline after each."""
         digest = hashlib.sha256()
         for action in self:
             resource = "required" if action.resource_required else "optional"
