@@ -19,22 +19,25 @@ from .opcodes import describe, lookup
 #: Names that start like this belong to the metering. A guest that uses one, as import or export, is refused.
 RESERVED_PREFIX: Final = "capgate-meter:"
 
-#: rule -> the most that a module may have of it. Real policies stay far below; engines take milliseconds at these.
+#: rule -> the most that a module may have of it. The largest real modules that were at hand, tools of three megabytes,
+#: stay within; a module made to be slow to compile takes the engines seconds at these, and minutes or a crash beyond.
 BOUNDS: Final[dict[str, int]] = {
-    "types": 10_000,
+    "types": 2_000,
     "parameters": 256,
     "results": 64,
+    "signature_values": 20_000,
     "imports": 100,
     "functions": 20_000,
-    "code_bytes": 8_388_608,
-    "body_bytes": 1_048_576,
-    "locals": 10_000,
-    "nesting": 1_000,
+    "code_bytes": 4_194_304,
+    "body_bytes": 262_144,
+    "locals": 2_000,
+    "all_locals": 500_000,
+    "nesting": 2_000,
     "branch_targets": 50_000,
     "tables": 16,
     "memories": 1,
     "globals": 10_000,
-    "exports": 10_000,
+    "exports": 2_000,
     "element_segments": 10_000,
     "element_items": 100_000,
     "data_segments": 10_000,
@@ -98,11 +101,13 @@ def _check_sizes(module: Module) -> None:
     for index, kind in enumerate(module.types):
         _bound("parameters", f"type {index}", len(kind.params))
         _bound("results", f"type {index}", len(kind.results))
+    _bound("signature_values", "module", sum(len(kind.params) + len(kind.results) for kind in module.types))
     _check_code(module)
 
 
 def _check_code(module: Module) -> None:
     _bound("code_bytes", "module", sum(body.end - body.entry for body in module.code))
+    _bound("all_locals", "module", sum(body.local_count for body in module.code))
     for index, body in enumerate(module.code):
         where = f"function body {index}"
         _bound("body_bytes", where, body.end - body.entry)

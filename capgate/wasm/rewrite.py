@@ -46,6 +46,11 @@ ENTRY: Final = RESERVED_PREFIX + "call:"
 GROWTH: Final = 4
 GROWTH_PER_FUNCTION: Final = 128
 
+#: How many metered blocks a function may have, and the sum of their squares: the time that an engine takes to compile a
+#: function grows with the square of its branches.
+MAX_BLOCKS: Final = 5_000
+MAX_BLOCKS_SQUARED: Final = 50_000_000
+
 _MAX_BLOCK_COST: Final = 2**31
 _TABLE_GROW: Final = 0xFC0F
 _BR: Final = b"\x0c"
@@ -92,16 +97,27 @@ class Rewriter:
     def guest_bodies(self) -> list[bytes]:
         module = self.module
         planner = Planner(module.source, self.shape, self.prices)
+        squared = 0
         out = []
         for body, type_index in zip(module.code, module.functions, strict=True):
             kind = module.types[type_index]
             plan = planner.plan(body, (len(kind.params), len(kind.results)))
+            squared += self.checked_blocks(plan) ** 2
             out.append(self.guest_body(body, plan, kind))
+        if squared > MAX_BLOCKS_SQUARED:
+            raise RestrictedModule(
+                "blocks", "module", f"{squared} as sum of squares, the limit is {MAX_BLOCKS_SQUARED}"
+            )
         size = sum(body.end - body.entry for body in module.code)
         most = GROWTH * size + GROWTH_PER_FUNCTION * len(out)
         if sum(map(len, out)) > most:
             raise RestrictedModule("growth", "module", f"{size} bytes of code would become more than {most}")
         return out
+
+    def checked_blocks(self, plan: Plan) -> int:
+        if len(plan.costs) > MAX_BLOCKS:
+            raise RestrictedModule("blocks", "function body", f"{len(plan.costs)}, the limit is {MAX_BLOCKS}")
+        return len(plan.costs)
 
     def guest_body(self, body: Body, plan: Plan, kind: FuncType) -> bytes:
         count = len(kind.params) + body.local_count

@@ -93,6 +93,33 @@ def test_the_other_bounds() -> None:
     assert rule_of(bytes(LIMITS.module_bytes + 1))[0] == "module_bytes"
 
 
+def signatures(count: int, parameters: int) -> bytes:
+    return module((1, vector([b"\x60" + unsigned(parameters) + b"\x7f" * parameters + b"\0"] * count)))
+
+
+def with_locals(count: int) -> bytes:
+    """So many functions with a thousand locals each."""
+    bodies = vector([body(b"", [unsigned(1_000) + b"\x7e"])] * count)
+    return module((1, vector([EMPTY_TYPE])), (3, vector([b"\0"] * count)), (10, bodies))
+
+
+def branching(functions_: int, branches: int) -> bytes:
+    code = body(b"\x20\0\x04\x40\x20\0\x41\1\x6a\x21\0\x0b" * branches + ANSWER)
+    return module((1, vector([CHECK_TYPE])), (3, vector([b"\0"] * functions_)), (10, vector([code] * functions_)))
+
+
+def test_sums() -> None:
+    """What is admitted singly, and would be too much many times over.  # G16 G17"""
+    admit(signatures(100, 200), LIMITS)
+    assert rule_of(signatures(101, 200))[0] == "signature_values"
+    admit(with_locals(500), LIMITS)
+    assert rule_of(with_locals(501))[0] == "all_locals"
+    meter(branching(1, 4_000))
+    assert rule_of(branching(1, 5_000))[0] == "blocks"
+    meter(branching(40, 1_000))
+    assert rule_of(branching(60, 1_000))[0] == "blocks"
+
+
 def test_fifty_thousand_locals() -> None:
     """# G5"""
     assert rule_of(one_function(ANSWER, [unsigned(50_000) + b"\x7e"]))[0] == "locals"
@@ -101,9 +128,10 @@ def test_fifty_thousand_locals() -> None:
 
 
 def test_a_long_function_without_branches(engine_name: str) -> None:
-    """A megabyte of straight code is paid before any of it runs.  # G6, pitfall 2"""
-    steps = 100_000
-    data = one_function(b"\x20\0" + b"\x41\1\x6a" * steps + b"\x21\0\x41\0", kind=CHECK_TYPE)
+    """240 kB of straight code are paid before any of it runs; a megabyte is refused.  # G6, pitfall 2"""
+    steps = 60_000
+    data = one_function(b"\x20\0\x21\0" * steps + ANSWER, kind=CHECK_TYPE)
+    assert rule_of(one_function(b"\x20\0\x21\0" * 250_000 + ANSWER))[0] == "body_bytes"
     cost = 2 * steps
     host = make_host(engine_name)
     for fuel, ends in ((cost, False), (cost + 1_000, True)):
@@ -197,7 +225,7 @@ def test_constant_expressions_are_one_constant(text: str) -> None:
 
 def test_a_module_that_metering_would_blow_up() -> None:
     """Code of nothing but branch points may become four times as long, not more.  # pitfall 34"""
-    assert rule_of(one_function(b"\x03\x40\x0b" * 10_000 + ANSWER))[0] == "growth"
+    assert rule_of(one_function(b"\x03\x40\x0b" * 4_000 + ANSWER))[0] == "growth"
 
 
 def test_a_block_that_costs_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
