@@ -289,7 +289,7 @@ def test_what_a_loop_that_ended_held_and_waited_for(engine_name: str, backend: s
 # -- forking
 
 #: Where the fork happens, with a pool that is in use before.
-FORKS = ("main", "thread", "beside_threads", "in_asyncio", "in_trio", "never_started")
+FORKS = ("main", "thread", "beside_threads", "in_asyncio", "in_trio", "never_started", "another_compiled")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="os.fork is for Linux here")
