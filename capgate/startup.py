@@ -12,6 +12,7 @@ import logging
 import threading
 
 import anyio
+import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .actors import actor_from_user
@@ -120,7 +121,8 @@ class Startup:
         target = find_target(self._routed)
         checker = self._given
         if checker is None:
-            checker = self._owned = select_checker(self.settings)
+            # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
+            checker = self._owned = await anyio.to_thread.run_sync(select_checker, self.settings)
         if not callable(getattr(checker, "check", None)):
             raise ConfigError("checker", checker, "an object with an async check(input)")
         if hasattr(checker, "start"):

@@ -311,7 +311,7 @@ async def test_a_lifespan_that_is_cancelled_closes_too(monkeypatch: pytest.Monke
     checker = Counting()
     monkeypatch.setattr("capgate.startup.select_checker", lambda settings: checker)
     call = Call(LIFESPAN, [{"type": "lifespan.startup"}], hangs=True)
-    with anyio.move_on_after(0.05) as scope:
+    with anyio.move_on_after(0.5) as scope:
         await call.to(lifecycle_app([], settings=Settings(policy=POLICY)))
     assert scope.cancelled_caught
     assert checker.closed == 1
@@ -331,6 +331,22 @@ async def test_a_first_message_that_is_not_startup_is_passed_on() -> None:
 
 
 # -- without
+
+
+async def test_others_have_their_turn_while_a_module_is_loaded(engine_name: str, tmp_path: Path) -> None:
+    path, _ = write_artifact(tmp_path)
+    settings = Settings(artifact=path, engine=engine_name, limits=PATIENT)
+    app = Starlette(routes=[Route("/x", read("good")(plain))])
+    app.add_middleware(CapabilityMiddleware, settings=settings)
+    call, turns = Call(http_scope("/x")), 0
+    async with anyio.create_task_group() as group:
+        group.start_soon(call.to, app)
+        await anyio.lowlevel.checkpoint()  # the request has begun, and would not give way before its answer
+        while not call.starts:
+            turns += 1
+            await anyio.sleep(0.001)
+    assert call.status == 200
+    assert turns > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
