@@ -23,7 +23,7 @@ from .prices import Prices
 from .references import Shape, check_index
 
 #: Kinds of sites. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
-CHARGE, CALL, SAVE, BULK, RETURN = range(5)
+CHARGE, HEAD, CALL, SAVE, BULK, RETURN = range(6)
 
 #: The bulk operations, whose price depends on the length on top of the stack.
 BULK_OPERATIONS: Final = frozenset({0x40, 0xFC08, 0xFC0A, 0xFC0B, 0xFC0C, 0xFC0E, 0xFC0F, 0xFC11})
@@ -35,8 +35,8 @@ _NO_FRAME: Final = 1 << 62
 class Site(msgspec.Struct, frozen=True, gc=False):
     """Something to write before ``position`` (for a call also after it, at ``argument``).
 
-    ``argument`` is the metered block of a charge, the end of a call, the opcode of a bulk operation; ``table`` the
-    index of the table that ``table.grow`` grows.
+    ``argument`` is the metered block of a charge (a ``HEAD`` is that of a loop), the end of a call, the opcode of a
+    bulk operation; ``table`` the index of the table that ``table.grow`` grows.
     """
 
     kind: int
@@ -215,12 +215,12 @@ class Planner:
         self.out.costs[self.block] += self.cost
         self.cost = 0
 
-    def new_block(self) -> None:
+    def new_block(self, kind: int = CHARGE) -> None:
         """A metered block that starts here."""
         self.flush()
         self.out.costs.append(0)
         self.block = len(self.out.costs) - 1
-        self.site(CHARGE, self.pos, self.block)
+        self.site(kind, self.pos, self.block)
 
     def block_type(self) -> tuple[int, int]:
         """(parameters, results) of the block type here."""
@@ -241,7 +241,7 @@ class Planner:
         self.flush()
         self.frames.append(_Frame(opcode, self.height - effect[0], effect, self.block, self.live))
         if self.live and opcode != _BLOCK:
-            self.new_block()
+            self.new_block(HEAD if opcode == _LOOP else CHARGE)
             if opcode == _LOOP:  # each iteration pays for the loop
                 self.cost += self.by_byte[_LOOP]
 

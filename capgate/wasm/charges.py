@@ -2,9 +2,10 @@
 
 The counters are three private mutable globals: fuel (i64), depth (i32) and status (i32). Inside a function the fuel is
 kept in a local, which engines hold in a register: loaded on entry, saved before every call and on every exit, loaded
-again after every call. A charge subtracts, and leaves for the end of the function when the result is negative; there
-the status is set, so that a host can tell exhaustion from any other trap by asking, and the fuel is set to nothing, so
-that the same instance cannot go on.
+again after every call. A charge leaves for the end of the function when there is not enough; there the status is set,
+so that a host can tell exhaustion from any other trap by asking, and the fuel is set to nothing, so that the same
+instance cannot go on. A small charge may be deferred: it subtracts, and the next one that compares sees it, at the
+latest on the way out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ RUNNING: Final = 0
 OUT_OF_FUEL: Final = 1
 TOO_DEEP: Final = 2
 
-_BLOCK, _END, _BR_IF, _RETURN, _CALL, _UNREACHABLE = b"\x02", b"\x0b", b"\x0d", b"\x0f", b"\x10", b"\x00"
+_BLOCK, _IF, _END, _BR_IF, _RETURN, _CALL = b"\x02", b"\x04", b"\x0b", b"\x0d", b"\x0f", b"\x10"
+_UNREACHABLE: Final = b"\x00"
 _LOCAL_GET, _LOCAL_SET, _LOCAL_TEE, _GLOBAL_GET, _GLOBAL_SET = b"\x20", b"\x21", b"\x22", b"\x23", b"\x24"
 _SELECT, _EMPTY = b"\x1b", b"\x40"
 _I32_LT_S, _I32_LE_U, _I32_ADD, _I32_SUB = b"\x48", b"\x4d", b"\x6a", b"\x6b"
@@ -55,6 +57,7 @@ class Writer:
     def __init__(self, counters: Counters, first: int) -> None:
         fuel, length, depth = (unsigned(first + i) for i in range(3))
         self.get_fuel = _LOCAL_GET + fuel
+        self.set_fuel = _LOCAL_SET + fuel
         self.tee_fuel = _LOCAL_TEE + fuel
         self.length = length
         self.get_depth = _LOCAL_GET + depth
@@ -64,18 +67,24 @@ class Writer:
         self.save = self.get_fuel + _GLOBAL_SET + unsigned(counters.fuel)
         self.load = _GLOBAL_GET + unsigned(counters.fuel) + _LOCAL_SET + fuel
         self.start = _GLOBAL_GET + unsigned(counters.fuel)
-        self.stop = self.get_fuel + _CALL + unsigned(counters.stop) + _UNREACHABLE
+        self.stop = _CALL + unsigned(counters.stop) + _UNREACHABLE
 
     def locals(self, *, bulk: bool, calls: bool) -> list[bytes]:
         """The declarations of the added locals, in the order of their indices: fuel, length, depth."""
         return [b"\x01\x7e", b"\x01\x7f", b"\x01\x7f"][: 3 if calls else 2 if bulk else 1]
 
     def charge(self, cost: int, label: int) -> bytes:
-        """Pay ``cost``, or leave by ``label``."""
-        return self.get_fuel + self.pay(i64_const(cost), label)
+        """Leave by ``label`` if less than ``cost`` is left, else pay it."""
+        too_little = self.get_fuel + i64_const(cost) + _I64_LT_S
+        return too_little + _BR_IF + unsigned(label) + self.defer(cost)
+
+    def defer(self, cost: int) -> bytes:
+        """Pay ``cost``, be it there or not."""
+        return self.get_fuel + i64_const(cost) + _I64_SUB + self.set_fuel
 
     def pay(self, cost: bytes, label: int) -> bytes:
-        """Subtract what ``cost`` puts on the stack from the fuel that is there."""
+        """Subtract what ``cost`` puts on the stack from the fuel that is there, and leave by ``label`` if it was
+        not."""
         return cost + _I64_SUB + self.tee_fuel + _NEGATIVE + _BR_IF + unsigned(label)
 
     def bulk(self, unit: Unit, room: bytes, label: int) -> bytes:
@@ -99,23 +108,25 @@ class Writer:
         # Saved right away, so that what a trap finds in the counter is never more than what was left on entry.
         take_fuel = self.start + self.pay(i64_const(cost), 0) + self.save
         left = _GLOBAL_GET + self.depth + i32_const(weight)
+        too_deep = _IF + _EMPTY + i32_const(TOO_DEEP) + self.stop + _END
         if calls:
-            left += _I32_SUB + self.tee_depth + i32_const(0) + _I32_LT_S + _BR_IF + b"\0"
+            left += _I32_SUB + self.tee_depth + i32_const(0) + _I32_LT_S + too_deep
             left += self.get_depth + _GLOBAL_SET + self.depth
         else:  # nothing is called from here, so nobody would see the depth that is left
-            left += _I32_LT_S + _BR_IF + b"\0"
+            left += _I32_LT_S + too_deep
         return _BLOCK + _EMPTY + take_fuel + left + _BLOCK + results
 
-    def epilogue(self, weight: int, *, calls: bool) -> bytes:
+    def epilogue(self, weight: int, *, calls: bool, deferred: bool) -> bytes:
         """Where every exit of the function leads: save the fuel, give the depth back; and where exhaustion leads."""
+        settle = self.get_fuel + _NEGATIVE + _BR_IF + b"\0" if deferred else b""
         give_back = self.get_depth + i32_const(weight) + _I32_ADD + _GLOBAL_SET + self.depth if calls else b""
-        return self.save + give_back + _RETURN + _END + self.stop + _END
+        exhausted = i32_const(OUT_OF_FUEL) + self.stop
+        return settle + self.save + give_back + _RETURN + _END + exhausted + _END
 
 
 def stop_body(counters: Counters) -> bytes:
-    """(i64) -> (): record why, the fuel being negative or not, leave nothing to go on with, and trap."""
-    why = b"\x04\x7f" + i32_const(OUT_OF_FUEL) + b"\x05" + i32_const(TOO_DEEP) + _END
-    status = _LOCAL_GET + b"\0" + _NEGATIVE + why + _GLOBAL_SET + unsigned(counters.status)
+    """(i32) -> (): record why, leave nothing to go on with, and trap."""
+    status = _LOCAL_GET + b"\0" + _GLOBAL_SET + unsigned(counters.status)
     return status + i64_const(0) + _GLOBAL_SET + unsigned(counters.fuel) + _UNREACHABLE + _END
 
 

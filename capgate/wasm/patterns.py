@@ -22,8 +22,10 @@ def _pattern(text: bytes) -> re.Pattern[bytes]:
 
 LEB: Final = re.compile(_U)
 
-#: fuel := fuel - cost; leave if it is negative. Captures fuel, cost, fuel, label.
-CHARGE: Final = _pattern(rb"\x20<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d<u>")
+#: Leave if there is less than the cost; fuel := fuel - cost. Captures fuel, cost, label, fuel, cost, fuel.
+CHARGE: Final = _pattern(rb"\x20<u> \x42<s> \x53 \x0d<u> \x20<u> \x42<s> \x7d \x21<u>")
+#: fuel := fuel - cost. Captures fuel, cost, fuel.
+DEFER: Final = _pattern(rb"\x20<u> \x42<s> \x7d \x21<u>")
 #: The counter gets what the local has. Captures local, global.
 SAVE: Final = _pattern(rb"\x20<u> \x24<u>")
 #: The local gets what the counter has. Captures global, local.
@@ -36,14 +38,18 @@ BULK: Final = _pattern(
 )
 #: Take the fuel, pay, and save what is left. Captures counter, cost, local, local, counter.
 PROLOGUE: Final = _pattern(rb"\x02\x40 \x23<u> \x42<s> \x7d \x22<u> \x42\x00 \x53 \x0d\x00 \x20<u> \x24<u>")
-#: Behind it where nothing is called: see that there is depth. Captures counter, weight, block type.
-LEAF: Final = _pattern(rb"\x23<u> \x41<s> \x48 \x0d\x00 \x02(" + _BLOCK_TYPE + rb")")
-#: Elsewhere: take the depth. Captures counter, weight, local, local, counter, block type.
+#: Behind it where nothing is called: see that there is depth. Captures counter, weight, stop, block type.
+LEAF: Final = _pattern(rb"\x23<u> \x41<s> \x48 \x04\x40\x41\x02 \x10<u> \x00\x0b \x02(" + _BLOCK_TYPE + rb")")
+#: Elsewhere: take the depth. Captures counter, weight, local, stop, local, counter, block type.
 NESTING: Final = _pattern(
-    rb"\x23<u> \x41<s> \x6b \x22<u> \x41\x00 \x48 \x0d\x00 \x20<u> \x24<u> \x02(" + _BLOCK_TYPE + rb")"
+    rb"\x23<u> \x41<s> \x6b \x22<u> \x41\x00 \x48 \x04\x40\x41\x02 \x10<u> \x00\x0b \x20<u> \x24<u> \x02("
+    + _BLOCK_TYPE
+    + rb")"
 )
-#: Save the fuel, give back the depth, return; or stop. Captures local, counter, (local, weight, counter), local, stop.
-EPILOGUE: Final = _pattern(rb"\x20<u> \x24<u> (?:\x20<u> \x41<s> \x6a \x24<u>)? \x0f \x0b \x20<u> \x10<u> \x00 \x0b")
+#: Stop if the fuel is negative: nothing was left to a later charge in vain. Captures the fuel.
+SETTLE: Final = _pattern(rb"\x20<u> \x42\x00 \x53 \x0d\x00")
+#: Save the fuel, give back the depth, return; or stop. Captures local, counter, (local, weight, counter), stop.
+EPILOGUE: Final = _pattern(rb"\x20<u> \x24<u> (?:\x20<u> \x41<s> \x6a \x24<u>)? \x0f \x0b \x41\x01 \x10<u> \x00 \x0b")
 
 # One instruction of the guest: the number of its one group says which.
 PLAIN, LOCAL, GLOBAL, SIMPLE, OPEN, ELSE, END, BRANCH, TABLE, RETURN, STOP, CALL, FUNC, OTHER = range(1, 15)
@@ -59,9 +65,7 @@ PREFIXED: Final = (0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1)
 
 # Whole bodies of the functions that metering adds, local declarations included.
 #: Record why, leave no fuel, trap. Captures status, fuel.
-STOP_BODY: Final = _pattern(
-    rb"\x00 \x20\x00 \x42\x00 \x53 \x04\x7f \x41\x01 \x05 \x41\x02 \x0b \x24<u> \x42\x00 \x24<u> \x00 \x0b"
-)
+STOP_BODY: Final = _pattern(rb"\x00 \x20\x00 \x24<u> \x42\x00 \x24<u> \x00 \x0b")
 #: Captures the counter read.
 READ_BODY: Final = _pattern(rb"\x00 \x23<u> \x0b")
 #: Captures fuel, depth, status.

@@ -13,6 +13,14 @@ import msgspec
 
 from .opcodes import OPCODES
 
+_LOOP, _BR, _BR_IF, _BR_TABLE = 0x03, 0x0C, 0x0D, 0x0E
+
+#: A charge of at most this much need not stop the call itself, if it is not that of a loop: the comparison is what
+#: costs. A path through a function passes each of its charges once before it comes to one that stops, so that a call
+#: may overdraw its fuel by this much times the number of its blocks (5,000 at most, see :mod:`.rewrite`): less than a
+#: tenth of a millisecond.
+DEFERRED: Final = 16
+
 
 class Unit(msgspec.Struct, frozen=True, gc=False):
     """What each byte, page or element of a bulk operation costs: ``length * multiplier >> shift``.
@@ -30,7 +38,8 @@ class Prices(msgspec.Struct, frozen=True):
     length.
 
     ``entry`` is paid by each call of a function, with one more for every ``locals_per_fuel`` declared locals (0: none);
-    ``charge`` is what a charge itself costs, added to each.
+    ``charge`` is what a charge itself costs, added to each. Either a loop or every branch has to cost something, and so
+    does a call: nothing that goes round may be free.
     """
 
     instructions: dict[int, int]
@@ -42,6 +51,16 @@ class Prices(msgspec.Struct, frozen=True):
     def of(self, opcode: int) -> int:
         """The price of one opcode, without its length."""
         return self.instructions[opcode]
+
+    def prices_cycles(self) -> bool:
+        """Whether nothing that goes round is free."""
+        branches = all(self.instructions.get(code, 0) > 0 for code in (_BR, _BR_IF, _BR_TABLE))
+        return self.entry > 0 and (branches or self.instructions.get(_LOOP, 0) > 0)
+
+    def may_defer(self, cost: int) -> bool:
+        """Whether a charge may leave it to the next one that stops: a small one, where loops have a price of their
+        own."""
+        return cost <= DEFERRED and self.instructions.get(_LOOP, 0) > 0
 
     def of_entry(self, local_count: int) -> int:
         """What calling a function with that many declared locals costs, before its first instruction."""
@@ -92,9 +111,9 @@ _UNITS: Final = {
     "memory.copy": Unit(1, 2),
     "memory.init": Unit(1, 2),
     "memory.grow": Unit(32_768, 0, capped=True),
-    "table.fill": Unit(2),
-    "table.copy": Unit(4),
-    "table.init": Unit(8),
+    "table.fill": Unit(12),
+    "table.copy": Unit(24),
+    "table.init": Unit(16),
     "table.grow": Unit(8, 0, capped=True),
 }
 

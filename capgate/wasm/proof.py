@@ -8,6 +8,9 @@ never be short. Where paths meet, the smallest credit counts. The body of a loop
 that no cycle lives on what was paid before it; what was there is set aside, and is there again for whoever leaves the
 loop. As every loop has a price, or every branch, every cycle pays. Code that cannot be reached takes no credit and
 proves nothing.
+
+A charge compares before it pays. Small ones may leave that to others, but never where a loop or a function begins, and
+the way out of the function settles what they left.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class BodyProof:
         self.kept = 0
         self.saved = self.bulk_at = -1
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
-        self.has_calls = False
+        self.has_calls = self.deferred = False
         self.check_locals(body, new)
         weight, nests = self.prologue(body)
         while self.step():
@@ -116,18 +119,23 @@ class BodyProof:
         found = nesting or self.match(p.LEAF, "check of the depth")
         self.pos = found.end()
         weight = signed_number(found[2])
+        stop = found[3] if nesting is None else nesting[4]
+        self.require(number(stop) == self.facts.functions, "too deep, and not stopped")
         least = frame_weight(self.count, body.end - body.start)
         self.require(number(found[1]) == self.facts.globals + 1 and weight >= least, "the depth is another")
         if nesting is not None:
-            locals_ = number(nesting[3]) == number(nesting[4]) == self.count + 2 and self.added == 3
-            self.require(locals_ and nesting[5] == nesting[1], "the depth is kept elsewhere")
+            locals_ = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
+            self.require(locals_ and nesting[6] == nesting[1], "the depth is kept elsewhere")
         return weight, nesting is not None
 
     def epilogue(self, new: Body, weight: int, nests: bool) -> None:
+        if self.deferred:
+            settled = self.match(p.SETTLE, "settling of what was deferred")
+            self.require(number(settled[1]) == self.count, "something else is settled")
         found = self.match(p.EPILOGUE, "way out")
-        local, counter, depth, given_back, depth_counter, last, stop = found.groups()
+        local, counter, depth, given_back, depth_counter, stop = found.groups()
         self.require(self.pos == new.end, "something follows the way out")
-        self.require(number(local) == number(last) == self.count, "another fuel is saved")
+        self.require(number(local) == self.count, "another fuel is saved")
         self.require(number(counter) == self.facts.globals and number(stop) == self.facts.functions, "saved elsewhere")
         self.require(nests == (depth is not None), "depth is taken and not given back, or the reverse")
         if depth is not None:
@@ -169,12 +177,20 @@ class BodyProof:
     def local_template(self, opcode: int) -> None:
         """One of the templates that start with a local which the guest does not have."""
         start = self.pos
-        charge = p.CHARGE.match(self.data, start)
+        charge, defer = p.CHARGE.match(self.data, start), p.DEFER.match(self.data, start)
         if charge is not None:
-            fuel, cost, again, label = charge.groups()
-            self.require(number(fuel) == number(again) == self.count, "a charge to something else")
+            fuel, cost, label, again, same_cost, stored = charge.groups()
+            fuels = number(fuel) == number(again) == number(stored) == self.count
+            self.require(fuels and cost == same_cost, "a charge to something else")
             self.require(number(label) == len(self.frames) + 1, "a charge that does not stop")
             self.pos = charge.end()
+            self.pay(signed_number(cost))
+        elif defer is not None:
+            fuel, cost, stored = defer.groups()
+            self.require(number(fuel) == number(stored) == self.count, "a charge to something else")
+            self.require(self.facts.prices.may_defer(signed_number(cost)), "too large a charge is deferred")
+            self.pos = defer.end()
+            self.deferred = True
             self.pay(signed_number(cost))
         elif opcode == 0x20:
             local, counter = self.match(p.SAVE, "saving of the fuel").groups()

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..errors import RestrictedModule
 from ..limits import Limits
-from .blocks import BULK, CALL, CHARGE, RETURN, SAVE, Plan, Planner
+from .blocks import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Plan, Planner, Site
 from .charges import (
     Counters,
     Writer,
@@ -129,7 +129,7 @@ class Rewriter:
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
             writer.prologue(cost, weight, self.block_type(kind.results), calls=plan.calls),
             *self.guest_code(body, plan, writer),
-            writer.epilogue(weight, calls=plan.calls),
+            writer.epilogue(weight, calls=plan.calls, deferred=self.defers(plan)),
         ]
         return b"".join(parts)
 
@@ -141,9 +141,8 @@ class Rewriter:
             at = site.position
             parts.append(source[done:at])
             done = at
-            if site.kind == CHARGE:
-                if plan.costs[site.argument]:
-                    parts.append(writer.charge(self.cost(plan, site.argument), site.depth + 1))
+            if site.kind in (CHARGE, HEAD):
+                parts.append(self.charge(plan, site, writer))
             elif site.kind == CALL:
                 done = site.argument
                 parts += (writer.save, source[at:done], writer.load)
@@ -155,6 +154,21 @@ class Rewriter:
                 done = at + 1
                 parts.append(_BR + unsigned(site.depth))
         return [*parts, source[done : body.end]]
+
+    def charge(self, plan: Plan, site: Site, writer: Writer) -> bytes:
+        if not plan.costs[site.argument]:
+            return b""
+        cost = self.cost(plan, site.argument)
+        return writer.defer(cost) if self.is_deferred(plan, site) else writer.charge(cost, site.depth + 1)
+
+    def is_deferred(self, plan: Plan, site: Site) -> bool:
+        return site.kind == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
+
+    def defers(self, plan: Plan) -> bool:
+        """Whether any charge is left to a later one."""
+        return any(
+            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.kind == CHARGE
+        )
 
     def cost(self, plan: Plan, block: int) -> int:
         cost = plan.costs[block] + self.prices.charge
@@ -195,7 +209,7 @@ class Rewriter:
 
     def add_interface(self) -> None:
         counters = self.counters
-        self.add_function(self.type_index(FuncType((I64,), ())), stop_body(counters))
+        self.add_function(self.type_index(FuncType((I32,), ())), stop_body(counters))
         self.add_function(self.type_index(FuncType((), (I64,))), read_body(counters.fuel), FUEL)
         self.add_function(self.type_index(FuncType((), (I32,))), read_body(counters.status), STATUS)
         self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters), RESET)

@@ -28,6 +28,8 @@ _VERBATIM: Final = (0, 9, 11, 12)
 def verify(original: Module, metered: bytes, limits: Limits, prices: Prices) -> None:
     """Raise ``RestrictedModule`` with the rule ``unproven`` unless ``metered`` pays at these prices and is
     ``original``."""
+    if not prices.prices_cycles():
+        _fail("prices", "something that goes round is free")
     try:
         module = decode(metered, bodies=False)
     except DecodeError as error:

@@ -73,7 +73,7 @@ def same_block(method: Callable[..., None]) -> Callable[..., None]:
 
     def changed(planner: Planner, at: int) -> None:
         original = planner.new_block
-        planner.new_block = lambda: None  # type: ignore[method-assign]
+        planner.new_block = unchecked  # type: ignore[assignment,method-assign]
         try:
             method(planner, at)
         finally:
@@ -179,7 +179,23 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "bulk operations are flat": Mutation("8", [(Planner, "bulk", lambda *_: None)]),
     "lengths are signed": Mutation("10", [(charges, "_I64_EXTEND_I32_U", b"\xac")]),
-    "the counter is unsigned": Mutation("12", [(charges, "_NEGATIVE", _I64(0) + b"\x54")]),
+    "the counter is unsigned": Mutation(
+        "12", [(charges, "_NEGATIVE", _I64(0) + b"\x54"), (charges, "_I64_LT_S", b"\x54")]
+    ),
+    "what was deferred is not settled": Mutation(
+        "2, 12",
+        [
+            (
+                Writer,
+                "epilogue",
+                lambda self, weight, *, calls, deferred: _EPILOGUE(self, weight, calls=calls, deferred=False),
+            )
+        ],
+    ),
+    "large charges are deferred": Mutation(
+        "2", [(Rewriter, "is_deferred", lambda self, plan, site: site.kind == blocks.CHARGE)]
+    ),
+    "loops defer": Mutation("1, 2", [(Rewriter, "is_deferred", lambda self, plan, site: True)]),
     "an exhausted call leaves fuel": Mutation("12", [(rewrite, "stop_body", stop_that_leaves_fuel)]),
     "exhaustion is not recorded": Mutation("12", [(rewrite, "stop_body", stop_that_says_nothing)]),
     "the counter is exported": Mutation("13", [(Rewriter, "add_interface", exported_counter)]),
@@ -196,7 +212,14 @@ MUTATIONS: dict[str, Mutation] = {
     "frames weigh nothing": Mutation("23", [(rewrite, "frame_weight", lambda *_: 0)]),
     "frames weigh the same": Mutation("5, 23", [(rewrite, "frame_weight", lambda *_: 1)]),
     "depth is not given back": Mutation(
-        "24", [(Writer, "epilogue", lambda self, weight, *, calls: _EPILOGUE(self, weight, calls=False))]
+        "24",
+        [
+            (
+                Writer,
+                "epilogue",
+                lambda self, weight, *, calls, deferred: _EPILOGUE(self, weight, calls=False, deferred=deferred),
+            )
+        ],
     ),
     "returns bypass the way out": Mutation("25", [(rewrite, "RETURN", 99)]),
     "returns leave too much": Mutation("25", [(Rewriter, "guest_code", shifted)]),
