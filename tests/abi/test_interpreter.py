@@ -102,6 +102,13 @@ def test_a_broken_instance_answers_no_more(engine_name: str, case: str) -> None:
     assert interpreter.broken
 
 
+def test_too_deep_a_recursion_is_a_stack_overflow(engine_name: str) -> None:
+    interpreter = WasmInterpreter(artifact(BREAKING["depth"][0]), engine=engine_name)
+    with pytest.raises(PolicyTrap) as caught:
+        interpreter.call_policy_check(ASKED)
+    assert caught.value.kind == "stack_overflow"  # G4, G19
+
+
 def test_fuel_that_just_suffices_gives_an_answer_and_one_less_gives_none(engine_name: str) -> None:
     def outcome(rounds: int) -> str:
         spin = f"""(local $left i32) (local.set $left (i32.const {rounds}))

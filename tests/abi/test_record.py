@@ -40,9 +40,12 @@ class Recorder:
         if way == "fixed":
             self.ask = fixed_call(self.instance, limits, prepared.metered.entries)
 
+    def at(self) -> int:
+        """Where the input of the last question is."""
+        return int.from_bytes(self.instance.memory_view()[SEEN : SEEN + 4], "little")
+
     def read(self) -> PolicyInput:
-        memory = self.instance.memory_view()
-        return read_input(memory, int.from_bytes(memory[SEEN : SEEN + 4], "little"))
+        return read_input(self.instance.memory_view(), self.at())
 
 
 @pytest.fixture(params=["canonical", "fixed"])
