@@ -5,10 +5,20 @@ from __future__ import annotations
 import importlib
 import sys
 
+import hypothesis
 import pytest
+
+from .tools import IN_CI
 
 #: Engines that must import on this Python. An absent one fails the run: a skipped engine would look like a passed one.
 EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
+
+
+# Continuous integration tries the same examples every time, so that a change is judged by what it changed; everywhere else
+# they are new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if IN_CI:
+    hypothesis.settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:

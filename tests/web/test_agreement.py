@@ -100,7 +100,7 @@ class Application:
     def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: tuple[Any, ...]) -> list[BaseRoute]:
         return [self._route(child, prefix, around) for child in children]
 
-    def _route(self, child: Endpoint | Group, prefix: str, around: tuple[Any, ...]) -> BaseRoute:
+    def _route(self, child: Endpoint | Group, prefix: str, around: tuple[Any, ...], included: str = "") -> BaseRoute:
         if isinstance(child, Endpoint):
             made = self._endpoint(child, prefix, around)
             if child.kind == "websocket":
@@ -117,7 +117,8 @@ class Application:
             )
         if child.kind == "host":
             return Host(
-                "h.example", declare(Router(self._routes(child.children, prefix + "h.example", around)), child, number)
+                "h.example",
+                declare(Router(self._routes(child.children, prefix + "h.example" + included, around)), child, number),
             )
         inner: Any
         if child.kind == "fastapi":
@@ -129,20 +130,32 @@ class Application:
         inner = declare(inner, child, number)
         return Mount(child.path, app=Wrapper(Wrapper(inner)) if child.kind == "wrapped" else inner)
 
-    def _fill(self, target: Any, children: Sequence[Endpoint | Group], prefix: str, around: tuple[Any, ...]) -> None:
-        """The same in FastAPI's own ways of adding routes."""
+    def _fill(
+        self,
+        target: Any,
+        children: Sequence[Endpoint | Group],
+        prefix: str,
+        around: tuple[Any, ...],
+        included: str = "",
+    ) -> None:
+        """The same in FastAPI's own ways of adding routes. ``included`` is the prefix of included routers, which FastAPI
+        puts behind the name of a host."""
         for child in children:
             if isinstance(child, Endpoint) and child.kind == "function":
-                target.add_api_route(child.path, self._endpoint(child, prefix, around), methods=list(child.methods))
+                endpoint = self._endpoint(child, prefix + included, around)
+                target.add_api_route(child.path, endpoint, methods=list(child.methods))
             elif isinstance(child, Endpoint) and child.kind == "websocket":
-                target.add_api_websocket_route(child.path, self._endpoint(child, prefix, around))
+                target.add_api_websocket_route(child.path, self._endpoint(child, prefix + included, around))
             elif isinstance(child, Group) and child.kind == "include":
                 router = APIRouter()
-                self._fill(router, child.children, prefix + child.path, around)
+                self._fill(router, child.children, prefix, around, included + child.path)
                 target.include_router(router, prefix=child.path)
             else:
                 router = target.router if isinstance(target, FastAPI) else target
-                router.routes.append(self._route(child, prefix, around))
+                if isinstance(child, Group) and child.kind == "host":
+                    router.routes.append(self._route(child, prefix, around, included))
+                else:
+                    router.routes.append(self._route(child, prefix + included, around))
 
     def _next(self, declared: tuple[Declaration, ...]) -> tuple[int, tuple[Any, ...]]:
         self._number += 1
