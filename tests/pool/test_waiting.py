@@ -50,6 +50,18 @@ async def test_too_many_waiters_are_refused_at_once(engine_name: str) -> None:  
     assert answers == [ALLOW] * 3
 
 
+async def test_no_instance_is_made_while_a_request_waits_for_its_answer(engine_name: str) -> None:
+    async with make_pool(engine_name, 2) as pool:
+        for _ in range(2):
+            assert pool.call(order()) == ALLOW
+        for _ in range(3):
+            with pytest.raises(PoolExhausted):
+                pool.call(order())  # they are made when this task gives way
+        assert pool.statistics().made == 2
+        await _settle(pool)
+        assert pool.statistics().made == 4
+
+
 async def test_without_waiters_only_the_next_one_is_refused(engine_name: str) -> None:  # P1
     async with make_pool(engine_name, 1, Limits(waiters=0)) as pool:
         for _ in range(5):
@@ -187,7 +199,7 @@ def test_a_waiter_cancelled_as_it_is_woken_passes_the_instance_on(engine_name: s
             assert (pool.statistics().in_use, pool.statistics().waiting) == (1, 2)
             first.cancel()
             second.cancel()
-            outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+            outcomes = await asyncio.wait_for(asyncio.gather(first, second, third, return_exceptions=True), 10)
             assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2 + [Allow]
             statistics = check_balance(pool.statistics())
             assert (statistics.idle, statistics.in_use, statistics.made, statistics.waiting) == (1, 0, 1, 0)
