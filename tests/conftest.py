@@ -14,7 +14,7 @@ from .tools import IN_CI
 EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
 
 
-# Continuous integration tries the same examples every time, so that a change is judged by what it changed; everywhere else
+# Continuous integration tries the same examples every time, so that a change is judged by what it changed; elsewhere
 # they are new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if IN_CI:

@@ -1,7 +1,7 @@
 """The one core module inside a component binary.
 
 Source: component-model, design/mvp/Binary.md: magic, version 0x0d, layer 1, then sections of id, size and payload;
-section 1 is a core module, section 4 a nested component.
+section 1 is a core module, section 4 a nested component, section 8 lifts core functions (``canon``).
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ from typing import Final
 
 from ..errors import DecodeError, RestrictedModule
 from .decode import MAGIC, VERSION, check_header, read_size
+from .leb128 import read_unsigned
 
 COMPONENT_VERSION: Final = b"\x0d\0\1\0"
-_CORE_MODULE, _COMPONENT, _LAST_SECTION = 1, 4, 12
+_CORE_MODULE, _COMPONENT, _CANON, _LAST_SECTION = 1, 4, 8, 12
+_LIFT: Final = b"\0\0"
+_UTF8: Final = 0
+#: Options of a lift that name a memory or a function: memory, realloc, post-return.
+_WITH_INDEX: Final = (3, 4, 5)
 
 
 def core_module(data: bytes | bytearray | memoryview) -> bytes:
     """The core module of a component that contains exactly one; a core module is returned as it is.
 
     Components inside are passed over: wit-component wraps types and exports in one. They may contain no core module.
-    Raises ``RestrictedModule`` for a component with none or several, or with one further inside; ``DecodeError`` for
-    anything that is neither. The core module itself is not decoded.
+    Raises ``RestrictedModule`` for a component with none or several, with one further inside, or with another string
+    encoding than UTF-8; ``DecodeError`` for anything that is neither. The core module itself is not decoded.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a component is bytes, not {type(data).__name__}")
@@ -49,6 +54,8 @@ def _core_modules(source: bytes) -> list[tuple[int, int]]:
             found.append((start, end))
         elif section_id == _COMPONENT:
             inside.append((start, end))
+        elif section_id == _CANON:
+            _check_encoding(source[start:end], start)
     while inside:
         start, end = inside.pop()
         if source[start : start + 4] != MAGIC or source[start + 4 : start + 8] != COMPONENT_VERSION:
@@ -59,6 +66,23 @@ def _core_modules(source: bytes) -> list[tuple[int, int]]:
             if section_id == _COMPONENT:
                 inside.append((first, last))
     return found
+
+
+def _check_encoding(payload: bytes, offset: int) -> None:
+    """Strings are passed in UTF-8 only: a guest that takes another encoding would be asked something else."""
+    count, pos = read_unsigned(payload, 0)
+    for _ in range(count):
+        if payload[pos : pos + 2] != _LIFT:
+            raise RestrictedModule("component", f"byte {offset + pos}", "a canonical function other than a lift")
+        _, pos = read_unsigned(payload, pos + 2)
+        options, pos = read_unsigned(payload, pos)
+        for _ in range(options):
+            option, pos = payload[pos], pos + 1
+            if option in _WITH_INDEX:
+                _, pos = read_unsigned(payload, pos)
+            elif option != _UTF8:
+                raise RestrictedModule("component", f"byte {offset + pos - 1}", f"option {option:#x} of a lift")
+        _, pos = read_unsigned(payload, pos)
 
 
 def _sections(source: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -64,6 +64,26 @@ def test_an_inner_component_ends_where_it_says() -> None:
         core_module(bytes(whole))
 
 
+LIFTED = """(core module $m (memory (export "memory") 1)
+      (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 8))
+      (func (export "f") (param i32 i32)) (func (export "post")))
+    (core instance $i (instantiate $m))
+    (alias core export $i "memory" (core memory $memory))
+    (alias core export $i "realloc" (core func $realloc))
+    (alias core export $i "f" (core func $f))
+    (alias core export $i "post" (core func $post))
+    (func (export "f") (param "text" string)
+      (canon lift (core func $f) (memory $memory) (realloc $realloc) string-encoding={} (post-return $post)))"""
+
+
+def test_strings_are_utf8() -> None:
+    assert core_module(component(LIFTED.format("utf8"))).startswith(b"\0asm\1\0\0\0")
+    for encoding in ("utf16", "latin1+utf16"):
+        with pytest.raises(RestrictedModule) as caught:
+            core_module(component(LIFTED.format(encoding)))
+        assert caught.value.rule == "component"
+
+
 @pytest.mark.parametrize("data", [b"", b"\0asm", b"(module)", b"\0asm\2\0\0\0", b"\0asm\x0d\0\0\0", b"\0asm\1\0\1\0"])
 def test_neither(data: bytes) -> None:
     with pytest.raises(DecodeError):

@@ -138,8 +138,8 @@ class Application:
         around: tuple[Any, ...],
         included: str = "",
     ) -> None:
-        """The same in FastAPI's own ways of adding routes. ``included`` is the prefix of included routers, which FastAPI
-        puts behind the name of a host."""
+        """The same in FastAPI's own ways of adding routes. ``included`` is the prefix of included routers: FastAPI
+        puts it behind the name of a host."""
         for child in children:
             if isinstance(child, Endpoint) and child.kind == "function":
                 endpoint = self._endpoint(child, prefix + included, around)
