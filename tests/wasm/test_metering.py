@@ -8,8 +8,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from capgate.errors import DecodeError, RestrictedModule
+from capgate.errors import DecodeError, RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.wasm import decode, meter
 from capgate.wasm.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
@@ -17,10 +19,11 @@ from capgate.wasm.encode import vector
 from capgate.wasm.module import I32, MemoryType, TableType
 from capgate.wasm.rewrite import ENTRY
 
+from ..tools import IN_CI
 from .binary import EMPTY_TYPE, body, module, one_function
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .shapes import SHAPES
-from .wat import compile_wat
+from .wat import compile_wat, is_valid
 
 GUEST = compile_wat("""(module
   (memory (export "memory") 1)
@@ -266,3 +269,18 @@ def lines_executed(data: bytes) -> int:
     finally:
         sys.settrace(before)
     return count
+
+
+@given(st.data())
+@settings(max_examples=2_000 if IN_CI else 300)
+def test_any_mutation_of_a_module(draw: st.DataObject) -> None:
+    """Refused, or metered; and what an engine finds valid afterwards, it found valid before.  # G26 G27"""
+    data = bytearray(draw.draw(st.sampled_from(SHAPES)).data)
+    for _ in range(draw.draw(st.integers(1, 3))):
+        at = draw.draw(st.integers(8, len(data) - 1))
+        data[at] = draw.draw(st.integers(0, 255))
+    try:
+        metered = meter(bytes(data))
+    except WasmError:
+        return
+    assert is_valid(bytes(data)) or not is_valid(metered.data)
