@@ -60,6 +60,7 @@ class WasmtimeHost:
         self.consume_fuel = consume_fuel
         self.engine = wasmtime.Engine(config)
         self.store = wasmtime.Store(self.engine)
+        self.store.set_limits(instances=1_000_000, tables=1_000_000, memories=1_000_000)
         self.refuel()
 
     def refuel(self) -> None:
