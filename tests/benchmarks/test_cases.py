@@ -15,7 +15,6 @@ from benchmarks.questions import SIZES
 from benchmarks.targets import exit_code
 
 from ..conftest import EXPECTED_ENGINES
-from ..tools import missing
 
 KINDS = ("local", *EXPECTED_ENGINES)
 EXPECTED_ROWS = {
@@ -89,7 +88,7 @@ def test_chart_has_a_bar_per_row(measured: tuple[str, dict[str, Any], str]) -> N
 @pytest.mark.parametrize("size", SIZES)
 async def test_rival_answers_rightly(module: str, size: int) -> None:
     if module in rivals.missing():
-        missing(f"the package {module!r}")
+        pytest.skip(f"{module} is in the extra bench, with which .ci/run calls this again")
     answering = list(rivals.OPTIONAL[module](size))
     assert {one.name for one in answering} == RIVAL_ROWS[module]
     for one in answering:

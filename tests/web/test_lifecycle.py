@@ -336,7 +336,7 @@ async def test_a_first_message_that_is_not_startup_is_passed_on() -> None:
 async def test_others_have_their_turn_while_a_module_is_loaded(engine_name: str, tmp_path: Path) -> None:
     path, _ = write_artifact(tmp_path)
     settings = Settings(artifact=path, engine=engine_name, limits=PATIENT)
-    app = Starlette(routes=[Route("/x", read("good")(plain))])
+    app = Starlette(routes=[Route("/x", read("good")(Ran().endpoint("x")))])
     app.add_middleware(CapabilityMiddleware, settings=settings)
     call, turns = Call(http_scope("/x")), 0
     async with anyio.create_task_group() as group:
