@@ -13,51 +13,17 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from ..errors import RestrictedModule
+from .effects import BYTES4, CLASSES, DELTAS, GLOBAL, LEB, LOCAL, MEMARG, METHOD, NONE, PREFIXED_DELTAS
 from .leb128 import read_signed, read_unsigned
 from .module import Body
 from .opcodes import OPCODES
+from .plan import BULK, BULK_OPERATIONS, CALL, CHARGE, HEAD, RETURN, SAVE, Plan, Site
 from .prices import Prices
 from .references import Shape, check_index
 
-#: Kinds of sites. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
-CHARGE, HEAD, CALL, SAVE, BULK, RETURN = range(6)
-
-#: The bulk operations, whose price depends on the length on top of the stack.
-BULK_OPERATIONS: Final = frozenset({0x40, 0xFC08, 0xFC0A, 0xFC0B, 0xFC0C, 0xFC0E, 0xFC0F, 0xFC11})
-
 _BLOCK, _LOOP, _IF, _ELSE, _END = 0x02, 0x03, 0x04, 0x05, 0x0B
 _NO_FRAME: Final = 1 << 62
-
-
-class Site(msgspec.Struct, frozen=True, gc=False):
-    """Something to write before ``position`` (for a call also after it, at ``argument``).
-
-    ``argument`` is the metered block of a charge (a ``HEAD`` is that of a loop), the end of a call, the opcode of a
-    bulk operation; ``table`` the index of the table that ``table.grow`` grows.
-    """
-
-    kind: int
-    position: int
-    depth: int
-    argument: int = 0
-    table: int = 0
-
-
-class Plan(msgspec.Struct):
-    """The metered blocks of one function: ``costs`` by block, the first one being the entry, without the price of
-    entry.
-
-    ``height`` is how many operands are on the stack at most; ``calls`` and ``bulk`` say whether it contains such.
-    """
-
-    costs: list[int]
-    sites: list[Site]
-    height: int = 0
-    calls: bool = False
-    bulk: bool = False
 
 
 class _Frame:
@@ -74,48 +40,6 @@ class _Frame:
         self.fell = False
         self.targeted = False
         self.reach = _NO_FRAME
-
-
-# Classes of opcodes with a fixed effect on the stack, by the immediates to skip; everything else has a method.
-_NONE, _LEB, _LOCAL, _GLOBAL, _MEMARG, _BYTES4, _BYTES8, _METHOD = range(8)
-_CLASS_OF: Final = {
-    "-": _NONE,
-    "i32": _LEB,
-    "i64": _LEB,
-    "table": _LEB,
-    "ref": _LEB,
-    "zero": _LEB,
-    "memarg": _MEMARG,
-    "f32": _BYTES4,
-    "f64": _BYTES8,
-}
-# Stack effects that the table leaves to the control stack or the immediates, though they are fixed.
-_DELTAS: Final = {0x1A: -1, 0x1B: -2, 0x20: 1, 0x21: -1, 0x22: 0, 0x23: 1, 0x24: -1}
-
-
-def _tables() -> tuple[bytes, list[int]]:
-    classes, deltas = bytearray([_METHOD] * 256), [0] * 256
-    for code, row in OPCODES.items():
-        if code > 0xFF or not row.allowed:
-            continue
-        if row.operands is not None and row.results is not None:
-            deltas[code] = len(row.results) - len(row.operands)
-            classes[code] = _CLASS_OF.get(row.immediates, _METHOD)
-    for code, delta in _DELTAS.items():
-        deltas[code] = delta
-    classes[0x01] = classes[0x1A] = classes[0x1B] = _NONE
-    classes[0x20] = classes[0x21] = classes[0x22] = _LOCAL
-    classes[0x23] = classes[0x24] = _GLOBAL
-    classes[0x40] = _METHOD
-    return bytes(classes), deltas
-
-
-_CLASSES, _FIXED = _tables()
-_FC_DELTAS: Final = {
-    code: len(row.results or "") - len(row.operands or "")
-    for code, row in OPCODES.items()
-    if code >= 0xFC00 and row.allowed
-}
 
 
 class Planner:
@@ -145,15 +69,15 @@ class Planner:
 
     def straight_line(self) -> None:
         """Take everything up to an opcode that has a method of its own."""
-        source, classes, deltas, prices = self.source, _CLASSES, _FIXED, self.by_byte
+        source, classes, deltas, prices = self.source, CLASSES, DELTAS, self.by_byte
         pos, height, cost, peak = self.pos, self.height, 0, self.out.height
         while True:
             opcode = source[pos]
             kind = classes[opcode]
-            if kind == _METHOD:
+            if kind == METHOD:
                 break
             pos += 1
-            if kind != _NONE:
+            if kind != NONE:
                 pos = self.skip(pos, kind)
             cost += prices[opcode]
             height += deltas[opcode]
@@ -169,23 +93,23 @@ class Planner:
         """The position after the immediates of an opcode without a method; local and global indices are checked."""
         source = self.source
         value = source[pos]
-        if kind <= _GLOBAL:
+        if kind <= GLOBAL:
             after = pos + 1
             if value >= 0x80:
-                if kind == _LEB:
+                if kind == LEB:
                     while source[after - 1] >= 0x80:
                         after += 1
                     return after
                 value, after = read_unsigned(source, pos)
-            if kind == _LOCAL and value >= self.locals:
+            if kind == LOCAL and value >= self.locals:
                 check_index(value, self.locals, "local", pos)
-            if kind == _GLOBAL and value >= self.shape.globals:
+            if kind == GLOBAL and value >= self.shape.globals:
                 check_index(value, self.shape.globals, "global", pos)
             return after
-        if kind == _MEMARG:
+        if kind == MEMARG:
             pos = pos + 1 if value < 0x80 else read_unsigned(source, pos)[1]
             return pos + 1 if source[pos] < 0x80 else read_unsigned(source, pos)[1]
-        return pos + (4 if kind == _BYTES4 else 8)
+        return pos + (4 if kind == BYTES4 else 8)
 
     def special(self) -> None:
         """Take one opcode that has a method."""
@@ -377,7 +301,7 @@ class Planner:
             self.cost += self.prices.of(code)
         if code in BULK_OPERATIONS:
             self.bulk(at, code, first)
-        delta = _FC_DELTAS[code]
+        delta = PREFIXED_DELTAS[code]
         self.pop_push(max(-delta, 0), max(delta, 0))
 
 

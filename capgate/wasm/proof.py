@@ -1,13 +1,9 @@
 """Prove of one metered function body that every path through it pays, and that it is otherwise the original.
 
 This shares no code with the rewriting. It reads the metered body with patterns of its own (:mod:`.patterns`), with the
-original beside it, and follows what each path has paid.
-
-What has been paid and not yet used is the *credit*. A charge adds to it, an instruction takes its price, and it may
-never be short. Where paths meet, the smallest credit counts. The body of a loop starts each iteration with none, so
-that no cycle lives on what was paid before it; what was there is set aside, and is there again for whoever leaves the
-loop. As every loop has a price, or every branch, every cycle pays. Code that cannot be reached takes no credit and
-proves nothing.
+original beside it, and follows what each path has paid (:mod:`.credit`): a charge adds to the credit, an instruction
+takes its price, and it may never be short. As every loop has a price, or every branch, every cycle pays. Code that
+cannot be reached takes no credit and proves nothing.
 
 A charge compares before it pays. Small ones may leave that to others, but never where a loop or a function begins, and
 the way out of the function settles what they left.
@@ -22,6 +18,7 @@ import msgspec
 
 from ..errors import RestrictedModule
 from . import patterns as p
+from .credit import Credit
 from .module import I32, I64, Body, Module
 from .patterns import number, signed_number
 from .prices import Prices, frame_weight
@@ -42,20 +39,6 @@ class Facts(msgspec.Struct, frozen=True):
     table_maxima: tuple[int, ...]
 
 
-class _Frame:
-    """An open construct: the smallest credit that branched to its end, and what was set aside outside of it."""
-
-    __slots__ = ("entered", "has_else", "is_loop", "joined", "kept", "kept_outside")
-
-    def __init__(self, is_loop: bool, entered: int | None, kept_outside: int) -> None:
-        self.is_loop = is_loop
-        self.entered = entered
-        self.kept_outside = kept_outside
-        self.kept = 0
-        self.joined: int | None = None
-        self.has_else = False
-
-
 class BodyProof:
     """The proof of one body. Raises ``RestrictedModule`` with the rule ``unproven`` where it fails."""
 
@@ -69,9 +52,7 @@ class BodyProof:
         self.original, self.at = original.source, body.start
         self.data, self.pos = metered.source, new.start
         self.count = parameters + body.local_count
-        self.frames: list[_Frame] = []
-        self.credit: int | None = 0
-        self.kept = 0
+        self.credit = Credit()
         self.saved = self.bulk_at = -1
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
         self.has_calls = self.deferred = False
@@ -112,7 +93,6 @@ class BodyProof:
         counter, cost, local, *saved = self.match(p.PROLOGUE, "payment on entry").groups()
         self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
         self.require(saved == [local, counter], "the fuel is saved elsewhere")
-        self.credit = 0
         self.pay(signed_number(cost))
         self.take(self.facts.prices.of_entry(body.local_count))
         nesting = p.NESTING.match(self.data, self.pos)
@@ -146,14 +126,11 @@ class BodyProof:
 
     def pay(self, amount: int) -> None:
         self.require(amount > 0, "a charge of nothing")
-        if self.credit is not None:
-            self.credit += amount - self.facts.prices.charge
+        self.credit.pay(amount - self.facts.prices.charge)
 
     def take(self, price: int) -> None:
-        if self.credit is not None:
-            self.credit -= price
-            if self.credit < 0:
-                self.fail("an instruction is not paid for")
+        if not self.credit.take(price):
+            self.fail("an instruction is not paid for")
 
     # The code of the guest
 
@@ -182,7 +159,7 @@ class BodyProof:
             fuel, cost, label, again, same_cost, stored = charge.groups()
             fuels = number(fuel) == number(again) == number(stored) == self.count
             self.require(fuels and cost == same_cost, "a charge to something else")
-            self.require(number(label) == len(self.frames) + 1, "a charge that does not stop")
+            self.require(number(label) == self.credit.depth + 1, "a charge that does not stop")
             self.pos = charge.end()
             self.pay(signed_number(cost))
         elif defer is not None:
@@ -205,7 +182,7 @@ class BodyProof:
         lengths = {number(item) for item in (length, again, last, capped or length)}
         self.require(lengths == {self.count + 1} and self.added > 1, "another length is charged for")
         self.require(number(fuel) == number(fuel_again) == self.count, "a charge to something else")
-        self.require(number(label) == len(self.frames) + 1, "a charge that does not stop")
+        self.require(number(label) == self.credit.depth + 1, "a charge that does not stop")
         self.bulk_at = self.pos
         self.bulk_unit = (
             1 if multiplier is None else signed_number(multiplier),
@@ -227,8 +204,7 @@ class BodyProof:
             self.fail("an instruction is not the original's")
         self.at += size
         if kind is None or kind <= p.SIMPLE:
-            if self.credit is not None:
-                self.take(self.by_byte[opcode])
+            self.take(self.by_byte[opcode])
             return True
         return self.control(opcode, kind, start, found)
 
@@ -250,17 +226,18 @@ class BodyProof:
 
     def control(self, opcode: int, kind: int, start: int, found: re.Match[bytes]) -> bool:
         if kind == p.END:
-            return self.end(opcode)
+            self.take(self.by_byte[opcode])
+            return self.credit.end()
         if kind == p.OPEN:
             self.open(opcode, found[kind])
         elif kind == p.ELSE:
             self.take(self.by_byte[opcode])
-            self.else_()
+            self.require(self.credit.otherwise(), "an else without if")
         elif kind == p.BRANCH:
             self.take(self.by_byte[opcode])
             self.branch(number(found[kind]))
             if opcode == _BR:
-                self.credit = None
+                self.credit.leave()
         elif kind == p.TABLE:
             self.take(self.by_byte[opcode])
             self.branch_table(start)
@@ -275,7 +252,7 @@ class BodyProof:
         else:
             self.require(kind == p.STOP, "a return that bypasses the way out")
             self.take(self.by_byte[opcode])
-            self.credit = None
+            self.credit.leave()
         return True
 
     def open(self, opcode: int, block_type: bytes) -> None:
@@ -283,15 +260,8 @@ class BodyProof:
             self.require(number(block_type) < self.facts.types, "the guest uses an added type")
         if opcode != _LOOP:
             self.take(self.by_byte[opcode])
-        frame = _Frame(opcode == _LOOP, self.credit, self.kept)
-        self.frames.append(frame)
-        if opcode == _IF:
-            return
-        frame.has_else = True
-        if opcode == _LOOP and self.credit is not None:
-            frame.kept = self.credit
-            self.kept += self.credit
-            self.credit = 0
+        self.credit.open(is_loop=opcode == _LOOP, is_if=opcode == _IF)
+        if opcode == _LOOP and self.credit.now is not None:
             self.loop_head()
 
     def loop_head(self) -> None:
@@ -301,41 +271,8 @@ class BodyProof:
             self.step()
             self.take(self.by_byte[_LOOP])
 
-    def else_(self) -> None:
-        frame = self.frames[-1]
-        self.require(not frame.has_else, "an else without if")
-        frame.has_else = True
-        self.join(frame, self.credit)
-        self.credit = frame.entered
-
-    def end(self, opcode: int) -> bool:
-        self.take(self.by_byte[opcode])
-        if not self.frames:
-            return False
-        frame = self.frames.pop()
-        self.kept = frame.kept_outside
-        if frame.is_loop:
-            self.credit = None if self.credit is None else self.credit + frame.kept
-            return True
-        self.join(frame, self.credit)
-        if not frame.has_else:
-            self.join(frame, frame.entered)
-        self.credit = frame.joined
-        return True
-
-    def join(self, frame: _Frame, credit: int | None) -> None:
-        """Credit that arrives at the end of ``frame``."""
-        if credit is not None:
-            frame.joined = credit if frame.joined is None else min(frame.joined, credit)
-
     def branch(self, depth: int) -> None:
-        """A branch leaves the loops inside its target, so that what they set aside is there again."""
-        self.require(depth <= len(self.frames), "a branch to nowhere")
-        if self.credit is None or depth == len(self.frames):
-            return
-        frame = self.frames[-1 - depth]
-        if not frame.is_loop:
-            self.join(frame, self.credit + self.kept - frame.kept_outside)
+        self.require(self.credit.branch(depth), "a branch to nowhere")
 
     def branch_table(self, start: int) -> None:
         end = self.pos
@@ -344,21 +281,21 @@ class BodyProof:
         for depth in {number(self.match(p.LEB, "immediate")[0]) for _ in range(count + 1)}:
             self.branch(depth)
         self.require(self.pos == end, "a branch table of another length")
-        self.credit = None
+        self.credit.leave()
 
     def returned(self, opcode: int, depth: int) -> None:
         """A return of the original, which must have become a branch to the way out."""
-        self.require(opcode == _BR and depth == len(self.frames), "a return that leads elsewhere")
+        self.require(opcode == _BR and depth == self.credit.depth, "a return that leads elsewhere")
         self.pos = self.match(p.INSTRUCTION, "branch").end()
         self.at += 1
         self.take(self.by_byte[_RETURN])
-        self.credit = None
+        self.credit.leave()
 
     def call(self, opcode: int, start: int) -> None:
         index = number(self.leb_at(start + 1))
         limit = self.facts.functions if opcode == 0x10 else self.facts.types
         self.require(index < limit, "the guest calls an added function")
-        if self.credit is None:
+        if self.credit.now is None:
             return
         self.has_calls = True
         self.require(self.saved == start, "a call without the fuel saved")
@@ -373,7 +310,7 @@ class BodyProof:
         code = opcode if opcode != _PREFIX else 0xFC00 | number(self.leb_at(start + 1))
         self.take(self.facts.prices.of(code))
         unit = self.facts.prices.units.get(code)
-        if unit is None or self.credit is None:
+        if unit is None or self.credit.now is None:
             return
         most = table = None
         if unit.capped:

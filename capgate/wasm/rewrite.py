@@ -7,7 +7,7 @@ from typing import Final
 
 from ..errors import RestrictedModule
 from ..limits import Limits
-from .blocks import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Plan, Planner, Site
+from .blocks import Planner
 from .charges import (
     Counters,
     Writer,
@@ -33,6 +33,7 @@ from .encode import (
 )
 from .leb128 import signed, unsigned
 from .module import I32, I64, Body, Export, FuncType, Import, MemoryType, Module, TableType
+from .plan import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Plan, Site
 from .prices import Prices, frame_weight
 from .references import Shape, check_index, check_references
 from .restrict import RESERVED_PREFIX

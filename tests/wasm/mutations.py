@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from capgate.wasm import blocks, charges, metering, reader, references, rewrite
+from capgate.wasm import plan as plans
 from capgate.wasm.blocks import Planner
 from capgate.wasm.charges import Writer
 from capgate.wasm.encode import i32_const, i64_const
@@ -157,7 +158,7 @@ def any_limits_flag(source: reader.Reader) -> tuple[int, int | None]:
 def shifted(rewriter: Rewriter, body: Any, plan: Any, writer: Writer) -> list[bytes]:
     """Returns that leave the block around the one they should."""
     moved = [
-        site if site.kind != blocks.RETURN else blocks.Site(site.kind, site.position, site.depth + 1)
+        site if site.kind != plans.RETURN else plans.Site(site.kind, site.position, site.depth + 1)
         for site in plan.sites
     ]
     plan.sites = moved
@@ -193,7 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
         ],
     ),
     "large charges are deferred": Mutation(
-        "2", [(Rewriter, "is_deferred", lambda self, plan, site: site.kind == blocks.CHARGE)]
+        "2", [(Rewriter, "is_deferred", lambda self, plan, site: site.kind == plans.CHARGE)]
     ),
     "loops defer": Mutation("1, 2", [(Rewriter, "is_deferred", lambda self, plan, site: True)]),
     "an exhausted call leaves fuel": Mutation("12", [(rewrite, "stop_body", stop_that_leaves_fuel)]),

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from ..tools import ROOT, require_path, require_tool
 
-FOLDER = Path(__file__).parents[3] / "shared" / "wasm-testsuite"
-
-
-def tool(name: str, package: str) -> str:
-    """The path of a Debian tool; skips, naming the package, where it is not installed."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed (Debian package {package})")
-    return found
+FOLDER = ROOT.parent / "shared" / "wasm-testsuite"
 
 
 def convert(target: Path) -> list[Path]:
     """Convert every ``.wast`` of the suite into ``target``: the JSON files. Skips where suite or tool is absent."""
-    if not FOLDER.is_dir():
-        pytest.skip("the test suite is not at ../shared/wasm-testsuite")
-    wast2json = tool("wast2json", "wabt")
-    sources = sorted(FOLDER.glob("*.wast"))
+    wast2json = require_tool("wast2json")
+    sources = sorted(require_path(FOLDER).glob("*.wast"))
     for source in sources:
         subprocess.run([wast2json, str(source), "-o", str(target / f"{source.stem}.json")], check=True)
     return [target / f"{source.stem}.json" for source in sources]

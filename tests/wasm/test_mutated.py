@@ -1,4 +1,4 @@
-"""Modules with some bytes changed that are still valid: metered, they do what they did, and pay what it costs."""
+"""Modules with bytes changed, those that are still valid: metered, they do what they did, and pay what it costs."""
 
 from __future__ import annotations
 

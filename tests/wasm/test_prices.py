@@ -10,8 +10,8 @@ from benchmarks.programs import PROGRAMS
 from capgate.errors import RestrictedModule
 from capgate.limits import Limits
 from capgate.wasm import meter
-from capgate.wasm.blocks import BULK_OPERATIONS
 from capgate.wasm.opcodes import OPCODES
+from capgate.wasm.plan import BULK_OPERATIONS
 from capgate.wasm.prices import DEFERRED, Prices, Unit, frame_weight, prices_for
 
 from .engines import WasmtimeHost
