@@ -24,7 +24,7 @@ SHORT = Limits(deadline=0.02)
 
 async def test_who_finds_all_held_waits_for_the_deadline_and_no_longer(engine_name: str) -> None:  # P1
     async with make_pool(engine_name, 1, SHORT) as pool, pool.acquire():
-        with pytest.raises(PoolExhausted):
+        with anyio.fail_after(10), pytest.raises(PoolExhausted):
             async with pool.acquire():
                 pytest.fail("there is only one")
         statistics = check_balance(pool.statistics())
