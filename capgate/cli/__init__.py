@@ -5,6 +5,8 @@ Exit codes: 0 everything was as expected, 1 an answer was not, 2 the command can
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Final, NoReturn
 
@@ -25,12 +27,21 @@ def main() -> NoReturn:
     except CapgateError as error:
         _stop(str(error))
     except OSError as error:  # a full disk, a closed terminal
+        _forget_output()
         _stop(f"{error.strerror or type(error).__name__}")
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
         _stop(f"the command needs {error.name}; install it with: pip install 'capgate[cli]'")
     sys.exit(0)
+
+
+def _forget_output() -> None:
+    """What could not be written is still buffered, and Python would try again, and complain, when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _stop(sentence: str) -> NoReturn:
