@@ -228,8 +228,9 @@ class Leash:
         # dropped there, and `shards` keeps it.
         if threading.get_ident() == self._thread:
             self._shard.close()
-            self._ended.append(self._shard.counters)
+            # In this order, somebody who adds up at the same time may miss this shard, but does not count it twice.
             self._shards.discard(self._shard)
+            self._ended.append(self._shard.counters)
 
 
 def _report(error: Exception) -> None:

@@ -33,7 +33,7 @@ from .store.loader import WasmArtifact
 
 class PoolStatistics(msgspec.Struct, frozen=True):
     """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + ``closed``, but for
-    threads that are in the middle of a call.
+    threads that are in the middle of a call, or ending.
 
     ``retired`` trapped, timed out or broke the ABI; ``spent`` answered once and are not to be reused; ``closed`` were
     dropped with their thread, their event loop or the pool. ``denied_fast`` counts attempts to make an instance that
@@ -228,9 +228,10 @@ class WasmPool:
         total = Counters()
         total.add(self._total_ended)
         shards = list(self._shards)
-        live = [instance for shard in shards for instance in (*tuple(shard.idle), *tuple(shard.held))]
         for shard in shards:
             total.add(shard.counters)
+        # After the counters, so that what another thread retires in between is not counted twice.
+        live = [instance for shard in shards for instance in (*tuple(shard.idle), *tuple(shard.held))]
         total.calls += sum(interpreter.uses for interpreter in live)
         return PoolStatistics(
             size=self.size,
