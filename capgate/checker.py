@@ -7,6 +7,7 @@ WebAssembly instances. They are interchangeable, and :func:`select_checker` pick
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
@@ -68,6 +69,19 @@ class _Checker:
         """:meth:`check` without the event, for enforcement points that emit one with a decision id of theirs."""
         raise NotImplementedError
 
+    async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        """One answer for each of ``inputs``, in their order, as :meth:`check` gives it: all by the same policy, and
+        together under one deadline."""
+        results = await self.evaluate_many(inputs)
+        for input, result in zip(inputs, results, strict=True):
+            if type(result) is Deny:
+                self._report(input, result)
+        return results
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        """:meth:`check_many` without the events."""
+        raise NotImplementedError
+
     async def start(self) -> None:
         """Get ready, so that no request waits for it. Raises why it cannot."""
 
@@ -115,6 +129,13 @@ class LocalPolicyChecker(_Checker):
         except Exception as error:
             return _denied_for(error, input)
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return self.answer_many_now(inputs)
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        """:meth:`evaluate_many` for code that cannot await."""
+        return [self.evaluate_now(input) for input in inputs]
 
     answer_now = evaluate_now
 
@@ -168,11 +189,30 @@ class WasmPolicyChecker(_Checker):
             return _TIMEOUT  # an answer, but too late
         return result
 
-    async def _wait(self, input: PolicyInput) -> PolicyResult:
-        """Nothing was idle: wait for an instance, and for its answer, as long as the deadline allows."""
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        started, results = monotonic(), []
+        for input in inputs:
+            left = self._deadline - (monotonic() - started)
+            result = self.answer_now(input) if left > 0 else _TIMEOUT
+            results.append(await self._wait(input, left) if result is None else result)
+        return results if monotonic() - started <= self._deadline else [_TIMEOUT] * len(results)
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        """:meth:`evaluate_many` where nothing has to be waited for, else ``None``."""
+        started, results = monotonic(), []
+        for input in inputs:
+            result = self.answer_now(input)
+            if result is None:
+                return None
+            results.append(result)
+        return results if monotonic() - started <= self._deadline else [_TIMEOUT] * len(results)
+
+    async def _wait(self, input: PolicyInput, left: float | None = None) -> PolicyResult:
+        """Nothing was idle: wait for an instance, and for its answer, as long as the deadline allows: ``left``
+        seconds."""
         started = monotonic()
         try:
-            with anyio.fail_after(self._deadline):
+            with anyio.fail_after(self._deadline if left is None else left):
                 result = await self.pool.wait_and_call(input)
             return _TIMEOUT if monotonic() - started > self._deadline else result
         except TimeoutError:

@@ -150,11 +150,21 @@ class PolicyUnavailable(PolicyError):
 
 
 class CapabilityDenied(CapgateError):
-    """Raised by gated capabilities. ``decision`` is what was asked and answered."""
+    """A policy did not allow an effect, which therefore did not happen. Answered with 403 by the middleware.
+
+    ``decision`` is what was asked and answered, a :class:`~capgate.model.Decision`.
+    """
 
     def __init__(self, decision: Any) -> None:
-        super().__init__(f"denied: {decision!r}")
+        super().__init__(decision)
         self.decision = decision
+
+    def __str__(self) -> str:
+        input, reason = self.decision.input, getattr(self.decision.result, "reason", None)
+        resource = None if input is None else input.resource
+        what = "" if input is None else f"{input.action!r}"
+        where = "" if resource is None else f" on {resource.kind!r} {resource.id!r}"
+        return f"{what}{where} is denied: {reason} (decision {self.decision.decision_id})".strip()
 
 
 class EngineUnavailable(CapgateError):

@@ -6,101 +6,65 @@ asynchronous actor, a body, a checker that is not known to bound itself) is toge
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, Union
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
 
 import anyio
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from .actors import ACTORS
-from .checker import DENIED, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .checker import DENIED
 from .declare import Requirement, Requirements
-from .errors import ConfigError, MalformedInput, PolicyError
+from .errors import MalformedInput, PolicyUnavailable
 from .events import DecisionLog, new_decision_id
-from .model import ALLOW, Actor, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
-from .routing import NOTHING, PUBLIC, Resolution, Target, Unresolvable, resolver_for
-from .settings import Settings
+from .gate import Gate, GateSource
+from .handlers import Capabilities, denial_in
+from .judge import Judge, decisions, denied_for, ends_task
+from .model import ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
+from .refusal import refuse
+from .routing import DEFERRED, PUBLIC, Unresolvable
 
 _log = logging.getLogger("capgate")
 
-ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
-Resolver = Callable[[Scope], Any]
-
-#: What capgate's own checkers offer besides ``check``, with the same answers.
-_SHORTER: Final = ("evaluate", "evaluate_now", "answer_now")
 _GATED: Final = frozenset({"http", "websocket"})
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
 #: surrogates.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
 
-class Gate:
-    """What requests are judged with. Made once, at start-up, and never changed."""
+class GatedRequest(Capabilities):
+    """One request at one gate, and afterwards the :class:`Capabilities` of its handler. ``receive`` and ``send`` are
+    what to pass on: the one replays what was read, the other notes that a response began."""
 
-    def __init__(
-        self, settings: Settings, checker: PolicyChecker, actor: ActorOf, resolver: Resolver | None, target: Target
-    ) -> None:
-        self.checker = checker
-        self.actor = actor
-        self.env = settings.environment
-        self.public = frozenset(settings.public)
-        self.log = DecisionLog(settings.sample_allows)
-        self.samples_allows = settings.sample_allows > 0
-        self.strict_paths = settings.strict_paths
-        self.body_bytes = settings.body_bytes
-        self.deadline = settings.limits.deadline
-        #: capgate's own checkers keep the deadline themselves. A cancel scope costs more than ten checks.
-        self.bounds_itself = False
-        self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = checker.check
-        #: The answer where nothing has to be waited for, else ``None``: without a coroutine for each question.
-        self.answer_now: Callable[[PolicyInput], PolicyResult | None] = _nothing_now
-        if isinstance(checker, (LocalPolicyChecker, WasmPolicyChecker)) and not _overrides(checker):
-            self.bounds_itself, self.evaluate, self.answer_now = True, checker.evaluate, checker.answer_now
-        self.by_routes = resolver is None
-        #: What a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
-        self.resolve: Callable[[Scope], Resolution] = (
-            resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
-        )
+    __slots__ = (
+        "_began",
+        "_gate",
+        "_input",
+        "_raised",
+        "_replaced",
+        "_send",
+        "_source",
+        "_started",
+        "decision_id",
+        "receive",
+        "scope",
+    )
 
-    @property
-    def policy(self) -> PolicyInfo | None:
-        """Which policy answers, where the checker says so."""
-        try:
-            info = getattr(self.checker, "policy", None)
-        except Exception:  # a checker of the application's may raise anything; the event is written without
-            return None
-        return info if type(info) is PolicyInfo else None
-
-
-class GateSource(Protocol):
-    """Where the gate comes from. ``env`` is for events while there is none."""
-
-    gate: Gate | None
-
-    @property
-    def env(self) -> Environment: ...
-
-    async def wait(self, scope: Scope) -> Gate:
-        """The gate, started if need be. Raises :class:`PolicyUnavailable`."""
-
-
-class GatedRequest:
-    """The state of one request at one gate. ``receive`` is what to pass on: it replays what was read."""
-
-    __slots__ = ("_gate", "_input", "_source", "_started", "decision_id", "receive", "scope")
-
-    def __init__(self, source: GateSource, scope: Scope, receive: Receive) -> None:
+    def __init__(self, source: GateSource, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
+        self._send = send
+        self._began = self._replaced = False
         self._source = source
         self._gate = source.gate
+        self._actor = None
         self._input: PolicyInput | None = None
+        self._raised: Decision | None = None
         self._started = time.time_ns()
 
     async def decide(self) -> PolicyResult:
@@ -111,48 +75,99 @@ class GatedRequest:
         try:
             scope = self.scope
             if scope.get("type") not in _GATED:
-                return self._denied(DENIED[Reason.MALFORMED_INPUT])
+                return self._refused(DENIED[Reason.MALFORMED_INPUT])
             gate = self._gate or await self._start()
             if _is_malformed(scope, gate.strict_paths):
-                return self._denied(DENIED[Reason.MALFORMED_INPUT])
+                return self._refused(DENIED[Reason.MALFORMED_INPUT])
             requirements, params = gate.resolve(scope)
             if type(requirements) is not tuple:
-                return ALLOW if requirements is PUBLIC else self._denied(DENIED[Reason.INTERNAL_ERROR])
+                open = requirements is PUBLIC or requirements is DEFERRED
+                return ALLOW if open else self._refused(DENIED[Reason.INTERNAL_ERROR])
             if not requirements:
-                return self._denied(DENIED[Reason.UNDECLARED_ROUTE])
+                return self._refused(DENIED[Reason.UNDECLARED_ROUTE])
             actor = gate.actor(scope)
             if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
-                result = self._ask_now(gate, requirements, params, actor)
+                self._actor = actor
+                result = self._ask_first(gate, requirements, params, actor)
                 if result is not None:
-                    return result if type(result) is Allow else self._denied(result)
-                result = await self._ask(gate, requirements, params, actor, None)
+                    return result if type(result) is Allow else self._refused(result)
+                result = await self._ask_all(gate, requirements, params, actor, None)
             else:
                 result = await self._wait_and_ask(gate, requirements, params, actor)
             if type(result) is not Allow:
-                return self._denied(result)
+                return self._refused(result)
             if gate.by_routes:
                 self._check_unmoved(gate, requirements, params)
             return result
         except BaseException as error:
             if ends_task(error):
                 raise
-            return self._denied(_denied_for(error), error)
+            return self._refused(_denied_for(error), error)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass ``message`` on. From the first one on, a denial can no longer be the response."""
+        if self._raised is not None:
+            return self._send_after_denial(self._raised, message)
+        self._began = True
+        return self._send(message)
+
+    async def refuse(self, result: PolicyResult, decision_id: str | None) -> None:
+        """Make the denial the response; of a websocket that was accepted, its end."""
+        reason = getattr(result, "reason", None) if self._source.exposes_reasons else None
+        await refuse(self.scope, self._send, decision_id or new_decision_id(), reason, accepted=self._began)
+        self._began = True
+
+    async def answers(self, error: Exception) -> bool:
+        """Whether ``error`` is a denial that is now the response, or was already."""
+        denial = denial_in(error)
+        if denial is None or self._replaced:
+            return denial is not None
+        if self._began and self.scope["type"] == "http":
+            return False
+        await self.refuse(denial.result, denial.decision_id)
+        return True
+
+    async def _send_after_denial(self, denial: Decision, message: Message) -> None:
+        """A handler was denied, and something is sent. A server error is what frameworks make of an exception that
+        they do not know, and becomes the denial; any other response is the handler's own."""
+        if self._replaced:
+            return
+        if not self._began and message["type"] == "http.response.start" and message["status"] >= 500:
+            self._replaced = True
+            await self.refuse(denial.result, denial.decision_id)
+            return
+        self._began = True
+        await self._send(message)
 
     async def _start(self) -> Gate:
         self._gate = gate = await self._source.wait(self.scope)
         return gate
 
-    def _ask_now(
+    def _judge(self) -> Judge:
+        if self._gate is None:
+            raise PolicyUnavailable("the gate of this request did not start")
+        return self._gate
+
+    def _scope(self) -> Scope:
+        return self.scope
+
+    def _note(self, denial: Decision) -> None:
+        self._raised = denial
+
+    def _who(self, judge: Judge) -> Any:
+        return None if self._gate is None else self._gate.actor(self.scope)
+
+    def _ask_first(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult | None:
-        """The first answer that is not an allow, else the last one; ``None`` where an answer has to be waited for."""
-        result: PolicyResult | None = DENIED[Reason.UNDECLARED_ROUTE]
-        for requirement in requirements:
-            result = gate.answer_now(self._question(gate, requirement, params, actor, None))
-            if type(result) is not Allow:
-                return result
-            if gate.samples_allows:
-                self._report_allow(gate)
+        """The decision where nothing has to be waited for, else ``None``."""
+        if len(requirements) > 1:
+            inputs = self._questions(gate, requirements, params, actor, None)
+            results = gate.answer_many_now(inputs)
+            return None if results is None else self._weigh(gate, inputs, results)
+        result = gate.answer_now(self._question(gate, requirements[0], params, actor, None))
+        if gate.samples_allows and type(result) is Allow:
+            self._report_allow(gate)
         return result
 
     def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
@@ -162,18 +177,36 @@ class GatedRequest:
         if found != requirements or any(one.resource(now) != one.resource(params) for one in requirements):
             raise Unresolvable("the route is another one than when its policy was asked")
 
-    async def _ask(
+    async def _ask_all(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
     ) -> PolicyResult:
-        """The same, waiting for each answer."""
-        result: PolicyResult = DENIED[Reason.UNDECLARED_ROUTE]
-        for requirement in requirements:
-            result = await gate.evaluate(self._question(gate, requirement, params, actor, digest))
+        """The same, waiting for the answers. A checker of the application's has no batches, and is asked until it
+        denies."""
+        inputs = self._questions(gate, requirements, params, actor, digest)
+        if gate.bounds_itself:
+            return self._weigh(gate, inputs, await gate.evaluate_many(inputs))
+        results: list[PolicyResult] = []
+        while len(results) < len(inputs) and all(type(result) is Allow for result in results):
+            self._input = inputs[len(results)]
+            results.append(await gate.evaluate(self._input))
+        return self._weigh(gate, inputs[: len(results)], results)
+
+    def _weigh(self, gate: Gate, inputs: list[PolicyInput], results: object) -> PolicyResult:
+        """The first answer that is not an allow, else an allow."""
+        answers = decisions(results, len(inputs))
+        for self._input, result in zip(inputs, answers, strict=True):
             if type(result) is not Allow:
                 return result
-            if gate.samples_allows:
+        if gate.samples_allows:
+            for self._input in inputs:
                 self._report_allow(gate)
-        return result
+        return answers[0]
+
+    def _questions(
+        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
+    ) -> list[PolicyInput]:
+        """One for each of ``requirements``, of which there is at least one."""
+        return [self._question(gate, requirement, params, actor, digest) for requirement in requirements]
 
     def _question(
         self, gate: Gate, requirement: Requirement, params: Mapping[str, Any], actor: Any, digest: str | None
@@ -190,10 +223,9 @@ class GatedRequest:
         with anyio.move_on_after(gate.deadline) as bound:
             if inspect.isawaitable(actor):
                 actor = await actor
-            if type(actor) not in ACTORS:
-                raise TypeError(f"the actor is a {type(actor).__name__}")
+            self._remember(actor)
             digest = await self._hash_body(gate.body_bytes) if _needs_body(requirements) else None
-            result = await self._ask(gate, requirements, params, actor, digest)
+            result = await self._ask_all(gate, requirements, params, actor, digest)
             if anyio.current_time() < bound.deadline:
                 return result
         return DENIED[Reason.POLICY_TIMEOUT]
@@ -216,7 +248,7 @@ class GatedRequest:
         self.receive = _replay(body, self.receive)
         return hashlib.sha256(body).hexdigest()
 
-    def _denied(self, result: Any, cause: BaseException | None = None) -> Deny:
+    def _refused(self, result: Any, cause: BaseException | None = None) -> Deny:
         """The denial that ``result`` stands for, reported. What is not a decision is a denial too."""
         denial = result if type(result) is Deny and type(result.reason) is str else DENIED[Reason.MALFORMED_RESULT]
         self.decision_id = new_decision_id()
@@ -264,42 +296,6 @@ def _needs_body(requirements: Requirements) -> bool:
     return False
 
 
-def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
-    """What the application's resolver says: a requirement, several, ``PUBLIC``, or ``None``."""
-    found = resolver(scope)
-    if found is None:
-        return NOTHING
-    params = scope.get("path_params", {})
-    if found is PUBLIC:
-        return PUBLIC, params
-    requirements = (found,) if type(found) is Requirement else found
-    if type(requirements) not in (tuple, list) or any(type(one) is not Requirement for one in requirements):
-        if inspect.iscoroutine(found):
-            found.close()
-        raise TypeError(f"the resolver returned a {type(found).__name__}")
-    return tuple(requirements), params
-
-
-def _overrides(checker: LocalPolicyChecker | WasmPolicyChecker) -> bool:
-    """Whether ``check`` of a capgate checker is somebody else's, so that its shorter ways would lead past it.
-
-    Raises :class:`ConfigError` where a shorter way was replaced and ``check`` was not: nobody would ask it.
-    """
-    base = LocalPolicyChecker if isinstance(checker, LocalPolicyChecker) else WasmPolicyChecker
-    replaced = [
-        name
-        for name in ("check", *_SHORTER)
-        if name in getattr(checker, "__dict__", {}) or getattr(type(checker), name) is not getattr(base, name)
-    ]
-    if replaced and "check" not in replaced:
-        raise ConfigError("checker", checker, f"a checker that overrides check, and not only {', '.join(replaced)}")
-    return bool(replaced)
-
-
-def _nothing_now(input: PolicyInput) -> None:
-    """For checkers that have no ``answer_now``."""
-
-
 def _replay(body: bytes, receive: Receive) -> Receive:
     replayed = False
 
@@ -314,20 +310,4 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _denied_for(error: BaseException) -> Deny:
-    if isinstance(error, PolicyError):
-        return DENIED[error.code]
-    return DENIED[Reason.UNDECLARED_ROUTE if isinstance(error, Unresolvable) else Reason.INTERNAL_ERROR]
-
-
-def ends_task(error: BaseException) -> bool:
-    """Whether ``error`` ends the task or the process, so that there is nobody left to answer."""
-    if isinstance(error, Exception):
-        return False
-    inner = getattr(error, "exceptions", None)
-    if inner is not None:  # an exception group that is not an Exception
-        return any(ends_task(one) for one in inner)
-    try:
-        cancelled: type[BaseException] = anyio.get_cancelled_exc_class()
-    except Exception:  # no event loop that anyio knows
-        return True
-    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, cancelled))
+    return DENIED[Reason.UNDECLARED_ROUTE] if isinstance(error, Unresolvable) else denied_for(error)

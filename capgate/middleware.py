@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .checker import PolicyChecker
-from .gated import ActorOf, GatedRequest, Resolver
+from .current import hand_out, take_back
+from .gate import ActorOf, Resolver
+from .gated import GatedRequest
 from .model import Allow
-from .refusal import refuse
 from .settings import Settings
 from .startup import Startup
 
@@ -30,7 +31,8 @@ class CapabilityMiddleware:
     ``router``    the application whose routes count, where they are not reached through ``app`` attributes
 
     Whatever goes wrong is a denial: status 403 with a ``decision_id``, and an event in the log that says why
-    (:mod:`capgate.events`). What the application raises passes untouched.
+    (:mod:`capgate.events`). What the application raises passes untouched, but for
+    :class:`~capgate.errors.CapabilityDenied`: that is the same 403, as long as no response began.
     """
 
     def __init__(
@@ -50,13 +52,19 @@ class CapabilityMiddleware:
         if scope.get("type") == "lifespan":
             await self._startup.lifespan(self.app, scope, receive, send)
             return
-        request = GatedRequest(self._startup, scope, receive)
+        request = GatedRequest(self._startup, scope, receive, send)
         result = await request.decide()
         if type(result) is Allow:
-            await self.app(scope, request.receive, send)
+            token = hand_out(request, scope)
+            try:
+                await self.app(scope, request.receive, request.send)
+            except Exception as error:
+                if not await request.answers(error):
+                    raise
+            finally:
+                take_back(token)
             return
-        reason = getattr(result, "reason", None) if self._startup.exposes_reasons else None
-        await refuse(scope, send, request.decision_id, reason)
+        await request.refuse(result, request.decision_id)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a CapabilityMiddleware belongs to its process and is not copied or pickled; make another one")

@@ -97,6 +97,16 @@ class PolicyInfo(msgspec.Struct, frozen=True, gc=False):
     engine: str = "local"
 
 
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What was asked and answered. ``decision_id`` is that of the event of a denial, ``None`` for an allow; ``input``
+    is ``None`` where nothing got as far as a question."""
+
+    input: PolicyInput | None
+    result: PolicyResult
+    decision_id: str | None = None
+    policy: PolicyInfo | None = None
+
+
 class Reason:
     """The reason codes. Stable: they appear in logs, metrics and alerts, so a code is added but never reworded."""
 

@@ -19,18 +19,20 @@ CLOSE_CODE: Final = 1008
 CLOSE_REASON: Final = 123
 
 
-async def refuse(scope: Scope, send: Send, decision_id: str, reason: str | None = None) -> None:
+async def refuse(
+    scope: Scope, send: Send, decision_id: str, reason: str | None = None, *, accepted: bool = False
+) -> None:
     """Tell the client that it was denied; ``reason`` only where a client may know it. Nothing is read from the client.
 
     ``http``: 403 with an RFC 9457 problem document. ``websocket``: the same where the server can (extension
-    ``websocket.http.response``), else closed before it is accepted. Any other kind of scope has no answer that could be
-    known. A client that is gone raises nothing.
+    ``websocket.http.response``), else closed, at the latest after it was ``accepted``. Any other kind of scope has no
+    answer that could be known. A client that is gone raises nothing.
     """
     try:
         if scope.get("type") == "http":
             await _respond(send, "http.response", decision_id, reason, empty=scope.get("method") == "HEAD")
         elif scope.get("type") == "websocket":
-            if "websocket.http.response" in (scope.get("extensions") or {}):
+            if not accepted and "websocket.http.response" in (scope.get("extensions") or {}):
                 await _respond(send, "websocket.http.response", decision_id, reason)
             else:
                 text = (printable(reason) or "")[:CLOSE_REASON]

@@ -43,15 +43,21 @@ class Unresolvable(Exception):
     """It is not certain which endpoint the request would reach."""
 
 
-class _Public:
+class _Open:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def __repr__(self) -> str:
-        return "PUBLIC"
+        return self._name
 
 
 #: In place of requirements: the route is open by configuration.
-PUBLIC: Final = _Public()
+PUBLIC: Final = _Open("PUBLIC")
+#: In place of requirements: what the request reaches asks by itself before it does anything, and says so
+#: (:func:`~capgate.declare.asks_itself`).
+DEFERRED: Final = _Open("DEFERRED")
 #: What to ask before the request may pass (nothing declared: ``()``), and the path parameters of its route.
-Resolution = tuple[Union[Requirements, _Public], Mapping[str, Any]]
+Resolution = tuple[Union[Requirements, _Open], Mapping[str, Any]]
 NOTHING: Final[Resolution] = ((), _NO_PARAMETERS)
 
 

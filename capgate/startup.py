@@ -19,7 +19,8 @@ from .actors import actor_from_user
 from .checker import PolicyChecker, select_checker
 from .errors import CapgateError, ConfigError, PolicyUnavailable
 from .events import printable
-from .gated import ActorOf, Gate, Resolver, ends_task
+from .gate import ActorOf, Gate, Resolver
+from .judge import ends_task
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Environment
 from .report import check_authentication, check_order, check_routes
@@ -123,8 +124,6 @@ class Startup:
         if checker is None:
             # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
             checker = self._owned = await anyio.to_thread.run_sync(select_checker, self.settings)
-        if not callable(getattr(checker, "check", None)):
-            raise ConfigError("checker", checker, "an object with an async check(input)")
         if hasattr(checker, "start"):
             await checker.start()
         gate = Gate(self.settings, checker, self._actor or actor_from_user, self._resolver, target)

@@ -27,7 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from capgate.checker import LocalPolicyChecker
 from capgate.declare import Requirement, requires
 from capgate.errors import PolicyTimeout
-from capgate.gated import ends_task
+from capgate.handlers import Capabilities
+from capgate.judge import ends_task
 from capgate.limits import Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Reason, Service, User
@@ -361,6 +362,7 @@ async def test_the_scope_is_passed_on_as_it_came() -> None:  # S15
     before = copy.deepcopy(scope)
     await Call(scope).to(gate)
     assert seen[0] is scope
+    assert isinstance(scope["state"].pop("capabilities"), Capabilities)
     assert scope == before
 
 

@@ -1,0 +1,73 @@
+"""Whose capabilities are in force here: those of the request that is being served.
+
+A context variable, so it holds for the worker threads and background tasks of a request too, and for nothing else.
+Where nothing is current there is nobody to ask for, and that is a denial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
+from typing import Any
+
+from .actors import ACTORS
+from .checker import PolicyChecker
+from .errors import CapabilityDenied, ConfigError, PolicyUnavailable
+from .handlers import Capabilities, Held, refusal
+from .judge import Judge
+from .limits import Limits
+from .model import DEFAULT_ENVIRONMENT, Actor, Environment
+
+_CURRENT: ContextVar[Capabilities] = ContextVar("capgate.capabilities")
+
+
+def capabilities_for(
+    checker: PolicyChecker,
+    actor: Actor,
+    env: Environment = DEFAULT_ENVIRONMENT,
+    *,
+    deadline: float = Limits().deadline,
+) -> Capabilities:
+    """Capabilities outside of any request, for a job or a script, which ``actor`` names. To be used with
+    :func:`using`. ``deadline`` is in seconds, for a ``checker`` that is not capgate's own."""
+    if type(actor) not in ACTORS:
+        raise ConfigError("actor", actor, "Anonymous, User, Service or CompilerTool")
+    return Held(Judge(checker, env, deadline=deadline), actor, None)
+
+
+@contextmanager
+def using(capabilities: Capabilities) -> Iterator[Capabilities]:
+    """Make ``capabilities`` the current ones inside the ``with``, also for worker threads and tasks started there."""
+    token = _CURRENT.set(capabilities)
+    try:
+        yield capabilities
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> Capabilities:
+    """The capabilities of the request that is being served, or of the innermost :func:`using`.
+
+    Raises :class:`CapabilityDenied` (``policy_unavailable``) where there are none.
+    """
+    found = _CURRENT.get(None)
+    if found is None:
+        hint = "no request is being served here; wrap jobs in using(capabilities_for(checker, actor))"
+        raise CapabilityDenied(refusal(None, {}, PolicyUnavailable(hint))) from PolicyUnavailable(hint)
+    return found
+
+
+def hand_out(capabilities: Capabilities, scope: MutableMapping[str, Any]) -> Token[Capabilities]:
+    """Make ``capabilities`` those of the request of ``scope``, and the current ones, until :func:`take_back`."""
+    state = scope.get("state")
+    if state is None:
+        scope["state"] = state = {}
+    state["capabilities"] = capabilities
+    return _CURRENT.set(capabilities)
+
+
+def take_back(token: Token[Capabilities]) -> None:
+    """Undo :func:`hand_out`."""
+    with suppress(ValueError):  # a coroutine that is closed by the garbage collector, thus in another context
+        _CURRENT.reset(token)

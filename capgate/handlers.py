@@ -1,0 +1,271 @@
+"""What an endpoint, and what acts for it, may ask once the request was let in: :class:`Capabilities`.
+
+The middleware hands one to each request, as ``request.state.capabilities``. Gated capabilities
+(:mod:`capgate.capabilities`) ask the current one, so that code which uses them need not know of it
+(:mod:`capgate.current`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn, Union
+
+import anyio
+import anyio.from_thread
+
+from .actors import ACTORS
+from .errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout
+from .events import DecisionLog, new_decision_id
+from .judge import Judge, denied_for, ends_task
+from .model import (
+    DEFAULT_ENVIRONMENT,
+    Actor,
+    Allow,
+    Decision,
+    Deny,
+    Environment,
+    PolicyInput,
+    PolicyResult,
+    Resource,
+)
+
+#: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
+ResourceLike = Union[str, Resource, None]
+#: One question: ``(action, resource)``, or with the SHA-256 of the arguments as third.
+Question = Union[tuple[str, ResourceLike], tuple[str, ResourceLike, Union[str, None]]]
+
+#: Questions in one batch. More are denied: a batch is answered without a pause for other tasks.
+BATCH: Final = 1_000
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+
+
+class Capabilities:
+    """The gate in the hands of a handler: asks the policy for one actor, in the environment of its gate.
+
+    ``check`` gives the decision, ``require`` raises :class:`~capgate.errors.CapabilityDenied` unless it is an allow,
+    which the middleware answers with 403; a denial is an event either way. The methods that end in ``_now`` are for
+    code that cannot await, such as a ``def`` endpoint; they wait for nothing. Nothing else is ever raised but what
+    ends the task: an error is a denial.
+    """
+
+    __slots__ = ("_actor",)
+
+    def __init__(self, actor: Actor | None = None) -> None:
+        self._actor: Any = actor
+
+    # -- asking
+
+    async def check(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
+        """The answer of the policy to ``action`` on ``resource``: ``"kind:id"``, or a :class:`Resource`."""
+        return (await self._ask(((action, resource, args_hash),)))[0].result
+
+    def check_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
+        """:meth:`check` for code that cannot await."""
+        return self._ask_now(((action, resource, args_hash),))[0].result
+
+    async def require(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
+        """Raises :class:`CapabilityDenied` unless the policy allows ``action`` on ``resource``."""
+        self._insist(await self._ask(((action, resource, args_hash),)))
+
+    def require_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
+        """:meth:`require` for code that cannot await."""
+        self._insist(self._ask_now(((action, resource, args_hash),)))
+
+    async def check_many(self, questions: Iterable[Question]) -> list[PolicyResult]:
+        """One answer for each of ``questions``, up to :data:`BATCH`: by one policy, together under one deadline."""
+        return [decision.result for decision in await self._ask(tuple(questions))]
+
+    def check_many_now(self, questions: Iterable[Question]) -> list[PolicyResult]:
+        """:meth:`check_many` for code that cannot await."""
+        return [decision.result for decision in self._ask_now(tuple(questions))]
+
+    async def require_all(self, questions: Iterable[Question]) -> None:
+        """Raises :class:`CapabilityDenied`, with the first denial, unless all of ``questions`` are allowed. Asked
+        nothing, it allows nothing."""
+        self._insist(await self._ask(tuple(questions) or ((None, None),)))
+
+    def require_all_now(self, questions: Iterable[Question]) -> None:
+        """:meth:`require_all` for code that cannot await."""
+        self._insist(self._ask_now(tuple(questions) or ((None, None),)))
+
+    def for_actor(self, actor: Actor) -> Capabilities:
+        """The same gate asked for somebody else, as when a tool acts for the user of a request."""
+        if type(actor) not in ACTORS:
+            raise ConfigError("actor", actor, "Anonymous, User, Service or CompilerTool")
+        return Held(self._judge(), actor, self)
+
+    # -- what a request and a job differ in
+
+    def _judge(self) -> Judge:
+        raise NotImplementedError
+
+    def _scope(self) -> Mapping[str, Any]:
+        """The scope that events are written for; empty outside of requests."""
+        raise NotImplementedError
+
+    def _who(self, judge: Judge) -> Any:
+        """The actor where ``_actor`` is ``None``, or an awaitable of it."""
+        return None
+
+    def _note(self, denial: Decision) -> None:
+        """``denial`` is about to be raised."""
+
+    # -- how
+
+    def _insist(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            if type(decision.result) is not Allow:
+                self._note(decision)
+                raise CapabilityDenied(decision)
+
+    async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
+        judge, inputs = None, []
+        try:
+            judge = self._judge()
+            actor = self._actor
+            if actor is None:
+                actor = await self._find_actor(judge)
+            inputs = _inputs(questions, actor, judge.env)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return self._denied(judge, len(questions), error)
+        results, cause = await judge.ask(inputs)
+        return self._concluded(judge, inputs, results, cause)
+
+    def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
+        judge, inputs = None, []
+        try:
+            judge = self._judge()
+            actor = self._actor
+            if actor is None:
+                actor = self._find_actor_now(judge)
+            inputs = _inputs(questions, actor, judge.env)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return self._denied(judge, len(questions), error)
+        results, cause = judge.ask_now(inputs)
+        return self._concluded(judge, inputs, results, cause)
+
+    async def _find_actor(self, judge: Judge) -> Any:
+        found = self._who(judge)
+        if inspect.isawaitable(found):
+            with anyio.move_on_after(judge.deadline) as bound:
+                found = await found
+            if bound.cancelled_caught:
+                raise PolicyTimeout("the actor was not known within the deadline")
+        return self._remember(found)
+
+    def _find_actor_now(self, judge: Judge) -> Any:
+        found = self._who(judge)
+        if inspect.isawaitable(found):
+            if inspect.iscoroutine(found):
+                found.close()
+            return anyio.from_thread.run(self._find_actor, judge)
+        return self._remember(found)
+
+    def _remember(self, actor: Any) -> Any:
+        if type(actor) not in ACTORS:
+            raise TypeError(f"the actor is a {type(actor).__name__}")
+        self._actor = actor
+        return actor
+
+    def _concluded(
+        self, judge: Judge, inputs: list[PolicyInput], results: list[PolicyResult], cause: BaseException | None
+    ) -> list[Decision]:
+        policy, scope = judge.policy, self._scope()
+        method, path = scope.get("method", scope.get("type")), scope.get("path")
+        found = []
+        for input, result in zip(inputs, results, strict=True):
+            if type(result) is Deny:
+                one = Decision(input, result, new_decision_id(), policy)
+                judge.log.denied(
+                    input, result, policy, decision_id=one.decision_id, method=method, path=path, cause=cause
+                )
+            else:
+                one = Decision(input, result, None, policy)
+                if judge.samples_allows:
+                    judge.log.allowed(input, policy, method=method, path=path)
+            found.append(one)
+        return found
+
+    def _denied(self, judge: Judge | None, count: int, cause: BaseException) -> list[Decision]:
+        """Denials for questions that nobody could be asked."""
+        return [refusal(judge, self._scope(), cause)] * count
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("capabilities belong to a request of this process; they are not copied or pickled")
+
+
+class Held(Capabilities):
+    """Capabilities that belong to no request, or to another actor than the request's."""
+
+    __slots__ = ("_by", "_request")
+
+    def __init__(self, judge: Judge, actor: Actor, request: Capabilities | None) -> None:
+        super().__init__(actor)
+        self._by = judge
+        self._request = request
+
+    def _judge(self) -> Judge:
+        return self._by
+
+    def _scope(self) -> Mapping[str, Any]:
+        return {} if self._request is None else self._request._scope()
+
+    def _note(self, denial: Decision) -> None:
+        if self._request is not None:
+            self._request._note(denial)
+
+
+def denial_in(error: BaseException, depth: int = 8) -> Decision | None:
+    """The decision of a :class:`CapabilityDenied`, also where a task group raised it together with nothing but
+    denials."""
+    if isinstance(error, CapabilityDenied):
+        return error.decision if type(error.decision) is Decision else None
+    inner = getattr(error, "exceptions", None)
+    if type(inner) is not tuple or not inner or not depth:
+        return None
+    found = [denial_in(one, depth - 1) for one in inner]
+    return None if None in found else found[0]
+
+
+def refusal(judge: Judge | None, scope: Mapping[str, Any], cause: BaseException) -> Decision:
+    """The denial for ``cause`` where nothing could be asked, reported."""
+    result, id, policy = denied_for(cause), new_decision_id(), None if judge is None else judge.policy
+    (DecisionLog() if judge is None else judge.log).denied(
+        None,
+        result,
+        policy,
+        decision_id=id,
+        env=DEFAULT_ENVIRONMENT if judge is None else judge.env,
+        method=scope.get("method", scope.get("type")),
+        path=scope.get("path"),
+        cause=cause,
+    )
+    return Decision(None, result, id, policy)
+
+
+def _inputs(questions: Sequence[Any], actor: Any, env: Environment) -> list[PolicyInput]:
+    if len(questions) > BATCH:
+        raise MalformedInput(f"{len(questions)} questions at once, the limit is {BATCH}")
+    now = time.time_ns()
+    return [
+        PolicyInput(action, actor, _resource(resource), rest[0] if rest else None, env, now)
+        for action, resource, *rest in questions
+    ]
+
+
+def _resource(given: ResourceLike) -> Resource | None:
+    if given is None or type(given) is Resource:
+        return given
+    if not isinstance(given, str):
+        raise MalformedInput(f"a resource is 'kind:id' or a Resource, not a {type(given).__name__}")
+    kind, colon, id = given.partition(":")
+    if not _KIND.fullmatch(kind) or bool(colon) != bool(id):
+        raise MalformedInput(f"{given[:100]!r} is not 'kind:id'")
+    return Resource(kind, id or None)
