@@ -14,6 +14,8 @@ documents: ``policy/``, ``build.py``.
 from .build import build_policy
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker, select_checker
 from .declare import requires
+from .errors import CapabilityDenied
+from .handlers import Capabilities
 from .interpreter import WasmInterpreter
 from .limits import Limits
 from .middleware import CapabilityMiddleware
@@ -37,6 +39,8 @@ from .store.loader import WasmArtifact, load_wasm_artifact
 __all__ = [
     "Allow",
     "Anonymous",
+    "Capabilities",
+    "CapabilityDenied",
     "CapabilityMiddleware",
     "CompilerTool",
     "Deny",
