@@ -21,13 +21,21 @@ def actor_from_user(scope: Scope) -> Actor:
     Raises :class:`TypeError` for anything else, a user without a name included: who is not known for certain is denied
     rather than taken for nobody.
     """
-    user = scope.get("user")
+    return _actor_of(scope.get("user"))
+
+
+def actor_of(value: Any) -> Actor:
+    """``value`` as an actor: as :func:`actor_from_user` takes a user, or text as the name of one."""
+    return User(value) if type(value) is str and value else _actor_of(value, optional=True)
+
+
+def _actor_of(user: Any, *, optional: bool = False) -> Actor:
     if user is None:
         return ANONYMOUS
     if type(user) in ACTORS:
         actor: Actor = user
         return actor
-    authenticated = getattr(user, "is_authenticated", None)
+    authenticated = getattr(user, "is_authenticated", True if optional else None)
     if authenticated is False:
         return ANONYMOUS
     if authenticated is not True:

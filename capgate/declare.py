@@ -16,7 +16,9 @@ from typing import Any, Final, TypeGuard, TypeVar, Union
 from uuid import UUID
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
+from starlette.routing import BaseRoute, Host, Mount, Router
 
 from .actions import VOCABULARY
 from .errors import ConfigError
@@ -24,6 +26,8 @@ from .model import Resource
 
 #: The attribute that holds the declarations of an endpoint: a tuple of :class:`Requirement`.
 ATTRIBUTE: Final = "__capgate_requires__"
+#: The attribute of what asks a policy by itself: ``True``, and nothing else.
+ASKS_ITSELF: Final = "__capgate_asks_itself__"
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _RESOURCE: Final = "'kind' or 'kind:id', the id with {path_parameters} and literal braces doubled"
@@ -40,7 +44,8 @@ class Requirement(msgspec.Struct, frozen=True):
     """One action that a policy has to allow before an endpoint runs. Made by :meth:`parse`.
 
     ``fixed`` is the resource where no path parameter takes part in it; else ``kind`` and ``template`` make one per
-    request. ``args_hash`` is ``"body"`` where the policy is to be given the SHA-256 of the request body.
+    request. ``args_hash`` is ``"body"`` where the policy is to be given the SHA-256 of the request body. ``always``
+    matters on routers and mounts only: see :func:`requires`.
     """
 
     action: str
@@ -48,9 +53,12 @@ class Requirement(msgspec.Struct, frozen=True):
     kind: str = ""
     template: tuple[Union[str, Parameter], ...] = ()
     args_hash: str | None = None
+    always: bool = False
 
     @classmethod
-    def parse(cls, action: str, *, resource: str | None = None, args_hash: str | None = None) -> Requirement:
+    def parse(
+        cls, action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+    ) -> Requirement:
         """Raises :class:`ConfigError` for an unknown action, a malformed resource, or one of a kind that is not the
         action's."""
         known = VOCABULARY.get(action) if isinstance(action, str) else None
@@ -58,14 +66,17 @@ class Requirement(msgspec.Struct, frozen=True):
             raise ConfigError("action", action, f"a registered action: {', '.join(sorted(VOCABULARY.names))}")
         if args_hash not in (None, "body"):
             raise ConfigError("args_hash", args_hash, "None or 'body'")
+        if always is not True and always is not False:
+            raise ConfigError("always", always, "True or False")
         if resource is None:
-            return cls(action, args_hash=args_hash)
+            return cls(action, args_hash=args_hash, always=always)
         kind, template = _parse_resource(resource)
         if known.kind not in (None, kind):
             raise ConfigError("resource", resource, f"a resource of kind {known.kind!r}, which {action} acts on")
         if any(type(part) is Parameter for part in template):
-            return cls(action, None, kind, template, args_hash)
-        return cls(action, Resource(kind, "".join(map(str, template)) or None), args_hash=args_hash)
+            return cls(action, None, kind, template, args_hash, always)
+        fixed = Resource(kind, "".join(map(str, template)) or None)
+        return cls(action, fixed, args_hash=args_hash, always=always)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -86,7 +97,9 @@ class Requirement(msgspec.Struct, frozen=True):
 Requirements = tuple[Requirement, ...]
 
 
-def requires(action: str, *, resource: str | None = None, args_hash: str | None = None) -> Callable[[_T], _T]:
+def requires(
+    action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+) -> Callable[[_T], _T]:
     """Declare that a policy has to allow ``action`` on ``resource`` before the decorated endpoint runs.
 
     ``resource`` is ``"kind"`` or ``"kind:id"``; the id may use path parameters, ``"sql_query:{name}"``. The value is
@@ -95,13 +108,20 @@ def requires(action: str, *, resource: str | None = None, args_hash: str | None 
 
     For functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a
     ``Mount``; stacked, or on a class and its method, all of them have to be allowed, in the order written from the
-    inside out. Subclasses inherit it. Raises :class:`ConfigError` where it is applied.
+    inside out. Subclasses inherit it.
+
+    On a router, a ``Mount``, a ``Host`` or a whole application, ``requires(...)(router)`` is the default of the routes
+    below that declare nothing themselves; the nearest one counts. With ``always=True`` it is asked for all routes
+    below, in addition to what they declare. Raises :class:`ConfigError` where it is applied.
     """
-    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash)
+    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash, always=always)
 
     def declare(endpoint: _T) -> _T:
-        if not callable(endpoint):
-            raise ConfigError("endpoint", endpoint, "a function, a class or an ASGI application")
+        if not callable(endpoint) or _is_leaf(endpoint):
+            valid = "a function, a class, a router, a Mount or an ASGI application; of another route, its endpoint"
+            raise ConfigError("endpoint", endpoint, valid)
+        if always and not is_around(endpoint):
+            raise ConfigError("always", True, "a declaration of a router, a Mount, a Host or an application")
         _refuse_declared_methods(endpoint)
         try:
             setattr(endpoint, ATTRIBUTE, (*declared(endpoint), requirement))
@@ -110,6 +130,42 @@ def requires(action: str, *, resource: str | None = None, args_hash: str | None 
         return endpoint
 
     return declare
+
+
+def is_around(endpoint: object) -> bool:
+    """Whether there are routes below ``endpoint``, for which its declarations are defaults."""
+    return isinstance(endpoint, (Router, Mount, Host, Starlette))
+
+
+def _is_leaf(endpoint: object) -> bool:
+    return isinstance(endpoint, BaseRoute) and not isinstance(endpoint, (Mount, Host))
+
+
+def inherit(own: Requirements, always: Requirements, default: Requirements) -> tuple[Requirements, Requirements]:
+    """What routes below are always asked for, and their default, given what was so further outside and what the next
+    router inside declares."""
+    if not own:
+        return always, default
+    for one in own:
+        if one.always and one not in always:
+            always = (*always, one)
+    return always, tuple(one for one in own if not one.always) or default
+
+
+def asks_itself(endpoint: _T) -> _T:
+    """Declare that ``endpoint`` asks the policy itself before it does anything, so that the gate lets requests reach it
+    unasked. For ASGI applications that are enforcement points of their own, and to be used as sparingly as public
+    routes."""
+    try:
+        setattr(endpoint, ASKS_ITSELF, True)
+    except (AttributeError, TypeError):
+        raise ConfigError("endpoint", endpoint, "an object that takes attributes") from None
+    return endpoint
+
+
+def does_ask_itself(endpoint: object) -> bool:
+    """Whether :func:`asks_itself` was said of ``endpoint``, or of its class."""
+    return getattr(endpoint, ASKS_ITSELF, None) is True
 
 
 def declared(endpoint: object) -> Requirements:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from logging import Logger
+from types import FunctionType
 from typing import Any, Literal
 
 import msgspec
@@ -12,22 +13,37 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Host, Mount, Router
 
-from .declare import Requirements, declared, declared_for_method, is_class_based
-from .routing import DEPTH, Target, Unresolvable, find_target, matches_as_usual, own_path, routes_behind, template
+from .declare import Requirements, declared, declared_for_method, does_ask_itself, inherit, is_class_based
+from .routing import (
+    DEPTH,
+    Around,
+    Target,
+    Unresolvable,
+    around_included,
+    asks_in_dependency,
+    calls_in,
+    declared_around,
+    find_target,
+    matches_as_usual,
+    own_path,
+    routes_behind,
+    template,
+)
 
-Status = Literal["declared", "public", "undeclared", "unresolvable"]
+Status = Literal["declared", "deferred", "public", "undeclared", "unresolvable"]
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 
 
 class RouteReport(msgspec.Struct, frozen=True):
     """One route as the gate sees it. ``missing`` are path parameters that its declaration uses and its path does not
-    have."""
+    have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask."""
 
     template: str
     methods: tuple[str, ...]
     status: Status
     requirements: Requirements = ()
     missing: tuple[str, ...] = ()
+    asked: Requirements = ()
 
     def __str__(self) -> str:
         return ascii(f"{'|'.join(self.methods)} {self.template}".strip())
@@ -37,18 +53,22 @@ def report_routes(target: Target, public: frozenset[str] = frozenset()) -> list[
     """Every route that can be seen from ``target``, in the order in which they are tried."""
     if target.router is None:
         return []
-    return list(_Walk(public).router(target.router, "", target.declared, frozenset(), 0))
+    return list(_Walk(public).router(target.router, "", (target.declared, target.default), frozenset(), 0))
 
 
-def check_routes(target: Target, public: frozenset[str], log: Logger) -> None:
-    """Log what will be denied for want of a declaration, and what is wrong with declarations and public routes."""
-    if target.router is None and not target.declared:
+def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[str]:
+    """Log what will be denied for want of a declaration, and what is wrong with declarations and public routes.
+
+    Returns the routes that are denied whoever asks.
+    """
+    if target.router is None and not (target.declared or target.default or target.asks_itself):
         log.warning("no router was found, so every request is denied; pass router= or resolver=")
     routes = report_routes(target, public)
     for status in ("undeclared", "unresolvable"):
         found = [str(route) for route in routes if route.status == status]
         if found:
             log.warning("%s routes, which are denied: %s", status, ", ".join(found))
+    denied = [str(route) for route in routes if route.missing or route.status in ("undeclared", "unresolvable")]
     for route in routes:
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
@@ -60,6 +80,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> None:
             log.warning("public route %a %s", name, why)
         elif len(opened) > 1:
             log.warning("public route %a opens %d routes: %s", name, len(opened), ", ".join(map(str, opened)))
+    return denied
 
 
 def check_order(app: Any, gate: type, log: Logger) -> None:
@@ -93,23 +114,26 @@ class _Walk:
         self._public = public
 
     def router(
-        self, router: Router, prefix: str, around: Requirements, params: frozenset[str], depth: int
+        self, router: Router, prefix: str, around: Around, params: frozenset[str], depth: int
     ) -> Iterator[RouteReport]:
         for route in router.routes:
             yield from self._resolved(route, prefix, around, params, depth)
 
-    def _resolved(self, route: Any, *rest: Any) -> Iterator[RouteReport]:
+    def _resolved(self, route: Any, prefix: str, around: Around, *rest: Any) -> Iterator[RouteReport]:
         try:
             behind = routes_behind(route)
-            for one in [route] if behind is None else behind:
-                if behind is not None and not matches_as_usual(type(one.original_route)):
+            if behind is None:
+                yield from self.route(route, prefix, around, *rest)
+                return
+            for one in behind:
+                if not matches_as_usual(type(one.original_route)):
                     raise Unresolvable(one.path)
-                yield from self.route(one, *rest)
+                yield from self.route(one, prefix, around_included(route, one, around), *rest)
         except (Unresolvable, TypeError):
-            yield RouteReport(template(route, rest[0]) or type(route).__name__, (), "unresolvable")
+            yield RouteReport(template(route, prefix) or type(route).__name__, (), "unresolvable")
 
     def route(
-        self, route: Any, prefix: str, around: Requirements, params: frozenset[str], depth: int
+        self, route: Any, prefix: str, around: Around, params: frozenset[str], depth: int
     ) -> Iterator[RouteReport]:
         name, methods = template(route, prefix), tuple(sorted(getattr(route, "methods", None) or ()))
         mounted = isinstance(getattr(route, "original_route", route), (Mount, Host))
@@ -118,19 +142,44 @@ class _Walk:
             yield RouteReport(name or type(route).__name__, methods, "unresolvable")
             return
         params = params | (frozenset(getattr(route, "param_convertors", ())) - ({"path"} if mounted else frozenset()))
-        if is_class_based(endpoint):
-            target = Target(_of_class(endpoint), None, "")
-        elif getattr(route, "dependant", None) is not None:
-            target = Target(declared(endpoint), None, "")
-        else:
-            target = find_target(endpoint)
-        found = (*around, *target.declared)
+        always, default = inherit(declared_around(route), *around)
+        target = _target_of(route, endpoint)
         if target.router is not None:
-            yield from self.router(target.router, prefix + own_path(route), found, params, depth + 1)
+            below = (*always, *target.declared), target.default or default
+            yield from self.router(target.router, prefix + own_path(route), below, params, depth + 1)
             return
-        needed = frozenset[str]().union(*(requirement.parameters for requirement in found))
-        status: Status = "declared" if found else "public" if name in self._public else "undeclared"
-        yield RouteReport(name, methods, status, found, tuple(sorted(needed - params)))
+        own, asked = target.declared, asked_in_dependencies(route)
+        status, found = self._status(name, always, own, target.default or default, target.asks_itself)
+        needed = frozenset[str]().union(*(requirement.parameters for requirement in (*found, *asked)))
+        yield RouteReport(name, methods, status, found, tuple(sorted(needed - params)), asked)
+
+    def _status(
+        self, name: str, always: Requirements, own: Requirements, default: Requirements, asks: bool
+    ) -> tuple[Status, Requirements]:
+        """As :mod:`capgate.routing` decides it."""
+        if own or always:
+            return "declared", (*always, *(own or (() if asks else default)))
+        if asks:
+            return "deferred", ()
+        if name in self._public:
+            return "public", ()
+        return ("declared" if default else "undeclared"), default
+
+
+def _target_of(route: Any, endpoint: Any) -> Target:
+    if is_class_based(endpoint):
+        return Target(_of_class(endpoint), None, "")
+    if type(endpoint) is FunctionType or getattr(route, "dependant", None) is not None:
+        return Target(declared(endpoint), None, "", (), asks_in_dependency(route))
+    return find_target(endpoint)
+
+
+def asked_in_dependencies(route: Any) -> Requirements:
+    """What dependencies of FastAPI's ask before the endpoint of ``route`` runs."""
+    dependant = getattr(route, "dependant", None)
+    if dependant is None:
+        return ()
+    return tuple(one for call in calls_in(dependant) if does_ask_itself(call) for one in declared(call))
 
 
 def _of_class(endpoint: type[HTTPEndpoint]) -> Requirements:

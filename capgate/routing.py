@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple, Union, cast
 
@@ -26,7 +26,17 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Match, Mount, Router
 from starlette.types import Scope
 
-from .declare import ATTRIBUTE, Requirements, declared, declared_for_method, is_class_based, methods_declare
+from .declare import (
+    ATTRIBUTE,
+    Requirements,
+    declared,
+    declared_for_method,
+    does_ask_itself,
+    inherit,
+    is_around,
+    is_class_based,
+    methods_declare,
+)
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
 DEPTH: Final = 32
@@ -62,12 +72,21 @@ NOTHING: Final[Resolution] = ((), _NO_PARAMETERS)
 
 
 class Target(NamedTuple):
-    """Where an application leads: what it and its wrappers declare, its router if it has one, and the ``root_path``
-    that a FastAPI application on the way puts into the scope, else ``""``."""
+    """Where an application leads: what it and its wrappers declare, its router if it has one, the ``root_path`` that a
+    FastAPI application on the way puts into the scope, else ``""``, the ``default`` of its routes, and whether it
+    asks by itself."""
 
     declared: Requirements
     router: Router | None
     root_path: str
+    default: Requirements = ()
+    asks_itself: bool = False
+
+    def below(self, app: object) -> Target:
+        """The same, with the declarations of ``app`` around it."""
+        always, default = inherit(declared(app), (), ())
+        more = tuple(one for one in always if one not in self.declared)
+        return self._replace(declared=(*more, *self.declared), default=self.default or default)
 
 
 def find_target(app: object) -> Target:
@@ -77,13 +96,18 @@ def find_target(app: object) -> Target:
     declare something, and :class:`TypeError` where a declaration is not one.
     """
     found: Requirements = ()
+    default: Requirements = ()
     root_path = ""
     for _ in range(DEPTH):
         own = declared(app)
-        if own:  # a wrapper may show the declarations of what it wraps as its own
+        if is_around(app):
+            found, default = inherit(own, found, default)
+        elif own:  # a wrapper may show the declarations of what it wraps as its own
             found = (*found, *[one for one in own if one not in found])
+        if does_ask_itself(app):
+            return Target(found, None, root_path, default, True)
         if isinstance(app, Router):
-            return Target(found, app, root_path)
+            return Target(found, app, root_path, default)
         if isinstance(app, Starlette):
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
@@ -92,7 +116,7 @@ def find_target(app: object) -> Target:
             raise Unresolvable(f"{app!r} declares methods, and is called by something else than a route")
         inner = _inside(app)
         if inner is None:
-            return Target(found, None, root_path)
+            return Target(found, None, root_path, default)
         app = inner
     raise Unresolvable(f"more than {DEPTH} wrappers around one application")
 
@@ -109,35 +133,44 @@ def resolver_for(target: Target, public: frozenset[str] = frozenset()) -> Callab
 
     It raises :class:`Unresolvable`, or whatever a route's ``matches`` or a converter raises.
     """
-    found, router, root_path = target
-    if router is None:
+    if target.router is None:
+        found = target.declared or (DEFERRED if target.asks_itself else target.default)
         return lambda scope: (found, scope.get("path_params", _NO_PARAMETERS))
-    in_routes = functools.partial(_in_routes, router, public, "", found, 0)
-    if root_path:
-        return lambda scope: in_routes({**scope, "root_path": root_path})
+    in_routes = functools.partial(_in_routes, target.router, public, "", (target.declared, target.default), 0)
+    if target.root_path:
+        return lambda scope: in_routes({**scope, "root_path": target.root_path})
     return in_routes
 
 
+#: What routes are always asked for, and what those that declare nothing are asked for.
+Around = tuple[Requirements, Requirements]
+
+
 def _in_routes(
-    router: Router, public: frozenset[str], prefix: str, around: Requirements, depth: int, scope: Scope
+    router: Router, public: frozenset[str], prefix: str, around: Around, depth: int, scope: Scope
 ) -> Resolution:
     if depth > DEPTH:
         raise Unresolvable(f"applications are nested more than {DEPTH} deep")
     if not _USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     for route in router.routes:
-        if _PLAIN[type(route)]:
+        plain = _PLAIN[type(route)]
+        if plain:
             match, child = route.matches(scope)
         else:
-            route, match, child = _matches(route, scope)
+            reached, match, child = _matches(route, scope)
         if match is _FULL:
             endpoint = child["endpoint"]
+            if not plain:
+                around = around_included(route, reached, around)
+                return _at_route(reached, scope, child, public, prefix, around, depth)
             # Nearly every route: a function that declares something itself. Short, since every request comes by.
-            found = getattr(endpoint, ATTRIBUTE, None) if type(endpoint) is FunctionType and not around else None
-            if type(found) is tuple and found:
-                return found, child["path_params"]
+            if plain is _LEAF and type(endpoint) is FunctionType and not around[0]:
+                found = getattr(endpoint, ATTRIBUTE, None)
+                if type(found) is tuple and found:
+                    return found, child["path_params"]
             return _at_route(route, scope, child, public, prefix, around, depth)
-    return (around, scope.get("path_params", _NO_PARAMETERS)) if around else NOTHING
+    return (around[0], scope.get("path_params", _NO_PARAMETERS)) if around[0] else NOTHING
 
 
 def _at_route(
@@ -146,28 +179,58 @@ def _at_route(
     child: MutableMapping[str, Any],
     public: frozenset[str],
     prefix: str,
-    around: Requirements,
+    around: Around,
     depth: int,
 ) -> Resolution:
     endpoint = child["endpoint"]
     params = child.get("path_params", _NO_PARAMETERS)
+    always, default = inherit(declared_around(route), *around)
+    asks = False
     if type(endpoint) is FunctionType:
-        found: Requirements = (*around, *declared(endpoint)) if around else declared(endpoint)
+        own = declared(endpoint)
+        asks = asks_in_dependency(route)
     elif is_class_based(endpoint) and scope["type"] == "http":
-        found = (*around, *declared_for_method(endpoint, scope["method"]))
+        own = declared_for_method(endpoint, scope["method"])
     elif getattr(route, "dependant", None) is not None:  # FastAPI calls this; an application in it is not called
-        found = (*around, *declared(endpoint))
+        own = declared(endpoint)
+        asks = asks_in_dependency(route)
     else:
-        wrappers, router, root_path = find_target(endpoint)
-        found = (*around, *wrappers)
-        if router is not None:
+        target = find_target(endpoint)
+        if target.router is not None:
             inside = {**scope, **child}
-            if root_path:
-                inside["root_path"] = root_path
-            return _in_routes(router, public, prefix + own_path(route), found, depth + 1, inside)
-    if not found and public and template(route, prefix) in public:
+            if target.root_path:
+                inside["root_path"] = target.root_path
+            below = (*always, *target.declared), target.default or default
+            return _in_routes(target.router, public, prefix + own_path(route), below, depth + 1, inside)
+        own, asks, default = target.declared, target.asks_itself, target.default or default
+    if own or always:
+        return (*always, *(own or (() if asks else default))), params
+    if asks:
+        return DEFERRED, params
+    if public and template(route, prefix) in public:
         return PUBLIC, params
-    return found, params
+    return default, params
+
+
+def declared_around(route: Any) -> Requirements:
+    """What a ``Mount`` or ``Host`` declares for the routes below; of any other route nothing."""
+    original = getattr(route, "original_route", route)
+    return declared(original) if isinstance(original, (Mount, Host)) else ()
+
+
+def asks_in_dependency(route: Any) -> bool:
+    """Whether a dependency of FastAPI's asks before the endpoint of ``route`` runs."""
+    dependant = getattr(route, "dependant", None)
+    return dependant is not None and any(map(does_ask_itself, calls_in(dependant)))
+
+
+def calls_in(dependant: Any, depth: int = 0) -> Iterator[Any]:
+    """The functions that FastAPI calls for ``dependant`` before its endpoint."""
+    if depth > DEPTH:
+        raise Unresolvable(f"dependencies are nested more than {DEPTH} deep")
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from calls_in(inner, depth + 1)
 
 
 def template(route: Any, prefix: str = "") -> str:
@@ -227,6 +290,32 @@ def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
     return cast("Iterable[Any]", contexts_of([route]))
 
 
+def around_included(route: Any, reached: Any, around: Around) -> Around:
+    """What the included routers between ``route`` and the route that was ``reached`` behind it declare, around that.
+
+    Raises :class:`Unresolvable` where it was included twice, below routers that declare different things.
+    """
+    router = getattr(route, "original_router", None)
+    if router is None:
+        return around
+    places = list(_places(router, getattr(reached, "original_route", reached), around, 0))
+    if not places or any(place != places[0] for place in places):
+        raise Unresolvable(f"{own_path(reached)} is included {len(places)} times, with different declarations")
+    return places[0]
+
+
+def _places(router: Any, wanted: Any, around: Around, depth: int) -> Iterator[Around]:
+    if depth > DEPTH:
+        raise Unresolvable(f"routers are included more than {DEPTH} deep")
+    around = inherit(declared(router), *around)
+    for route in (*router.routes, *getattr(router, "_low_priority_routes", ())):
+        if route is wanted:
+            yield around
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from _places(inner, wanted, around, depth + 1)
+
+
 def _check_included(router: Any, depth: int) -> None:
     """That the routers below are the framework's own, since their routes are asked without them."""
     if depth > DEPTH or not isinstance(router, Router) or not _USUAL[type(router)]:
@@ -237,13 +326,13 @@ def _check_included(router: Any, depth: int) -> None:
             _check_included(inner, depth + 1)
 
 
-class _Known(dict[type, bool]):
+class _Known(dict[type, int]):
     """What ``judge`` says about classes, remembered."""
 
-    def __init__(self, judge: Callable[[type], bool]) -> None:
+    def __init__(self, judge: Callable[[type], int]) -> None:
         self._judge = judge
 
-    def __missing__(self, kind: type) -> bool:
+    def __missing__(self, kind: type) -> int:
         self[kind] = verdict = self._judge(kind)
         return verdict
 
@@ -252,6 +341,13 @@ def matches_as_usual(kind: type) -> bool:
     """Whether routes of this class match the way starlette's or FastAPI's own do."""
     owner = next((base for base in kind.__mro__ if "matches" in vars(base)), kind)
     return owner.__module__ in ("starlette.routing", "fastapi.routing") and owner.__name__ in _PLAIN_NAMES
+
+
+def _plainness(kind: type) -> int:
+    """0 where routes of this class match in their own way, :data:`_LEAF` where nothing is below them, else 1."""
+    if not matches_as_usual(kind):
+        return 0
+    return 1 if issubclass(kind, (Mount, Host)) else _LEAF
 
 
 def _dispatches_as_usual(kind: type) -> bool:
@@ -263,5 +359,6 @@ def _dispatches_as_usual(kind: type) -> bool:
     )
 
 
-_PLAIN: Final = _Known(matches_as_usual)
+_LEAF: Final = 2
+_PLAIN: Final = _Known(_plainness)
 _USUAL: Final = _Known(_dispatches_as_usual)

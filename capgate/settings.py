@@ -44,8 +44,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``service, mode``    the environment that policies are told
     ``public``           routes that are open without asking: exact paths as declared, see :mod:`capgate.routing`
     ``expose_reasons``   tell clients why they were denied
+    ``openapi``          show in a FastAPI application's OpenAPI document what its routes declare
     ``sample_allows``    fraction of allows that become events, 0 to 1; denials always do
     ``body_bytes``       how much of a body is read where a declaration asks for its hash; more is denied
+    ``strict``           refuse to start where a route is undeclared or cannot be resolved, instead of denying it only
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
     """
 
@@ -62,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expose_reasons: bool = False
     sample_allows: float = 0.0
     body_bytes: int = 1_048_576
+    openapi: bool = True
+    strict: bool = False
     strict_paths: bool = True
 
     def __post_init__(self) -> None:
@@ -172,6 +176,8 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "expose_reasons": (_flag, "true, false, 1 or 0"),
     "sample_allows": (_number, "a number from 0 to 1"),
     "body_bytes": (_whole, "a whole number from {} to {}".format(*BODY_BYTES)),
+    "openapi": (_flag, "true, false, 1 or 0"),
+    "strict": (_flag, "true, false, 1 or 0"),
     "strict_paths": (_flag, "true, false, 1 or 0"),
 }
 #: Every variable that :meth:`Settings.from_env` knows.
@@ -248,5 +254,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "expose_reasons": _check_flag,
     "sample_allows": lambda name, value: check_number(name, value, 0.0, 1.0, whole=False),
     "body_bytes": lambda name, value: check_number(name, value, *BODY_BYTES, whole=True),
+    "openapi": _check_flag,
+    "strict": _check_flag,
     "strict_paths": _check_flag,
 }

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Final
 
 import anyio
 import anyio.to_thread
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .actors import actor_from_user
@@ -23,11 +25,14 @@ from .gate import ActorOf, Gate, Resolver
 from .judge import ends_task
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Environment
+from .openapi import describe
 from .report import check_authentication, check_order, check_routes
 from .routing import Target, find_target
 from .settings import Settings
 
 _log = logging.getLogger("capgate")
+
+_STRICT: Final = "routes that each declare what they need, or are public; or strict=False, which denies the others"
 
 #: Seconds between two looks at whether another task, perhaps of another event loop, has finished starting.
 POLL = 0.002
@@ -119,7 +124,7 @@ class Startup:
             self.settings = Settings.from_env()
         if not isinstance(self.settings, Settings):
             raise ConfigError("settings", self.settings, "a capgate.Settings")
-        target = find_target(self._routed)
+        target = self._find_target(scope)
         checker = self._given
         if checker is None:
             # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
@@ -127,18 +132,33 @@ class Startup:
         if hasattr(checker, "start"):
             await checker.start()
         gate = Gate(self.settings, checker, self._actor or actor_from_user, self._resolver, target)
-        self._report(gate, target, scope)
+        self._report(self.settings, gate, target, scope)
         return gate
 
-    def _report(self, gate: Gate, target: Target, scope: Scope) -> None:
+    def _find_target(self, scope: Scope) -> Target:
+        target = find_target(self._routed)
+        app = scope.get("app")
+        # Middleware of an application is inside of it, and finds its router, but not what it declares itself.
+        if isinstance(app, Starlette) and app.router is target.router:
+            target = target.below(app)
+        return target
+
+    def _report(self, settings: Settings, gate: Gate, target: Target, scope: Scope) -> None:
+        denied: list[str] = []
         try:
             check_order(scope.get("app"), self._gate_class, _log)
             if self._actor is None:
                 check_authentication(scope.get("app"), self._gate_class, _log)
             if self._resolver is None:
-                check_routes(target, gate.public, _log)
-        except Exception:  # only a report: what it cannot describe is denied all the same
+                denied = check_routes(target, gate.public, _log)
+        except Exception as error:  # only a report: what it cannot describe is denied all the same
             _log.warning("the routes could not be reported", exc_info=True)
+            if settings.strict:
+                raise ConfigError("strict", f"{type(error).__name__} while routes were listed", _STRICT) from error
+        if settings.openapi and self._resolver is None:
+            describe(scope.get("app"), target, gate.public)
+        if settings.strict and denied:
+            raise ConfigError("strict", ", ".join(denied), _STRICT)
 
     async def close(self) -> None:
         """Forget the gate, and close its checker if it was made here; a checker that was passed in is its owner's to

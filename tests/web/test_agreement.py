@@ -28,19 +28,26 @@ from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRo
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.declare import requires
+from capgate.current import capabilities_for, using
+from capgate.declare import is_around, requires
+from capgate.fastapi import Requires
 from capgate.middleware import CapabilityMiddleware
-from capgate.model import Allow
+from capgate.model import ANONYMOUS, Allow
 from capgate.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import PATIENT, Recording, make_checker
+from .support import PATIENT, Answering, Recording, make_checker
 
 #: Reading a cache is always allowed, reading the database if the number of the endpoint is even.
 CHECKER = make_checker(document={"cache": "any", "sql": [f"e{number}" for number in range(0, 400, 2)]})
+EVERYTHING = capabilities_for(Answering(Allow()), ANONYMOUS)
 KINDS = {"cache.read": "namespace", "db.read": "sql_query"}
 
-Declaration = tuple[str, Union[str, None]]  # an action, and a path parameter to put into the id
+#: An action, a path parameter to put into the id, and for groups whether it is always asked.
+Declaration = tuple[str, Union[str, None], bool]
+#: What is asked for around an endpoint: always, and if it declares nothing. Action, number of who declares, parameter.
+Question = tuple[str, int, Union[str, None]]
+Around = tuple[tuple[Question, ...], tuple[Question, ...]]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -49,6 +56,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     methods: tuple[str, ...]
     declared: tuple[Declaration, ...]
     public: bool
+    dependency: tuple[Declaration, ...] = ()
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -56,6 +64,7 @@ class Group(msgspec.Struct, frozen=True):
     kind: Literal["routes", "router", "starlette", "fastapi", "wrapped", "host", "include"]
     root_path: str
     declared: tuple[Declaration, ...]
+    on_mount: bool
     children: tuple[Union[Endpoint, Group], ...]
 
 
@@ -63,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True):
     kind: Literal["starlette", "fastapi", "router"]
     root_path: str
     inside: bool
+    declared: tuple[Declaration, ...]
     children: tuple[Union[Endpoint, Group], ...]
 
 
@@ -91,16 +101,19 @@ class Application:
         self._templates: list[tuple[str, bool]] = []
         self._number = 0
         self.app: Any
+        number, around = self._inside(plan.declared, ((), ()))
         if plan.kind == "fastapi":
             self.app = fastapi(plan.root_path)
-            self._fill(self.app, plan.children, "", ())
+            self._fill(self.app, plan.children, "", around)
         else:
-            self.app = (Starlette if plan.kind == "starlette" else Router)(routes=self._routes(plan.children, "", ()))
+            build = Starlette if plan.kind == "starlette" else Router
+            self.app = build(routes=self._routes(plan.children, "", around))
+        declare(self.app, plan, number)
 
-    def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: tuple[Any, ...]) -> list[BaseRoute]:
+    def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: Around) -> list[BaseRoute]:
         return [self._route(child, prefix, around) for child in children]
 
-    def _route(self, child: Endpoint | Group, prefix: str, around: tuple[Any, ...], included: str = "") -> BaseRoute:
+    def _route(self, child: Endpoint | Group, prefix: str, around: Around, included: str = "") -> BaseRoute:
         if isinstance(child, Endpoint):
             made = self._endpoint(child, prefix, around)
             if child.kind == "websocket":
@@ -108,47 +121,46 @@ class Application:
             if child.kind == "opaque":
                 return Mount(child.path, made)
             return Route(child.path, made, methods=None if child.kind == "class" else list(child.methods))
-        number, found = self._next(child.declared)
-        around = (*around, *found)
-        if child.kind in ("routes", "include"):
-            return Mount(
-                child.path,
-                app=declare(Router(self._routes(child.children, prefix + child.path, around)), child, number),
-            )
+        number, around = self._inside(child.declared, around, wrapper=child.kind == "wrapped")
         if child.kind == "host":
-            return Host(
-                "h.example",
-                declare(Router(self._routes(child.children, prefix + "h.example" + included, around)), child, number),
-            )
-        inner: Any
+            inner = Router(self._routes(child.children, prefix + "h.example" + included, around))
+            host = Host("h.example", inner)
+            declare(host if child.on_mount else inner, child, number)
+            return host
+        inside: Any
         if child.kind == "fastapi":
-            inner = fastapi(child.root_path)
-            self._fill(inner, child.children, prefix + child.path, around)
+            inside = fastapi(child.root_path)
+            self._fill(inside, child.children, prefix + child.path, around)
         else:
-            build = Router if child.kind == "router" else Starlette
-            inner = build(routes=self._routes(child.children, prefix + child.path, around))
-        inner = declare(inner, child, number)
-        return Mount(child.path, app=Wrapper(Wrapper(inner)) if child.kind == "wrapped" else inner)
+            build = Starlette if child.kind == "starlette" else Router
+            inside = build(routes=self._routes(child.children, prefix + child.path, around))
+        if child.kind == "wrapped":
+            return Mount(child.path, app=Wrapper(declare(Wrapper(inside), child, number)))
+        mount = Mount(child.path, app=inside)
+        declare(mount if child.on_mount else inside, child, number)
+        return mount
 
     def _fill(
         self,
         target: Any,
         children: Sequence[Endpoint | Group],
         prefix: str,
-        around: tuple[Any, ...],
+        around: Around,
         included: str = "",
     ) -> None:
         """The same in FastAPI's own ways of adding routes. ``included`` is the prefix of included routers: FastAPI
         puts it behind the name of a host."""
         for child in children:
             if isinstance(child, Endpoint) and child.kind == "function":
-                endpoint = self._endpoint(child, prefix + included, around)
-                target.add_api_route(child.path, endpoint, methods=list(child.methods))
+                endpoint, asked = self._endpoint(child, prefix + included, around, asks=True)
+                target.add_api_route(child.path, endpoint, methods=list(child.methods), dependencies=asked)
             elif isinstance(child, Endpoint) and child.kind == "websocket":
                 target.add_api_websocket_route(child.path, self._endpoint(child, prefix + included, around))
             elif isinstance(child, Group) and child.kind == "include":
                 router = APIRouter()
-                self._fill(router, child.children, prefix, around, included + child.path)
+                number, within = self._inside(child.declared, around)
+                self._fill(router, child.children, prefix, within, included + child.path)
+                declare(router, child, number)
                 target.include_router(router, prefix=child.path)
             else:
                 router = target.router if isinstance(target, FastAPI) else target
@@ -157,23 +169,38 @@ class Application:
                 else:
                     router.routes.append(self._route(child, prefix + included, around))
 
-    def _next(self, declared: tuple[Declaration, ...]) -> tuple[int, tuple[Any, ...]]:
+    def _next(self, declared: tuple[Declaration, ...]) -> tuple[int, tuple[Question, ...]]:
         self._number += 1
-        return self._number, tuple((action, self._number, parameter) for action, parameter in declared)
+        return self._number, tuple((action, self._number, parameter) for action, parameter, _ in declared)
 
-    def _endpoint(self, child: Endpoint, prefix: str, around: tuple[Any, ...]) -> Any:
+    def _inside(
+        self, declared: tuple[Declaration, ...], around: Around, *, wrapper: bool = False
+    ) -> tuple[int, Around]:
+        """What holds inside of a group: the nearest default counts, and all that is asked always."""
+        number, questions = self._next(declared)
+        always, default = around
+        flagged = [(one, wrapper or is_always) for one, (_, _, is_always) in zip(questions, declared, strict=True)]
+        asked = dict.fromkeys(one for one, is_always in flagged if is_always)  # each once, as elsewhere around
+        nearest = tuple(one for one, is_always in flagged if not is_always)
+        return number, ((*always, *asked), nearest or default)
+
+    def _endpoint(self, child: Endpoint, prefix: str, around: Around, *, asks: bool = False) -> Any:
         number, own = self._next(child.declared)
+        asked_by, asked = self._next(child.dependency if asks else ())
+        always, default = around
         template = prefix + child.path + ("/{path:path}" if child.kind == "opaque" else "")
         if child.public:
             self.public.add(template)
 
         def note(connection: HTTPConnection) -> None:
             params: Mapping[str, Any] = connection.path_params
+            public = template in self.public and not (always or own or asked)
+            before = (*always, *(own or (() if public or asked else default)))
             questions = tuple(
                 (action, resource_id(number, parameter).format(**params))
-                for action, number, parameter in (*around, *own)
+                for action, number, parameter in (*before, *asked)
             )
-            self.ran.append(Ran(number, questions, template in self.public))
+            self.ran.append(Ran(number, questions, public))
 
         async def function(request: Request) -> Response:
             note(request)
@@ -197,7 +224,13 @@ class Application:
         if child.kind == "class" and number % 3:  # declared on the method, or else on the class
             declare(View.get, child, number)
             return View
-        return declare(made, child, number)
+        declare(made, child, number)
+        if not asks:
+            return made
+        return made, [
+            Requires(action, resource=f"{KINDS[action]}:{resource_id(asked_by, parameter)}")
+            for action, parameter, _ in child.dependency
+        ]
 
 
 def fastapi(root_path: str) -> FastAPI:
@@ -206,9 +239,11 @@ def fastapi(root_path: str) -> FastAPI:
     return app
 
 
-def declare(target: Any, plan: Endpoint | Group, number: int) -> Any:
-    for action, parameter in plan.declared:
-        target = requires(action, resource=f"{KINDS[action]}:{resource_id(number, parameter)}")(target)
+def declare(target: Any, plan: Endpoint | Group | Plan, number: int) -> Any:
+    for action, parameter, always in plan.declared:
+        always = always and is_around(target)
+        resource = f"{KINDS[action]}:{resource_id(number, parameter)}"
+        target = requires(action, resource=resource, always=always)(target)
     return target
 
 
@@ -241,7 +276,10 @@ def parameters(path: str) -> tuple[str, ...]:
 @st.composite
 def declarations(draw: st.DrawFn, known: tuple[str, ...]) -> tuple[Declaration, ...]:
     parameter = one_of(None, None, *known)
-    return tuple((action, draw(parameter) if action == "cache.read" else None) for action in draw(ACTIONS))
+    return tuple(
+        (action, draw(parameter) if action == "cache.read" else None, draw(one_of(True, False)))
+        for action in draw(ACTIONS)
+    )
 
 
 @st.composite
@@ -249,7 +287,8 @@ def endpoints(draw: st.DrawFn, known: tuple[str, ...]) -> Endpoint:
     kind = draw(ENDPOINT_KINDS)
     path = draw(one_of("/a", "/o", "") if kind == "opaque" else PATHS)
     declared = draw(cached(declarations, known + parameters(path)))
-    return Endpoint(path, kind, draw(METHODS), declared, not declared and draw(one_of(True, False)))
+    dependency = draw(cached(declarations, known + parameters(path))) if draw(one_of(True, False, False)) else ()
+    return Endpoint(path, kind, draw(METHODS), declared, not declared and draw(one_of(True, False)), dependency)
 
 
 @st.composite
@@ -262,8 +301,9 @@ def groups(draw: st.DrawFn, known: tuple[str, ...], depth: int) -> Group:
     else:
         path = draw(one_of("", "/a", "/b", f"/{{m{depth}}}", "/{p}"))
     inside = known + parameters(path)
-    declared = draw(cached(declarations, inside)) if kind != "include" and draw(one_of(True, False, False)) else ()
-    return Group(path, kind, draw(one_of("", "", "/a", "/r")), declared, draw(trees(inside, depth + 1)))
+    declared = draw(cached(declarations, inside)) if draw(one_of(True, False)) else ()
+    root_path, on_mount = draw(one_of("", "", "/a", "/r")), draw(one_of(True, False))
+    return Group(path, kind, root_path, declared, on_mount, draw(trees(inside, depth + 1)))
 
 
 @cache
@@ -284,6 +324,7 @@ PLANS = st.builds(
     one_of("starlette", "fastapi", "router"),
     one_of("", "", "/r", "/a"),
     one_of(True, False),
+    st.one_of(st.just(()), cached(declarations, ())),
     trees((), 0),
 )
 
@@ -355,7 +396,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(case=cases())
 async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowed_it(
     case: tuple[Plan, list[Scope]],
@@ -378,7 +419,8 @@ async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowe
         for scope in scopes:
             for part in (free.ran, gated.ran, checker.asked):
                 part.clear()
-            await call(free.app, scope)
+            with using(EVERYTHING):  # for dependencies
+                await call(free.app, scope)
             await call(app, scope)
             hold(free.ran, gated.ran, checker, scope)
 

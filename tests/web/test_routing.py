@@ -20,11 +20,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.declare import requires
+from capgate.declare import ASKS_ITSELF, asks_itself, requires
+from capgate.errors import ConfigError
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS
 from capgate.report import RouteReport, check_order, check_routes, report_routes
-from capgate.routing import PUBLIC, Unresolvable, find_target, resolver_for
+from capgate.routing import DEFERRED, PUBLIC, Unresolvable, find_target, resolver_for
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import SETTINGS, Ran, Recording, events, gated, make_checker, plain, read
@@ -47,8 +48,8 @@ def resolve(app: object, scope: Scope, *public: str) -> Any:
         found, params = resolver_for(find_target(app), frozenset(public))(scope)
     except Exception as error:
         return type(error)
-    if found is PUBLIC:
-        return PUBLIC
+    if found is PUBLIC or found is DEFERRED:
+        return found
     assert isinstance(found, tuple)
     ids = [resource.id if (resource := one.resource(params)) else None for one in found]
     return ids or None
@@ -234,13 +235,107 @@ def test_opaque_applications() -> None:  # S9, S24
 
 
 def test_what_is_declared_around_counts_besides_what_is_declared_inside() -> None:
-    inside = read("inside")(Starlette(routes=routes()))
+    inside = read("inside", always=True)(Starlette(routes=routes()))
     app = Router([Mount("/{tenant}", app=read("around-{tenant}")(Wrapper(inside)))])
     assert resolve(app, http_scope("/t/one")) == ["around-t", "inside", "one"]
     assert resolve(app, http_scope("/t/none"), "/{tenant}/none") == ["around-t", "inside"]
     assert resolve(app, http_scope("/t/nowhere")) == ["around-t", "inside"]
     assert resolve(read("all")(Wrapper(plain)), http_scope("/x")) == ["all"]
     assert resolve(Wrapper(plain), http_scope("/x")) is None
+
+
+def test_what_a_router_declares_is_the_default_of_routes_that_declare_nothing() -> None:
+    inside = read("inner")(Starlette(routes=routes()))
+    app = read("outer")(Router([Mount("/in", inside), Mount("/out", Router(routes())), Mount("/raw", plain)]))
+    assert resolve(app, http_scope("/in/one")) == ["one"]
+    assert resolve(app, http_scope("/in/none")) == ["inner"]
+    assert resolve(app, http_scope("/out/none")) == ["outer"]
+    assert resolve(app, http_scope("/raw/x")) == ["outer"]
+    assert resolve(app, http_scope("/in/none"), "/in/none") is PUBLIC
+    # A default is for routes: what the application answers with 404 or 405 has none.
+    assert resolve(app, http_scope("/in/nowhere")) is None
+    assert resolve(app, http_scope("/in/one", "DELETE")) is None
+
+
+def test_mounts_and_hosts_declare_too() -> None:
+    hosted = read("host")(Host("h.example", Router(routes())))
+    mounted = read("always-{tenant}", always=True)(read("mount")(Mount("/{tenant}", routes=routes())))
+    app = Router([hosted, mounted, read("opaque")(Mount("/opaque/x", plain))])
+    at_host = [("host", "h.example")]
+    assert resolve(app, http_scope("/none", headers=at_host)) == ["host"]
+    assert resolve(app, http_scope("/one", headers=at_host)) == ["one"]
+    assert resolve(app, http_scope("/t/none")) == ["always-t", "mount"]
+    assert resolve(app, http_scope("/t/one")) == ["always-t", "one"]
+    assert resolve(app, http_scope("/t/none"), "/{tenant}/none") == ["always-t", "mount"]
+    # A function in a mount: what the mount is always asked for is not forgotten on the short way.
+    raw = read("always", always=True)(Mount("/raw", read("own")(raw_application)))
+    assert resolve(Router([raw]), http_scope("/raw/x")) == ["always", "own"]
+
+
+async def raw_application(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotImplementedError
+
+
+def test_routers_included_by_fastapi_declare_too() -> None:
+    def build(*declarations: Any) -> FastAPI:
+        inner, middle, app = APIRouter(), APIRouter(), FastAPI(openapi_url=None)
+        inner.add_api_route("/none", fresh())
+        inner.add_api_route("/one", fresh("one"))
+        for router, declaration in zip((inner, middle, app), declarations, strict=True):
+            if declaration is not None:
+                declaration(router)
+        middle.include_router(inner, prefix="/m")
+        middle.include_router(inner, prefix="/again")
+        app.include_router(middle)
+        return app
+
+    assert resolve(build(None, None, None), http_scope("/m/none")) is None
+    assert resolve(build(read("i"), read("m"), read("a")), http_scope("/m/none")) == ["i"]
+    assert resolve(build(None, read("m"), read("a")), http_scope("/again/none")) == ["m"]
+    assert resolve(build(None, None, read("a")), http_scope("/m/none")) == ["a"]
+    assert resolve(build(read("i"), read("m", always=True), read("a")), http_scope("/m/one")) == ["m", "one"]
+    assert resolve(build(read("i"), read("m", always=True), None), http_scope("/m/none")) == ["m", "i"]
+
+
+def test_a_router_that_is_included_below_different_declarations_is_not_resolved() -> None:
+    shared, left, right, around, app = (APIRouter() for _ in range(5))
+    shared.add_api_route("/none", fresh())
+    for router, prefix in ((left, "/left"), (right, "/right")):
+        router.include_router(shared, prefix=prefix)
+        around.include_router(router)
+    app.include_router(around)
+    assert resolve(app, http_scope("/left/none")) is None
+    read("left")(left)
+    assert resolve(app, http_scope("/left/none")) is Unresolvable
+
+
+def test_what_cannot_be_declared() -> None:
+    for endpoint in (Route("/x", fresh()), 5, None):
+        with pytest.raises(ConfigError) as caught:
+            read("x")(endpoint)
+        assert caught.value.setting == "endpoint"
+    for always in (None, 1, "yes"):
+        with pytest.raises(ConfigError) as caught:
+            read("x", always=always)
+        assert caught.value.setting == "always"
+    with pytest.raises(ConfigError) as caught:
+        read("x", always=True)(fresh())
+    assert caught.value.setting == "always"
+
+
+def test_what_asks_itself_is_deferred_to() -> None:
+    app = asks_itself(Wrapper(Router(routes())))
+    assert resolve(Router([Mount("/x", app)]), http_scope("/x/none")) is DEFERRED
+    assert resolve(app, http_scope("/none")) is DEFERRED
+    assert resolve(Wrapper(app), http_scope("/none")) is DEFERRED
+    around = read("around", always=True)(Router([Mount("/x", app)]))
+    assert resolve(around, http_scope("/x/none")) == ["around"]
+    assert resolve(read("default")(Router([Mount("/x", app)])), http_scope("/x/none")) is DEFERRED
+    assert resolve(Router([Mount("/x", read("own")(app))]), http_scope("/x/none")) == ["own"]
+    for lie in (1, "yes", None):
+        liar = Wrapper(Router(routes()))
+        setattr(liar, ASKS_ITSELF, lie)
+        assert resolve(Router([Mount("/x", liar)]), http_scope("/x/none")) is None
 
 
 def test_hosts() -> None:  # S4, S9

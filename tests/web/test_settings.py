@@ -25,6 +25,8 @@ GOOD: dict[str, list[Any]] = {
     "expose_reasons": [True, False],
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
     "body_bytes": [0, 1, 1_073_741_824],
+    "openapi": [True, False],
+    "strict": [True, False],
     "strict_paths": [True, False],
 }
 
@@ -53,6 +55,8 @@ BAD: dict[str, list[Any]] = {
     "expose_reasons": [None, 0, 1, "false"],
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
+    "openapi": [None, 0, 1, "yes"],
+    "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
 }
 
@@ -129,6 +133,8 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
+    ("CAPGATE_OPENAPI", "false", "openapi", False),
+    ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
 ]
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import ConfigError
-from capgate.gated import Gate
+from capgate.gate import Gate
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
