@@ -65,7 +65,11 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
 
         async def ask(connection: HTTPConnection, user: Annotated[Any, Depends(actor)]) -> None:  # type: ignore[misc]
             capabilities = get_capabilities(connection)
-            await _require(requirement, connection, capabilities.for_actor(actor_of(user)))
+            try:
+                named = actor_of(user)
+            except Exception as error:  # who is not known for certain is denied, not taken for nobody
+                capabilities.deny(error)
+            await _require(requirement, connection, capabilities.for_actor(named))
 
         ask.__annotations__ = {"connection": HTTPConnection, "user": Annotated[Any, Depends(actor)], "return": None}
     setattr(ask, ATTRIBUTE, (requirement,))

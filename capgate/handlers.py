@@ -17,7 +17,7 @@ import anyio
 import anyio.from_thread
 
 from .actors import ACTORS
-from .errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout
+from .errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, PolicyUnavailable
 from .events import DecisionLog, new_decision_id
 from .judge import Judge, denied_for, ends_task
 from .model import (
@@ -90,6 +90,17 @@ class Capabilities:
     def require_all_now(self, questions: Iterable[Question]) -> None:
         """:meth:`require_all` for code that cannot await."""
         self._insist(self._ask_now(tuple(questions) or ((None, None),)))
+
+    def deny(self, cause: BaseException) -> NoReturn:
+        """Raise :class:`CapabilityDenied`, as an event too, because ``cause`` left nothing that could be asked: with
+        its code where it is a :class:`~capgate.errors.PolicyError`, else ``internal_error``."""
+        try:
+            judge: Judge | None = self._judge()
+        except PolicyUnavailable:
+            judge = None
+        (denial,) = self._denied(judge, 1, cause)
+        self._note(denial)
+        raise CapabilityDenied(denial) from cause
 
     def for_actor(self, actor: Actor) -> Capabilities:
         """The same gate asked for somebody else, as when a tool acts for the user of a request."""
