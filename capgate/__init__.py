@@ -12,7 +12,7 @@ documents: ``policy/``, ``build.py``.
 """
 
 from .build import build_policy
-from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker, select_checker
+from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .declare import requires
 from .errors import CapabilityDenied
 from .handlers import Capabilities
@@ -33,6 +33,7 @@ from .model import (
 )
 from .policy import RuntimePolicy
 from .pool import WasmPool
+from .select import select_checker
 from .settings import Settings
 from .store.loader import WasmArtifact, load_wasm_artifact
 

@@ -1,7 +1,7 @@
 """Policy decision points: ask a policy, get ``Allow`` or ``Deny``, whatever happens.
 
 :class:`LocalPolicyChecker` evaluates a policy document in Python, :class:`WasmPolicyChecker` asks a pool of
-WebAssembly instances. They are interchangeable, and :func:`select_checker` picks one of them once, at start-up.
+WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks one of them once, at start-up.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import anyio
 
 from .abi.lowering import lower
 from .actions import VOCABULARY, Vocabulary
-from .errors import ConfigError, PolicyError, PoolExhausted
+from .errors import PolicyError, PoolExhausted
 from .events import DecisionLog
 from .limits import Limits
 from .model import REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .policy import RuntimePolicy
 from .pool import WasmPool
-from .settings import Settings
-from .store.loader import load_wasm_artifact, read_document
 
 _log = logging.getLogger("capgate")
 
@@ -33,7 +31,7 @@ _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
 
-_Self = TypeVar("_Self", bound="_Checker")
+_Self = TypeVar("_Self", bound="BaseChecker")
 
 
 class PolicyChecker(Protocol):
@@ -43,10 +41,12 @@ class PolicyChecker(Protocol):
         """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
 
 
-class _Checker:
+class BaseChecker:
     """What both checkers share: the vocabulary, the events of a bare ``check``, the async context manager."""
 
     policy: PolicyInfo
+    #: Which fields of an input the policy looks at, where that is known: ``action``, ``resource``, ``actor``, ``mode``.
+    inputs: frozenset[str] | None = None
 
     def __init__(self, vocabulary: Vocabulary, events: DecisionLog | None) -> None:
         self._vocabulary = vocabulary
@@ -98,7 +98,7 @@ class _Checker:
         await self.aclose()
 
 
-class LocalPolicyChecker(_Checker):
+class LocalPolicyChecker(BaseChecker):
     """Evaluates a policy document in this process, in Python. No sandbox is needed: a document cannot compute."""
 
     def __init__(
@@ -113,6 +113,7 @@ class LocalPolicyChecker(_Checker):
         self._policy = policy
         self._limits = limits or Limits()
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
+        self.inputs = policy.inputs
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         return self.evaluate_now(input)
@@ -140,7 +141,7 @@ class LocalPolicyChecker(_Checker):
     answer_now = evaluate_now
 
 
-class WasmPolicyChecker(_Checker):
+class WasmPolicyChecker(BaseChecker):
     """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool."""
 
     def __init__(
@@ -149,6 +150,7 @@ class WasmPolicyChecker(_Checker):
         super().__init__(vocabulary, events)
         self.pool = pool
         self.policy = pool.info
+        self.inputs = pool.artifact.inputs
         self._call = pool.call
         self._deadline = pool.limits.deadline
 
@@ -227,25 +229,6 @@ class WasmPolicyChecker(_Checker):
 
     async def aclose(self) -> None:
         await self.pool.aclose()
-
-
-def select_checker(settings: Settings) -> PolicyChecker:
-    """The checker that ``settings`` describe: Wasm if an artifact is configured, else local. To be called once, at
-    start-up.
-
-    Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with
-    both digests, where they differ), :class:`~capgate.errors.WasmError` or
-    :class:`~capgate.errors.EngineUnavailable`.
-    """
-    if settings.artifact is not None:
-        artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
-        pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
-        return WasmPolicyChecker(pool)
-    if settings.policy is not None:
-        given = settings.policy
-        document = given if isinstance(given, dict) else read_document(given, limits=settings.limits)
-        return LocalPolicyChecker(RuntimePolicy.from_document(document), limits=settings.limits)
-    raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
 
 
 def _denied_for(error: BaseException, input: object) -> Deny:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import anyio
 
-from .checker import DENIED, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .cache import QuickChecker
+from .checker import DENIED, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError, PolicyError
 from .events import DecisionLog
 from .limits import Limits
@@ -20,7 +21,9 @@ from .model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, Po
 
 _log = logging.getLogger("capgate")
 
-#: What capgate's own checkers offer besides ``check``, with the same answers.
+#: The checkers that keep the deadline themselves.
+OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker)
+#: What they offer besides ``check``, with the same answers.
 _SHORTER: Final = ("evaluate", "evaluate_now", "evaluate_many", "answer_now", "answer_many_now")
 
 
@@ -53,7 +56,7 @@ class Judge:
         #: The answer where nothing has to be waited for, else ``None``: without a coroutine for each question.
         self.answer_now: Callable[[PolicyInput], PolicyResult | None] = _nothing_now
         self.answer_many_now: Callable[[Sequence[PolicyInput]], list[PolicyResult] | None] = _nothing_now
-        if isinstance(checker, (LocalPolicyChecker, WasmPolicyChecker)) and not _overrides(checker):
+        if isinstance(checker, OWN) and not _overrides(checker):
             self.bounds_itself = True
             self.evaluate, self._evaluate_many = checker.evaluate, checker.evaluate_many
             self.answer_now, self.answer_many_now = checker.answer_now, checker.answer_many_now
@@ -102,7 +105,7 @@ class Judge:
         there is nobody to ask, and the answer is ``policy_unavailable``.
         """
         try:
-            if isinstance(self.checker, (LocalPolicyChecker, WasmPolicyChecker)) and self.bounds_itself:
+            if isinstance(self.checker, OWN) and self.bounds_itself:
                 return decisions([self.checker.evaluate_now(input) for input in inputs], len(inputs)), None
             return anyio.from_thread.run(self.ask, inputs)
         except BaseException as error:
@@ -145,12 +148,12 @@ def ends_task(error: BaseException) -> bool:
     return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, cancelled))
 
 
-def _overrides(checker: LocalPolicyChecker | WasmPolicyChecker) -> bool:
+def _overrides(checker: BaseChecker) -> bool:
     """Whether ``check`` of a capgate checker is somebody else's, so that its shorter ways would lead past it.
 
     Raises :class:`ConfigError` where a shorter way was replaced and ``check`` was not: nobody would ask it.
     """
-    base = LocalPolicyChecker if isinstance(checker, LocalPolicyChecker) else WasmPolicyChecker
+    base = next(kind for kind in OWN if isinstance(checker, kind))
     replaced = [
         name
         for name in ("check", *_SHORTER)

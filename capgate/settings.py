@@ -25,8 +25,10 @@ ENGINES: Final = ("auto", "wasmer", "wasmtime")
 #: Lowest and highest number of instances in a pool, and of bytes of a body that is read for its hash.
 POOL_SIZE: Final = (1, 1_024)
 BODY_BYTES: Final = (0, 1_073_741_824)
+CACHE_SIZE: Final = (0, 1_000_000)
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
 _PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
 
 
@@ -41,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``pool_size``        instances per event loop, 1 to 1,024
     ``limits``           bounds on the module and on each call
     ``reuse``            the operator's word that a module which capgate did not build keeps no state between calls
+    ``safe``             operations allowed without asking a policy: ``"action kind:id"``, or ``"action"``; exact
+    ``cache_size``       decisions to remember, 0 (none) to 1,000,000; for policies that say which inputs they look at
     ``service, mode``    the environment that policies are told
     ``public``           routes that are open without asking: exact paths as declared, see :mod:`capgate.routing`
     ``expose_reasons``   tell clients why they were denied
@@ -58,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_size: int = 8
     limits: Limits = msgspec.field(default_factory=Limits)
     reuse: bool = False
+    safe: tuple[str, ...] = ()
+    cache_size: int = 0
     service: str = "capgate"
     mode: str = "prod"
     public: tuple[str, ...] = ()
@@ -170,6 +176,8 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "engine": (_text, f"one of {', '.join(ENGINES)}"),
     "pool_size": (_whole, "a whole number from {} to {}".format(*POOL_SIZE)),
     "reuse": (_flag, "true, false, 1 or 0"),
+    "safe": (_list, f"{_SAFE}; separated by commas"),
+    "cache_size": (_whole, "a whole number from {} to {}".format(*CACHE_SIZE)),
     "service": (_text, "printable text of 1 to 256 characters"),
     "mode": (_text, "dev, test, prod, or another name of 1 to 256 printable characters"),
     "public": (_list, f"{_PUBLIC}; separated by commas"),
@@ -240,6 +248,14 @@ def _check_public(name: str, value: object) -> None:
             raise ConfigError(name, path, f"{_PUBLIC}; each of them once")
 
 
+def _check_safe(name: str, value: object) -> None:
+    if not isinstance(value, tuple):
+        raise ConfigError(name, value, f"a tuple of {_SAFE}")
+    for text in value:
+        if not isinstance(text, str) or not text.isprintable() or not text.strip() or value.count(text) > 1:
+            raise ConfigError(name, text, f"{_SAFE}; each of them once")
+
+
 _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "policy": _check_path,
     "artifact": _check_path,
@@ -248,6 +264,8 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "pool_size": lambda name, value: check_number(name, value, *POOL_SIZE, whole=True),
     "limits": _check_limits,
     "reuse": _check_flag,
+    "safe": _check_safe,
+    "cache_size": lambda name, value: check_number(name, value, *CACHE_SIZE, whole=True),
     "service": _check_label,
     "mode": _check_label,
     "public": _check_public,

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .actors import actor_from_user
-from .checker import PolicyChecker, select_checker
+from .checker import PolicyChecker
 from .errors import CapgateError, ConfigError, PolicyUnavailable
 from .events import printable
 from .gate import ActorOf, Gate, Resolver
@@ -28,6 +28,7 @@ from .model import DEFAULT_ENVIRONMENT, Environment
 from .openapi import describe
 from .report import check_authentication, check_order, check_routes
 from .routing import Target, find_target
+from .select import select_checker
 from .settings import Settings
 
 _log = logging.getLogger("capgate")

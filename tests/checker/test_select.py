@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker, select_checker
+from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -22,6 +22,7 @@ from capgate.errors import (
 )
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource
+from capgate.select import select_checker
 from capgate.settings import Settings
 
 from ..guests import wat

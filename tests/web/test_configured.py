@@ -15,11 +15,12 @@ from starlette.routing import Host, Route
 from starlette.types import Receive, Scope, Send
 
 from capgate.build import build_policy
-from capgate.checker import PolicyChecker, WasmPolicyChecker, select_checker
+from capgate.checker import PolicyChecker, WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import Allow, PolicyInput, Resource
 from capgate.pool import WasmPool
+from capgate.select import select_checker
 from capgate.settings import Settings
 from capgate.store.loader import load_wasm_artifact
 

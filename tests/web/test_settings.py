@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from capgate.checker import LocalPolicyChecker, select_checker
+from capgate.checker import LocalPolicyChecker
 from capgate.errors import ConfigError
 from capgate.limits import RANGES, Limits
 from capgate.model import Environment
+from capgate.select import select_checker
 from capgate.settings import VARIABLES, Settings
 
 DIGEST = "0123456789abcdef" * 4
@@ -25,6 +26,8 @@ GOOD: dict[str, list[Any]] = {
     "expose_reasons": [True, False],
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
     "body_bytes": [0, 1, 1_073_741_824],
+    "safe": [(), ("compute.long", "env.read env_var:TZ")],
+    "cache_size": [0, 1, 1_000_000],
     "openapi": [True, False],
     "strict": [True, False],
     "strict_paths": [True, False],
@@ -55,6 +58,8 @@ BAD: dict[str, list[Any]] = {
     "expose_reasons": [None, 0, 1, "false"],
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
+    "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
+    "cache_size": [-1, 1.5, True, "5", None, 1_000_001],
     "openapi": [None, 0, 1, "yes"],
     "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
@@ -133,6 +138,8 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
+    ("CAPGATE_SAFE", "compute.long, env.read env_var:TZ", "safe", ("compute.long", "env.read env_var:TZ")),
+    ("CAPGATE_CACHE_SIZE", "1000", "cache_size", 1_000),
     ("CAPGATE_OPENAPI", "false", "openapi", False),
     ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
