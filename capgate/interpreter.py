@@ -41,8 +41,8 @@ class PreparedPolicy:
         self._tried: set[str] = set()
 
     def try_compiling(self, engine: Engine) -> None:
-        """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module is
-        small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.engine.try_compiling` raises."""
+        """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
+        is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.engine.try_compiling` raises."""
         if engine.name in self._tried:
             return
         if not self.pure and not is_small(self.metered.data):

@@ -71,6 +71,10 @@ def _speaker(secret: str) -> Say:
     return say
 
 
+def _lower(wanted: int, present: int) -> int:
+    return wanted if present == resource.RLIM_INFINITY else min(wanted, present)
+
+
 def _bound(seconds: float, size: int) -> None:
     """Processor time, memory that can be written to, no core file, no files. A lower limit that is there already stays.
 
@@ -91,7 +95,6 @@ def _bound(seconds: float, size: int) -> None:
         (resource.RLIMIT_DATA, size, size),
         (resource.RLIMIT_CPU, whole, whole + _GRACE),
     ):
-        before = resource.getrlimit(limit)[1]
-        most = hard if before == resource.RLIM_INFINITY else min(hard, before)
-        resource.setrlimit(limit, (min(soft, most), most))
+        before = resource.getrlimit(limit)
+        resource.setrlimit(limit, (_lower(soft, before[0]), _lower(hard, before[1])))
     signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -229,14 +229,15 @@ def test_a_child_does_not_start_another(monkeypatch: pytest.MonkeyPatch, engine_
         WasmPool(artifact(harmless()), engine=engine_name)
 
 
-def busy_child() -> psutil.Process:
-    """The child of this process, once it has compiled for a while."""
-    while True:
-        for child in psutil.Process().children():
-            times = child.cpu_times()
-            if times.user + times.system > 0.4:
-                return child
-        time.sleep(0.01)
+def compiling_child(thread: threading.Thread) -> psutil.Process:
+    """The child that ``thread`` waits for, once it compiles: that is when it has a second thread."""
+    while thread.is_alive():
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process().children():
+                if child.num_threads() > 1:
+                    return child
+        time.sleep(0.005)
+    pytest.fail("it ended too soon")
 
 
 @pytest.mark.parametrize(
@@ -252,8 +253,9 @@ def busy_child() -> psutil.Process:
 def test_a_child_that_is_ended_or_stopped(
     number: int, rule: str, engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "STARTING", 3.0)
-    monkeypatch.setattr(trial, "PATIENCE", 0.0)
+    if number == signal.SIGSTOP:
+        monkeypatch.setattr(trial, "STARTING", 5.0)
+        monkeypatch.setattr(trial, "PATIENCE", 0.0)
     found: list[CapgateError] = []
     slow = unused("f32.convert_i32_s i32.trunc_f32_s " * 80_000)
 
@@ -265,7 +267,7 @@ def test_a_child_that_is_ended_or_stopped(
 
     thread = threading.Thread(target=work)
     thread.start()
-    busy_child().send_signal(number)
+    compiling_child(thread).send_signal(number)
     thread.join()
     [error] = found
     assert isinstance(error, RestrictedModule)
