@@ -65,6 +65,7 @@ class GatedRequest(Capabilities):
         self._actor = None
         self._input: PolicyInput | None = None
         self._raised: Decision | None = None
+        self._replaced: bool  # once something was raised
         self._started = time.time_ns()
 
     async def decide(self) -> PolicyResult:
@@ -85,7 +86,7 @@ class GatedRequest(Capabilities):
                 return ALLOW if open else self._refused(DENIED[Reason.INTERNAL_ERROR])
             if not requirements:
                 return self._refused(DENIED[Reason.UNDECLARED_ROUTE])
-            actor = gate.actor(scope)
+            actor: Any = gate.actor(scope)
             first = requirements[0]
             if not gate.bounds_itself or type(actor) not in ACTORS or _needs_body(requirements):
                 result = await self._wait_and_ask(gate, requirements, params, actor)

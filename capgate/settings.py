@@ -17,7 +17,7 @@ import msgspec
 import starlette.config
 
 from .errors import ConfigError
-from .limits import RANGES, Limits, check_number
+from .limits import FRACTIONS, RANGES, Limits, check_number
 from .model import Environment
 
 PREFIX: Final = "CAPGATE_"
@@ -193,7 +193,7 @@ VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
 
 
 def _limit_parser(name: str) -> _Parser:
-    kind, parse = ("a number", _number) if name == "deadline" else ("a whole number", _whole)
+    kind, parse = ("a number", _number) if name in FRACTIONS else ("a whole number", _whole)
     low, high = RANGES[name]
     return parse, f"{kind} from {low:g} to {high:g}"
 

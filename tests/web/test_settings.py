@@ -7,7 +7,7 @@ import pytest
 
 from capgate.checker import LocalPolicyChecker
 from capgate.errors import ConfigError
-from capgate.limits import RANGES, Limits
+from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
 from capgate.select import select_checker
 from capgate.settings import VARIABLES, Settings
@@ -156,7 +156,7 @@ def test_each_limit_from_the_environment(name: str) -> None:
     low, high = RANGES[name]
     assert (
         getattr(
-            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name == "deadline" else f"{low:.0f}"}).limits,
+            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name in FRACTIONS else f"{low:.0f}"}).limits,
             name,
         )
         == low
