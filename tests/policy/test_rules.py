@@ -276,6 +276,22 @@ def test_the_index_judges_as_the_rules_read(data: st.DataObject, document: dict[
         assert (found.result, found.rule) == judge(document, asked), asked
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@given(data=st.data(), document=documents())
+def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, document: dict[str, Any]) -> None:
+    policy = RuntimePolicy.from_document(document)
+    asked, other = data.draw(st.tuples(questions(document), questions(document)))
+    same = PolicyInput(
+        asked.action,
+        asked.actor if "actor" in policy.inputs else other.actor,
+        None if asked.resource is None else Resource(asked.resource.kind, asked.resource.id, {"a": "b"}),
+        args_hash="00",
+        env=Environment("elsewhere", asked.env.mode if "mode" in policy.inputs else other.env.mode),
+        timestamp=2**63,
+    )
+    assert policy.explain(same) == policy.explain(asked)
+
+
 texts = st.text(st.sampled_from("a/.:é\U0001f511\uffff\0"), max_size=7)
 
 
