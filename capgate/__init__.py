@@ -13,6 +13,7 @@ documents: ``policy/``, ``build.py``.
 
 from .build import build_policy
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker, select_checker
+from .contract import HandlerContract
 from .declare import requires
 from .errors import CapabilityDenied
 from .handlers import Capabilities
@@ -45,6 +46,7 @@ __all__ = [
     "CompilerTool",
     "Deny",
     "Environment",
+    "HandlerContract",
     "Limits",
     "LocalPolicyChecker",
     "PolicyChecker",

@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``sample_allows``    fraction of allows that become events, 0 to 1; denials always do
     ``body_bytes``       how much of a body is read where a declaration asks for its hash; more is denied
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
+    ``contract``         path of a handler contract that routes, vocabulary and policy have to agree with at start-up
     """
 
     policy: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sample_allows: float = 0.0
     body_bytes: int = 1_048_576
     strict_paths: bool = True
+    contract: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -173,6 +175,7 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "sample_allows": (_number, "a number from 0 to 1"),
     "body_bytes": (_whole, "a whole number from {} to {}".format(*BODY_BYTES)),
     "strict_paths": (_flag, "true, false, 1 or 0"),
+    "contract": (_text, "the path of a handler contract, as capgate contract export writes it"),
 }
 #: Every variable that :meth:`Settings.from_env` knows.
 VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
@@ -249,4 +252,5 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "sample_allows": lambda name, value: check_number(name, value, 0.0, 1.0, whole=False),
     "body_bytes": lambda name, value: check_number(name, value, *BODY_BYTES, whole=True),
     "strict_paths": _check_flag,
+    "contract": _check_path,
 }
