@@ -20,7 +20,7 @@ from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT
 from .policy import RuntimePolicy
 from .report import report_routes
-from .routing import REST, Target, find_target
+from .routing import REST, Target, Unresolvable, find_target
 from .settings import Settings
 from .store.loader import load_wasm_artifact, read_document
 
@@ -40,7 +40,11 @@ def contract_of(
     """
     settings = settings or Settings()
     digests = digests_of(checker) if checker is not None else _digests_named(settings)
-    return describe(find_target(app), settings, digests)
+    try:
+        target = find_target(app)
+    except (Unresolvable, TypeError) as error:
+        raise ConfigError("app", type(app).__name__, f"an application that can be seen into: {error}") from error
+    return describe(target, settings, digests)
 
 
 def describe(target: Target, settings: Settings, digests: Digests = _NO_POLICY) -> HandlerContract:

@@ -85,9 +85,11 @@ def _takes_scope(function: Any) -> bool:
 
 
 def _told(error: BaseException) -> str:
-    """What was raised, and where, which is most often a line of the application."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    """What was raised, and by which line, if that is one of a file and not of importing as such."""
+    importing = (__file__, importlib.__file__)
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename not in importing]
+    lines = [f" ({one.filename}, line {one.lineno})" for one in frames if one.filename[:1] != "<"]
+    where = lines[-1] if lines else ""
     return quoted(f"{type(error).__name__}: {error}{where}")
 
 

@@ -157,8 +157,8 @@ def _check_metadata(where: str, action: ContractAction) -> None:
     if known is None:
         require(action.section == "actions", f"{where}.section", action.section, "'actions', for it is no built-in one")
         return
-    for key, value in msgspec.structs.asdict(known).items():
-        seen = getattr(action, key)
+    for name, key in zip(action.__struct_fields__, action.__struct_encode_fields__, strict=True):
+        seen, value = getattr(action, name), getattr(known, name)
         require(seen == value, f"{where}.{key}", seen, f"{value!r}, as in this version of capgate")
 
 

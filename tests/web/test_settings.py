@@ -26,6 +26,7 @@ GOOD: dict[str, list[Any]] = {
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
     "body_bytes": [0, 1, 1_073_741_824],
     "strict_paths": [True, False],
+    "contract": [None, "contract.json", Path("contract.json")],
 }
 
 # C2, C3, A22: no zero that means "unlimited", no near misses, no switch that lets requests pass in case of doubt
@@ -54,6 +55,7 @@ BAD: dict[str, list[Any]] = {
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
     "strict_paths": [None, 0, 1, "yes"],
+    "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
 }
 
 
@@ -130,6 +132,7 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+    ("CAPGATE_CONTRACT", "contract.json", "contract", "contract.json"),
 ]
 
 
