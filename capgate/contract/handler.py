@@ -105,6 +105,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
             contract = msgspec.convert(raw, cls)
         except msgspec.ValidationError as error:
             raise _located(error, raw) from None
+        except UnicodeEncodeError as error:  # a lone surrogate where numbers would do, too
+            raise ConfigError("contract", error.object, "text without lone surrogates") from None
         follow = {name: {"static": [*one.static], "dynamic": one.dynamic} for name, one in contract.sections.items()}
         _check_follows("sections", sections, follow)
         return contract

@@ -139,6 +139,7 @@ BAD: list[tuple[Change, str]] = [
     (at("format", value=1.0), "format"),
     (at("format", value=True), "format"),
     (at("format", value="1"), "format"),
+    (at("format", value="\ud800"), "contract"),
     (at("service", value=""), "service"),
     (at("service", value=5), "service"),
     (at("service", value="a\nb"), "service"),
