@@ -21,7 +21,8 @@ _LABELS: Final = (
     ("artifactSha256", "artifact_sha256", "the policy in force"),
     ("service", "service", "the service"),
 )
-#: What passes at a route of that status: nothing (0), what a policy allows (1). Of any other: everything (2).
+#: What passes at a route of that status: nothing (0), or what a policy allows (1). Of any other everything (2), unless
+#: something is known to be asked there.
 _OPENNESS: Final = {"undeclared": 0, "unresolvable": 0, "declared": 1}
 _NOTHING: Final = ContractSection((), False)
 
@@ -79,7 +80,7 @@ def _by_key(routes: Iterable[ContractRoute]) -> dict[Any, list[ContractRoute]]:
 
 
 def _openness(route: ContractRoute) -> int:
-    return _OPENNESS.get(route.status, 2)
+    return _OPENNESS.get(route.status, 1 if route.requirements else 2)
 
 
 def _route(old: ContractRoute, new: ContractRoute) -> Iterator[Change]:

@@ -24,10 +24,13 @@ WRITE = ContractRequirement("db.write", "sql_query:list", False, None)
 
 
 def contract(*routes: tuple[str, Any], actions: dict[str, ContractAction] = ACTIONS, **more: Any) -> HandlerContract:
-    """Of routes by path: a status, or what is required."""
+    """Of routes by path: a status, or what is required, or both."""
     made = []
     for path, needs in routes:
         status, found = (needs, ()) if isinstance(needs, str) else ("declared", needs)
+        if found and isinstance(found[0], str):
+            status, *found = found
+            found = tuple(found)
         made.append(ContractRoute(path, ("GET",), status, found))
     names = sorted({one.action for route in made for one in route.requirements})
     return HandlerContract(
@@ -64,7 +67,17 @@ CASES: dict[str, tuple[HandlerContract, HandlerContract, list[tuple[str, str, st
     "an open route": (ONE, contract(("/a", (READ,)), ("/b", "public")), [("routes", "added", "widens")]),
     "a status that is news": (ONE, contract(("/a", (READ,)), ("/b", "news")), [("routes", "added", "widens")]),
     "opened": (contract(("/a", "undeclared")), contract(("/a", "public")), [("routes", "changed", "widens")]),
-    "closed": (contract(("/a", "asks_itself")), contract(("/a", "unresolvable")), [("routes", "changed", "narrows")]),
+    "closed": (contract(("/a", "deferred")), contract(("/a", "unresolvable")), [("routes", "changed", "narrows")]),
+    "asked inside": (ONE, contract(("/a", ("deferred", READ))), [("routes", "changed", None)]),
+    "perhaps asked inside": (
+        contract(("/a", ("deferred", READ))),
+        contract(("/a", "deferred")),
+        [
+            ("routes", "changed", "widens"),
+            ("actions", "removed", "narrows"),
+            ("sections", "removed", "narrows"),
+        ],
+    ),
     "as closed as before": (
         contract(("/a", "undeclared")),
         contract(("/a", "unresolvable")),
