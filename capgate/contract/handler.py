@@ -117,7 +117,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
         A section whose ids are all written down admits exactly those; a section in which something is dynamic is
         ``"any"``, because a contract cannot list what only requests tell; the others admit nothing. ``sql`` entries
         keep the kind of operation (read, write, migrate), and of ``actions`` each is a section for itself. In the other
-        sections an id is admitted for every action: one declared for ``cache.read`` also for ``cache.write``.
+        sections an id is admitted for every action: one declared for ``cache.read`` also for ``cache.write``. Of an
+        application's own action, ``"any"`` admits questions without a resource, too.
 
         What handlers ask for themselves, and no route declares, is not in a contract, and not admitted. Raises
         :class:`ConfigError` where the metadata of an action are not those that this version goes by.
