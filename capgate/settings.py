@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``body_bytes``       how much of a body is read where a declaration asks for its hash; more is denied
     ``strict``           refuse to start where a route is undeclared or cannot be resolved, instead of denying it only
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
+    ``contract``         path of a handler contract that routes, vocabulary and policy have to agree with at start-up
     """
 
     policy: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -73,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     openapi: bool = True
     strict: bool = False
     strict_paths: bool = True
+    contract: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -187,6 +189,7 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "openapi": (_flag, "true, false, 1 or 0"),
     "strict": (_flag, "true, false, 1 or 0"),
     "strict_paths": (_flag, "true, false, 1 or 0"),
+    "contract": (_text, "the path of a handler contract, as capgate contract export writes it"),
 }
 #: Every variable that :meth:`Settings.from_env` knows.
 VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
@@ -275,4 +278,5 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "openapi": _check_flag,
     "strict": _check_flag,
     "strict_paths": _check_flag,
+    "contract": _check_path,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -75,6 +75,13 @@ class ActionEntry(msgspec.Struct, frozen=True):
         return self.kind == HOST_KIND
 
 
+class Contract(Protocol):
+    """What a policy can be made from; :class:`~capgate.HandlerContract` is one."""
+
+    def policy_document(self) -> dict[str, Any]:
+        """A policy document."""
+
+
 class RuntimePolicy:
     """A policy document, ready to be asked. Immutable, and safe to use from any thread.
 
@@ -109,6 +116,12 @@ class RuntimePolicy:
             checked = read_document(document)
             raw = msgspec.json.encode(document, order="deterministic")
         return cls(checked, hashlib.sha256(raw).hexdigest())
+
+    @classmethod
+    def from_contract(cls, contract: Contract) -> RuntimePolicy:
+        """A policy that admits what a :class:`~capgate.HandlerContract` lists: exactly that in sections where every
+        resource is written down, anything in those with a dynamic one, nothing else. See its ``policy_document``."""
+        return cls.from_document(contract.policy_document())
 
     def evaluate(self, input: PolicyInput) -> PolicyResult:
         """The answer to ``input``, in time that does not grow with entries, and hardly with rules. Raises nothing.

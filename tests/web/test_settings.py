@@ -31,6 +31,7 @@ GOOD: dict[str, list[Any]] = {
     "openapi": [True, False],
     "strict": [True, False],
     "strict_paths": [True, False],
+    "contract": [None, "contract.json", Path("contract.json")],
 }
 
 # C2, C3, A22: no zero that means "unlimited", no near misses, no switch that lets requests pass in case of doubt
@@ -63,6 +64,7 @@ BAD: dict[str, list[Any]] = {
     "openapi": [None, 0, 1, "yes"],
     "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
+    "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
 }
 
 
@@ -143,6 +145,7 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_OPENAPI", "false", "openapi", False),
     ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+    ("CAPGATE_CONTRACT", "contract.json", "contract", "contract.json"),
 ]
 
 
