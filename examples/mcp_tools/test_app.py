@@ -80,7 +80,7 @@ async def test_each_mode_allows_what_it_should(artifact: Path, mode: str) -> Non
             for name, arguments in CALLS.items():
                 try:
                     answer = await client.call_tool(name, arguments)
-                except MCPError as error:
+                except MCPError as error:  # noqa: PERF203
                     denials.append(error.error.code)
                 else:
                     allowed.add(name)

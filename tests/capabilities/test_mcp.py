@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from capgate import CapabilityMiddleware, Settings, declare
+from capgate import CapabilityMiddleware, Settings
 from capgate.capabilities import CapabilityDenied, capabilities_for, current, using
 from capgate.capabilities._jsonrpc import BATCH, DEPTH, VALUES
 from capgate.capabilities.mcp import GatedMCP
@@ -31,16 +31,15 @@ from ..web.support import KINDS, Answering, Recording, events, make_checker
 from .rpc_server import Careless, call
 
 POLICY: dict[str, Any] = {"name": "mcp", "version": "3", "tools": ["good", "fine"], "fs": ["file:///open"]}
-#: The mount is public until the gate knows applications that ask by themselves.
-SETTINGS = Settings(service="mcp-tests", mode="test", public=("/mcp/{path:path}",))
+SETTINGS = Settings(service="mcp-tests", mode="test")
 GOOD = json.dumps(call("good")).encode()
 DENIED, PARSE, INVALID, UNKNOWN, PARAMS, INTERNAL, MISMATCH = -32010, -32700, -32600, -32601, -32602, -32603, -32020
 
 
-def gated(server: ASGIApp, checker: Any = None, settings: Settings = SETTINGS, **options: Any) -> Starlette:
+def gated(server: ASGIApp, checker: Any = None, **options: Any) -> Starlette:
     """The server behind both gates, as an application would have it."""
     app = Starlette(routes=[Mount("/mcp", GatedMCP(server, **options))])
-    app.add_middleware(CapabilityMiddleware, settings=settings, checker=checker or make_checker("local", POLICY))
+    app.add_middleware(CapabilityMiddleware, settings=SETTINGS, checker=checker or make_checker("local", POLICY))
     return app
 
 
@@ -670,10 +669,9 @@ async def test_a_route_beside_it_is_still_gated() -> None:
         assert (await client.get("http://mcp.test/beside")).status_code == 403
 
 
-@pytest.mark.skipif(not hasattr(declare, "asks_itself"), reason="the gate does not know asks_itself yet")
 async def test_the_gate_lets_everything_reach_it_unasked() -> None:
     server = Careless()
-    app = gated(server, settings=Settings(service="mcp-tests", mode="test"))
+    app = gated(server)
     assert (await post(app, call("good"))).json()["result"] == {}
     assert (await post(app, call("bad"))).json()["error"]["code"] == DENIED
     async with client_of(app) as client:

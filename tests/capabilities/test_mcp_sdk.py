@@ -31,8 +31,7 @@ from .rpc_server import call
 from .serving import served
 
 POLICY: dict[str, Any] = {"tools": ["write", "read", "inner"], "fs": ["open"]}
-#: Until the gate knows applications that ask by themselves, their routes are public.
-SETTINGS = Settings(service="mcp-tests", mode="test", public=("/mcp/",))
+SETTINGS = Settings(service="mcp-tests", mode="test")
 DENIED = -32010
 #: Era of the client, and how the server answers.
 ERAS = ["legacy", "auto"]
