@@ -66,8 +66,8 @@ class Taken:
                 continue
             try:
                 self.bound.arguments[name], json[name] = self._copy(value, name)
-            except RecursionError as error:
-                raise MalformedInput(f"argument {name!r} is nested too deeply") from error
+            except RuntimeError as error:  # too deep, or a dict that another thread is changing
+                raise MalformedInput(f"argument {name!r} cannot be copied: {type(error).__name__}") from error
         return canonical_hash(json)
 
     def _copy(self, value: Any, where: str) -> tuple[Any, Any]:

@@ -137,7 +137,9 @@ class Exchange:
         headers.append((b"content-length", str(len(body)).encode()))
         with anyio.CancelScope() as bound:
             answer = _Answer(message, self, bound)
-            await self._app({**self._scope, "headers": headers}, replay(body, self._receive), answer.send)
+            # Without extensions, so that whatever is answered comes as bytes.
+            scope = {**self._scope, "headers": headers, "extensions": {}}
+            await self._app(scope, replay(body, self._receive), answer.send)
         return answer.finish() if message.wants_answer else None
 
 
@@ -149,7 +151,7 @@ class _Answer:
         self._exchange = exchange
         self._bound = bound
         self._streams = False
-        self._buffer = b""
+        self._chunks: list[bytes] = []
         self._found: bytes | None = None
         self._problem = "the server gave no answer"
 
@@ -162,18 +164,19 @@ class _Answer:
             self._exchange.room -= len(chunk)
             if self._exchange.room < 0:
                 await self._give_up("the answers to this batch are too long")
-            self._buffer += chunk
-            if self._streams:
+            self._chunks.append(chunk)
+            if self._streams and (b"\n" in chunk or b"\r" in chunk):
                 await self._read_events()
 
     def finish(self) -> bytes:
         """The answer, or an error in its place."""
         if not self._streams:
-            self._take(self._buffer)
+            self._take(b"".join(self._chunks))
         return self._found or rpc.encode(rpc.error(self._id, rpc.INTERNAL_ERROR, self._problem))
 
     async def _read_events(self) -> None:
-        *events, self._buffer = _END_OF_EVENT.split(self._buffer)
+        *events, rest = _END_OF_EVENT.split(b"".join(self._chunks))
+        self._chunks = [rest]
         for event in events:
             lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
             if self._take(b"\n".join(lines)):

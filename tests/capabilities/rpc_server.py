@@ -17,7 +17,8 @@ def _lower(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Careless:
-    """Tool calls are noted in ``ran``, with the hash of their arguments; requests in ``requests``, as they came.
+    """Tool calls are noted in ``called``, with the hash of their arguments in ``hashes``, and with everything else in
+    ``ran``; requests in ``requests``, as they came.
 
     ``streams`` answers with an event stream that begins with a notification, ``asks`` puts a question to the client
     into it, ``status`` is that of every answer.
@@ -25,6 +26,7 @@ class Careless:
 
     def __init__(self, *, streams: bool = False, asks: bool = False, status: int = 200, result: Any = None) -> None:
         self.ran: list[str] = []
+        self.called: list[str] = []
         self.hashes: list[str] = []
         self.requests: list[tuple[str, bytes]] = []
         self.scopes: list[Scope] = []
@@ -92,7 +94,8 @@ class Careless:
             given = fields.get("params")
             params = _lower(given) if isinstance(given, dict) else {"name": given[0] if given else None}
             name, arguments = params.get("name"), params.get("arguments")
-            self.ran.append(str(name[0] if isinstance(name, list) else name))
+            self.called.append(str(name[0] if isinstance(name, list) else name))
+            self.ran.append(self.called[-1])
             self.hashes.append(canonical_hash(arguments if isinstance(arguments, dict) else {}))
         elif method != "none":
             self.ran.append(method)
