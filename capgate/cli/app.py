@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from . import operations, releases
+
 app = typer.Typer(
     help="Ask a sandboxed WebAssembly policy before a sensitive effect of a Starlette or FastAPI application.",
     epilog="Exit codes: 0 as expected, 1 an answer was not the expected one, 2 usage or configuration.",
@@ -81,3 +83,7 @@ def build(
     from .build import run
 
     run(document, output)
+
+
+releases.register(app)
+operations.register(app)
