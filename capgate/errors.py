@@ -7,8 +7,9 @@
     ├── ArtifactError             a policy file that will not be used
     │   ├── ArtifactNotFound
     │   ├── DigestMismatch        .expected .actual
-    │   ├── SignatureInvalid
-    │   ├── ManifestError
+    │   ├── SignatureInvalid      .reason .signers .threshold
+    │   ├── ManifestError         .field
+    │   ├── StoreError            .reason
     │   └── ContractDrift         .field .expected .actual
     ├── WasmError                 bytes that are not an acceptable module
     │   ├── DecodeError           .offset .reason
@@ -70,11 +71,56 @@ class DigestMismatch(ArtifactError):
 
 
 class SignatureInvalid(ArtifactError):
-    """The signature is missing, malformed, or not by a configured key."""
+    """A signature is required, and what there is does not suffice.
+
+    ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
+    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        signers: tuple[str, ...] = (),
+        threshold: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path)
+        self.reason = reason
+        self.signers = signers
+        self.threshold = threshold
 
 
 class ManifestError(ArtifactError):
-    """The manifest is malformed, or contradicts the artifact."""
+    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time.
+
+    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.field = field
+
+
+class StoreError(ArtifactError):
+    """A policy store refuses. ``reason`` is one of these:
+
+    ``unsafe``          something in it is a link, no regular file, or others may write it
+    ``corrupt``         its state does not add up, or is missing where there was one
+    ``locked``          another process has been writing for too long
+    ``name``            no name of a policy, or one that differs from another only in case
+    ``conflict``        this version of the policy is published already, with another content
+    ``lowers_version``  activating it would lower the version; that is what a rollback is for
+    ``not_recorded``    a rollback to what never was active
+    ``moved``           the active policy is no longer the one that was named
+    ``clock``           the clock is behind the last change of the store
+    ``io``              the operating system says so; the cause is the ``OSError``
+    """
+
+    def __init__(self, message: str, *, reason: str, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.reason = reason
 
 
 class ContractDrift(ArtifactError):

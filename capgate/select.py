@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from .cache import QuickChecker
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
 from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
-from .store.loader import load_wasm_artifact, read_document
+from .store.configured import verifier_for
+from .store.loader import WasmArtifact, load_wasm_artifact, read_document
 
 
 def select_checker(settings: Settings) -> PolicyChecker:
@@ -21,7 +24,7 @@ def select_checker(settings: Settings) -> PolicyChecker:
     :class:`~capgate.cache.QuickChecker` is in front of it.
     """
     if settings.artifact is not None:
-        artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
+        artifact = _artifact(settings.artifact, settings)
         pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
         return _quick(WasmPolicyChecker(pool), settings)
     if settings.policy is not None:
@@ -30,6 +33,13 @@ def select_checker(settings: Settings) -> PolicyChecker:
         policy = RuntimePolicy.from_document(document)
         return _quick(LocalPolicyChecker(policy, limits=settings.limits), settings)
     raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
+
+
+def _artifact(path: str | os.PathLike[str], settings: Settings) -> WasmArtifact:
+    """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
+    if settings.trusted_keys is None:
+        return load_wasm_artifact(path, settings.artifact_sha256, limits=settings.limits)
+    return verifier_for(settings).load(path, settings.artifact_sha256).artifact
 
 
 def _quick(checker: LocalPolicyChecker | WasmPolicyChecker, settings: Settings) -> PolicyChecker:

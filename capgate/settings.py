@@ -17,6 +17,7 @@ import msgspec
 import starlette.config
 
 from .errors import ConfigError
+from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
 from .limits import FRACTIONS, RANGES, Limits, check_number
 from .model import Environment
 
@@ -28,6 +29,7 @@ BODY_BYTES: Final = (0, 1_073_741_824)
 CACHE_SIZE: Final = (0, 1_000_000)
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
 _PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
 
@@ -54,6 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``strict``           refuse to start where a route is undeclared or cannot be resolved, instead of denying it only
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
     ``contract``         path of a handler contract that routes, vocabulary and policy have to agree with at start-up
+    ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
+                         signed by them, with its manifest beside it, is refused
+    ``signature_threshold``  how many of the keys have to have signed, 1 to 32
+    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed
+    ``policy_name``      the name that the manifest must give the policy
     """
 
     policy: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -75,6 +82,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     strict_paths: bool = True
     contract: str | os.PathLike[str] | None = None
+    trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
+    signature_threshold: int = 1
+    require_signature: bool = False
+    policy_name: str | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -83,6 +94,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("artifact", self.artifact, "either policy or artifact, not both")
         if self.artifact_sha256 is not None and self.artifact is None:
             raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact")
+        self._check_trust()
+
+    def _check_trust(self) -> None:
+        """Half of a configuration of signatures is none, and must not pass for a whole one."""
+        keys, threshold = self.trusted_keys, self.signature_threshold
+        if keys is None and self.require_signature:
+            raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
+        if keys is None and threshold != 1:
+            raise ConfigError("signature_threshold", threshold, "only together with trusted_keys")
+        if keys is None and self.policy_name is not None:
+            raise ConfigError("policy_name", self.policy_name, "only together with trusted_keys")
+        if keys is not None and self.artifact is None:
+            raise ConfigError("trusted_keys", keys, "only together with artifact: a document is not signed")
+        if isinstance(keys, tuple) and threshold > len(keys):
+            raise ConfigError(
+                "signature_threshold", threshold, f"at most {len(keys)}, as many as there are trusted_keys"
+            )
 
     @property
     def environment(self) -> Environment:
@@ -169,6 +197,11 @@ def _list(value: str) -> tuple[str, ...]:
     return tuple(_text(part.strip()) for part in value.split(","))
 
 
+def parse_trusted(value: str) -> tuple[str, ...] | str:
+    """``trusted_keys`` as an environment variable has them: lines with commas between them, or a path."""
+    return _list(value) if value.startswith(ALGORITHM) else _text(value)
+
+
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 _Parser = tuple[Callable[[str], Any], str]
 _PARSERS: Final[dict[str, _Parser]] = {
@@ -190,6 +223,10 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "strict": (_flag, "true, false, 1 or 0"),
     "strict_paths": (_flag, "true, false, 1 or 0"),
     "contract": (_text, "the path of a handler contract, as capgate contract export writes it"),
+    "trusted_keys": (parse_trusted, f"{VALID}, commas between them; or the path of a file of them"),
+    "signature_threshold": (_whole, f"a whole number from 1 to {MOST_KEYS}"),
+    "require_signature": (_flag, "true, false, 1 or 0"),
+    "policy_name": (_text, "the name of a policy: 1 to 64 letters, digits, dots, underscores, plus and minus signs"),
 }
 #: Every variable that :meth:`Settings.from_env` knows.
 VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
@@ -259,6 +296,20 @@ def _check_safe(name: str, value: object) -> None:
             raise ConfigError(name, text, f"{_SAFE}; each of them once")
 
 
+def _check_keys(name: str, value: object) -> None:
+    if isinstance(value, tuple):
+        parse_keys(value, name)
+    elif isinstance(value, str) and value.startswith(ALGORITHM):
+        raise ConfigError(name, value, f"a tuple of {VALID}, even of one; or the path of a file of them")
+    else:
+        _check_path(name, value)
+
+
+def _check_name(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise ConfigError(name, value, _PARSERS[name][1])
+
+
 _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "policy": _check_path,
     "artifact": _check_path,
@@ -279,4 +330,8 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "strict": _check_flag,
     "strict_paths": _check_flag,
     "contract": _check_path,
+    "trusted_keys": _check_keys,
+    "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
+    "require_signature": _check_flag,
+    "policy_name": _check_name,
 }

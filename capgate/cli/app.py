@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from . import operations, releases
+
 contract = typer.Typer(
     help="Write down what an application declares, and compare that with what was written down before.",
     epilog="Exit codes: 0 written, or equal; 1 something changed; 2 usage or configuration.",
@@ -137,3 +139,7 @@ def contract_diff(
     from .contract import diff
 
     raise typer.Exit(diff(old, new, as_json=as_json))
+
+
+releases.register(app)
+operations.register(app)
