@@ -6,7 +6,7 @@ production one only looks. From the root of the checkout::
 
     pip install -e '.[cli,tools]' mcp
     export CAPGATE_POLICY=examples/mcp_tools/policy.json CAPGATE_MODE=compiler_author
-    uvicorn examples.mcp_tools.app:app --port 8003                  # an MCP client finds it at localhost:8003/mcp/
+    uvicorn --factory examples.mcp_tools.app:create_app --port 8003  # an MCP client finds it at localhost:8003/mcp/
 
 Its tests: ``python -m pytest examples/mcp_tools``.
 """
@@ -75,6 +75,3 @@ def create_app(settings: Settings | None = None, modules: dict[str, str] | None 
 def agent(scope: Scope) -> CompilerTool:
     """Who calls the tools. An application with authentication would take it from there."""
     return CompilerTool("mcp-client")
-
-
-app = create_app()

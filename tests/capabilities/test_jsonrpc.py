@@ -37,10 +37,14 @@ _WHOLE = [
 @st.composite
 def _edited(draw: st.DrawFn) -> bytes:
     body = draw(st.sampled_from(_BODIES))
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.integers(0, 2))):  # one more member, or one more message
+        ends = [place for place, byte in enumerate(body) if byte in b"}]"]
+        place = draw(st.sampled_from(ends)) if ends else 0
+        body = body[:place] + draw(st.sampled_from(_WHOLE)) + body[place:]
+    for _ in range(draw(st.integers(0, 2))):
         start = draw(st.integers(0, len(body)))
         end = min(len(body), start + draw(st.sampled_from([0, 0, 0, 1, 2, 6, 12])))
-        body = body[:start] + draw(st.sampled_from(_PIECES + _WHOLE)) + body[end:]
+        body = body[:start] + draw(st.sampled_from(_PIECES)) + body[end:]
     return body
 
 

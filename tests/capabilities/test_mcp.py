@@ -423,6 +423,19 @@ async def test_errors_of_the_server_keep_their_code_in_a_batch() -> None:
     assert answer.json() == [{"jsonrpc": "2.0", "id": 1, "error": error}]
 
 
+async def test_answers_in_a_batch_come_as_bytes() -> None:
+    seen = []
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["extensions"])
+
+    headers = [("content-type", JSON)]
+    request = http_scope("/mcp/", "POST", headers, extensions={"http.response.pathsend": {}})
+    body = json.dumps([call("good")]).encode()
+    await Call(request, [{"type": "http.request", "body": body}]).to(gated(server))
+    assert seen == [{}]
+
+
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Not even a response."""
 

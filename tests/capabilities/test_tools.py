@@ -395,6 +395,19 @@ async def test_a_default_that_gives_no_json_is_a_denial(asked: Recording, defaul
     assert reason_of(denied) == Reason.MALFORMED_INPUT
 
 
+async def test_a_dict_that_changes_while_it_is_copied_is_denied(asked: Recording) -> None:
+    ran, value = [], {"a": object(), "b": 1}
+
+    @gated_tool(name="listed", default=lambda one: value.update({str(len(value)): one}))
+    async def tool(value: dict[str, Any]) -> None:
+        ran.append(value)
+
+    with pytest.raises(CapabilityDenied) as denied:
+        await tool(value)
+    assert ran == []
+    assert reason_of(denied) == Reason.MALFORMED_INPUT
+
+
 async def test_ignored_parameters_are_passed_and_not_hashed(asked: Recording) -> None:
     class Workshop:
         @gated_tool(name="listed", ignore=("self", "context"))
