@@ -14,6 +14,7 @@ from .actions import VOCABULARY, Vocabulary
 from .checker import BaseChecker, LocalPolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
 from .events import DecisionLog
+from .follow import FollowingChecker
 from .model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .policy import is_well_formed
 
@@ -40,7 +41,7 @@ class QuickChecker(BaseChecker):
 
     def __init__(
         self,
-        inner: LocalPolicyChecker | WasmPolicyChecker,
+        inner: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker,
         *,
         safe: Sequence[str] = (),
         size: int = 0,

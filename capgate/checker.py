@@ -7,6 +7,7 @@ WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
@@ -30,6 +31,7 @@ DENIED: Final = {reason: Deny(reason) for reason in REASONS}
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
+_UNAVAILABLE: Final = DENIED[Reason.POLICY_UNAVAILABLE]
 
 _Self = TypeVar("_Self", bound="BaseChecker")
 
@@ -142,15 +144,26 @@ class LocalPolicyChecker(BaseChecker):
 
 
 class WasmPolicyChecker(BaseChecker):
-    """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool."""
+    """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool.
+
+    After ``lifetime`` seconds, when the policy has expired, every answer is ``policy_unavailable``. ``inputs`` are what
+    the policy looks at, where its module does not show that itself but its manifest says so.
+    """
 
     def __init__(
-        self, pool: WasmPool, *, vocabulary: Vocabulary = VOCABULARY, events: DecisionLog | None = None
+        self,
+        pool: WasmPool,
+        *,
+        vocabulary: Vocabulary = VOCABULARY,
+        events: DecisionLog | None = None,
+        lifetime: float = math.inf,
+        inputs: frozenset[str] | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
+        self._until = monotonic() + lifetime
         self.pool = pool
         self.policy = pool.info
-        self.inputs = pool.artifact.inputs
+        self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
         self._call = pool.call
         self._deadline = pool.limits.deadline
 
@@ -175,6 +188,8 @@ class WasmPolicyChecker(BaseChecker):
         """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits,
         so no cancel scope is entered."""
         started = monotonic()
+        if started > self._until:
+            return _UNAVAILABLE
         try:
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT

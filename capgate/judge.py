@@ -16,13 +16,14 @@ from .cache import QuickChecker
 from .checker import DENIED, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError, PolicyError
 from .events import DecisionLog
+from .follow import FollowingChecker
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
 
 _log = logging.getLogger("capgate")
 
 #: The checkers that keep the deadline themselves.
-OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker)
+OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker, FollowingChecker)
 #: What they offer besides ``check``, with the same answers.
 _SHORTER: Final = ("evaluate", "evaluate_now", "evaluate_many", "answer_now", "answer_many_now")
 

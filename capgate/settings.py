@@ -27,6 +27,7 @@ ENGINES: Final = ("auto", "wasmer", "wasmtime")
 POOL_SIZE: Final = (1, 1_024)
 BODY_BYTES: Final = (0, 1_073_741_824)
 CACHE_SIZE: Final = (0, 1_000_000)
+STORE_POLL: Final = (0.05, 3_600.0)
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
@@ -60,7 +61,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                          signed by them, with its manifest beside it, is refused
     ``signature_threshold``  how many of the keys have to have signed, 1 to 32
     ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed
-    ``policy_name``      the name that the manifest must give the policy
+    ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
+    ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
+                         answers, unless ``artifact_sha256`` pins one version
+    ``store_poll``       seconds between two looks at the store, 0.05 to 3,600
+    ``rollback_share``   fraction of faults among the first answers of a new policy at which it is rolled back: 0
+                         (never), or 0.01 to 1
+    ``keep_expired``     let a policy go on answering after it expired, which otherwise denies everything
     """
 
     policy: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -86,14 +93,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signature_threshold: int = 1
     require_signature: bool = False
     policy_name: str | None = None
+    store: str | os.PathLike[str] | None = None
+    store_poll: float = 1.0
+    rollback_share: float = 0.5
+    keep_expired: bool = False
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             check(name, getattr(self, name))
-        if self.policy is not None and self.artifact is not None:
-            raise ConfigError("artifact", self.artifact, "either policy or artifact, not both")
-        if self.artifact_sha256 is not None and self.artifact is None:
-            raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact")
+        given = [name for name in ("policy", "artifact", "store") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(given[-1], getattr(self, given[-1]), "only one of policy, artifact and store")
+        if self.artifact_sha256 is not None and self.artifact is None and self.store is None:
+            raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact or store")
+        if self.store is not None and self.policy_name is None:
+            raise ConfigError("policy_name", None, "the name of a policy, together with store")
         self._check_trust()
 
     def _check_trust(self) -> None:
@@ -103,10 +117,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
         if keys is None and threshold != 1:
             raise ConfigError("signature_threshold", threshold, "only together with trusted_keys")
-        if keys is None and self.policy_name is not None:
-            raise ConfigError("policy_name", self.policy_name, "only together with trusted_keys")
-        if keys is not None and self.artifact is None:
-            raise ConfigError("trusted_keys", keys, "only together with artifact: a document is not signed")
+        if keys is None and self.policy_name is not None and self.store is None:
+            raise ConfigError("policy_name", self.policy_name, "only together with trusted_keys or store")
+        if keys is not None and self.artifact is None and self.store is None:
+            raise ConfigError("trusted_keys", keys, "only together with artifact or store: a document is not signed")
         if isinstance(keys, tuple) and threshold > len(keys):
             raise ConfigError(
                 "signature_threshold", threshold, f"at most {len(keys)}, as many as there are trusted_keys"
@@ -227,6 +241,10 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "signature_threshold": (_whole, f"a whole number from 1 to {MOST_KEYS}"),
     "require_signature": (_flag, "true, false, 1 or 0"),
     "policy_name": (_text, "the name of a policy: 1 to 64 letters, digits, dots, underscores, plus and minus signs"),
+    "store": (_text, "the path of a policy store"),
+    "store_poll": (_number, "a number from {:g} to {:g}".format(*STORE_POLL)),
+    "rollback_share": (_number, "0, or a number from 0.01 to 1"),
+    "keep_expired": (_flag, "true, false, 1 or 0"),
 }
 #: Every variable that :meth:`Settings.from_env` knows.
 VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
@@ -310,6 +328,12 @@ def _check_name(name: str, value: object) -> None:
         raise ConfigError(name, value, _PARSERS[name][1])
 
 
+def _check_share(name: str, value: Any) -> None:
+    check_number(name, value, 0.0, 1.0, whole=False)
+    if 0 < value < 0.01:
+        raise ConfigError(name, value, _PARSERS[name][1])
+
+
 _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "policy": _check_path,
     "artifact": _check_path,
@@ -334,4 +358,8 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
     "require_signature": _check_flag,
     "policy_name": _check_name,
+    "store": _check_path,
+    "store_poll": lambda name, value: check_number(name, value, *STORE_POLL, whole=False),
+    "rollback_share": _check_share,
+    "keep_expired": _check_flag,
 }

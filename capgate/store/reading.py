@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ..errors import ArtifactNotFound, CapgateError, ConfigError, StoreError
+from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
 from . import objects
 from .files import Folder
@@ -101,6 +101,15 @@ class StoreReader:
             raise StoreError(message, reason="corrupt", path=self.path)
         return msgspec.structs.replace(policy, active=active)
 
+    def load_release(self, name: str, which: int | str) -> VerifiedPolicy:
+        """A published release, active or not: ``which`` is its version, the digest of its module or of its manifest.
+
+        Raises as :meth:`load_active` does.
+        """
+        _require_name(name)
+        with Folder.root(self.path) as root, open_objects(root) as tree:
+            return find_release(tree, name, which, self.verifier)[1]
+
     def history(self, name: str) -> tuple[Active, ...]:
         """Every record of that name, the newest, which is active, first. Raises as :meth:`read_active` does."""
         with self._policy(name) as folder:
@@ -143,6 +152,24 @@ def load_release(folder: Folder, digest: str, name: str, verifier: Verifier) -> 
     manifest, signers = verifier.manifest(data, signatures, path=path, name=name)
     module, path = objects.read_module(folder, manifest.sha256, verifier.limits.module_bytes)
     return VerifiedPolicy(verifier.artifact(manifest, module, path=path), manifest, signers)
+
+
+def find_release(tree: Folder, name: str, which: object, verifier: Verifier) -> tuple[str, VerifiedPolicy]:
+    """The release that ``which`` names, and its digest; of several with one module, the highest version that
+    verifies."""
+    failure: ArtifactError | None = None
+    for release in releases_of(tree, name):
+        if is_named(which, release.manifest.version, release.manifest.sha256, release.digest):
+            try:
+                return release.digest, load_release(tree, release.digest, name, verifier)
+            except ArtifactError as error:
+                failure = failure or error
+    raise failure or ArtifactNotFound(f"{name!r} has no release {which!r}", path=tree.path)
+
+
+def is_named(which: object, version: int, *digests: str) -> bool:
+    """Whether ``which``, a version or a digest, is one of these."""
+    return which in digests if isinstance(which, str) else type(which) is int and which == version
 
 
 def read_record(folder: Folder, name: str) -> Active:
