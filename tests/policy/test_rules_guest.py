@@ -83,6 +83,59 @@ def test_hosts_fold_in_beginnings(engine_name: str) -> None:
     assert instance.ask(PolicyInput("x.y", resource=Resource("k", "ab/x"))) == Deny("not_in_allowlist")
 
 
+def test_hosts_are_found_among_many(engine_name: str) -> None:
+    """Their order is that of small letters, also for a question in capitals."""
+    stems = [f"{first}{second}." for first in "abmyz[`{" for second in "a9-z"]
+    rule = {"effect": "allow", "actions": ["http.outbound"], "resources": [f"host:{stem}*" for stem in stems]}
+    instance = Guest(engine_name, build_policy({"rules": [rule]}))
+    for stem, change in itertools.product(stems, (str.lower, str.upper, str.title)):
+        host = change(stem + "x")
+        assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", host))) is ALLOW
+        other = PolicyInput("http.outbound", resource=Resource("host", host.replace(".", "/")))
+        assert instance.ask(other) == Deny("not_in_allowlist")
+
+
+ABSENT = {
+    "a resource": (PolicyInput("compute.long", resource=Resource("job", "a")), 20, Deny("not_in_allowlist")),
+    "an id": (PolicyInput("compute.long", resource=Resource("job", "b")), 32, ALLOW),
+    "an actor": (PolicyInput("compute.long", User("u"), Resource("job", "c")), 0, Deny("not_in_allowlist")),
+}
+
+
+@pytest.mark.parametrize(("question", "at", "without"), ABSENT.values(), ids=ABSENT)
+def test_what_is_absent_is_not_looked_at(opened: Open, question: PolicyInput, at: int, without: object) -> None:
+    """Behind a discriminant that says "none" may lie the text of an earlier question."""
+    rules = [
+        {"effect": "allow", "actions": ["compute.long"], "resources": ["job"], "actors": ["anonymous"]},
+        {"effect": "deny", "actions": ["compute.long"], "resources": ["job:b", "job:c"], "actors": ["anonymous"]},
+        {"effect": "allow", "actions": ["compute.long"], "actors": ["user:u"]},
+    ]
+    data = make_image(RuntimePolicy.from_document({"rules": rules}))
+    instance = opened(module_of(data))
+    assert instance.ask(question) != without
+    raw = bytearray(record(question, instance.buffer))
+    raw[at] = 0
+    instance.write(instance.buffer, bytes(raw))
+    assert instance.ask_raw(instance.buffer) == without
+
+
+def test_nobody_has_no_id(opened: Open) -> None:
+    """Not even under an image that lists ids of nobody's."""
+    rule = {"effect": "allow", "actions": ["x.y"], "actors": ["user:u"]}
+    data = bytearray(make_image(RuntimePolicy.from_document({"rules": [rule], "sql": ["q"]})))
+    ids = next(at for at in range(40, len(data), 4) if struct.unpack_from("<8I", data, at)[:5] == (0, 0, 0, 0, 0))
+    numbers = list(struct.unpack_from("<13I", data, ids))
+    numbers[1:4] = numbers[4:7]
+    struct.pack_into("<13I", data, ids, *numbers)
+    instance = opened(module_of(bytes(data)))
+    raw = bytearray(record(PolicyInput("x.y", User("u")), instance.buffer))
+    instance.write(instance.buffer, bytes(raw))
+    assert instance.ask_raw(instance.buffer) is ALLOW
+    raw[0] = 0
+    instance.write(instance.buffer, bytes(raw))
+    assert instance.ask_raw(instance.buffer) == Deny("not_in_allowlist")
+
+
 def test_a_deep_nest_in_both(engine_name: str) -> None:
     nested = ["a/" * depth + "*" for depth in range(MAX_NESTED)]
     rule = {
@@ -323,18 +376,33 @@ def test_a_denial_that_is_not_aligned_traps(opened: Open) -> None:
             instance.ask(QUESTIONS[0])
 
 
+def test_what_is_neither_host_nor_not_traps(opened: Open) -> None:
+    rule = {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:a"]}
+    data = make_image(RuntimePolicy.from_document({"rules": [rule]}))
+    (at,) = (at for at in range(40, len(data) - 15, 4) if struct.unpack_from("<4I", data, at) == (0, 1, 1, 0))
+    question = PolicyInput("http.outbound", resource=Resource("host", "a"))
+    for value in (0, 1, 2, 0xFFFFFFFF):
+        instance = opened(module_of(data[: at + 4] + struct.pack("<I", value) + data[at + 8 :]))
+        if value <= 1:
+            assert instance.ask(question) is ALLOW
+            continue
+        with pytest.raises(GuestTrap):
+            instance.ask(question)
+
+
 def test_parents_in_a_circle_trap(opened: Open) -> None:
-    """A beginning that names itself, or a later one, as what it begins with: the way up has a limit."""
+    """A beginning that names itself, or a later one, as what it begins with: the way up has a limit. Or one that is
+    not there."""
     stems = ["a/", "a/b/", "a/c/"]
     document = {"rules": [{"effect": "allow", "actions": ["x.y"], "actors": [f"user:{stem}*" for stem in stems]}]}
     data = make_image(RuntimePolicy.from_document(document))
     at = next(at for at in range(0, len(data), 4) if _parents(data, at) == (3, 0, 1, 1))
-    for first, second in ((1, 1), (2, 1), (3, 1), (3, 3)):
+    for first, second in ((1, 1), (2, 1), (3, 1), (3, 3), (4, 1), (5, 1), (2**28, 1), (2**32 - 1, 1)):
         changed = bytearray(data)
         struct.pack_into("<I", changed, at + 4 + 8, first)
         struct.pack_into("<I", changed, at + 4 + 16 + 8, second)
         instance = opened(module_of(bytes(changed)))
-        for id in ("a/b/x", "a/z", "a0", "b"):
+        for id in ("a/b/x", "a/z", "a0", "b") if first <= 3 else ("a0", "b"):
             with pytest.raises(GuestTrap):
                 instance.ask(PolicyInput("x.y", User(id)))
     assert opened(module_of(data)).ask(PolicyInput("x.y", User("a/z"))) is ALLOW
