@@ -65,7 +65,7 @@ _REPLACE: Final = re.compile(r"\A\s*REPLACE(?=\s+INTO\b)", re.ASCII | re.IGNOREC
 _CONTROL: Final = re.compile(
     r"""\s*(?: BEGIN(\s+(DEFERRED|IMMEDIATE|EXCLUSIVE))?(\s+(TRANSACTION|WORK))? | START\s+TRANSACTION
     | (COMMIT|END|ROLLBACK)(\s+(TRANSACTION|WORK))? | ROLLBACK(\s+TRANSACTION)?\s+TO(\s+SAVEPOINT)?\s+(\w+|"\w+"|`\w+`)
-    | (SAVEPOINT|RELEASE(\s+SAVEPOINT)?)\s+(\w+|"\w+"|`\w+`) )\s*;?\s*""",
+    | (SAVEPOINT|RELEASE(\s+SAVEPOINT)?)\s+(\w+|"\w+"|`\w+`) )\s*(?:;\s*)?""",
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
 
@@ -220,8 +220,9 @@ def _called(tokens: list[Token], words: list[str], tree: exp.Expression) -> set[
 
 
 def _is_name(token: Token) -> bool:
+    """Whether this may name a function; in a mode of MySQL's, a text in double quotes may."""
     if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING):
-        return token.token_type == TokenType.IDENTIFIER
+        return True
     last = token.text[-1:]
     return last.isalnum() or last in ("_", "$") or not last.isascii()
 

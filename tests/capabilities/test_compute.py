@@ -212,6 +212,13 @@ async def test_background_tasks_of_a_handler_without_a_policy_call(kind: str) ->
     await checker.aclose()
 
 
+def test_it_may_be_made_before_there_is_an_event_loop(anyio_backend: str) -> None:
+    limiter = GatedLimiter(1, job="report")
+    assert limiter.statistics() == LimiterStatistics(1, 0, 0)
+    with allowing(REPORTS):
+        assert anyio.run(limiter.run, int, "7", backend=anyio_backend) == 7
+
+
 @pytest.mark.parametrize(
     ("options", "setting"),
     [
