@@ -32,8 +32,9 @@ MIGRATE: Final = "db.migrate"
 DIALECTS: Final = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 #: Characters of a text, after repeated rows of parameters are one. Longer ones are opaque.
 TEXT_LIMIT: Final = 32_768
-#: Texts of which the analysis is kept.
+#: Texts of which the analysis is kept; those of at most ``SHORT`` characters as they are, others simplified.
 CACHED: Final = 1_024
+SHORT: Final = 2_048
 #: Joins that are open at once: sqlglot's time doubles with each.
 OPEN_JOINS: Final = 8
 
@@ -96,6 +97,10 @@ def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = froze
 
     ``functions`` are names, in upper case, that count as :data:`FUNCTIONS` do.
     """
+    return (_read_short if len(sql) <= SHORT else _read)(sql, dialect, functions)
+
+
+def _read(sql: str, dialect: str, functions: frozenset[str]) -> Statements:
     if _CONTROL.fullmatch(sql):
         return CONTROL
     name = DIALECTS.get(dialect)
@@ -103,6 +108,9 @@ def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = froze
         return OPAQUE
     text = _simplified(sql)
     return OPAQUE if len(text) > TEXT_LIMIT else _parsed(text, name, functions)
+
+
+_read_short: Final = lru_cache(CACHED)(_read)
 
 
 def _is_ambiguous(sql: str, dialect: str) -> bool:
