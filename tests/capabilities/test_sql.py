@@ -50,12 +50,11 @@ from capgate.errors import ConfigError
 from capgate.model import Reason
 
 from ..web.support import KINDS, events, gated, make_checker
+from .listening import ACTOR, Listening, reason
 from .shop import (
-    ACTOR,
     ORDERS,
     SECRETS,
     Customer,
-    Listening,
     Order,
     Secret,
     allowed,
@@ -64,7 +63,6 @@ from .shop import (
     make_shop,
     orders,
     reading,
-    reason,
     secrets,
     writing,
 )
@@ -161,7 +159,7 @@ def test_an_object_relational_mapper_needs_no_other_code(path: Path, engine: Eng
         session.commit()
         customer.name = "Ada L."
         session.flush()
-        session.delete(session.get_one(Order, 2))
+        session.delete(session.scalars(select(Order).where(Order.id == 2)).one())
         session.commit()
         assert session.query(Order).count() == 32
         session.scalars(select(Customer).options(selectinload(Customer.orders))).all()
@@ -271,7 +269,7 @@ def test_names_of_connections_and_engines(path: Path, engine: Engine) -> None:
 @pytest.mark.parametrize("option", ["", 7, b"peek", ["peek"]])
 def test_a_name_that_is_none_is_denied(path: Path, engine: Engine, option: Any) -> None:
     with (
-        allowed("peek", "secrets", sql="any"),
+        allowed("peek", "secrets"),
         engine.connect() as connection,
         pytest.raises(CapabilityDenied) as caught,
     ):
