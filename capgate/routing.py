@@ -31,11 +31,11 @@ from .declare import (
     Requirements,
     declared,
     declared_for_method,
+    declaring_methods,
     does_ask_itself,
     inherit,
     is_around,
     is_class_based,
-    methods_declare,
 )
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
@@ -92,8 +92,8 @@ class Target(NamedTuple):
 def find_target(app: object) -> Target:
     """Follow the ``app`` attributes of wrappers, and partial calls, from ``app`` to its router.
 
-    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class-based endpoint whose methods
-    declare something, and :class:`TypeError` where a declaration is not one.
+    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class or an object whose methods
+    declare something that nobody would look at, and :class:`TypeError` where a declaration is not one.
     """
     found: Requirements = ()
     default: Requirements = ()
@@ -112,8 +112,9 @@ def find_target(app: object) -> Target:
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
             continue
-        if is_class_based(app) and methods_declare(app):
-            raise Unresolvable(f"{app!r} declares methods, and is called by something else than a route")
+        kind: type = app if isinstance(app, type) else type(app)
+        if declaring_methods(kind):
+            raise Unresolvable(f"{app!r} declares methods, and which of them it calls is its own affair")
         inner = _inside(app)
         if inner is None:
             return Target(found, None, root_path, default)
