@@ -517,6 +517,30 @@ def test_a_fifo_that_appears_after_the_answer_is_not_waited_for(root: Path) -> N
             files.open("a.txt", mode)
 
 
+@pytest.mark.parametrize("mode", ["r", "w", "a", "r+", "w+"])
+@pytest.mark.parametrize("swapped", ["a.txt", "pub"])
+def test_what_is_exchanged_in_the_last_moment(
+    root: Path, files: GatedFiles, monkeypatch: pytest.MonkeyPatch, mode: str, swapped: str
+) -> None:
+    """Between the look at a name and its opening: a file becomes another name of one outside, a folder a link."""
+    opened = os.open
+
+    def exchange(name: Any, *args: Any, **kwargs: Any) -> int:
+        if name == swapped and not (root / "was").exists():
+            os.rename(root / name, root / "was")
+            if name == "pub":
+                (root / name).symlink_to("../outside")
+            else:
+                os.link(root.parent / "outside" / "x", root / name)
+        return opened(name, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", exchange)
+    with allowing(ANY), pytest.raises((CapabilityDenied, OSError)):
+        files.open("a.txt" if swapped == "a.txt" else "pub/x", mode)
+    assert (root / "was").exists()
+    assert tree(root.parent)["outside/x"] == "outside"
+
+
 # -- the root, and the end
 
 

@@ -429,6 +429,34 @@ def test_what_a_listener_makes_of_a_statement_is_what_counts(path: Path, engine:
     assert contents(path) == before
 
 
+def test_what_a_listener_makes_of_a_batch(path: Path, engine: Engine) -> None:
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def rewrite(c: Any, cursor: Any, statement: str, parameters: Any, *more: Any) -> tuple[str, Any]:
+        return statement.replace("INSERT INTO orders", "INSERT INTO secrets"), parameters
+
+    before = contents(path)
+    with allowed("orders", "secrets"), engine.connect() as connection:
+        with pytest.raises(CapabilityDenied) as caught:
+            connection.execute(insert(orders).returning(orders.c.id), [{"id": 7}, {"id": 8}])
+        assert reason(caught.value) == Reason.MISSING_RESOURCE
+        connection.commit()
+    assert contents(path) == before
+
+
+def test_statements_that_go_without_parameters(path: Path, engine: Engine) -> None:
+    before = contents(path)
+    with allowed(*reading("orders")), engine.connect().execution_options(no_parameters=True) as connection:
+        assert rows(connection) == ORDERS
+        for statement in (delete(orders), named("orders", text("DELETE FROM orders"))):
+            with pytest.raises(CapabilityDenied):
+                connection.execute(statement)
+            connection.commit()
+        with pytest.raises(CapabilityDenied):
+            connection.exec_driver_sql("DELETE FROM orders")
+        connection.commit()
+    assert contents(path) == before
+
+
 def test_it_stays_gated(path: Path, engine: Engine) -> None:
     ways: list[Callable[[], Any]] = [
         lambda: engine.connect(),
@@ -459,6 +487,7 @@ def test_what_was_compiled_before_is_asked_for_by_what_it_says(path: Path) -> No
         kept: dict[Any, Any] = {}
         with engine.connect() as connection:
             connection.execute(select(orders).where(text("1 = 1")))
+            connection.execute(select(orders))
             connection.execute(select(orders), execution_options={"compiled_cache": kept})
             gate_engine(engine)
             with allowed("orders"):
