@@ -32,8 +32,9 @@ MIGRATE: Final = "db.migrate"
 DIALECTS: Final = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
 #: Characters of a text, after repeated rows of parameters are one. Longer ones are opaque.
 TEXT_LIMIT: Final = 32_768
-#: Texts of which the analysis is kept.
+#: Texts of which the analysis is kept; those of at most ``SHORT`` characters as they are, others simplified.
 CACHED: Final = 1_024
+SHORT: Final = 2_048
 #: Joins that are open at once: sqlglot's time doubles with each.
 OPEN_JOINS: Final = 8
 
@@ -65,7 +66,7 @@ _REPLACE: Final = re.compile(r"\A\s*REPLACE(?=\s+INTO\b)", re.ASCII | re.IGNOREC
 _CONTROL: Final = re.compile(
     r"""\s*(?: BEGIN(\s+(DEFERRED|IMMEDIATE|EXCLUSIVE))?(\s+(TRANSACTION|WORK))? | START\s+TRANSACTION
     | (COMMIT|END|ROLLBACK)(\s+(TRANSACTION|WORK))? | ROLLBACK(\s+TRANSACTION)?\s+TO(\s+SAVEPOINT)?\s+(\w+|"\w+"|`\w+`)
-    | (SAVEPOINT|RELEASE(\s+SAVEPOINT)?)\s+(\w+|"\w+"|`\w+`) )\s*;?\s*""",
+    | (SAVEPOINT|RELEASE(\s+SAVEPOINT)?)\s+(\w+|"\w+"|`\w+`) )\s*(?:;\s*)?""",
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
 
@@ -96,6 +97,10 @@ def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = froze
 
     ``functions`` are names, in upper case, that count as :data:`FUNCTIONS` do.
     """
+    return (_read_short if len(sql) <= SHORT else _read)(sql, dialect, functions)
+
+
+def _read(sql: str, dialect: str, functions: frozenset[str]) -> Statements:
     if _CONTROL.fullmatch(sql):
         return CONTROL
     name = DIALECTS.get(dialect)
@@ -103,6 +108,9 @@ def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = froze
         return OPAQUE
     text = _simplified(sql)
     return OPAQUE if len(text) > TEXT_LIMIT else _parsed(text, name, functions)
+
+
+_read_short: Final = lru_cache(CACHED)(_read)
 
 
 def _is_ambiguous(sql: str, dialect: str) -> bool:
@@ -220,8 +228,9 @@ def _called(tokens: list[Token], words: list[str], tree: exp.Expression) -> set[
 
 
 def _is_name(token: Token) -> bool:
+    """Whether this may name a function; in a mode of MySQL's, a text in double quotes may."""
     if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING):
-        return token.token_type == TokenType.IDENTIFIER
+        return True
     last = token.text[-1:]
     return last.isalnum() or last in ("_", "$") or not last.isascii()
 

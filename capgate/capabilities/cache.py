@@ -13,14 +13,15 @@ sent. The connection stays usable then.
 The namespace of a key is what comes before its first colon; a key without one is its own namespace. Channels of
 PUBLISH and SUBSCRIBE are judged like keys. A command is a read where its reply tells what was stored, a write where it
 changes that, often both (INCR, LPOP, GETDEL, SET with GET). Asked without an id, thus denied ``missing_resource``:
-a command that is not known, or does not fit its description (:mod:`capgate.capabilities._redis_commands`, which
-includes EVAL, KEYS, SCAN, FLUSHDB, CONFIG, SELECT …), a key that is not UTF-8, and an empty namespace. PING, MULTI,
-EXEC, DISCARD, UNWATCH and the ends of subscriptions pass unasked; so does what a connection says to introduce itself
-while it is made (HELLO, AUTH, SELECT of the database that the pool is configured with, CLIENT SETINFO and the like).
+a command that is not known, or does not fit its description (:mod:`capgate.capabilities._redis_commands`; so EVAL,
+KEYS, SCAN, FLUSHDB, CONFIG, SELECT and many more), a key that is not UTF-8, and an empty namespace. PING, MULTI, EXEC,
+DISCARD, UNWATCH and the ends of subscriptions pass unasked; so does what a connection says to introduce itself while
+it is made (HELLO, AUTH, SELECT of the database that the pool is configured with, CLIENT SETINFO and the like). The
+scripts of redis-py's own locks are known, so locks work.
 
-Not gated: replies, and messages of a subscription that was allowed, for as long as it lasts; and any code that makes
-another client or writes to the socket itself. A thread of ``run_in_thread`` has no request, so that a subscription
-can be renewed there only with ``capabilities``.
+Not gated: replies, and messages of a subscription that was allowed, for as long as it lasts; to which address a server
+sends its clients during maintenance; and any code that makes another client or writes to the socket itself. A thread
+of ``run_in_thread`` has no request, so that a subscription can be renewed there only with ``capabilities``.
 """
 
 from __future__ import annotations

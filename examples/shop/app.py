@@ -1,7 +1,8 @@
 """A shop: orders in SQLite through SQLAlchemy, payments at another server, a cache in redis, tools for an assistant.
 
-No handler holds a policy call. Routes declare what they are for; the engine, the HTTP client, the cache and the MCP
-server ask for each thing that they are about to do, in the name of whoever sent the request. From the root of the
+No handler holds a policy call. Routes declare what they are for; the engine, the HTTP client, the cache, the files, the
+environment, the limiter of background work and the MCP server ask for each thing that they are about to do, in the name
+of whoever sent the request. From the root of the
 checkout, with a redis-server on its usual port::
 
     pip install -e '.[cli,http,redis,sql,tools]' aiosqlite greenlet mcp
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 
 import redis.asyncio
 from sqlalchemy import select, text
@@ -31,6 +33,9 @@ from starlette.types import Scope
 
 from capgate import Anonymous, CapabilityMiddleware, Settings, User, requires
 from capgate.capabilities.cache import gate_redis
+from capgate.capabilities.compute import GatedLimiter
+from capgate.capabilities.environ import GatedEnviron
+from capgate.capabilities.files import GatedFiles
 from capgate.capabilities.http import gated_async_client
 from capgate.capabilities.mcp import GatedMCP
 from capgate.capabilities.sql import gate_engine, named
@@ -39,6 +44,7 @@ from .tools import ACTIONS, create_tools
 
 #: Where the cache keeps the list of orders, and for how many seconds.
 LATEST, FRESH = "orders:latest", 60
+TAKINGS = "SELECT item, sum(price) FROM orders GROUP BY item"
 
 
 class Base(MappedAsDataclass, DeclarativeBase):
@@ -82,11 +88,23 @@ async def list_orders(request: Request) -> Response:
     return Response(known, media_type="application/json")
 
 
+@requires("compute.long", resource="job:report")
+@requires("db.read", resource="sql_query:takings")
+async def report(request: Request) -> Response:
+    """The takings as a file, written in the background: in a slot for reports, below a folder, in nobody's way."""
+    shop = request.app.state
+    async with shop.sessions() as session:
+        rows = (await session.execute(named("takings", text(TAKINGS)))).tuples().all()
+    lines = [f"{item},{cents},{shop.environ.get('SHOP_CURRENCY', 'EUR')}\n" for item, cents in rows]
+    task = shop.reports.task(shop.files.write_text, "takings.csv", "".join(lines))
+    return JSONResponse({"report": "takings.csv"}, 202, background=task)
+
+
 @requires("db.read", resource="sql_query:takings")
 async def takings(request: Request) -> Response:
     """SQL by hand has a name, and is asked for by it."""
     async with request.app.state.sessions() as session:
-        sums = await session.execute(named("takings", text("SELECT item, sum(price) FROM orders GROUP BY item")))
+        sums = await session.execute(named("takings", text(TAKINGS)))
         return JSONResponse(dict(sums.tuples().all()))
 
 
@@ -96,6 +114,8 @@ def create_app(
     database: str = "sqlite+aiosqlite:///shop.db",
     payments: str = "http://127.0.0.1:8005",
     cache: str = "redis://127.0.0.1",
+    folder: str | os.PathLike[str] = ".",
+    environ: Mapping[str, str] = os.environ,
 ) -> Starlette:
     """The application; without ``settings``, with those of the environment, at start-up."""
     engine = create_async_engine(database)
@@ -110,7 +130,9 @@ def create_app(
         async with gated_async_client() as http, tools.session_manager.run():
             app.state.sessions, app.state.http, app.state.payments = sessions, http, payments
             app.state.cache = gate_redis(redis.asyncio.from_url(cache))
-            yield
+            app.state.environ, app.state.reports = GatedEnviron(environ), GatedLimiter(1, job="report")
+            with GatedFiles(folder) as app.state.files:
+                yield
             await app.state.cache.aclose()
         await engine.dispose()
 
@@ -118,6 +140,7 @@ def create_app(
         Route("/orders", place_order, methods=["POST"]),
         Route("/orders", list_orders),
         Route("/takings", takings),
+        Route("/reports", report, methods=["POST"]),
         Mount("/mcp", GatedMCP(inside, action=ACTIONS)),
     ]
     app = Starlette(routes=routes, lifespan=lifespan)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from capgate.capabilities._jsonrpc import DENIED
 from tests.capabilities.redis_server import RedisServer, redis_server
 from tests.capabilities.serving import served
 from tests.conftest import EXPECTED_ENGINES
+from tests.web.support import events
 
 from . import payments
 from .app import LATEST, create_app
@@ -46,6 +48,7 @@ class Shop:
         self.client = httpx.Client(base_url=url, timeout=30, trust_env=False)
         self.url = url
         self.charges = charges
+        self.folder = Path()
         self._database = database
         self._redis = redis
 
@@ -74,6 +77,8 @@ def open_shop(tmp_path: Path, redis: RedisServer) -> Iterator[Any]:
             redis.forget()
             artifact, database, provider = tmp_path / "policy.wasm", tmp_path / "shop.db", payments.create_app()
             artifact.write_bytes(build_policy(policy))
+            folder = tmp_path / "files"
+            folder.mkdir(exist_ok=True)
             port = stack.enter_context(served(provider))
             settings = Settings(
                 artifact=artifact, engine=engine, mode=mode, expose_reasons=True, limits=Limits(deadline=20.0)
@@ -83,13 +88,24 @@ def open_shop(tmp_path: Path, redis: RedisServer) -> Iterator[Any]:
                 database=f"sqlite+aiosqlite:///{database}",
                 payments=f"http://127.0.0.1:{port}",
                 cache=f"redis://127.0.0.1:{redis.port}",
+                folder=folder,
+                environ={"SHOP_CURRENCY": "CHF", "SHOP_SECRET": "s3cret"},
             )
             url = f"http://127.0.0.1:{stack.enter_context(served(app))}"
             shop = Shop(url, database, provider.state.charges, redis)
+            shop.folder = folder
             stack.callback(shop.client.close)
             return shop
 
         yield build
+
+
+def soon(happened: Callable[[], object]) -> None:
+    """Wait for what goes on after a response."""
+    until = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def without(section: str, entry: Any = None) -> dict[str, Any]:
@@ -176,6 +192,33 @@ def test_sql_by_hand_is_asked_for_by_its_name(open_shop: Any) -> None:
     assert shop.client.get("/takings").json() == {"coffee": 420}
     denied = open_shop(without("sql", {"name": "takings", "operation": "select"})).client.get("/takings")
     assert denied.status_code == 403
+
+
+def test_a_report_is_written_in_the_background(open_shop: Any) -> None:
+    shop = open_shop()
+    shop.add()
+    assert shop.client.post("/reports").status_code == 202
+    report = shop.folder / "takings.csv"
+    soon(lambda: report.exists() and report.read_text())
+    assert report.read_text() == "coffee,420,CHF\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "status"),
+    [
+        ("compute", 403),  # declared by the route, so that it is known before anything else
+        ("env", 403),
+        ("fs", 202),  # the response was under way when the task began
+    ],
+)
+def test_no_report_without_each_capability_it_uses(open_shop: Any, section: str, status: int) -> None:
+    shop = open_shop(without(section))
+    shop.add()
+    with events() as denials:
+        assert shop.client.post("/reports").status_code == status
+        soon(lambda: denials)
+    assert [denial["action"].partition(".")[0] for denial in denials] == [section]
+    assert list(shop.folder.iterdir()) == []
 
 
 ANYBODY = {**POLICY, "rules": POLICY["rules"][1:]}  # without the one about who is not signed in

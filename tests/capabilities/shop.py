@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from capgate.capabilities import using
-from capgate.errors import CapabilityDenied
-from capgate.handlers import Held, Question
-from capgate.judge import Judge
-from capgate.model import Resource, Service
+from .listening import Listening, allowing
 
-from ..web.support import make_checker
-
-ACTOR = Service("tests")
 #: What the tables hold at first.
 ORDERS = [(1, "tea", 1), (2, "milk", 2)]
 SECRETS = [(1, "plum")]
@@ -53,27 +45,6 @@ class Secret(Base):
 orders, customers, secrets = (Base.metadata.tables[name] for name in ("orders", "customers", "secrets"))
 
 
-class Listening(Held):
-    """Real capabilities that remember what was asked of them."""
-
-    def __init__(self, document: dict[str, Any], kind: str = "local") -> None:
-        super().__init__(Judge(make_checker(kind, document)), ACTOR, None)
-        self.asked: list[tuple[str, str | None]] = []
-
-    def _hear(self, questions: Iterable[Question]) -> list[Question]:
-        found = list(questions)
-        for action, resource, *_ in found:
-            assert isinstance(resource, Resource)
-            self.asked.append((action, resource.id))
-        return found
-
-    async def require_all(self, questions: Iterable[Question]) -> None:
-        await super().require_all(self._hear(questions))
-
-    def require_all_now(self, questions: Iterable[Question]) -> None:
-        super().require_all_now(self._hear(questions))
-
-
 def make_shop(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.executescript(
@@ -94,12 +65,9 @@ def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         return {name: list(database.execute(f"SELECT * FROM {name} ORDER BY 1")) for name in names}
 
 
-@contextmanager
-def allowed(*entries: object, **more: Any) -> Iterator[Listening]:
+def allowed(*entries: object) -> AbstractContextManager[Listening]:
     """Capabilities by a policy whose ``sql`` section has these entries, in force meanwhile."""
-    listening = Listening({"sql": list(entries), **more})
-    with using(listening):
-        yield listening
+    return allowing({"sql": list(entries)})
 
 
 def reading(*names: str) -> list[dict[str, str]]:
@@ -108,8 +76,3 @@ def reading(*names: str) -> list[dict[str, str]]:
 
 def writing(*names: str) -> list[dict[str, str]]:
     return [{"name": name, "operation": "write"} for name in names]
-
-
-def reason(denial: CapabilityDenied) -> str:
-    result: str = denial.decision.result.reason
-    return result

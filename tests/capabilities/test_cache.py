@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
 import redis
 import redis.asyncio
@@ -583,6 +584,52 @@ def test_connections_stay_in_step(server: RedisServer) -> None:
             assert cache.get(f"orders:{number}") == str(number)
             assert cache.mget("orders:s", f"orders:{number}") == ["seven", str(number)]
     assert server.plain.info("stats")["total_connections_received"] == before + 1, "one connection did all of it"
+
+
+async def test_a_task_that_is_cancelled_while_it_asks_sends_nothing(server: RedisServer) -> None:
+    asked = anyio.Event()
+
+    class Waiting:
+        async def check(self, input: PolicyInput) -> PolicyResult:
+            asked.set()
+            await anyio.sleep_forever()
+            raise AssertionError("nobody wakes it")
+
+    async def store(cache: Any) -> None:
+        with using(capabilities_for(Waiting(), User("ann"), deadline=60.0)):
+            await cache.set("orders:s", "changed")
+
+    async with async_client(server, max_connections=1) as cache:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store, cache)
+            await asked.wait()
+            tasks.cancel_scope.cancel()
+        with using(admitting()):
+            assert await cache.get("orders:s") == b"seven"
+    assert "set" not in server.commands()
+
+
+def test_threads_that_share_a_client_are_judged_each_by_its_own(server: RedisServer) -> None:
+    nothing = capabilities_for(make_checker("local", {}), User("bob"))
+    found: dict[int, list[object]] = {}
+
+    def get() -> object:
+        try:
+            return cache.get("orders:s")
+        except CapabilityDenied as error:
+            return error.decision.input.actor.id
+
+    def work(number: int) -> None:
+        with using(nothing if number % 2 else admitting()):
+            found[number] = [get() for _ in range(20)]
+
+    with client(server) as cache:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {number: [("bob" if number % 2 else b"seven")] * 20 for number in range(4)}
 
 
 def test_a_lost_connection_is_made_again_as_it_was(server: RedisServer) -> None:

@@ -50,12 +50,11 @@ from capgate.errors import ConfigError
 from capgate.model import Reason
 
 from ..web.support import KINDS, events, gated, make_checker
+from .listening import ACTOR, Listening, reason
 from .shop import (
-    ACTOR,
     ORDERS,
     SECRETS,
     Customer,
-    Listening,
     Order,
     Secret,
     allowed,
@@ -64,7 +63,6 @@ from .shop import (
     make_shop,
     orders,
     reading,
-    reason,
     secrets,
     writing,
 )
@@ -161,7 +159,7 @@ def test_an_object_relational_mapper_needs_no_other_code(path: Path, engine: Eng
         session.commit()
         customer.name = "Ada L."
         session.flush()
-        session.delete(session.get_one(Order, 2))
+        session.delete(session.scalars(select(Order).where(Order.id == 2)).one())
         session.commit()
         assert session.query(Order).count() == 32
         session.scalars(select(Customer).options(selectinload(Customer.orders))).all()
@@ -271,7 +269,7 @@ def test_names_of_connections_and_engines(path: Path, engine: Engine) -> None:
 @pytest.mark.parametrize("option", ["", 7, b"peek", ["peek"]])
 def test_a_name_that_is_none_is_denied(path: Path, engine: Engine, option: Any) -> None:
     with (
-        allowed("peek", "secrets", sql="any"),
+        allowed("peek", "secrets"),
         engine.connect() as connection,
         pytest.raises(CapabilityDenied) as caught,
     ):
@@ -431,6 +429,34 @@ def test_what_a_listener_makes_of_a_statement_is_what_counts(path: Path, engine:
     assert contents(path) == before
 
 
+def test_what_a_listener_makes_of_a_batch(path: Path, engine: Engine) -> None:
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def rewrite(c: Any, cursor: Any, statement: str, parameters: Any, *more: Any) -> tuple[str, Any]:
+        return statement.replace("INSERT INTO orders", "INSERT INTO secrets"), parameters
+
+    before = contents(path)
+    with allowed("orders", "secrets"), engine.connect() as connection:
+        with pytest.raises(CapabilityDenied) as caught:
+            connection.execute(insert(orders).returning(orders.c.id), [{"id": 7}, {"id": 8}])
+        assert reason(caught.value) == Reason.MISSING_RESOURCE
+        connection.commit()
+    assert contents(path) == before
+
+
+def test_statements_that_go_without_parameters(path: Path, engine: Engine) -> None:
+    before = contents(path)
+    with allowed(*reading("orders")), engine.connect().execution_options(no_parameters=True) as connection:
+        assert rows(connection) == ORDERS
+        for statement in (delete(orders), named("orders", text("DELETE FROM orders"))):
+            with pytest.raises(CapabilityDenied):
+                connection.execute(statement)
+            connection.commit()
+        with pytest.raises(CapabilityDenied):
+            connection.exec_driver_sql("DELETE FROM orders")
+        connection.commit()
+    assert contents(path) == before
+
+
 def test_it_stays_gated(path: Path, engine: Engine) -> None:
     ways: list[Callable[[], Any]] = [
         lambda: engine.connect(),
@@ -461,6 +487,7 @@ def test_what_was_compiled_before_is_asked_for_by_what_it_says(path: Path) -> No
         kept: dict[Any, Any] = {}
         with engine.connect() as connection:
             connection.execute(select(orders).where(text("1 = 1")))
+            connection.execute(select(orders))
             connection.execute(select(orders), execution_options={"compiled_cache": kept})
             gate_engine(engine)
             with allowed("orders"):

@@ -22,7 +22,8 @@ from capgate.declare import requires
 from capgate.model import PolicyInput, PolicyResult, Reason
 
 from ..web.support import KINDS, Recording, events, gated, make_checker
-from .shop import ACTOR, ORDERS, Customer, Order, allowed, contents, make_shop, orders, reading, reason, secrets
+from .listening import ACTOR, reason
+from .shop import ORDERS, Customer, Order, allowed, contents, make_shop, orders, reading, secrets
 
 READ, WRITE, MIGRATE = "db.read", "db.write", "db.migrate"
 
