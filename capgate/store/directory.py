@@ -126,7 +126,8 @@ class PolicyStore(StoreReader):
                 return active
             policy = load_release(tree, digest, name, self.verifier)
             previous = previous_of(folder, name, digest)
-            return self._change("rollback", folder, active, digest, policy, check, note, previous, active.highest)
+            highest = max(active.highest, policy.manifest.version)  # which a reset may have lowered
+            return self._change("rollback", folder, active, digest, policy, check, note, previous, highest)
 
     def reset(self, name: str, to: int | str | None = None, *, check: Check | None = None, note: str = "") -> Active:
         """Begin again at ``to``, any published release: the way out of a version too high, and of a lost record.
