@@ -21,7 +21,7 @@ from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
 from capgate.follow import FollowingChecker
 from capgate.model import ALLOW, Deny, Reason
 from capgate.select import select_checker
-from capgate.store import StoreReader
+from capgate.store import Active, StoreReader, VerifiedPolicy
 
 from ..conftest import EXPECTED_ENGINES
 from .following import SELDOM, STRANGER, Shelf, ask, document, trapping
@@ -147,9 +147,12 @@ async def test_what_was_refused_is_tried_again_less_and_less_often(
     load = StoreReader.load
     async with follow(shelf) as checker:
         shelf.release(2, b"\0asm\x01\0\0\0")
-        monkeypatch.setattr(
-            StoreReader, "load", lambda self, active: (loads.append(active.version), load(self, active))[1]
-        )
+
+        def counted(self: StoreReader, active: Active) -> VerifiedPolicy:
+            loads.append(active.version)
+            return load(self, active)
+
+        monkeypatch.setattr(StoreReader, "load", counted)
         for _ in range(5):
             await checker.refresh()
         assert loads == [2]
