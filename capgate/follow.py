@@ -25,7 +25,7 @@ from ._generation import FollowStatus, Generation, Probation
 from ._scheduling import current_loop
 from ._watching import Make, Source, Watcher
 from .actions import VOCABULARY, Vocabulary
-from .checker import BaseChecker
+from .checker import BaseChecker, WasmPolicyChecker
 from .events import DecisionLog
 from .limits import check_number
 from .model import PolicyInfo, PolicyInput, PolicyResult
@@ -76,6 +76,11 @@ class FollowingChecker(BaseChecker):
     def inputs(self) -> frozenset[str] | None:  # type: ignore[override]
         """Which fields of an input it looks at."""
         return self._watcher.now.checker.inputs
+
+    @property
+    def asked(self) -> WasmPolicyChecker:
+        """The checker of the policy that answers now."""
+        return self._watcher.now.checker
 
     def status(self) -> FollowStatus:
         """What answers, and how things are with the store."""
