@@ -13,6 +13,7 @@ documents: ``policy/``, ``build.py``.
 
 from .build import build_policy
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .contract import HandlerContract
 from .declare import requires
 from .errors import CapabilityDenied
 from .handlers import Capabilities
@@ -46,6 +47,7 @@ __all__ = [
     "CompilerTool",
     "Deny",
     "Environment",
+    "HandlerContract",
     "Limits",
     "LocalPolicyChecker",
     "PolicyChecker",

@@ -45,6 +45,10 @@ class Compiler:
         self._lock = threading.RLock()  # a signal's handler may ask a policy, too
         self._compiled: CompiledPolicy | None = None
 
+    def belongs_here(self) -> bool:
+        """Whether to call this on the thread that needs it: the module has to be compiled there, or is compiled."""
+        return self._engine.thread_bound or self._compiled is not None
+
     def __call__(self) -> CompiledPolicy:
         if self._engine.thread_bound:
             if self._engine.name in _left_behind:

@@ -53,10 +53,12 @@ class Shard:
 
     # -- making
 
-    def fill(self) -> None:
-        """Make all that is missing, now, however shortly before an attempt failed. Raises why it cannot."""
+    def fill_some(self) -> bool:
+        """Make one of what is missing, now, however shortly before an attempt failed. Raises why it cannot; false where
+        nothing is missing any more."""
         self._maker.forget_backoff()
-        self._refill(self._size)
+        self._refill(1)
+        return self.missing() > 0
 
     def refill_now(self) -> None:
         """One instance for a caller that cannot go on without. :class:`PolicyUnavailable` if it cannot be made."""

@@ -21,7 +21,8 @@ def actor_from_user(scope: Scope) -> Actor:
     Raises :class:`TypeError` for anything else, a user without a name included: who is not known for certain is denied
     rather than taken for nobody.
     """
-    return _actor_of(scope.get("user"))
+    user = scope.get("user")
+    return ANONYMOUS if user is None else _actor_of(user)
 
 
 def actor_of(value: Any) -> Actor:

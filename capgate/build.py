@@ -12,13 +12,13 @@ import msgspec
 
 from .errors import ConfigError, DecodeError
 from .guest import IMAGE_BASE, evaluator, make_image
-from .guest.image import HEADER, MAGIC
+from .guest.image import image_inputs
 from .limits import RANGES, Limits
-from .policy import RuntimePolicy, is_label
+from .policy import ALWAYS, INPUTS, RuntimePolicy, is_label
 from .wasm import Module, decode, encode, with_custom, with_data, with_memory
 
 POLICY_SECTION: Final = "capgate:policy"
-FORMAT: Final = 1
+FORMAT: Final = 2
 PAGE: Final = 65_536
 #: Beside the text of an input: its record, alignment, and what a host allocates in pieces.
 ARENA_EXTRA: Final = 4_096
@@ -27,11 +27,16 @@ _MAX_PAGES: Final = int(RANGES["memory_pages"][1])
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the custom section says, as JSON. ``format`` is the version of this layout."""
+    """What the custom section says, as JSON. ``format`` is the version of this layout. ``inputs``, sorted, are the
+    fields of a question that the policy looks at, as in :attr:`RuntimePolicy.inputs`; a foreign module may have none.
+
+    Anybody can write a label. What it says of ``inputs`` holds for a module which :func:`is_built_by_capgate`.
+    """
 
     name: str
     version: str
     format: int = FORMAT
+    inputs: tuple[str, ...] = ()
 
 
 def build_policy(
@@ -51,14 +56,15 @@ def build_policy(
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
     if pages > _MAX_PAGES:
         raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")
-    return _assemble(image, pages, Label(policy.name, policy.version))
+    return _assemble(image, pages, Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs))))
 
 
 def is_built_by_capgate(data: bytes) -> bool:
     """Whether ``data`` is, byte for byte, what :func:`build_policy` of this version puts around the image in it.
 
     Such a module is pure, because it is the shipped guest: it writes nothing while it answers, and treats the image as
-    untrusted, so this holds for an image that no document gives, too.
+    untrusted, so this holds for an image that no document gives, too. So does what the label says of ``inputs``: the
+    guest heeds the image's header, with which they agree.
     """
     try:
         module = decode(data, bodies=False)
@@ -68,9 +74,9 @@ def is_built_by_capgate(data: bytes) -> bool:
     if label is None or label.format != FORMAT or len(module.memories) != 1 or not module.data:
         return False
     image, pages = module.data[-1].data, module.memories[0].minimum
-    if len(image) < HEADER.size or not IMAGE_BASE + len(image) <= pages * PAGE <= _MAX_PAGES * PAGE:
-        return False
-    if HEADER.unpack_from(image)[:2] != (MAGIC, len(image)):
+    if not IMAGE_BASE + len(image) <= pages * PAGE <= _MAX_PAGES * PAGE or image_inputs(image) != frozenset(
+        label.inputs
+    ):
         return False
     return _assemble(image, pages, label) == data
 
@@ -82,7 +88,14 @@ def read_label(module: Module) -> Label | None:
         label = None if content is None else msgspec.json.decode(content, type=Label)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return label if label is not None and is_label(label.name) and is_label(label.version) else None
+    return label if label is not None and _is_sound(label) else None
+
+
+def _is_sound(label: Label) -> bool:
+    if not (is_label(label.name) and is_label(label.version)):
+        return False
+    sound = ALWAYS.issubset(label.inputs) and label.inputs == tuple(name for name in INPUTS if name in label.inputs)
+    return sound or not label.inputs
 
 
 def _assemble(image: bytes, pages: int, label: Label) -> bytes:

@@ -124,7 +124,7 @@ class QuickChecker(BaseChecker):
             return None
 
     def _remember(self, input: PolicyInput, result: PolicyResult, policy: PolicyInfo) -> None:
-        if type(result) is not Allow and (type(result) is not Deny or result.reason in _FAULTS):
+        if type(result) is not Allow and not _is_answer(result):
             return
         key = self._key(input)
         known = self._known
@@ -168,6 +168,10 @@ class QuickChecker(BaseChecker):
     async def aclose(self) -> None:
         self._known = {}
         await self.inner.aclose()
+
+
+def _is_answer(result: object) -> bool:
+    return type(result) is Deny and type(result.reason) is str and result.reason not in _FAULTS
 
 
 def _operation(text: str, vocabulary: Vocabulary) -> Operation:

@@ -27,6 +27,7 @@ _log = logging.getLogger("capgate")
 
 #: One result object per reason code: nothing is allocated for a denial of capgate's own.
 DENIED: Final = {reason: Deny(reason) for reason in REASONS}
+_MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
@@ -82,6 +83,12 @@ class BaseChecker:
         """:meth:`check_many` without the events."""
         raise NotImplementedError
 
+    def _lacks_resource(self, input: PolicyInput) -> bool:
+        """Whether ``input``, which is well-formed, has no resource with an id, though its action needs one. Then no
+        policy can allow it, whatever it looks at."""
+        resource = input.resource
+        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
+
     async def start(self) -> None:
         """Get ready, so that no request waits for it. Raises why it cannot."""
 
@@ -129,6 +136,8 @@ class LocalPolicyChecker(BaseChecker):
             result = self._policy.evaluate(input)
         except Exception as error:
             return _denied_for(error, input)
+        if self._lacks_resource(input) and type(result) is Allow:
+            return _MISSING_RESOURCE
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
@@ -189,6 +198,9 @@ class WasmPolicyChecker(BaseChecker):
             return _denied_for(error, input)
         if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
+        resource = input.resource
+        if (resource is None or resource.id is None) and type(result) is Allow and self._lacks_resource(input):
+            return _MISSING_RESOURCE
         return result
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
@@ -216,6 +228,8 @@ class WasmPolicyChecker(BaseChecker):
         try:
             with anyio.fail_after(self._deadline if left is None else left):
                 result = await self.pool.wait_and_call(input)
+            if type(result) is Allow and self._lacks_resource(input):
+                return _MISSING_RESOURCE
             return _TIMEOUT if monotonic() - started > self._deadline else result
         except TimeoutError:
             return DENIED[Reason.POOL_EXHAUSTED]

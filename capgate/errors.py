@@ -9,7 +9,8 @@
     │   ├── DigestMismatch        .expected .actual
     │   ├── SignatureInvalid      .reason .signers .threshold
     │   ├── ManifestError         .field
-    │   └── StoreError            .reason
+    │   ├── StoreError            .reason
+    │   └── ContractDrift         .field .expected .actual
     ├── WasmError                 bytes that are not an acceptable module
     │   ├── DecodeError           .offset .reason
     │   └── RestrictedModule      .rule .where
@@ -120,6 +121,17 @@ class StoreError(ArtifactError):
     def __init__(self, message: str, *, reason: str, path: str | None = None) -> None:
         super().__init__(message, path=path)
         self.reason = reason
+
+
+class ContractDrift(ArtifactError):
+    """What runs is not what the handler contract says. ``field`` is the contract's key, ``expected`` what stands there
+    and ``actual`` what runs; of ``routes`` and ``actions`` only those that differ, as tuples of text."""
+
+    def __init__(self, field: str, expected: object, actual: object, *, path: str | None = None) -> None:
+        super().__init__(f"{field}: the contract has {_short(expected)}, what runs has {_short(actual)}", path=path)
+        self.field = field
+        self.expected = expected
+        self.actual = actual
 
 
 class WasmError(CapgateError):

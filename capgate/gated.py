@@ -59,12 +59,13 @@ class GatedRequest(Capabilities):
         self.scope = scope
         self.receive = receive
         self._send = send
-        self._began = self._replaced = False
+        self._began = False
         self._source = source
         self._gate = source.gate
         self._actor = None
         self._input: PolicyInput | None = None
         self._raised: Decision | None = None
+        self._replaced: bool  # once something was raised
         self._started = time.time_ns()
 
     async def decide(self) -> PolicyResult:
@@ -85,15 +86,25 @@ class GatedRequest(Capabilities):
                 return ALLOW if open else self._refused(DENIED[Reason.INTERNAL_ERROR])
             if not requirements:
                 return self._refused(DENIED[Reason.UNDECLARED_ROUTE])
-            actor = gate.actor(scope)
-            if gate.bounds_itself and type(actor) in ACTORS and not _needs_body(requirements):
-                self._actor = actor
-                result = self._ask_first(gate, requirements, params, actor)
-                if result is not None:
-                    return result if type(result) is Allow else self._refused(result)
-                result = await self._ask_all(gate, requirements, params, actor, None)
-            else:
+            actor: Any = gate.actor(scope)
+            first = requirements[0]
+            if not gate.bounds_itself or type(actor) not in ACTORS or _needs_body(requirements):
                 result = await self._wait_and_ask(gate, requirements, params, actor)
+            else:
+                self._actor = actor
+                if len(requirements) == 1:  # nearly every request: nothing is called here that need not be
+                    resource = first.resource(params) if first.template else first.fixed
+                    self._input = input = PolicyInput(first.action, actor, resource, None, gate.env, self._started)
+                    answer = gate.answer_now(input)
+                else:
+                    answer = self._ask_batch(gate, requirements, params, actor)
+                if answer is not None:
+                    if type(answer) is not Allow:
+                        return self._refused(answer)
+                    if gate.samples_allows and len(requirements) == 1:
+                        self._report_allow(gate)
+                    return answer
+                result = await self._ask_all(gate, requirements, params, actor, None)
             if type(result) is not Allow:
                 return self._refused(result)
             if gate.by_routes:
@@ -120,8 +131,10 @@ class GatedRequest(Capabilities):
     async def answers(self, error: Exception) -> bool:
         """Whether ``error`` is a denial that is now the response, or was already."""
         denial = denial_in(error)
-        if denial is None or self._replaced:
-            return denial is not None
+        if denial is None:
+            return False
+        if self._raised is not None and self._replaced:
+            return True
         if self._began and self.scope["type"] == "http":
             return False
         await self.refuse(denial.result, denial.decision_id)
@@ -152,23 +165,20 @@ class GatedRequest(Capabilities):
         return self.scope
 
     def _note(self, denial: Decision) -> None:
+        if self._raised is None:
+            self._replaced = False
         self._raised = denial
 
     def _who(self, judge: Judge) -> Any:
         return None if self._gate is None else self._gate.actor(self.scope)
 
-    def _ask_first(
+    def _ask_batch(
         self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult | None:
         """The decision where nothing has to be waited for, else ``None``."""
-        if len(requirements) > 1:
-            inputs = self._questions(gate, requirements, params, actor, None)
-            results = gate.answer_many_now(inputs)
-            return None if results is None else self._weigh(gate, inputs, results)
-        result = gate.answer_now(self._question(gate, requirements[0], params, actor, None))
-        if gate.samples_allows and type(result) is Allow:
-            self._report_allow(gate)
-        return result
+        inputs = self._questions(gate, requirements, params, actor, None)
+        results = gate.answer_many_now(inputs)
+        return None if results is None else self._weigh(gate, inputs, results)
 
     def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
         """What was allowed is still what the request reaches: routes may have been added while something was waited
@@ -290,6 +300,8 @@ def _is_malformed(scope: Scope, strict: bool) -> bool:
 
 
 def _needs_body(requirements: Requirements) -> bool:
+    if len(requirements) == 1:
+        return requirements[0].args_hash is not None
     for requirement in requirements:  # noqa: SIM110  # a generator would cost as much as the rest of this
         if requirement.args_hash is not None:
             return True

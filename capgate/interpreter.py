@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .abi import component, fixed
 from .build import is_built_by_capgate
-from .engine import CompiledModule, Engine, Instance, load_engine
+from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
 from .errors import MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
 from .limits import Limits
 from .model import PolicyInfo, PolicyInput, PolicyResult
@@ -20,8 +20,8 @@ from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 
 
 class PreparedPolicy:
-    """An artifact that passed every check that needs no engine, rewritten so that it pays fuel. Immutable; may be
-    shared by threads.
+    """An artifact that passed every check that needs no engine, rewritten so that it pays fuel. May be shared by
+    threads.
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
     says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build gives, so an
@@ -38,6 +38,16 @@ class PreparedPolicy:
         self.metered: Metered = meter(artifact.module, limits, entries=(component.CHECK, component.REALLOC))
         self.pure = is_built_by_capgate(artifact.module)
         self.has_post = module.export(component.POST) is not None
+        self._tried: set[str] = set()
+
+    def try_compiling(self, engine: Engine) -> None:
+        """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
+        is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.engine.try_compiling` raises."""
+        if engine.name in self._tried:
+            return
+        if not self.pure and not is_small(self.metered.data):
+            try_compiling(engine, self.original, self.metered.data, self.limits)
+        self._tried.add(engine.name)
 
     def info(self, engine: str) -> PolicyInfo:
         """Which policy this is, and on which engine."""
@@ -46,11 +56,12 @@ class PreparedPolicy:
 
 class CompiledPolicy:
     """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made
-    it."""
+    it. Raises what :meth:`PreparedPolicy.try_compiling` raises, unless that was asked before."""
 
     def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
         self.prepared = prepared
         self.engine = engine
+        prepared.try_compiling(engine)
         # Both, because a module that is invalid must not become valid by being rewritten.
         engine.validate(prepared.original)
         self._module: CompiledModule = engine.compile(prepared.metered.data)

@@ -20,7 +20,11 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "output_bytes": (16, 1_048_576),
     "module_bytes": (1_024, 268_435_456),
     "waiters": (0, 1_000_000),
+    "compile_seconds": (0.1, 120.0),
+    "compile_megabytes": (64, 65_536),
 }
+#: Those that need not be whole numbers.
+FRACTIONS: Final = frozenset({"deadline", "compile_seconds"})
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +39,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``output_bytes``    UTF-8 bytes of a reason
     ``module_bytes``    size of a module file
     ``waiters``         callers that may wait for an instance at once; the next one is denied immediately
+    ``compile_seconds``    processor time that compiling a module may take, in a child process that tries it first;
+                           not for small modules and those built by capgate, see :mod:`capgate.engine.trial`
+    ``compile_megabytes``  memory of that child, in MiB, its interpreter's 20 included
     """
 
     fuel: int = 10_000_000
@@ -46,10 +53,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 4_096
     module_bytes: int = 67_108_864
     waiters: int = 1_024
+    compile_seconds: float = 10.0
+    compile_megabytes: int = 1_024
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
-            check_number(name, getattr(self, name), low, high, whole=name != "deadline")
+            check_number(name, getattr(self, name), low, high, whole=name not in FRACTIONS)
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, whole: bool) -> None:

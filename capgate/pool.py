@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 from ._making import Compiler, Counters
@@ -57,8 +59,11 @@ class WasmPool:
 
     ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
     module which capgate did not build is pure; without it, such an instance answers one question and is replaced
-    afterwards. An async context manager; without one it starts at the first call. Raises what
+    afterwards. An async context manager; without one it starts, and compiles, at the first call. Raises what
     :class:`WasmInterpreter` raises.
+
+    Making one decodes and rewrites the module, and has a child process compile it first unless it is small: seconds for
+    a large one, so an application that serves already makes it in a worker thread (``anyio.to_thread.run_sync``).
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class WasmPool:
         self.artifact = artifact
         self._engine: Engine = load_engine(engine)
         self._prepared = PreparedPolicy(artifact, self.limits)
+        self._prepared.try_compiling(self._engine)
         self._reuse = reuse or self._prepared.pure
         self._closed = False
         self._reset()
@@ -98,8 +104,16 @@ class WasmPool:
 
     async def start(self) -> None:
         """Compile, and make ``size`` instances for this thread. Does nothing where that has happened. Raises why it
-        cannot."""
-        self._shard().fill()
+        cannot.
+
+        Other tasks have their turns meanwhile, with one exception: compiled modules of wasmer belong to the thread that
+        compiled them, so that there the event loop stands still for the compilation.
+        """
+        self._shard()  # which raises where the pool is closed
+        if not self._compiler.belongs_here():
+            await anyio.to_thread.run_sync(self._compiler)
+        while self._shard().fill_some():
+            await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Drop the instances of this thread; every later call is refused. Other threads drop theirs when they end."""

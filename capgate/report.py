@@ -24,6 +24,7 @@ from .routing import (
     calls_in,
     declared_around,
     find_target,
+    frontends,
     matches_as_usual,
     own_path,
     routes_behind,
@@ -31,6 +32,8 @@ from .routing import (
 )
 
 Status = Literal["declared", "deferred", "public", "undeclared", "unresolvable"]
+#: How the frontends of a router are listed, behind its path. They cannot be public.
+FRONTENDS = "/{frontend:path}"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 
 
@@ -118,6 +121,19 @@ class _Walk:
     ) -> Iterator[RouteReport]:
         for route in router.routes:
             yield from self._resolved(route, prefix, around, params, depth)
+        yield from self._frontends(router, prefix, around, params)
+
+    def _frontends(self, router: Router, prefix: str, around: Around, params: frozenset[str]) -> Iterator[RouteReport]:
+        """What FastAPI serves where no route matches, as one route: nothing is asked for it but what always is."""
+        places, always = [*frontends(router, around)], around[0]
+        if not places:
+            return
+        if any(place != always for place in places):
+            yield RouteReport(prefix + FRONTENDS, (), "unresolvable")
+            return
+        needed = frozenset[str]().union(*(requirement.parameters for requirement in always))
+        status: Status = "declared" if always else "undeclared"
+        yield RouteReport(prefix + FRONTENDS, (), status, always, tuple(sorted(needed - params)))
 
     def _resolved(self, route: Any, prefix: str, around: Around, *rest: Any) -> Iterator[RouteReport]:
         try:

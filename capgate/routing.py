@@ -31,11 +31,11 @@ from .declare import (
     Requirements,
     declared,
     declared_for_method,
+    declaring_methods,
     does_ask_itself,
     inherit,
     is_around,
     is_class_based,
-    methods_declare,
 )
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
@@ -92,8 +92,8 @@ class Target(NamedTuple):
 def find_target(app: object) -> Target:
     """Follow the ``app`` attributes of wrappers, and partial calls, from ``app`` to its router.
 
-    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class-based endpoint whose methods
-    declare something, and :class:`TypeError` where a declaration is not one.
+    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class or an object whose methods
+    declare something that nobody would look at, and :class:`TypeError` where a declaration is not one.
     """
     found: Requirements = ()
     default: Requirements = ()
@@ -102,8 +102,9 @@ def find_target(app: object) -> Target:
         own = declared(app)
         if is_around(app):
             found, default = inherit(own, found, default)
-        elif own:  # a wrapper may show the declarations of what it wraps as its own
-            found = (*found, *[one for one in own if one not in found])
+        for one in () if is_around(app) else own:  # a wrapper may show the declarations of what it wraps as its own
+            if one not in found:
+                found = (*found, one)
         if does_ask_itself(app):
             return Target(found, None, root_path, default, True)
         if isinstance(app, Router):
@@ -112,8 +113,9 @@ def find_target(app: object) -> Target:
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
             continue
-        if is_class_based(app) and methods_declare(app):
-            raise Unresolvable(f"{app!r} declares methods, and is called by something else than a route")
+        kind: type = app if isinstance(app, type) else type(app)
+        if declaring_methods(kind):
+            raise Unresolvable(f"{app!r} declares methods, and which of them it calls is its own affair")
         inner = _inside(app)
         if inner is None:
             return Target(found, None, root_path, default)
@@ -170,7 +172,10 @@ def _in_routes(
                 if type(found) is tuple and found:
                     return found, child["path_params"]
             return _at_route(route, scope, child, public, prefix, around, depth)
-    return (around[0], scope.get("path_params", _NO_PARAMETERS)) if around[0] else NOTHING
+    if not around[0]:
+        return NOTHING
+    _check_rest(router, around)
+    return around[0], scope.get("path_params", _NO_PARAMETERS)
 
 
 def _at_route(
@@ -324,6 +329,27 @@ def _check_included(router: Any, depth: int) -> None:
         inner = getattr(route, "original_router", None)
         if inner is not None:
             _check_included(inner, depth + 1)
+
+
+def _check_rest(router: Any, around: Around) -> None:
+    """That what ``router`` does where no route matches needs nothing besides what is always asked around it."""
+    default = find_target(router.default)
+    if default.declared or default.default or default.router is not None:
+        raise Unresolvable(f"the default application of a {type(router).__name__} declares something, or has routes")
+    if any(always != around[0] for always in frontends(router, around)):
+        raise Unresolvable("there are frontends in included routers, which declare what is always asked")
+
+
+def frontends(router: Any, around: Around, depth: int = 0) -> Iterator[Requirements]:
+    """What is always asked around each of the frontends that FastAPI tries where no route of ``router`` matches."""
+    if depth > DEPTH:
+        raise Unresolvable(f"routers are included more than {DEPTH} deep")
+    if getattr(router, "_low_priority_routes", ()):
+        yield around[0]
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from frontends(inner, inherit(declared(inner), *around), depth + 1)
 
 
 class _Known(dict[type, int]):

@@ -18,7 +18,7 @@ import starlette.config
 
 from .errors import ConfigError
 from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
-from .limits import RANGES, Limits, check_number
+from .limits import FRACTIONS, RANGES, Limits, check_number
 from .model import Environment
 
 PREFIX: Final = "CAPGATE_"
@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``body_bytes``       how much of a body is read where a declaration asks for its hash; more is denied
     ``strict``           refuse to start where a route is undeclared or cannot be resolved, instead of denying it only
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
+    ``contract``         path of a handler contract that routes, vocabulary and policy have to agree with at start-up
     ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
                          signed by them, with its manifest beside it, is refused
     ``signature_threshold``  how many of the keys have to have signed, 1 to 32
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     openapi: bool = True
     strict: bool = False
     strict_paths: bool = True
+    contract: str | os.PathLike[str] | None = None
     trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
     signature_threshold: int = 1
     require_signature: bool = False
@@ -220,6 +222,7 @@ _PARSERS: Final[dict[str, _Parser]] = {
     "openapi": (_flag, "true, false, 1 or 0"),
     "strict": (_flag, "true, false, 1 or 0"),
     "strict_paths": (_flag, "true, false, 1 or 0"),
+    "contract": (_text, "the path of a handler contract, as capgate contract export writes it"),
     "trusted_keys": (parse_trusted, f"{VALID}, commas between them; or the path of a file of them"),
     "signature_threshold": (_whole, f"a whole number from 1 to {MOST_KEYS}"),
     "require_signature": (_flag, "true, false, 1 or 0"),
@@ -230,7 +233,7 @@ VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
 
 
 def _limit_parser(name: str) -> _Parser:
-    kind, parse = ("a number", _number) if name == "deadline" else ("a whole number", _whole)
+    kind, parse = ("a number", _number) if name in FRACTIONS else ("a whole number", _whole)
     low, high = RANGES[name]
     return parse, f"{kind} from {low:g} to {high:g}"
 
@@ -326,6 +329,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "openapi": _check_flag,
     "strict": _check_flag,
     "strict_paths": _check_flag,
+    "contract": _check_path,
     "trusted_keys": _check_keys,
     "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
     "require_signature": _check_flag,

@@ -14,13 +14,14 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .actors import actor_from_user
 from .checker import PolicyChecker
+from .contract import HandlerContract
 from .errors import CapgateError, ConfigError, PolicyUnavailable
 from .events import printable
+from .export import around, check_application, check_policy, contract_of, read_contract
 from .gate import ActorOf, Gate, Resolver
 from .judge import ends_task
 from .limits import Limits
@@ -121,28 +122,46 @@ class Startup:
         for name, given in (("actor", self._actor), ("resolver", self._resolver)):
             if given is not None and not callable(given):
                 raise ConfigError(name, given, "a function of the scope")
-        if self.settings is None:
-            self.settings = Settings.from_env()
-        if not isinstance(self.settings, Settings):
-            raise ConfigError("settings", self.settings, "a capgate.Settings")
-        target = self._find_target(scope)
+        self.settings = self._settings()
+        target = around(find_target(self._routed), scope.get("app"))
+        contract = await self._contract(self.settings, target)
         checker = self._given
         if checker is None:
             # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
             checker = self._owned = await anyio.to_thread.run_sync(select_checker, self.settings)
+        if contract is not None:  # before the policy can run, its start code and a pool's instances included
+            check_policy(contract, checker, self.settings)
         if hasattr(checker, "start"):
             await checker.start()
         gate = Gate(self.settings, checker, self._actor or actor_from_user, self._resolver, target)
         self._report(self.settings, gate, target, scope)
         return gate
 
-    def _find_target(self, scope: Scope) -> Target:
-        target = find_target(self._routed)
-        app = scope.get("app")
-        # Middleware of an application is inside of it, and finds its router, but not what it declares itself.
-        if isinstance(app, Starlette) and app.router is target.router:
-            target = target.below(app)
-        return target
+    def _settings(self) -> Settings:
+        settings = Settings.from_env() if self.settings is None else self.settings
+        if not isinstance(settings, Settings):
+            raise ConfigError("settings", settings, "a capgate.Settings")
+        return settings
+
+    def contract(self, app: object = None) -> HandlerContract:
+        """The handler contract that fits what would start now, in the middleware of ``app``. Raises what
+        :func:`contract_of` does, and :class:`ConfigError` where there is a ``resolver``."""
+        self._require_routes()
+        return contract_of(self._routed, self._settings(), checker=self._given, within=app)
+
+    def _require_routes(self) -> None:
+        if self._resolver is not None:
+            raise ConfigError("resolver", self._resolver, "none where there is a contract, which says what routes need")
+
+    async def _contract(self, settings: Settings, target: Target) -> HandlerContract | None:
+        """The contract that settings name, if they name one, once vocabulary and routes agree with it."""
+        path = settings.contract
+        if path is None:
+            return None
+        self._require_routes()
+        contract = await anyio.to_thread.run_sync(lambda: read_contract(path, limits=settings.limits))
+        check_application(contract, target, settings)
+        return contract
 
     def _report(self, settings: Settings, gate: Gate, target: Target, scope: Scope) -> None:
         denied: list[str] = []

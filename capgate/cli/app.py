@@ -11,6 +11,12 @@ import typer
 
 from . import operations, releases
 
+contract = typer.Typer(
+    help="Write down what an application declares, and compare that with what was written down before.",
+    epilog="Exit codes: 0 written, or equal; 1 something changed; 2 usage or configuration.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 app = typer.Typer(
     help="Ask a sandboxed WebAssembly policy before a sensitive effect of a Starlette or FastAPI application.",
     epilog="Exit codes: 0 as expected, 1 an answer was not the expected one, 2 usage or configuration.",
@@ -18,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+app.add_typer(contract, name="contract")
 
 
 class Engine(str, enum.Enum):
@@ -83,6 +92,53 @@ def build(
     from .build import run
 
     run(document, output)
+
+
+@contract.command("export")
+def contract_export(
+    application: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the application is, as for uvicorn.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; without it standard output.")] = None,
+    factory: Annotated[bool, typer.Option("--factory", help="APP is a function that makes the application.")] = False,
+) -> None:
+    """Write the handler contract of an application: its routes, what each needs, and the digests of its policy.
+
+    The application is imported, with the current folder on the path, and not started. The settings are those of its
+    `CapabilityMiddleware`, or of the environment. The same application always gives the same file, which belongs into
+    version control: a diff shows what a change lets the application do. At start-up,
+
+        CAPGATE_CONTRACT=contract.json
+
+    refuses an application, a vocabulary or a policy that is not the one of the contract.
+
+    Try:
+
+    - `capgate contract export orders.app:app -o contract.json`
+    - `capgate contract export --factory orders.app:create_app | jq .sections`
+    """
+    from .contract import export
+
+    export(application, output, factory=factory)
+
+
+@contract.command("diff")
+def contract_diff(
+    old: Annotated[Path, typer.Argument(help="The contract as it was.")],
+    new: Annotated[Path, typer.Argument(help="The contract as it is.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Say in words what changed between two handler contracts. The exit code is 1 if anything did.
+
+    `+` widens: a new action, resource or route, an open route, a section that became dynamic, a route with one question
+    fewer. `-` narrows: the reverse. `~` is neither, or contracts cannot tell, as with another policy.
+
+    Try:
+
+    - `capgate contract diff contract.json new.json`
+    - `capgate contract diff --json contract.json new.json | jq -e '.widens == 0'`
+    """
+    from .contract import diff
+
+    raise typer.Exit(diff(old, new, as_json=as_json))
 
 
 releases.register(app)

@@ -18,11 +18,17 @@ def run(document: Path, output: Path) -> None:
     """
     artifact = WasmArtifact.from_bytes(build_policy(read_document(document)))
     shown = os.fsencode(output).decode("utf-8", "replace")  # a name need not be text
+    write(output, artifact.data)
+    print(f"{artifact.sha256}  {shown}", flush=True)
+
+
+def write(output: Path, data: bytes) -> None:
+    """``data`` as the file ``output``, replaced in one step; a link is followed. Raises :class:`ArtifactError`."""
+    shown = os.fsencode(output).decode("utf-8", "replace")
     try:
-        _replace(Path(os.path.realpath(output)), artifact.data, shown)
+        _replace(Path(os.path.realpath(output)), data, shown)
     except OSError as error:
         raise ArtifactError(f"cannot be written: {error.strerror}", path=shown) from error
-    print(f"{artifact.sha256}  {shown}", flush=True)
 
 
 def _replace(path: Path, data: bytes, shown: str) -> None:

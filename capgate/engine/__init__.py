@@ -2,6 +2,7 @@
 
 from .base import TRAP_KINDS, CompiledModule, Engine, Instance, RawFunction
 from .registry import ENGINES, available_engines, load_engine
+from .trial import is_small, try_compiling
 
 __all__ = [
     "ENGINES",
@@ -11,5 +12,7 @@ __all__ = [
     "Instance",
     "RawFunction",
     "available_engines",
+    "is_small",
     "load_engine",
+    "try_compiling",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from .image import IMAGE_BASE, make_image
+from .image import make_image
+from .tables import IMAGE_BASE
 
 __all__ = ["IMAGE_BASE", "evaluator", "make_image"]
 

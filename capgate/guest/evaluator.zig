@@ -6,13 +6,17 @@
 //! depend on what was asked before; the only state is the bump pointer of `cabi_realloc`, which it does not read.
 
 const image_base: u32 = 65536;
-const header_size: u32 = 32;
-const magic: u32 = 0x31504743; // "CGP1"
+const header_size: u32 = 40;
+const magic: u32 = 0x32504743; // "CGP2"
 /// Records that one bucket may hold. The builder picks a seed that keeps to it; more than this traps.
 const bucket_limit: u32 = 16;
 /// Bytes of a record before its text.
 const record_size: u32 = 16;
-const rule_size: u32 = 20;
+const action_size: u32 = 24;
+const denial_size: u32 = 12;
+/// Parts of a beginning (offset and length of its text, parent, value), and how many may begin with one another.
+const beginning_size: u32 = 16;
+const nesting_limit: u32 = 64;
 const page_size: u64 = 65536;
 
 /// Every byte of these is one that UTF-8 never has, so that no text can zero a factor of the product in `mix`.
@@ -25,7 +29,15 @@ const Flags = struct {
     const host: u32 = 2;
     const any: u32 = 4;
     const kind: u32 = 8;
-    const all: u32 = 15;
+    const rules: u32 = 16;
+    const all: u32 = 31;
+};
+
+/// What rules may look at. The header says so, and what it does not say is not looked at.
+const Looks = struct {
+    const actor: u32 = 1;
+    const mode: u32 = 2;
+    const all: u32 = 3;
 };
 
 /// A `result` record of the canonical ABI: case 0 is allow, case 1 is deny with its text.
@@ -81,7 +93,7 @@ const Image = struct {
     }
 
     /// The value stored under (`set`, `text`), or null.
-    inline fn find(image: Image, set: u32, text: Text, comptime fold: bool) ?u32 {
+    inline fn find(image: Image, set: u32, text: Text, fold: u64) ?u32 {
         if (text.len > field(28)) return null;
         const hash = hashOf(load(u64, image_base + 8) ^ (set *% salt_set), text, fold);
         const bucket: u64 = @as(u32, @truncate(hash)) & field(24);
@@ -109,29 +121,29 @@ const Image = struct {
     }
 };
 
-// Text. `fold` makes A to Z compare as a to z, and nothing else: for host names.
+// Text. `hosts` makes A to Z compare as a to z, and nothing else: for host names. `exactly` is every other text.
 
-inline fn word(address: u32, comptime fold: bool) u64 {
-    const w = load(u64, address);
-    return if (fold) lower(w) else w;
+const exactly: u64 = 0;
+const hosts: u64 = 0x8080808080808080;
+
+inline fn word(address: u32, fold: u64) u64 {
+    return lower(load(u64, address), fold);
 }
 
-inline fn half(address: u32, comptime fold: bool) u64 {
-    const w: u64 = load(u32, address);
-    return if (fold) lower(w) else w;
+inline fn half(address: u32, fold: u64) u64 {
+    return lower(load(u32, address), fold);
 }
 
-inline fn byte(address: u32, comptime fold: bool) u64 {
-    const w: u64 = load(u8, address);
-    return if (fold) lower(w) else w;
+inline fn byte(address: u32, fold: u64) u64 {
+    return lower(load(u8, address), fold);
 }
 
-/// Eight bytes at once: 0x20 is added to each byte from A to Z.
-inline fn lower(w: u64) u64 {
+/// Eight bytes at once: 0x20 is added to each byte from A to Z whose top bit is in `fold`.
+inline fn lower(w: u64, fold: u64) u64 {
     const low = w & 0x7f7f7f7f7f7f7f7f;
     const from_a = low + 0x3f3f3f3f3f3f3f3f;
     const after_z = low + 0x2525252525252525;
-    return w | ((from_a & ~after_z & ~w & 0x8080808080808080) >> 2);
+    return w | ((from_a & ~after_z & ~w & fold) >> 2);
 }
 
 /// A product of 64 by 64 bits folded to 64: nearly the 128-bit one, for a third of what that costs in WebAssembly.
@@ -143,7 +155,7 @@ inline fn rotate(w: u64) u64 {
     return w << 32 | w >> 32;
 }
 
-inline fn hashOf(seed: u64, text: Text, comptime fold: bool) u64 {
+inline fn hashOf(seed: u64, text: Text, fold: u64) u64 {
     var state = seed;
     var address = text.address;
     var left = text.len;
@@ -167,22 +179,22 @@ inline fn hashOf(seed: u64, text: Text, comptime fold: bool) u64 {
 }
 
 /// Whether the `text.len` bytes at `stored` (folded already, when `fold`) are those of `text`.
-inline fn equal(stored: u32, text: Text, comptime fold: bool) bool {
+inline fn equal(stored: u32, text: Text, fold: u64) bool {
     const len = text.len;
     if (len >= 8) {
         var i: u32 = 0;
         while (i < len - 8) : (i += 8) {
-            if (word(stored + i, false) != word(text.address + i, fold)) return false;
+            if (word(stored + i, exactly) != word(text.address + i, fold)) return false;
         }
-        return word(stored + len - 8, false) == word(text.address + len - 8, fold);
+        return word(stored + len - 8, exactly) == word(text.address + len - 8, fold);
     }
     if (len >= 4) {
-        return half(stored, false) == half(text.address, fold) and
-            half(stored + len - 4, false) == half(text.address + len - 4, fold);
+        return half(stored, exactly) == half(text.address, fold) and
+            half(stored + len - 4, exactly) == half(text.address + len - 4, fold);
     }
     var i: u32 = 0;
     while (i < len) : (i += 1) {
-        if (byte(stored + i, false) != byte(text.address + i, fold)) return false;
+        if (byte(stored + i, exactly) != byte(text.address + i, fold)) return false;
     }
     return true;
 }
@@ -226,22 +238,169 @@ inline fn check(input: u32) *const Result {
     _ = textAt(image, input + 56);
     _ = textAt(image, input + 64);
 
-    const index = image.find(0, action, false) orelse return &unknown_action;
-    const rule = image.at(Image.field(16) + @as(u64, index) * rule_size, rule_size);
-    const flags = load(u32, rule);
+    const index = image.find(0, action, exactly) orelse return &unknown_action;
+    const entry = image.at(Image.field(16) + @as(u64, index) * action_size, action_size);
+    const flags = load(u32, entry);
     require(flags <= Flags.all);
     if (!has_id and flags & Flags.required != 0) return &missing_resource;
     if (has_resource and flags & Flags.kind != 0) {
-        const len = load(u32, rule + 16);
-        const expected = image.at(load(u32, rule + 12), len);
-        if (kind.len != len or !equal(expected, kind, false)) return &not_in_allowlist;
+        const len = load(u32, entry + 16);
+        const expected = image.at(load(u32, entry + 12), len);
+        if (kind.len != len or !equal(expected, kind, exactly)) return &not_in_allowlist;
+    }
+    if (flags & Flags.rules != 0) {
+        if (byRules(input, load(u32, entry + 20))) |result| return result;
     }
     if (flags & Flags.any != 0) return &allow;
-    const set = load(u32, rule + 4);
+    const set = load(u32, entry + 4);
     if (!has_id or set == 0) return &not_in_allowlist;
-    const found = if (flags & Flags.host != 0) image.find(set, id, true) else image.find(set, id, false);
-    const operations = found orelse return &not_in_allowlist;
-    return if (operations & load(u32, rule + 8) != 0) &allow else &not_in_allowlist;
+    const operations = if (flags & Flags.host != 0)
+        find(set, id.address, id.len, hosts)
+    else
+        image.find(set, id, exactly) orelse 0;
+    return if (operations & load(u32, entry + 8) != 0) &allow else &not_in_allowlist;
+}
+
+// Rules. The input has been checked by now. These are functions of their own, so that a check without rules stays small;
+// they take and give plain numbers, because a record would go through memory, to which nothing here writes.
+
+/// The answer of the first denial that matches, or else of an allow, or else null.
+noinline fn byRules(input: u32, by_mode: u32) ?*const Result {
+    const image = Image.open();
+    const looks = Image.field(36);
+    require(looks <= Looks.all);
+    const modes = image.at(by_mode, 8);
+    var match = byActor(input, load(u32, modes), looks);
+    const set = load(u32, modes + 4);
+    if (set != 0 and looks & Looks.mode != 0) {
+        match = first(match, byActor(input, find(set, load(u32, input + 64), load(u32, input + 68), exactly), looks));
+    }
+    if (match <= 1) return if (match == 1) &allow else null;
+    const denial = image.at(Image.field(32) + @as(u64, (match >> 1) - 1) * denial_size, denial_size);
+    const text = load(u32, denial + 4);
+    require(denial % 4 == 0 and load(u32, denial) == 1);
+    _ = image.at(text -% image_base, load(u32, denial + 8)); // below the image it wraps to more than any image has
+    return @ptrFromInt(denial);
+}
+
+/// Of two matches the first denial (0 is none, and wraps to the highest number), and whether either allows.
+inline fn first(a: u32, b: u32) u32 {
+    return (@min((a >> 1) -% 1, (b >> 1) -% 1) +% 1) << 1 | ((a | b) & 1);
+}
+
+/// The match of every part for this actor: whoever asks, all of the kind, the id itself, each beginning of the id.
+noinline fn byActor(input: u32, offset: u32, looks: u32) u32 {
+    if (offset == 0) return 0;
+    const image = Image.open();
+    const actors = image.at(offset, 52);
+    var match = byResource(input, load(u32, actors));
+    if (looks & Looks.actor == 0) return match;
+    const actor: u32 = load(u8, input);
+    const kind = actors + 4 + actor * 12;
+    match = first(match, byResource(input, load(u32, kind)));
+    if (actor == 0) return match;
+    const id = load(u32, input + 4);
+    const len = load(u32, input + 8);
+    match = first(match, byResource(input, find(load(u32, kind + 4), id, len, exactly)));
+    const beginnings = load(u32, kind + 8);
+    var number = longest(beginnings, id, len, exactly);
+    var seen: u32 = 0;
+    while (number != 0) {
+        require(seen < nesting_limit);
+        seen += 1;
+        const beginning = image.at(beginnings + 4 + @as(u64, number - 1) * beginning_size, beginning_size);
+        match = first(match, byResource(input, load(u32, beginning + 12)));
+        number = load(u32, beginning + 8);
+    }
+    return match;
+}
+
+/// The match of the most specific part for this resource.
+noinline fn byResource(input: u32, offset: u32) u32 {
+    if (offset == 0) return 0;
+    const image = Image.open();
+    const resources = image.at(offset, 8);
+    if (!isSome(input + 20)) return load(u32, resources);
+    const found = find(load(u32, resources + 4), load(u32, input + 24), load(u32, input + 28), exactly);
+    if (found == 0) return load(u32, resources);
+    const kind = image.at(found, 16);
+    if (!isSome(input + 32)) return load(u32, kind);
+    const id = load(u32, input + 36);
+    const len = load(u32, input + 40);
+    const host = load(u32, kind + 4);
+    require(host <= 1);
+    const fold = if (host == 1) hosts else exactly;
+    const exact = find(load(u32, kind + 8), id, len, fold);
+    if (exact != 0) return exact;
+    const beginnings = load(u32, kind + 12);
+    const number = longest(beginnings, id, len, fold);
+    if (number == 0) return load(u32, kind);
+    return load(u32, image.at(beginnings + 4 + @as(u64, number - 1) * beginning_size, beginning_size) + 12);
+}
+
+/// What `set` has for a text; 0 where that is nothing, or there is no set.
+noinline fn find(set: u32, address: u32, len: u32, fold: u64) u32 {
+    if (set == 0) return 0;
+    return Image.open().find(set, .{ .address = address, .len = len }, fold) orelse 0;
+}
+
+/// The number, from 1, of the longest beginning after which the text goes on; 0 where there is none. The beginnings are
+/// in the order of their bytes, so the last one that is not above the text, or begins with it, is what is looked for or
+/// begins with it.
+noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
+    if (offset == 0) return 0;
+    const image = Image.open();
+    const count = load(u32, image.at(offset, 4));
+    const entries = image.at(@as(u64, offset) + 4, @as(u64, count) * beginning_size);
+    var low: u32 = 0;
+    var high = count;
+    var common: u32 = 0;
+    while (low < high) { // halved each time, so at most 32 times
+        const middle = low + (high - low) / 2;
+        const size = load(u32, entries + middle * beginning_size + 4);
+        const text = image.at(load(u32, entries + middle * beginning_size), size);
+        const most = @min(size, len);
+        const same = shared(text, address, most, fold);
+        if (same < most and byte(text + same, exactly) > byte(address + same, fold)) {
+            high = middle;
+        } else {
+            low = middle + 1;
+            common = same;
+        }
+    }
+    var seen: u32 = 0;
+    while (low != 0) {
+        const beginning = entries + (low - 1) * beginning_size;
+        const size = load(u32, beginning + 4);
+        if (size <= common and size < len) break;
+        require(seen < nesting_limit);
+        seen += 1;
+        const parent = load(u32, beginning + 8);
+        require(parent <= count);
+        low = parent;
+    }
+    return low;
+}
+
+/// How many of `len` bytes at `stored` (folded already, when `fold`) and at `address` are the same, up to the first
+/// difference.
+inline fn shared(stored: u32, address: u32, len: u32, fold: u64) u32 {
+    if (len >= 8) {
+        var i: u32 = 0;
+        while (true) : (i = @min(i + 8, len - 8)) { // the last word overlaps the one before
+            const difference = word(stored + i, exactly) ^ word(address + i, fold);
+            if (difference != 0) return i + @as(u32, @ctz(difference)) / 8;
+            if (i == len - 8) return len;
+        }
+    }
+    var i: u32 = 0;
+    if (len >= 4) {
+        const difference = half(stored, exactly) ^ half(address, fold);
+        if (difference != 0) return @as(u32, @ctz(difference)) / 8;
+        i = 4;
+    }
+    while (i < len and byte(stored + i, exactly) == byte(address + i, fold)) i += 1;
+    return i;
 }
 
 // What the host calls.

@@ -2,44 +2,46 @@
 
 All numbers are little-endian and all offsets count from the image's first byte, which lies at :data:`IMAGE_BASE`::
 
-    header    0 "CGP1"     4 size of the image     8 seed (u64)    16 offset of the rules
-             20 offset of the buckets    24 number of buckets - 1    28 length of the longest text
-    rule      0 flags: 1 resource required, 2 host names, 4 everything is admitted, 8 has a kind
+    header    0 "CGP2"     4 size of the image     8 seed (u64)    16 offset of the actions
+             20 offset of the buckets    24 number of buckets - 1    28 length of the longest text in them
+             32 offset of the denials    36 what rules look at: 1 actors, 2 modes
+    action    0 flags: 1 resource required, 2 host names, 4 everything is admitted, 8 has a kind, 16 has rules
               4 set of the admitted ids, 0 for none     8 operations asked for     12 offset and 16 length of the kind
+             20 offset of its rules by mode
     bucket    offset of its first record; the next bucket's is where it ends, so there is one number more than buckets
     record    0 upper half of the hash    4 set    8 length of the text    12 value    16 text, zeros to a multiple of 4
 
 Texts of one set are looked up by hash, then compared in full. Set 0 holds the action names, and a value there is the
-number of a rule; in every other set a value has the bits of the operations that are admitted.
+number of an action; in the sets of sections a value has the bits of the operations that are admitted. What rules look
+like is described in ``tables.py``.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 from ..errors import ConfigError
-from ..policy import Rule, RuntimePolicy
+from ..policy import ALWAYS, ActionEntry, RuntimePolicy
+from .tables import IMAGE_BASE, Entry, RuleTables, Tables
 
-IMAGE_BASE: Final = 65_536
-MAGIC: Final = b"CGP1"
-HEADER: Final = struct.Struct("<4sIQIIII")
-RULE: Final = struct.Struct("<5I")
+MAGIC: Final = b"CGP2"
+HEADER: Final = struct.Struct("<4sIQ6I")
+ACTION: Final = struct.Struct("<6I")
 RECORD: Final = struct.Struct("<4I")
 #: Most records of one bucket. The guest traps above it, so a lookup's cost has a bound that neither id nor image moves.
 BUCKET_LIMIT: Final = 16
 #: Seeds to try before giving up. The first one does, unless entries were made to collide.
 SEEDS: Final = 16
 
-REQUIRED, HOST, ANY, KIND = 1, 2, 4, 8
+REQUIRED, HOST, ANY, KIND, RULES = 1, 2, 4, 8, 16
+#: The bits of the header's last number.
+LOOKS: Final = {"actor": 1, "mode": 2}
 
 _MASK: Final = 2**64 - 1
 _SALT_A: Final = 0xF5FBF9C1F7FDC0FF
 _SALT_B: Final = 0xFEC1F6FCF8C0FAFD
 _SALT_SET: Final = 0x9E3779B97F4A7C15
-
-Entry = tuple[int, bytes, int]
 
 
 def make_image(policy: RuntimePolicy) -> bytes:
@@ -47,23 +49,36 @@ def make_image(policy: RuntimePolicy) -> bytes:
 
     Raises :class:`ConfigError` for a document over 4 GiB, or whose entries collide under every seed.
     """
-    rules = sorted(policy.rules.values(), key=lambda rule: rule.action)
-    sets = _sets(rules)
-    entries = sorted(_entries(rules, sets))
-    seed, mask, buckets = _distribute(entries)
-    rule_data = _rules(rules, sets)
+    actions = sorted(policy.actions.values(), key=lambda entry: entry.action)
+    tables = Tables(HEADER.size + ACTION.size * len(actions))
+    sets = _sections(actions, tables)
+    tables.entries += [(0, entry.action.encode(), number) for number, entry in enumerate(actions)]
+    rules = RuleTables(policy, tables)
+    packed = b"".join([_action(entry, sets, tables, rules) for entry in actions])
+    seed, mask, buckets = _distribute(sorted(tables.entries))
     records = [b"".join(map(_record, bucket)) for bucket in buckets]
-    bucket_offset = HEADER.size + len(rule_data)
-    record_offset = bucket_offset + 4 * (len(buckets) + 1)
+    record_offset = tables.end + 4 * (len(buckets) + 1)
     size = record_offset + sum(map(len, records))
     if size > 2**32 - 2 * IMAGE_BASE:
         raise ConfigError("document", f"{size} bytes as an image", "less than 4 GiB")
     starts = [record_offset]
     for record in records:
         starts.append(starts[-1] + len(record))
-    longest = max(len(text) for _, text, _ in entries)
-    header = HEADER.pack(MAGIC, size, seed, HEADER.size, bucket_offset, mask, longest)
-    return b"".join((header, rule_data, struct.pack(f"<{len(starts)}I", *starts), *records))
+    longest = max(len(text) for _, text, _ in tables.entries)
+    looks = sum(bit for field, bit in LOOKS.items() if field in policy.inputs)
+    header = HEADER.pack(MAGIC, size, seed, HEADER.size, tables.end, mask, longest, rules.denials, looks)
+    return b"".join((header, packed, tables.content(), struct.pack(f"<{len(starts)}I", *starts), *records))
+
+
+def image_inputs(image: bytes) -> frozenset[str] | None:
+    """What the guest looks at under an image with this header: it heeds the header, whatever else the image says.
+    ``None`` where this is no header of an image."""
+    if len(image) < HEADER.size:
+        return None
+    magic, size, *_, looks = HEADER.unpack_from(image)
+    if (magic, size) != (MAGIC, len(image)) or looks > sum(LOOKS.values()):
+        return None
+    return ALWAYS.union(field for field, bit in LOOKS.items() if looks & bit)
 
 
 def text_hash(seed: int, text: bytes) -> int:
@@ -94,25 +109,14 @@ def _word(text: bytes, at: int, size: int) -> int:
     return int.from_bytes(text[at : at + size], "little")
 
 
-def _sets(rules: list[Rule]) -> dict[int, int]:
-    """The number of each section that has entries, by identity: the rules of one section share one object."""
-    numbers: dict[int, int] = {}
-    for rule in rules:
-        if rule.section is not None and rule.section.entries is not None:
-            numbers.setdefault(id(rule.section), len(numbers) + 1)
-    return numbers
-
-
-def _entries(rules: list[Rule], sets: dict[int, int]) -> Iterator[Entry]:
-    written: set[int] = set()
-    for index, rule in enumerate(rules):
-        yield 0, rule.action.encode(), index
-        number = 0 if rule.section is None else sets.get(id(rule.section), 0)
-        if rule.section is None or rule.section.entries is None or number in written:
-            continue
-        written.add(number)
-        for text, operations in rule.section.entries.items():
-            yield number, text.encode(), operations
+def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
+    """The set of each section that has entries, by identity: the actions of one section share one object."""
+    sets: dict[int, int] = {}
+    for entry in actions:
+        section = entry.section
+        if section is not None and section.entries is not None and id(section) not in sets:
+            sets[id(section)] = tables.add_set(section.entries)
+    return sets
 
 
 def _distribute(entries: list[Entry]) -> tuple[int, int, list[list[tuple[int, Entry]]]]:
@@ -134,21 +138,10 @@ def _record(item: tuple[int, Entry]) -> bytes:
     return RECORD.pack(hashed >> 32, number, len(text), value) + text + bytes(-len(text) % 4)
 
 
-def _rules(rules: list[Rule], sets: dict[int, int]) -> bytes:
-    """The rules, and after them the kinds that they point to, filled up to a multiple of 4 bytes."""
-    kinds = b""
-    places: dict[bytes, int] = {}
-    packed = []
-    for rule in rules:
-        kind = (rule.kind or "").encode()
-        if kind not in places:
-            places[kind] = HEADER.size + RULE.size * len(rules) + len(kinds)
-            kinds += kind
-        number = 0 if rule.section is None else sets.get(id(rule.section), 0)
-        packed.append(RULE.pack(_flags(rule), number, rule.operations, places[kind], len(kind)))
-    return b"".join(packed) + kinds + bytes(-len(kinds) % 4)
-
-
-def _flags(rule: Rule) -> int:
-    everything = rule.section is not None and rule.section.entries is None
-    return REQUIRED * rule.required | HOST * rule.host | ANY * everything | KIND * (rule.kind is not None)
+def _action(entry: ActionEntry, sets: dict[int, int], tables: Tables, rules: RuleTables) -> bytes:
+    section, kind = entry.section, (entry.kind or "").encode()
+    admitted = 0 if section is None else sets.get(id(section), 0)
+    flags = REQUIRED * entry.required | HOST * entry.host | KIND * (entry.kind is not None)
+    flags |= ANY * (section is not None and section.entries is None) | RULES * (entry.rules is not None)
+    by_mode = 0 if entry.rules is None else rules.by_mode(entry.rules)
+    return ACTION.pack(flags, admitted, entry.operations, tables.add_text(kind), len(kind), by_mode)

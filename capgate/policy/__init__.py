@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from .document import Document, Section, ascii_lower, is_label
-from .evaluate import Rule, RuntimePolicy, is_well_formed
+from .document import Document, Section, is_label
+from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy, is_well_formed
+from .rules import Pattern, Rule
+from .strict import ascii_lower
 
-__all__ = ["Document", "Rule", "RuntimePolicy", "Section", "ascii_lower", "is_label", "is_well_formed"]
+__all__ = [
+    "ALWAYS",
+    "INPUTS",
+    "ActionEntry",
+    "Document",
+    "Explanation",
+    "Pattern",
+    "Rule",
+    "RuntimePolicy",
+    "Section",
+    "ascii_lower",
+    "is_label",
+    "is_well_formed",
+]

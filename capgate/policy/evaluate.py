@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from ..actions import BUILTIN_ACTIONS, Action
+from ..actions import BUILTIN_ACTIONS
 from ..model import (
     ALLOW,
     Anonymous,
@@ -21,42 +21,90 @@ from ..model import (
     Service,
     User,
 )
-from .document import EVERY, OPERATION_BITS, Document, Section, ascii_lower, is_unicode, parse_json, read_document
+from .document import EVERY, OPERATION_BITS, Document, Section, read_document
+from .index import NO_RULE, Indexer, ModeIndex
+from .rules import ACTOR_KINDS, HOST_KIND
+from .strict import ascii_lower, is_unicode, parse_json
 
-_UNKNOWN_ACTION: Final = Deny(Reason.UNKNOWN_ACTION)
-_MISSING_RESOURCE: Final = Deny(Reason.MISSING_RESOURCE)
-_NOT_IN_ALLOWLIST: Final = Deny(Reason.NOT_IN_ALLOWLIST)
-_MALFORMED: Final = Deny(Reason.MALFORMED_INPUT)
+#: What a policy may look at, as :attr:`RuntimePolicy.inputs` names it, and what every policy does look at.
+INPUTS: Final = ("action", "actor", "mode", "resource")
+ALWAYS: Final = frozenset({"action", "resource"})
+
 _U64: Final = 2**64
+_NAMED: Final[tuple[tuple[type[User] | type[Service] | type[CompilerTool], str], ...]] = tuple(
+    zip((User, Service, CompilerTool), ACTOR_KINDS[1:], strict=True)
+)
 
 
-class Rule(msgspec.Struct, frozen=True):
-    """How one action is judged: by ``section`` (``None``: the document has none), for ``operations`` (bits)."""
+class Explanation(msgspec.Struct, frozen=True):
+    """An answer, and what it comes from.
+
+    ``by`` is ``"rule"`` (``rule`` is its number in the document, from 0), ``"section"`` (``section`` is its path, such
+    as ``"sql"`` or ``"actions.invoice.send"``), ``"default"`` where nothing admits the question, or what ends the
+    judgement before that: ``"unknown_action"``, ``"missing_resource"``, ``"wrong_kind"``, ``"malformed_input"``.
+    """
+
+    result: PolicyResult
+    by: str
+    rule: int | None = None
+    section: str | None = None
+
+
+_MALFORMED: Final = Explanation(Deny(Reason.MALFORMED_INPUT), "malformed_input")
+_UNKNOWN_ACTION: Final = Explanation(Deny(Reason.UNKNOWN_ACTION), "unknown_action")
+_MISSING_RESOURCE: Final = Explanation(Deny(Reason.MISSING_RESOURCE), "missing_resource")
+_WRONG_KIND: Final = Explanation(Deny(Reason.NOT_IN_ALLOWLIST), "wrong_kind")
+_DEFAULT: Final = Explanation(Deny(Reason.NOT_IN_ALLOWLIST), "default")
+
+
+class ActionEntry(msgspec.Struct, frozen=True):
+    """How one action is judged: by ``rules``, where there are some about it, then by ``section`` (``None``: the
+    document has none) for ``operations`` (bits). ``admitted`` is the answer where the section admits it."""
 
     action: str
     kind: str | None
     required: bool
     section: Section | None
     operations: int
+    rules: ModeIndex | None
+    admitted: Explanation
 
     @property
     def host(self) -> bool:
         """Whether ids are host names, so that A to Z compare as a to z."""
-        return self.kind == "host"
+        return self.kind == HOST_KIND
+
+
+class Contract(Protocol):
+    """What a policy can be made from; :class:`~capgate.HandlerContract` is one."""
+
+    def policy_document(self) -> dict[str, Any]:
+        """A policy document."""
 
 
 class RuntimePolicy:
     """A policy document, ready to be asked. Immutable, and safe to use from any thread.
 
     ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none); ``sha256`` is of its
-    bytes as given, or of its canonical JSON if it was a dict; ``rules`` has one :class:`Rule` for each known action.
+    bytes as given, or of its canonical JSON if it was a dict; ``rules`` are the document's; ``actions`` has one
+    :class:`ActionEntry` for each known action; ``inputs`` names the fields of a question that answers may depend on,
+    of :data:`INPUTS`: all well-formed questions that agree in these have one answer.
     """
 
     def __init__(self, document: Document, sha256: str) -> None:
         self.name: Final = document.name
         self.version: Final = document.version
         self.sha256: Final = sha256
-        self.rules: Final = {rule.action: rule for rule in _rules(document)}
+        self.rules: Final = document.rules
+        self.actions: Final = {entry.action: entry for entry in _entries(document)}
+        self.inputs: Final = ALWAYS.union(
+            {"actor"} if any(rule.actors is not None for rule in document.rules) else (),
+            {"mode"} if any(rule.modes is not None for rule in document.rules) else (),
+        )
+        self._by_rule: Final = tuple(
+            Explanation(Deny(rule.reason) if rule.denies else ALLOW, "rule", rule=number)
+            for number, rule in enumerate(document.rules)
+        )
 
     @classmethod
     def from_document(cls, document: dict[str, Any] | str | bytes) -> RuntimePolicy:
@@ -69,35 +117,62 @@ class RuntimePolicy:
             raw = msgspec.json.encode(document, order="deterministic")
         return cls(checked, hashlib.sha256(raw).hexdigest())
 
+    @classmethod
+    def from_contract(cls, contract: Contract) -> RuntimePolicy:
+        """A policy that admits what a :class:`~capgate.HandlerContract` lists: exactly that in sections where every
+        resource is written down, anything in those with a dynamic one, nothing else. See its ``policy_document``."""
+        return cls.from_document(contract.policy_document())
+
     def evaluate(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``, in constant time but for the length of its id. Raises nothing.
+        """The answer to ``input``, in time that does not grow with entries, and hardly with rules. Raises nothing.
 
         Checkers refuse malformed input before it gets here. Here it is denied, with whichever code comes first.
         """
-        result = self._judge(input)
-        return _MALFORMED if result is ALLOW and not is_well_formed(input) else result
+        result = self._judge(input).result
+        return _MALFORMED.result if result is ALLOW and not is_well_formed(input) else result
 
-    def _judge(self, input: PolicyInput) -> PolicyResult:
+    def explain(self, input: PolicyInput) -> Explanation:
+        """The answer to ``input`` as :meth:`evaluate` gives it, and which rule or section it comes from."""
+        found = self._judge(input)
+        return _MALFORMED if found.result is ALLOW and not is_well_formed(input) else found
+
+    def _judge(self, input: PolicyInput) -> Explanation:
         if not _is_readable(input):
             return _MALFORMED
-        rule = self.rules.get(_exact(input.action))
-        if rule is None:
+        entry = self.actions.get(_exact(input.action))
+        if entry is None:
             return _UNKNOWN_ACTION
         resource = input.resource
         id = None if resource is None or resource.id is None else _exact(resource.id)
-        if id is None and rule.required:
+        if id is None and entry.required:
             return _MISSING_RESOURCE
-        if resource is not None and rule.kind is not None and _exact(resource.kind) != rule.kind:
-            return _NOT_IN_ALLOWLIST
-        if rule.section is None:
-            return _NOT_IN_ALLOWLIST
-        entries = rule.section.entries
+        kind = None if resource is None else _exact(resource.kind)
+        if kind is not None and entry.kind is not None and kind != entry.kind:
+            return _WRONG_KIND
+        if entry.rules is not None:
+            found = self._judge_by_rules(entry.rules, input, kind, id)
+            if found is not None:
+                return found
+        if entry.section is None:
+            return _DEFAULT
+        entries = entry.section.entries
         if entries is None:
-            return ALLOW
+            return entry.admitted
         if id is None:
-            return _NOT_IN_ALLOWLIST
-        granted = entries.get(ascii_lower(id) if rule.host else id, 0)
-        return ALLOW if granted & rule.operations else _NOT_IN_ALLOWLIST
+            return _DEFAULT
+        granted = entries.get(ascii_lower(id) if entry.host else id, 0)
+        return entry.admitted if granted & entry.operations else _DEFAULT
+
+    def _judge_by_rules(
+        self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
+    ) -> Explanation | None:
+        """The answer of the first rule that denies, or else of the first that allows, or else ``None``."""
+        actor, mode = _actor(input.actor), _mode(input.env)
+        if actor is None or mode is None:
+            return _MALFORMED
+        found = rules.find(mode, actor, kind, id)
+        number = found.allow if found.deny == NO_RULE else found.deny
+        return None if number == NO_RULE else self._by_rule[number]
 
 
 def _exact(text: str) -> str:
@@ -139,7 +214,7 @@ def _add_resource(resource: object, texts: list[Any]) -> bool:
 
 
 def _is_readable(input: object) -> bool:
-    """Whether what :meth:`RuntimePolicy._judge` looks at has the types that it takes for granted."""
+    """Whether what every judgement looks at has the types that it takes for granted."""
     if not isinstance(input, PolicyInput) or not isinstance(input.action, str):
         return False
     resource: object = input.resource
@@ -150,17 +225,36 @@ def _is_readable(input: object) -> bool:
     return resource.id is None or isinstance(resource.id, str)
 
 
-def _rules(document: Document) -> list[Rule]:
-    rules = [_builtin(action, document.sections.get(action.section)) for action in BUILTIN_ACTIONS]
+def _actor(actor: object) -> tuple[str, str | None] | None:
+    """Kind and id, or ``None`` where it is malformed."""
+    if isinstance(actor, Anonymous):
+        return ACTOR_KINDS[0], None
+    for type_, kind in _NAMED:
+        if isinstance(actor, type_):
+            id: object = actor.id
+            return (kind, _exact(id)) if isinstance(id, str) else None
+    return None
+
+
+def _mode(env: object) -> str | None:
+    mode: object = env.mode if isinstance(env, Environment) else None
+    return _exact(mode) if isinstance(mode, str) else None
+
+
+def _entries(document: Document) -> list[ActionEntry]:
+    index = Indexer(document.rules).index()
+    found = []
+    for action in BUILTIN_ACTIONS:
+        name, section, operations = action.name, document.sections.get(action.section), EVERY
+        if action.operations:
+            operations = 0
+            for operation in action.operations:
+                operations |= OPERATION_BITS[operation]
+        required, admitted = action.resource_required, Explanation(ALLOW, "section", section=action.section)
+        found.append(ActionEntry(name, action.kind, required, section, operations, index.pop(name, None), admitted))
     for name, section in document.actions.items():
-        rules.append(Rule(name, None, section.entries is not None, section, EVERY))
-    return rules
-
-
-def _builtin(action: Action, section: Section | None) -> Rule:
-    operations = EVERY
-    if action.operations:
-        operations = 0
-        for operation in action.operations:
-            operations |= OPERATION_BITS[operation]
-    return Rule(action.name, action.kind, action.resource_required, section, operations)
+        required, admitted = section.entries is not None, Explanation(ALLOW, "section", section=f"actions.{name}")
+        found.append(ActionEntry(name, None, required, section, EVERY, index.pop(name, None), admitted))
+    # What is left are an application's own actions that only rules know.
+    found += [ActionEntry(name, None, False, None, EVERY, rules, _DEFAULT) for name, rules in index.items()]
+    return found

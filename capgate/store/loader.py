@@ -16,7 +16,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ..build import Label, read_label
+from ..build import Label, is_built_by_capgate, read_label
 from ..errors import ArtifactError, ArtifactNotFound, ConfigError, DigestMismatch, WasmError
 from ..limits import Limits
 from ..model import PolicyInfo
@@ -47,6 +47,8 @@ class WasmArtifact:
     ``path``     where it was read, or ``None``
     ``name``     of the policy, from the custom section ``capgate:policy``; else the file's without suffix; else ``""``
     ``version``  of the policy, from the same section; else ``""``
+    ``inputs``   the fields of a question that answers may depend on, as in :attr:`RuntimePolicy.inputs`; ``None`` where
+                 that is not known, because only for capgate's own modules a label proves something
 
     Everything but ``data`` and ``path`` is computed from them, so that a digest cannot stand beside other bytes.
     """
@@ -59,6 +61,7 @@ class WasmArtifact:
     sha256: str = field(init=False)
     name: str = field(init=False)
     version: str = field(init=False)
+    inputs: frozenset[str] | None = field(init=False)
 
     def __post_init__(self, pin: str | None, limits: Limits) -> None:
         if type(self.data) is not bytes:
@@ -69,8 +72,11 @@ class WasmArtifact:
         if pin is not None and pin != digest:
             raise DigestMismatch(expected=pin, actual=digest, path=self.path)
         core = core_module(self.data)
-        name, version = _label(read_label(decode(core)), self.path)
-        for key, value in (("module", core), ("sha256", digest), ("name", name), ("version", version)):
+        label = read_label(decode(core))
+        name, version = _label(label, self.path)
+        inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
+        found = {"module": core, "sha256": digest, "name": name, "version": version, "inputs": inputs}
+        for key, value in found.items():
             object.__setattr__(self, key, value)
 
     @classmethod

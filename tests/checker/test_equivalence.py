@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import string
 from enum import Enum
@@ -36,10 +37,12 @@ from capgate.pool import WasmPool
 
 from ..guests import artifact
 from ..policy.fixtures import Fixture, load_fixtures
+from ..policy.strategies import OWN, REASONS, rule_lists
+from ..policy.strategies import questions as questions_about
 from ..tools import IN_CI
 
 LIMITS = Limits(deadline=30.0)
-ANSWERS = {"unknown_action", "missing_resource", "not_in_allowlist", "malformed_input"}
+ANSWERS = {"unknown_action", "missing_resource", "not_in_allowlist", "malformed_input", *REASONS}
 
 
 def wasm_checker(document: dict[str, Any], engine: str, vocabulary: Vocabulary) -> WasmPolicyChecker:
@@ -47,16 +50,21 @@ def wasm_checker(document: dict[str, Any], engine: str, vocabulary: Vocabulary) 
     return WasmPolicyChecker(pool, vocabulary=vocabulary)
 
 
+def fixture_checker(fixture: Fixture, engine: str) -> WasmPolicyChecker:
+    """One for all fixtures with the same policy."""
+    return _fixture_checker(json.dumps(fixture.policy), tuple(fixture.register), engine)
+
+
 @cache
-def fixture_checker(name: str, engine: str) -> WasmPolicyChecker:
-    (fixture,) = (fixture for fixture in load_fixtures() if fixture.name == name)
-    return wasm_checker(fixture.policy, engine, fixture.vocabulary())
+def _fixture_checker(policy: str, register: tuple[str, ...], engine: str) -> WasmPolicyChecker:
+    same = (f for f in load_fixtures() if json.dumps(f.policy) == policy and tuple(f.register) == register)
+    return wasm_checker(json.loads(policy), engine, next(same).vocabulary())
 
 
 @pytest.mark.parametrize("fixture", load_fixtures(), ids=lambda fixture: fixture.name)
 def test_each_fixture_has_its_answer_from_both(fixture: Fixture, engine_name: str) -> None:
     local = LocalPolicyChecker(fixture.runtime_policy(), vocabulary=fixture.vocabulary())
-    wasm = fixture_checker(fixture.name, engine_name)
+    wasm = fixture_checker(fixture, engine_name)
     assert canonical(local.evaluate_now(fixture.input)) == fixture.answer
     assert canonical(wasm.evaluate_now(fixture.input)) == fixture.answer
 
@@ -64,14 +72,14 @@ def test_each_fixture_has_its_answer_from_both(fixture: Fixture, engine_name: st
 async def test_each_fixture_has_its_answer_on_an_event_loop(engine_name: str) -> None:
     for fixture in load_fixtures():
         local = LocalPolicyChecker(fixture.runtime_policy(), vocabulary=fixture.vocabulary())
-        for checker in (local, fixture_checker(fixture.name, engine_name)):
+        for checker in (local, fixture_checker(fixture, engine_name)):
             assert canonical(await checker.check(fixture.input)) == fixture.answer
             assert canonical(await checker.evaluate(fixture.input)) == fixture.answer
 
 
 # -- generated documents and questions
 
-APPLICATION_ACTIONS = ("invoice.send", "report.print")
+APPLICATION_ACTIONS = OWN
 NAMES = (
     *("a", "A", "ab", "b", " a", "a\0b", "any", "x" * 400),
     *("api.example.com", "API.example.com", "\u212a.example", "k.example", "straße", "\u00e9", "e\u0301", "\U0001f511"),
@@ -92,6 +100,12 @@ documents = st.fixed_dictionaries(
         "actions": st.dictionaries(st.sampled_from(APPLICATION_ACTIONS), sections, max_size=2),
     },
 ).map(lambda document: _without_twins(document))
+
+
+def with_rules(document: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Mostly the document with rules, sometimes without."""
+    declared = tuple(document.get("actions", {}))
+    return rule_lists(declared).map(lambda rules: {**document, "rules": rules} if rules else document)
 
 
 def _without_twins(document: dict[str, Any]) -> dict[str, Any]:
@@ -199,9 +213,15 @@ odd_fields = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD), min_
 malformed = odd_fields.map(lambda odd: PolicyInput(**{**GOOD, **odd})) | st.sampled_from(
     [*ODD, PolicyInput, OtherInput("env.read", resource=Resource("env_var", "a"))]
 )
-questions = st.lists(fitting | fitting | any_input | malformed, min_size=1, max_size=12).map(
-    lambda asked: asked + asked[:3]
-)
+
+
+def questions(document: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
+    """About the document's sections, its rules, and nothing in particular; some of them twice."""
+    asked = fitting | questions_about(document) | questions_about(document) | any_input | malformed
+    return st.lists(asked, min_size=1, max_size=12).map(lambda asked: asked + asked[:3])
+
+
+cases = documents.flatmap(with_rules).flatmap(lambda document: st.tuples(st.just(document), questions(document)))
 
 CASES = settings(
     max_examples=600 if IN_CI else 40,
@@ -214,7 +234,7 @@ CASES = settings(
 def known_actions(document: dict[str, Any]) -> Vocabulary:
     vocabulary = Vocabulary()
     for action in APPLICATION_ACTIONS:
-        vocabulary.register(action, resource_required=document.get("actions", {}).get(action) != "any")
+        vocabulary.register(action, resource_required=isinstance(document.get("actions", {}).get(action), list))
     return vocabulary
 
 
@@ -234,16 +254,24 @@ def check_same(document: dict[str, Any], asked: list[Any], engine: str) -> list[
     return answers
 
 
-@given(document=documents, asked=questions)
+@given(case=cases)
 @CASES
-def test_no_difference_is_found(engine_name: str, document: dict[str, Any], asked: list[Any]) -> None:
+def test_no_difference_is_found(engine_name: str, case: tuple[dict[str, Any], list[Any]]) -> None:
+    document, asked = case
     answers = check_same(document, asked, engine_name)
     assert {answer.reason for answer in answers if isinstance(answer, Deny)} <= ANSWERS
 
 
+RULES: list[dict[str, Any]] = [
+    {"effect": "deny", "actions": ["*"], "actors": ["user:a", "service:5"], "modes": ["b", "5"], "reason": "no"},
+    {"effect": "allow", "actions": ["env.*"], "actors": ["user"], "resources": ["env_var:a", "env_var:b/*"]},
+]
+
+
+@pytest.mark.parametrize("rules", [[], RULES], ids=["sections", "rules"])
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_odd_value_in_every_field(engine_name: str, field: str) -> None:
-    document = {"env": ["a", "b", "5"], "egress": "any", "sql": ["a"]}
+def test_every_odd_value_in_every_field(engine_name: str, field: str, rules: list[dict[str, Any]]) -> None:
+    document = {"env": ["a", "b", "5"], "egress": "any", "sql": ["a"], "rules": rules}
     asked = [PolicyInput(**{**GOOD, field: odd}) for odd in ODD]
     answers = check_same(document, [*asked, PolicyInput(**GOOD), *asked], engine_name)
     assert answers[: len(ODD)] == answers[len(ODD) + 1 :]

@@ -34,10 +34,10 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return RuntimePolicy.from_document(self.policy)
 
     def vocabulary(self) -> Vocabulary:
-        """The built-in actions and those of ``register``, which need no resource where the document says ``"any"``."""
+        """The built-in actions and those of ``register``, which need a resource where the document lists some."""
         known = Vocabulary()
         for action in self.register:
-            known.register(action, resource_required=self.policy.get("actions", {}).get(action) != "any")
+            known.register(action, resource_required=isinstance(self.policy.get("actions", {}).get(action), list))
         return known
 
 

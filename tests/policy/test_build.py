@@ -24,7 +24,12 @@ DOCUMENT: dict[str, Any] = {
     "sql": ["upsert_user", {"name": "list_users", "operation": "select"}],
     "egress": ["api.example.com"],
     "actions": {"invoice.send": ["inv-1"]},
+    "rules": [
+        {"effect": "deny", "actions": ["db.*", "x.y"], "modes": ["test", "dev"], "reason": "not while testing"},
+        {"effect": "allow", "actions": ["db.read"], "resources": ["sql_query:report/*", "sql_query:audit"]},
+    ],
 }
+INPUTS = ("action", "mode", "resource")
 MODULE = build_policy(DOCUMENT)
 IMAGE = make_image(RuntimePolicy.from_document(DOCUMENT))
 
@@ -32,6 +37,11 @@ IMAGE = make_image(RuntimePolicy.from_document(DOCUMENT))
 def test_the_same_document_gives_the_same_bytes() -> None:
     shuffled = dict(reversed(DOCUMENT.items()))
     shuffled["sql"] = DOCUMENT["sql"][::-1]
+    lists = ("actions", "modes", "resources")
+    shuffled["rules"] = [
+        {key: value[::-1] if key in lists else value for key, value in reversed(rule.items())}
+        for rule in DOCUMENT["rules"]
+    ]
     assert build_policy(DOCUMENT) == MODULE
     assert build_policy(shuffled) == MODULE
     assert build_policy(RuntimePolicy.from_document(DOCUMENT)) == MODULE
@@ -53,8 +63,9 @@ def test_what_the_module_consists_of() -> None:
     assert module.data[-1].data == IMAGE
     content = module.custom(POLICY_SECTION)
     assert content is not None
-    assert msgspec.json.decode(content) == {"name": "shop", "version": "3", "format": 1}
-    assert read_label(module) == Label("shop", "3", 1)
+    label = {"name": "shop", "version": "3", "format": 2, "inputs": ["action", "mode", "resource"]}
+    assert msgspec.json.decode(content) == label
+    assert read_label(module) == Label("shop", "3", 2, ("action", "mode", "resource"))
 
 
 @pytest.mark.parametrize("entries", [0, 3, 10_000])
@@ -147,26 +158,29 @@ def test_one_changed_byte_outside_the_image_is_seen() -> None:
     label = MODULE.index(b'{"name":')
     accepted = set()
     for index in range(len(MODULE)):
-        for change in (1, 0x80, 0xFF):
-            changed = bytearray(MODULE)
-            changed[index] ^= change
-            if is_built_by_capgate(bytes(changed)):
-                accepted.add(index)
-    # The contents of the image are free but for its magic number and size, and so are the characters of the two labels.
+        changed = bytearray(MODULE)
+        changed[index] ^= (1, 0x80, 0xFF)[index % 3]
+        if is_built_by_capgate(bytes(changed)):
+            accepted.add(index)
+    # The contents of the image are free but for its magic number, its size and what it looks at, which is in the label,
+    # too; and so are the characters of name and version.
+    free = set(range(start + 8, start + len(IMAGE))) - set(range(start + 36, start + 40))
     values = {label + MODULE[label:].index(text) + at for text in (b"shop", b"3") for at in range(len(text))}
-    assert accepted <= set(range(start + 8, start + len(IMAGE))) | values
-    assert set(range(start + 8, start + len(IMAGE))) <= accepted
+    assert free <= accepted <= free | values
 
 
 def frame(pages: int = 4, content: bytes = IMAGE, at: int = IMAGE_BASE, label: bytes = b"") -> bytes:
     """The shipped guest with other things around it than the build would put there."""
     module = with_data(with_memory(decode(guest.evaluator()), pages, pages), at, content)
-    return encode(with_custom(module, POLICY_SECTION, label or msgspec.json.encode(Label("shop", "3"))))
+    return encode(with_custom(module, POLICY_SECTION, label or msgspec.json.encode(Label("shop", "3", inputs=INPUTS))))
+
+
+LABEL = b'{"name":"shop","version":"3","format":2,"inputs":["action","mode","resource"]}'
 
 
 def test_frames_that_differ_are_seen() -> None:
     pages = decode(MODULE).memories[0].minimum
-    assert frame(pages) == MODULE
+    assert frame(pages) == frame(pages, label=LABEL) == MODULE
     assert is_built_by_capgate(frame(pages + 1))
     noise = random.Random(1).randbytes(500)
     refused = [
@@ -180,9 +194,11 @@ def test_frames_that_differ_are_seen() -> None:
         frame(pages, noise),
         frame(pages, label=b"{}"),
         frame(pages, label=b'{"name":"shop","version":"3","format":2}'),
-        frame(pages, label=b'{"name":"../shop","version":"3","format":1}'),
-        frame(pages, label=b'{"name":"shop","version":"3","format":1} '),
-        frame(pages, label=b'{"name":"shop","version":"3","version":"3","format":1}'),
+        frame(pages, label=LABEL.replace(b":2,", b":1,")),
+        frame(pages, label=LABEL.replace(b":2,", b":3,")),
+        frame(pages, label=LABEL.replace(b"shop", b"../shop")),
+        frame(pages, label=LABEL + b" "),
+        frame(pages, label=LABEL.replace(b'"format"', b'"version":"3","format"')),
         frame(pages, label=b"\xff"),
         encode(with_memory(decode(MODULE), pages, pages + 1)),
         encode(with_memory(decode(MODULE), pages, None)),
@@ -199,7 +215,40 @@ def test_a_changed_guest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_built_by_capgate(build_policy(DOCUMENT))
 
 
+SETS = [b"", *(b",".join(b'"%s"' % name for name in names) for names in (
+    (b"action",),
+    (b"action", b"resource"),
+    (b"action", b"actor", b"resource"),
+    (b"action", b"actor", b"mode", b"resource"),
+    (b"action", b"resource", b"mode"),
+    (b"action", b"mode", b"mode", b"resource"),
+    (b"action", b"mode", b"resource", b"timestamp"),
+))]  # fmt: skip
+
+
+@pytest.mark.parametrize("inputs", SETS)
+def test_a_label_cannot_lie_about_what_the_policy_looks_at(inputs: bytes) -> None:
+    """What an answer may depend on is what a cache of answers goes by."""
+    pages = decode(MODULE).memories[0].minimum
+    label = b'{"name":"shop","version":"3","format":2,"inputs":[%s]}' % inputs
+    assert label != LABEL
+    assert not is_built_by_capgate(frame(pages, label=label))
+    looks = {b"": 0, SETS[2]: 0, SETS[3]: 1, SETS[4]: 3}.get(inputs)
+    if looks is not None:  # an image that says the same: the guest heeds it
+        content = IMAGE[:36] + struct.pack("<I", looks) + IMAGE[40:]
+        assert is_built_by_capgate(frame(pages, content, label=label)) == (inputs != b"")
+
+
+@pytest.mark.parametrize("looks", [4, 7, 0x80000000, 0xFFFFFFFF])
+def test_an_image_that_looks_at_something_else_is_seen(looks: int) -> None:
+    pages = decode(MODULE).memories[0].minimum
+    assert not is_built_by_capgate(frame(pages, IMAGE[:36] + struct.pack("<I", looks) + IMAGE[40:]))
+
+
 def test_a_malformed_label_is_none() -> None:
     assert read_label(decode(guest.evaluator())) is None
     assert read_label(decode(frame(label=b"\xff\xfe"))) is None
     assert read_label(decode(frame(label=b'{"name":3,"version":"3"}'))) is None
+    assert read_label(decode(frame(label=b'{"name":"a","version":"3","inputs":["action"]}'))) is None
+    assert read_label(decode(frame(label=b'{"name":"a","version":"3","inputs":["resource","action"]}'))) is None
+    assert read_label(decode(frame(label=b'{"name":"a","version":"3","format":1}'))) == Label("a", "3", 1)

@@ -11,7 +11,8 @@ import pytest
 from capgate.actions import OPERATIONS, SECTIONS
 from capgate.errors import ConfigError
 from capgate.policy import RuntimePolicy
-from capgate.policy.document import EVERY, MIGRATE, READ, WRITE, parse_json, read_document
+from capgate.policy.document import EVERY, MIGRATE, READ, WRITE, read_document
+from capgate.policy.strict import parse_json
 
 PLAIN_SECTIONS = [section for section in SECTIONS if section != "actions"]
 
@@ -206,7 +207,7 @@ def test_json_and_dict_are_the_same_policy() -> None:
     document = {"sql": ["a", {"name": "b", "operation": "select"}], "egress": ["é.example"], "actions": {"a.b": "any"}}
     text = json.dumps(document, ensure_ascii=False)
     policies = [RuntimePolicy.from_document(given) for given in (document, text, text.encode())]
-    assert policies[0].rules == policies[1].rules == policies[2].rules
+    assert policies[0].actions == policies[1].actions == policies[2].actions
 
 
 def test_the_digest_is_of_the_bytes_as_given() -> None:
@@ -221,7 +222,7 @@ def test_later_changes_of_the_dict_change_no_policy() -> None:
     document: dict[str, Any] = {"env": ["TZ"]}
     policy = RuntimePolicy.from_document(document)
     document["env"].append("PATH")
-    section = policy.rules["env.read"].section
+    section = policy.actions["env.read"].section
     assert section is not None
     assert section.entries == {"TZ": EVERY}
 

@@ -12,6 +12,7 @@ from capgate.model import ALLOW, Deny, Environment, PolicyInput, Reason, Resourc
 from capgate.policy import RuntimePolicy, is_well_formed
 
 from .fixtures import Fixture, load_fixtures
+from .reference import judge
 
 EVERYTHING = RuntimePolicy.from_document({section: "any" for section in SECTIONS if section != "actions"})
 
@@ -19,6 +20,8 @@ EVERYTHING = RuntimePolicy.from_document({section: "any" for section in SECTIONS
 @pytest.mark.parametrize("fixture", load_fixtures(), ids=lambda fixture: fixture.name)
 def test_fixtures(fixture: Fixture) -> None:
     assert canonical(fixture.runtime_policy().evaluate(fixture.input)) == fixture.answer
+    assert fixture.runtime_policy().explain(fixture.input).result == fixture.expected
+    assert judge(fixture.policy, fixture.input)[0] == fixture.expected
 
 
 def test_fixtures_cover_each_action_and_actor_both_ways() -> None:
@@ -27,7 +30,10 @@ def test_fixtures_cover_each_action_and_actor_both_ways() -> None:
     actors = {(type(fixture.input.actor).__name__, type(fixture.expected)) for fixture in load_fixtures()}
     assert len(actors) == 8
     reasons = {fixture.expected.reason for fixture in load_fixtures() if isinstance(fixture.expected, Deny)}
-    assert reasons == {Reason.UNKNOWN_ACTION, Reason.MISSING_RESOURCE, Reason.NOT_IN_ALLOWLIST}
+    own = {rule.reason for fixture in load_fixtures() for rule in fixture.runtime_policy().rules if rule.denies}
+    assert reasons - own == {Reason.UNKNOWN_ACTION, Reason.MISSING_RESOURCE}
+    assert Reason.NOT_IN_ALLOWLIST in reasons
+    assert len(reasons) >= 10
 
 
 @pytest.mark.parametrize("action", BUILTIN_ACTIONS, ids=lambda action: action.name)

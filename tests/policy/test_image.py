@@ -114,7 +114,7 @@ def test_truncated_at_every_length(opened: Open, honest: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"", b"CGP0", b"\0" * 8, b"CGP1" + struct.pack("<I", 31), b"CGP1" + struct.pack("<I", 2**32 - 1)]
+    "header", [b"", b"CGP1", b"\0" * 8, b"CGP2" + struct.pack("<I", 39), b"CGP2" + struct.pack("<I", 2**32 - 1)]
 )
 def test_without_a_sound_header_every_call_traps(opened: Open, header: bytes) -> None:
     instance = opened(build_policy(POLICY))
@@ -124,15 +124,15 @@ def test_without_a_sound_header_every_call_traps(opened: Open, header: bytes) ->
         instance.call("cabi_realloc", 0, 0, 1, 1)
 
 
-START = image.HEADER.size + image.RULE.size + 8
+START = image.HEADER.size + image.ACTION.size + 8
 
 
 def hostile(bucket: bytes, *, end: int | None = None, seed: int = 1) -> bytes:
-    """An image with one rule, which allows, whose every lookup goes to one bucket with these contents."""
-    at = image.HEADER.size + image.RULE.size
-    header = image.HEADER.pack(image.MAGIC, START + len(bucket), seed, image.HEADER.size, at, 0, 0xFFFFFFFF)
-    rule = image.RULE.pack(image.ANY, 0, 7, 0, 0)
-    return header + rule + struct.pack("<II", START, START + len(bucket) if end is None else end) + bucket
+    """An image with one action, which is allowed, whose every lookup goes to one bucket with these contents."""
+    at = image.HEADER.size + image.ACTION.size
+    header = image.HEADER.pack(image.MAGIC, START + len(bucket), seed, image.HEADER.size, at, 0, 0xFFFFFFFF, 0, 0)
+    entry = image.ACTION.pack(image.ANY, 0, 7, 0, 0, 0)
+    return header + entry + struct.pack("<II", START, START + len(bucket) if end is None else end) + bucket
 
 
 def module_of(data: bytes) -> bytes:
@@ -228,7 +228,7 @@ def test_bytes_after_the_image_have_no_say(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("value", [1, 2, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_a_rule_that_is_not_there_traps(opened: Open, value: int) -> None:
+def test_an_action_that_is_not_there_traps(opened: Open, value: int) -> None:
     instance = opened(module_of(hostile(record_of(b"abcd", value))))
     with pytest.raises(GuestTrap):
         instance.ask(PolicyInput("abcd"))

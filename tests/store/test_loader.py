@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.build import POLICY_SECTION
+from capgate.build import POLICY_SECTION, build_policy
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -29,6 +29,7 @@ from capgate.errors import (
 from capgate.limits import Limits
 from capgate.store import WasmArtifact, load_wasm_artifact
 from capgate.store.loader import check_pin, read_document
+from capgate.wasm import decode, encode, with_custom
 
 HEADER = b"\0asm\x01\0\0\0"
 COMPONENT_HEADER = b"\0asm\x0d\0\x01\0"
@@ -412,6 +413,41 @@ class TestLabels:
             COMPONENT_HEADER + section(1, MODULE + custom(b'{"name":"inner","version":"7"}'))
         )
         assert artifact.name == "inner"
+
+
+RULE = {"effect": "deny", "actions": ["db.read"], "actors": ["anonymous"]}
+LOOKING = build_policy({"rules": [RULE]})
+
+
+class TestInputs:
+    """What answers may depend on; a cache of them goes by it."""
+
+    def test_of_a_module_that_capgate_built(self) -> None:
+        assert WasmArtifact.from_bytes(LOOKING).inputs == frozenset({"action", "actor", "resource"})
+        assert WasmArtifact.from_bytes(build_policy({"sql": "any"})).inputs == frozenset({"action", "resource"})
+        mode = {**RULE, "modes": ["dev"]}
+        whole = frozenset({"action", "actor", "mode", "resource"})
+        assert WasmArtifact.from_bytes(build_policy({"rules": [mode]})).inputs == whole
+
+    def test_of_one_inside_a_component(self) -> None:
+        artifact = WasmArtifact.from_bytes(COMPONENT_HEADER + section(1, LOOKING))
+        assert artifact.is_component
+        assert artifact.inputs == frozenset({"action", "actor", "resource"})
+
+    @pytest.mark.parametrize("inputs", [b"", b'"action","resource"', b'"action","actor","mode","resource"'])
+    def test_of_a_foreign_module_are_not_known(self, inputs: bytes) -> None:
+        label = b'{"name":"inner","version":"7","format":2,"inputs":[%s]}' % inputs
+        artifact = WasmArtifact.from_bytes(MODULE + custom(label))
+        assert (artifact.name, artifact.inputs) == ("inner", None)
+
+    def test_of_a_changed_label_are_not_known(self) -> None:
+        label = decode(LOOKING).custom(POLICY_SECTION)
+        assert label is not None
+        less = label.replace(b'"actor",', b"")
+        assert less != label
+        for changed, inputs in ((label, frozenset({"action", "actor", "resource"})), (less, None)):
+            artifact = WasmArtifact.from_bytes(encode(with_custom(decode(LOOKING), POLICY_SECTION, changed)))
+            assert artifact.inputs == inputs
 
 
 class TestDocument:

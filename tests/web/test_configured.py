@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from capgate.build import build_policy
 from capgate.checker import PolicyChecker, WasmPolicyChecker
+from capgate.cli.server import serving as uvicorn_serving
+from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import Allow, PolicyInput, Resource
@@ -101,6 +103,42 @@ async def test_limits_hold_in_worker_threads(
     result = await anyio.to_thread.run_sync(checker.evaluate_now, question)
     assert getattr(result, "reason", None) == reason
     assert (type(result) is Allow) == (reason is None)
+
+
+#: 75 kB of code, which take wasmtime five seconds and a gigabyte to compile, wasmer half a second and 130 MB.
+BOMB = f"(func (param i32) (result i32) (local.get 0) {'f32.convert_i32_s i32.trunc_f32_s ' * 37_500})"
+COMPILING: dict[str, dict[str, Any]] = {
+    "compile_time": {"compile_seconds": 0.1, "compile_megabytes": 8_192},
+    "compile_memory": {"compile_seconds": 60.0, "compile_megabytes": 64},
+}
+
+
+@pytest.mark.parametrize("rule", COMPILING)
+@pytest.mark.parametrize("set_by", [by_settings, by_environment])
+async def test_a_module_that_takes_too_much_to_compile(
+    set_by: Any, rule: str, engine_name: str, tmp_path: Path
+) -> None:  # G16, C6
+    (tmp_path / "policy.wasm").write_bytes(guest(extra=BOMB))
+    ran = Ran()
+    app = configured(ran, **set_by(tmp_path / "policy.wasm", engine_name, COMPILING[rule]))
+    async with serving(app) as served:
+        assert served.types == ["startup.failed"]
+        assert served.sent[0]["message"].startswith(f"{rule} ({engine_name})")
+    with events() as found:
+        await Call(http_scope("/good")).to(app)
+    assert ([event["reason"] for event in found], ran.names) == (["policy_unavailable"], [])
+
+
+@pytest.mark.parametrize("rule", COMPILING)
+def test_a_server_does_not_start_with_it(
+    rule: str, engine_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # G16
+    """uvicorn, on a port of loopback: it neither hangs nor serves, and its log has the reason."""
+    (tmp_path / "policy.wasm").write_bytes(guest(extra=BOMB))
+    app = configured(Ran(), **by_settings(tmp_path / "policy.wasm", engine_name, COMPILING[rule]))
+    with pytest.raises(PolicyUnavailable), uvicorn_serving(app):
+        pytest.fail("it serves")
+    assert [record.levelname for record in caplog.records if f"{rule} ({engine_name})" in record.getMessage()]
 
 
 @pytest.mark.parametrize("lifespan", [True, False])

@@ -7,7 +7,7 @@ import pytest
 
 from capgate.checker import LocalPolicyChecker
 from capgate.errors import ConfigError
-from capgate.limits import RANGES, Limits
+from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
 from capgate.select import select_checker
 from capgate.settings import VARIABLES, Settings
@@ -33,6 +33,7 @@ GOOD: dict[str, list[Any]] = {
     "openapi": [True, False],
     "strict": [True, False],
     "strict_paths": [True, False],
+    "contract": [None, "contract.json", Path("contract.json")],
     "trusted_keys": [(LINE,), (LINE, KeyPair.generate().public.line), "keys.txt", Path("/etc/capgate/keys")],
     "signature_threshold": [1],
     "require_signature": [True, False],
@@ -69,6 +70,7 @@ BAD: dict[str, list[Any]] = {
     "openapi": [None, 0, 1, "yes"],
     "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
+    "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
     "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
     "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
     "require_signature": [None, 0, 1, "yes"],
@@ -163,6 +165,7 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_OPENAPI", "false", "openapi", False),
     ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+    ("CAPGATE_CONTRACT", "contract.json", "contract", "contract.json"),
 ]
 
 
@@ -176,7 +179,7 @@ def test_each_limit_from_the_environment(name: str) -> None:
     low, high = RANGES[name]
     assert (
         getattr(
-            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name == "deadline" else f"{low:.0f}"}).limits,
+            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name in FRACTIONS else f"{low:.0f}"}).limits,
             name,
         )
         == low

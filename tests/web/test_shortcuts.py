@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
@@ -143,6 +144,94 @@ ORDERS: dict[str, BaseRoute] = {
 async def test_what_a_method_declares_counts_however_its_class_is_reached(route: BaseRoute) -> None:  # S9, S21
     call = await Call(http_scope("/orders/", "DELETE")).to(gated([route]))
     assert (call.status, DELETED) == (403, [])
+
+
+def hidden() -> dict[str, tuple[BaseRoute, Scope]]:
+    """Declarations where the gate does not come by: what to reach them with, below a router that declares a default."""
+
+    class Socket(WebSocketEndpoint):
+        @read("bad")
+        async def on_connect(self, websocket: Any) -> None:
+            DELETED.append("on_connect")
+
+    class Called:
+        @read("bad")
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            DELETED.append("called")
+
+    class Awaited:
+        def __init__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+        def __await__(self) -> Any:
+            return self.run().__await__()
+
+        @read("bad")
+        async def run(self) -> None:
+            DELETED.append("run")
+
+    class Chosen:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.run()
+
+        @staticmethod
+        @read("bad")
+        async def run() -> None:
+            DELETED.append("run")
+
+    class Dispatching(HTTPEndpoint):
+        @read("bad")
+        async def dispatch(self) -> None:
+            DELETED.append("dispatch")
+
+    class Asked:
+        @read("bad")
+        async def __call__(self) -> None:
+            DELETED.append("asked")
+
+    return {
+        "websocket": (WebSocketRoute("/x", Socket), websocket_scope("/x")),
+        "called": (Mount("/x", Called()), http_scope("/x/")),
+        "called around another": (Mount("/x", Passing(Called())), http_scope("/x/")),
+        "awaited": (Route("/x", Awaited), http_scope("/x")),
+        "chosen": (Mount("/x", Chosen()), http_scope("/x/")),
+        "dispatch": (Route("/x", Dispatching), http_scope("/x")),
+        "of FastAPI": (APIRoute("/x", Asked()), http_scope("/x")),
+    }
+
+
+@pytest.mark.parametrize("name", hidden())
+@pytest.mark.parametrize("always", [False, True])
+async def test_a_default_does_not_stand_in_for_what_is_declared_out_of_sight(name: str, always: bool) -> None:  # S9
+    DELETED.clear()
+    route, scope = hidden()[name]
+    app = read("good", always=always)(gated([route]))
+    call = await Call(scope).to(app)
+    assert DELETED == []
+    assert [message.get("status", 403) for message in call.sent[:1]] == [403]
+
+
+def test_a_class_with_a_declaration_cannot_have_a_call_with_another() -> None:
+    with pytest.raises(ConfigError) as caught:
+
+        @read("good")
+        class Both:
+            @read("bad")
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    assert caught.value.seen == "Both.__call__"
+
+
+async def test_applications_may_have_their_endpoints_as_methods() -> None:
+    class App(Starlette):
+        def __init__(self) -> None:
+            super().__init__(routes=[Route("/good", self.good)])
+
+        @read("good")
+        async def good(self, request: Request) -> Response:
+            return PlainTextResponse("good")
+
+    app = gated([Mount("/x", App())])
+    assert (await Call(http_scope("/x/good")).to(app)).status == 200
 
 
 async def test_a_class_that_is_the_whole_application() -> None:

@@ -1,0 +1,244 @@
+"""Rules as an index, so that what a question costs hardly depends on how many of them there are.
+
+The rules of one action are split by mode, then by actor, then by resource. A rule which does not look at one of these
+is in the part beside the split, called ``any``. Of a question's mode and actor, all parts that fit are visited: at most
+two modes, and for each whoever asks, all of a kind, one id, and the beginnings of that id. Of its resource only the
+most specific part is: when that part was made, what the more general ones say was added to it.
+
+Parts of the same rules are one object, so an index grows with the document, not with the number of combinations, as
+long as lists are not mixed at random. :data:`~capgate.policy.rules.MAX_ENTRIES` bounds it in any case.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from typing import Final, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from ..errors import ConfigError
+from .rules import HOST_KIND, Pattern, Rule, check_entries
+from .strict import ascii_lower
+
+#: In place of a rule's number where there is none; above every number, so that the lowest of several is the first rule.
+NO_RULE: Final = 2**31 - 1
+#: How many patterns with ``*`` may be the beginning of one another.
+MAX_NESTED: Final = 64
+
+T = TypeVar("T")
+Numbers = tuple[int, ...]
+
+
+class Matching(NamedTuple):
+    """The numbers of the first rule that denies and of the first that allows."""
+
+    deny: int
+    allow: int
+
+    def merged(self, other: Matching) -> Matching:
+        """The first of both."""
+        return Matching(min(self.deny, other.deny), min(self.allow, other.allow))
+
+
+NOTHING: Final = Matching(NO_RULE, NO_RULE)
+
+
+class Beginnings(msgspec.Struct, Generic[T], frozen=True):
+    """Beginnings of ids in ascending order, and for each the next shorter one that it begins with (-1: none) and what
+    it stands for. The order is by code point, which is also that of the bytes in UTF-8."""
+
+    texts: tuple[str, ...] = ()
+    parents: Numbers = ()
+    values: tuple[T, ...] = ()
+
+    def longest(self, id: str) -> int:
+        """The number of the longest one that ``id`` goes on after, or -1. The others are its parents."""
+        at = bisect_right(self.texts, id) - 1
+        while at >= 0 and not (len(self.texts[at]) < len(id) and id.startswith(self.texts[at])):
+            at = self.parents[at]
+        return at
+
+
+class KindIndex(msgspec.Struct, frozen=True):
+    """The resources of one kind; each part has what the more general ones say as well."""
+
+    any: Matching
+    host: bool
+    ids: Mapping[str, Matching]
+    beginnings: Beginnings[Matching]
+
+    def find(self, id: str | None) -> Matching:
+        if id is None:
+            return self.any
+        id = ascii_lower(id) if self.host else id
+        found = self.ids.get(id)
+        if found is None:
+            at = self.beginnings.longest(id)
+            found = self.any if at < 0 else self.beginnings.values[at]
+        return found
+
+
+class ResourceIndex(msgspec.Struct, frozen=True):
+    """Which rules match a resource, by its kind. ``any`` is of the rules that look at none."""
+
+    any: Matching
+    kinds: Mapping[str, KindIndex]
+
+    def find(self, kind: str | None, id: str | None) -> Matching:
+        """``kind`` is ``None`` where the question has no resource."""
+        found = None if kind is None else self.kinds.get(kind)
+        return self.any if found is None else found.find(id)
+
+
+class ActorKindIndex(msgspec.Struct, frozen=True):
+    """The actors of one kind."""
+
+    any: ResourceIndex | None
+    ids: Mapping[str, ResourceIndex]
+    beginnings: Beginnings[ResourceIndex]
+
+
+class ActorIndex(msgspec.Struct, frozen=True):
+    """What applies to whom, by the actor's kind; ``any`` to whoever asks."""
+
+    any: ResourceIndex | None
+    kinds: Mapping[str, ActorKindIndex]
+
+    def fitting(self, kind: str, id: str | None) -> Iterator[ResourceIndex]:
+        if self.any is not None:
+            yield self.any
+        part = self.kinds.get(kind)
+        if part is None:
+            return
+        if part.any is not None:
+            yield part.any
+        if id is None:
+            return
+        if id in part.ids:
+            yield part.ids[id]
+        at = part.beginnings.longest(id)
+        while at >= 0:
+            yield part.beginnings.values[at]
+            at = part.beginnings.parents[at]
+
+
+class ModeIndex(msgspec.Struct, frozen=True):
+    """The rules of one action, by mode; ``any`` in every mode."""
+
+    any: ActorIndex | None
+    modes: Mapping[str, ActorIndex]
+
+    def find(self, mode: str, actor: tuple[str, str | None], kind: str | None, id: str | None) -> Matching:
+        """The first rules that match, of either effect. ``actor`` is a kind and an id."""
+        found = NOTHING
+        for part in (self.any, self.modes.get(mode)):
+            if part is not None:
+                for resources in part.fitting(*actor):
+                    found = found.merged(resources.find(kind, id))
+        return found
+
+
+class Indexer:
+    """Makes the indexes of a document's rules. Raises :class:`ConfigError` where they would be too large."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
+        self._count = 0
+        self._actors: dict[Numbers, ActorIndex] = {}
+        self._resources: dict[Numbers, ResourceIndex] = {}
+
+    def index(self) -> dict[str, ModeIndex]:
+        """An index for each action that rules are about."""
+        covering: dict[str, list[int]] = {}
+        for number, rule in enumerate(self._rules):
+            for action in rule.covers:
+                covering.setdefault(action, []).append(number)
+        made: dict[Numbers, ModeIndex] = {}
+        found = {}
+        for action, numbers in covering.items():
+            key = tuple(numbers)
+            if key not in made:
+                made[key] = self._by_mode(key)
+            found[action] = made[key]
+        return found
+
+    def _by_mode(self, numbers: Numbers) -> ModeIndex:
+        some, parts = self._split(numbers, {number: self._rules[number].modes for number in numbers})
+        return ModeIndex(
+            self._by_actor(some) if some else None, {mode: self._by_actor(part) for mode, part in parts.items()}
+        )
+
+    def _by_actor(self, numbers: Numbers) -> ActorIndex:
+        if numbers not in self._actors:
+            some, parts = self._split(numbers, {number: self._rules[number].actors for number in numbers})
+            kinds = {}
+            for kind, of_kind in _by_kind(parts).items():
+                alone = of_kind.pop(Pattern(kind), None)
+                ids = {p.text: self._by_resource(n) for p, n in of_kind.items() if p.text is not None and not p.prefix}
+                longer = {p.text: self._by_resource(n) for p, n in of_kind.items() if p.text is not None and p.prefix}
+                kinds[kind] = ActorKindIndex(self._by_resource(alone) if alone else None, ids, _beginnings(longer))
+            self._actors[numbers] = ActorIndex(self._by_resource(some) if some else None, kinds)
+        return self._actors[numbers]
+
+    def _by_resource(self, numbers: Numbers) -> ResourceIndex:
+        if numbers not in self._resources:
+            some, parts = self._split(numbers, {number: self._rules[number].resources for number in numbers})
+            first = self._first(some)
+            kinds = {kind: self._kind(kind, first, of_kind) for kind, of_kind in _by_kind(parts).items()}
+            self._resources[numbers] = ResourceIndex(first, kinds)
+        return self._resources[numbers]
+
+    def _kind(self, kind: str, some: Matching, parts: dict[Pattern, Numbers]) -> KindIndex:
+        some = some.merged(self._first(parts.pop(Pattern(kind), ())))
+        own = _beginnings({p.text: self._first(n) for p, n in parts.items() if p.text is not None and p.prefix})
+        values: list[Matching] = []
+        for parent, value in zip(own.parents, own.values, strict=True):
+            values.append(value.merged(some if parent < 0 else values[parent]))
+        beginnings = Beginnings(own.texts, own.parents, tuple(values))
+        ids = {}
+        for pattern, numbers in parts.items():
+            if pattern.text is not None and not pattern.prefix:
+                at = beginnings.longest(pattern.text)
+                ids[pattern.text] = self._first(numbers).merged(some if at < 0 else beginnings.values[at])
+        return KindIndex(some, kind == HOST_KIND, ids, beginnings)
+
+    def _first(self, numbers: Numbers) -> Matching:
+        deny = next((number for number in numbers if self._rules[number].denies), NO_RULE)
+        return Matching(deny, next((number for number in numbers if not self._rules[number].denies), NO_RULE))
+
+    def _split(self, numbers: Numbers, lists: Mapping[int, tuple[T, ...] | None]) -> tuple[Numbers, dict[T, Numbers]]:
+        """The rules that have no list, and those which have each entry."""
+        some: list[int] = []
+        parts: dict[T, list[int]] = {}
+        for number in numbers:
+            entries = lists[number]
+            if entries is None:
+                some.append(number)
+                continue
+            self._count += len(entries)
+            check_entries(self._count)
+            for entry in entries:
+                parts.setdefault(entry, []).append(number)
+        return tuple(some), {entry: tuple(found) for entry, found in parts.items()}
+
+
+def _by_kind(parts: Mapping[Pattern, Numbers]) -> dict[str, dict[Pattern, Numbers]]:
+    found: dict[str, dict[Pattern, Numbers]] = {}
+    for pattern, numbers in parts.items():
+        found.setdefault(pattern.kind, {})[pattern] = numbers
+    return found
+
+
+def _beginnings(values: Mapping[str, T]) -> Beginnings[T]:
+    texts = sorted(values)
+    parents: list[int] = []
+    open_: list[int] = []  # those that the text at hand begins with, each with the next
+    for number, text in enumerate(texts):
+        while open_ and not text.startswith(texts[open_[-1]]):
+            open_.pop()
+        parents.append(open_[-1] if open_ else -1)
+        open_.append(number)
+        if len(open_) > MAX_NESTED:
+            raise ConfigError("rules", f"{text}*", f"at most {MAX_NESTED} patterns that begin with one another")
+    return Beginnings(tuple(texts), tuple(parents), tuple(values[text] for text in texts))

@@ -1,0 +1,372 @@
+"""Operations that are safe, and decisions that are remembered: the same answers as without, and fewer questions."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capgate.build import build_policy
+from capgate.cache import QuickChecker
+from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.errors import ConfigError
+from capgate.judge import Judge
+from capgate.limits import Limits
+from capgate.model import (
+    ALLOW,
+    ANONYMOUS,
+    Allow,
+    CompilerTool,
+    Deny,
+    Environment,
+    PolicyInput,
+    Reason,
+    Resource,
+    Service,
+    User,
+)
+from capgate.policy import RuntimePolicy
+from capgate.pool import WasmPool
+from capgate.select import select_checker
+from capgate.settings import Settings
+from capgate.store.loader import WasmArtifact
+
+from ..conftest import EXPECTED_ENGINES
+
+PATIENT = Limits(deadline=20.0)
+KINDS = ("local", *EXPECTED_ENGINES)
+DOCUMENT: dict[str, Any] = {
+    "sql": ["good"],
+    "cache": "any",
+    "rules": [
+        {"effect": "allow", "actions": ["db.write"], "actors": ["user:grace"], "modes": ["dev"]},
+        {"effect": "deny", "actions": ["cache.write"], "actors": ["anonymous"], "reason": "who are you"},
+    ],
+}
+
+
+class Counting:
+    """How often the policy behind a checker was asked."""
+
+    def __init__(self, checker: Any) -> None:
+        self.asked = 0
+        self._ask = checker.answer_now
+
+    def __call__(self, input: PolicyInput) -> Any:
+        self.asked += 1
+        return self._ask(input)
+
+
+def make(kind: str, document: dict[str, Any] = DOCUMENT) -> LocalPolicyChecker | WasmPolicyChecker:
+    if kind == "local":
+        return LocalPolicyChecker(RuntimePolicy.from_document(document), limits=PATIENT)
+    artifact = WasmArtifact.from_bytes(build_policy(document))
+    return WasmPolicyChecker(WasmPool(artifact, 1, kind, PATIENT))
+
+
+def quick(kind: str = "local", **options: Any) -> tuple[QuickChecker, Counting]:
+    inner = make(kind)
+    counting = Counting(inner)
+    inner.answer_now = counting  # type: ignore[method-assign]
+    return QuickChecker(inner, **options), counting
+
+
+def ask(id: str | None = "good", action: str = "db.read", **more: Any) -> PolicyInput:
+    kind = {"db": "sql_query", "cache": "namespace", "env": "env_var"}.get(action.partition(".")[0], "x")
+    return PolicyInput(action, resource=Resource(kind, id), **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_decision_is_remembered(kind: str) -> None:
+    checker, counting = quick(kind, size=10)
+    async with checker:
+        for _ in range(3):
+            assert await checker.check(ask("good")) == ALLOW
+            assert await checker.check(ask("bad")) == Deny(Reason.NOT_IN_ALLOWLIST)
+            assert await checker.check(ask("x", "cache.write")) == Deny("who are you")
+            assert checker.evaluate_now(ask("good")) == ALLOW
+            assert await checker.check_many([ask("good"), ask("bad")]) == [ALLOW, Deny(Reason.NOT_IN_ALLOWLIST)]
+    assert counting.asked == 3
+    assert checker.remembered == 0  # closed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_the_policy_looks_at_tells_questions_apart(kind: str) -> None:
+    checker, _ = quick(kind, size=100)
+    dev, prod = Environment("s", "dev"), Environment("s", "prod")
+    async with checker:
+        for _ in range(2):
+            assert await checker.check(ask("x", "db.write", actor=User("grace"), env=dev)) == ALLOW
+            assert type(await checker.check(ask("x", "db.write", actor=User("grace"), env=prod))) is Deny
+            assert type(await checker.check(ask("x", "db.write", actor=Service("grace"), env=dev))) is Deny
+            assert type(await checker.check(ask("x", "db.write", actor=User("ada"), env=dev))) is Deny
+            assert type(await checker.check(ask("x", "db.write", env=dev))) is Deny
+            assert await checker.check(ask(None)) == Deny(Reason.MISSING_RESOURCE)
+            assert await checker.check(PolicyInput("db.read")) == Deny(Reason.MISSING_RESOURCE)
+
+
+async def test_what_it_does_not_look_at_does_not() -> None:
+    checker, counting = quick(size=10)
+    for time, digest in ((0, None), (1, "0" * 64), (2**64 - 1, "x")):
+        assert await checker.check(ask(timestamp=time, args_hash=digest)) == ALLOW
+    assert counting.asked == 1
+
+
+MALFORMED: list[Any] = [
+    ask(timestamp=-1),
+    ask(timestamp=2**64),
+    ask(timestamp=1.0),
+    ask(timestamp=True),
+    ask(args_hash=5),
+    ask(args_hash="\ud800"),
+    ask(actor=User(5)),  # type: ignore[arg-type]
+    ask(actor="grace"),
+    ask(env=Environment("\ud800", "prod")),
+    ask(env=None),
+    PolicyInput("db.read", resource=Resource("sql_query", "good", {"a": 5})),  # type: ignore[dict-item]
+    PolicyInput("db.read", resource=Resource("sql_query", "good", {"\ud800": ""})),
+    PolicyInput("db.read", resource="good"),  # type: ignore[arg-type]
+    PolicyInput(5),  # type: ignore[arg-type]
+    PolicyInput(["db.read"]),  # type: ignore[arg-type]
+    None,
+    5,
+    {"action": "db.read"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("input", MALFORMED, ids=repr)
+async def test_a_malformed_question_is_no_question_that_was_asked_before(kind: str, input: Any) -> None:
+    checker, _ = quick(kind, size=10, safe=("db.read sql_query:good",) if kind == "local" else ())
+    async with checker:
+        assert await checker.check(ask()) == ALLOW
+        plain = make(kind)
+        async with plain:
+            expected = await plain.evaluate(input)
+            assert type(expected) is Deny or input == ask(timestamp=True)
+            for _ in range(2):
+                assert await checker.evaluate(input) == expected
+                assert checker.evaluate_now(input) == expected
+
+
+@pytest.mark.parametrize(
+    "fault",
+    sorted(
+        {
+            Reason.POLICY_TIMEOUT,
+            Reason.POLICY_TRAP,
+            Reason.POOL_EXHAUSTED,
+            "internal_error",
+            "malformed_result",
+            "policy_unavailable",
+            "unknown_action",
+            "malformed_input",
+        }
+    ),
+)
+async def test_faults_are_not_remembered(fault: str) -> None:
+    inner = make("local")
+    answers: list[Any] = [Deny(fault), ALLOW]
+    inner.answer_now = lambda input: answers.pop(0)  # type: ignore[method-assign]
+    checker = QuickChecker(inner, size=10)
+    assert await checker.check(ask()) == Deny(fault)
+    assert await checker.check(ask()) == ALLOW
+    assert await checker.check(ask()) == ALLOW  # remembered: there is no third answer
+
+
+@pytest.mark.parametrize("junk", [None, True, "allow", Deny(5)])  # type: ignore[arg-type]
+async def test_what_is_no_decision_is_not_remembered(junk: Any) -> None:
+    inner = make("local")
+    answers: list[Any] = [junk, Deny("no")]
+    inner.evaluate = lambda input: _later(junk)  # type: ignore[method-assign]
+    inner.answer_now = lambda input: answers.pop(0)  # type: ignore[method-assign]
+    checker = QuickChecker(inner, size=10)
+    await checker.evaluate(ask())
+    assert checker.remembered == 0
+    assert await checker.check(ask()) == Deny("no")
+
+
+async def _later(value: Any) -> Any:
+    return value
+
+
+async def test_the_number_of_decisions_is_bounded_and_the_oldest_goes_first() -> None:
+    checker, counting = quick(size=3)
+    for id in ("a", "b", "c", "d"):
+        await checker.evaluate(ask(id))
+    assert checker.remembered == 3
+    asked = counting.asked
+    for id in ("b", "c", "d"):
+        await checker.evaluate(ask(id))
+    assert counting.asked == asked
+    await checker.evaluate(ask("a"))
+    assert counting.asked == asked + 1
+
+
+async def test_long_texts_are_not_remembered() -> None:
+    checker, _ = quick(size=10)
+    long = "x" * 257
+    for input in (ask(long), ask(actor=User(long)), ask(args_hash=long)):
+        await checker.evaluate(input)
+    assert checker.remembered == 0
+
+
+async def test_attributes_are_not_remembered() -> None:
+    checker, _ = quick(size=10)
+    input = PolicyInput("db.read", resource=Resource("sql_query", "good", {"a": "b"}))
+    assert await checker.evaluate(input) == ALLOW
+    assert checker.remembered == 0
+
+
+async def test_another_policy_is_asked_afresh() -> None:
+    checker, _ = quick(size=10)
+    assert await checker.check(ask()) == ALLOW
+    other = make("local", {"sql": ["other"]})
+    inner: Any = checker.inner
+    inner.policy, inner.inputs, inner.answer_now = other.policy, other.inputs, other.answer_now
+    assert await checker.check(ask()) == Deny(Reason.NOT_IN_ALLOWLIST)
+    # One that looks at the time, or does not say what it looks at: nothing is remembered at all.
+    for inputs in (None, frozenset({"action", "timestamp"})):
+        inner.policy, inner.inputs = make("local", {"sql": ["x"]}).policy, inputs
+        for _ in range(2):
+            await checker.evaluate(ask())
+        assert checker.remembered == 0
+
+
+async def test_a_policy_that_is_swapped_while_it_answers_leaves_nothing_behind() -> None:
+    checker, _ = quick(size=10)
+    inner: Any = checker.inner
+    old, other = inner.answer_now, make("local", {"sql": ["other"]})
+
+    def answer(input: PolicyInput) -> Any:
+        result = old(input)
+        inner.policy = other.policy
+        return result
+
+    inner.answer_now = answer
+    assert await checker.check(ask()) == ALLOW
+    assert checker.remembered == 0
+
+
+def test_a_policy_that_does_not_say_what_it_looks_at_is_not_cached() -> None:
+    for inputs in (None, frozenset({"timestamp"})):
+        inner = make("local")
+        inner.inputs = inputs
+        with pytest.raises(ConfigError) as caught:
+            QuickChecker(inner, size=1)
+        assert caught.value.setting == "cache_size"
+        QuickChecker(inner, safe=("compute.long",))
+
+
+@pytest.mark.parametrize("size", [-1, 1_000_001, True, 1.0, "1", None])
+def test_sizes_are_checked(size: Any) -> None:
+    with pytest.raises(ConfigError):
+        QuickChecker(make("local"), size=size)
+
+
+# -- safe
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_safe_operations_reach_no_policy(kind: str) -> None:
+    checker, counting = quick(kind, safe=("db.write sql_query:audit", "compute.long"))
+    async with checker:
+        assert await checker.check(ask("audit", "db.write")) == ALLOW
+        assert await checker.check(PolicyInput("compute.long")) == ALLOW
+        assert checker.evaluate_now(ask("audit", "db.write")) == ALLOW
+        assert counting.asked == 0
+        for input in (
+            ask("audit2", "db.write"),
+            ask("AUDIT", "db.write"),
+            ask("audit", "db.read"),
+            ask(None, "db.write"),
+            PolicyInput("compute.long", resource=Resource("job", "x")),
+            PolicyInput("db.write"),
+            PolicyInput("db.write", resource=Resource("query", "audit")),
+        ):
+            assert type(await checker.evaluate(input)) is Deny, input
+        assert counting.asked == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no.such",
+        "db.write ",
+        "db.write sql_query",
+        "db.write sql_query:",
+        "db.write :x",
+        "db.write host:x",
+        " db.write",
+        "db.write  sql_query:x",
+        5,
+        None,
+    ],
+)
+def test_safe_operations_are_checked(text: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        QuickChecker(make("local"), safe=(text,))
+    assert caught.value.setting == "safe"
+
+
+# -- chosen by settings, and asked by the gate
+
+
+@pytest.mark.parametrize("options", [{"cache_size": 5}, {"safe": ("compute.long",)}])
+def test_settings_choose_it(options: Any) -> None:
+    checker = select_checker(Settings(policy={"sql": ["good"]}, **options))
+    assert isinstance(checker, QuickChecker)
+    assert isinstance(checker.inner, LocalPolicyChecker)
+    assert Judge(checker).bounds_itself
+    assert isinstance(select_checker(Settings(policy={"sql": ["good"]})), LocalPolicyChecker)
+
+
+async def test_threads_and_tasks_at_once() -> None:  # nothing is lost or mixed up while entries come and go
+    checker, _ = quick(size=4)
+    wrong: list[Any] = []
+
+    def hammer(seed: int) -> None:
+        for step in range(2_000):
+            id = f"{'good' if step % 3 == 0 else 'bad'}{'' if step % 3 == 0 else (seed * step) % 11}"
+            result = checker.evaluate_now(ask(id))
+            if (type(result) is Allow) != (id == "good"):
+                wrong.append((id, result))
+
+    threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
+    assert wrong == []
+    assert checker.remembered <= 4
+
+
+INPUTS = st.builds(
+    PolicyInput,
+    st.sampled_from(["db.read", "db.write", "cache.read", "cache.write", "no.such", "compute.long"]),
+    st.sampled_from([ANONYMOUS, User("grace"), User("ada"), Service("grace"), CompilerTool("grace")]),
+    st.one_of(
+        st.none(),
+        st.builds(
+            Resource, st.sampled_from(["sql_query", "namespace", "x"]), st.sampled_from(["good", "bad", "", None])
+        ),
+    ),
+    st.sampled_from([None, "", "0" * 64]),
+    st.builds(Environment, st.sampled_from(["s", "t"]), st.sampled_from(["dev", "prod"])),
+    st.sampled_from([0, 1, 2**64 - 1, -1, 2**64]),
+)
+PLAIN = make("local")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(inputs=st.lists(INPUTS, max_size=40), size=st.integers(1, 6))
+async def test_the_same_answers_as_without(inputs: list[PolicyInput], size: int) -> None:
+    checker = QuickChecker(make("local"), size=size)
+    for input in inputs:
+        assert await checker.evaluate(input) == await PLAIN.evaluate(input)
+    assert await checker.evaluate_many(inputs) == await PLAIN.evaluate_many(inputs)
