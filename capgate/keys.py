@@ -69,9 +69,10 @@ def parse_key(line: object, setting: str = "trusted_keys") -> PublicKey:
 
 def parse_keys(lines: Iterable[object], setting: str = "trusted_keys") -> tuple[PublicKey, ...]:
     """The keys of those lines, 1 to :data:`MOST_KEYS`, each once, in their order; otherwise :class:`ConfigError`."""
+    lines = tuple(lines)
     keys = tuple(parse_key(line, setting) for line in lines)
     if not 1 <= len(keys) <= MOST_KEYS or len(set(keys)) != len(keys):
-        raise ConfigError(setting, [key.line for key in keys], f"1 to {MOST_KEYS} {VALID}, each of them once")
+        raise ConfigError(setting, lines, f"1 to {MOST_KEYS} {VALID}, each of them once")
     return keys
 
 

@@ -24,6 +24,7 @@ from typing import Any, Union
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
+from .._values import BODY_BYTES
 from ..current import current, using
 from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
 from ..events import printable
@@ -32,7 +33,6 @@ from ..judge import Judge
 from ..limits import check_number
 from ..model import Actor, Decision
 from ..refusal import refuse
-from ..settings import BODY_BYTES
 from . import _jsonrpc as rpc
 from ._exchange import Exchange, check_headers, check_routing, read_whole, replay, respond, without_body
 from ._questions import NAMES, ActionOf, Question, Questions

@@ -26,7 +26,7 @@ _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
 
 def keygen(path: Path, passphrase_file: Path | None, *, as_json: bool) -> None:
     """Write a new private key to ``path`` (mode 0600), its public key beside it with ``.pub``, and print the latter."""
-    pair, public = KeyPair.generate(), path.with_name(path.name + ".pub")
+    pair, public = KeyPair.generate(), Path(f"{path}.pub")
     if public.exists():
         raise ConfigError("file", str(public), "a name that is free; no key is ever overwritten")
     create(path, pair.to_pem(_passphrase(passphrase_file)), 0o600)

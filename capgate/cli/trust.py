@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from .._values import PREFIX, parse_trusted
 from ..limits import RANGES, Limits
-from ..settings import PREFIX, Settings, parse_trusted
+from ..settings import Settings
 from ..store.configured import load_trusted_keys
 from ..store.signing import TrustedKeys
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ArtifactNotFound, StoreError
 from .files import Folder
-from .reading import ACTIVE, HISTORY, history_file, history_files, names_of, read_history, read_record
+from .reading import ACTIVE, HISTORY, history_file, history_files, is_named, names_of, read_history, read_record
 from .records import RECORD_BYTES, Active
 
 
@@ -97,8 +97,3 @@ def sweep(tree: Folder, policies: Folder) -> None:
             if folder.has(HISTORY):
                 with folder.enter(HISTORY) as history:
                     history.sweep()
-
-
-def is_named(which: object, version: int, *digests: str) -> bool:
-    """Whether ``which`` is that version, or one of the digests. A ``True`` is no 1."""
-    return (type(which) is int and which == version) or (type(which) is str and which in digests)

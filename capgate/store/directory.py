@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Final
 
-from ..errors import ArtifactError, ArtifactNotFound, ConfigError, StoreError
+from ..errors import ConfigError, StoreError
 from . import objects
 from .changes import (
     commit,
-    is_named,
     last_readable,
     previous_of,
     record_or_none,
@@ -35,7 +34,7 @@ from .changes import (
 from .files import Folder
 from .loader import WasmArtifact
 from .objects import Release, open_objects
-from .reading import POLICIES, StoreReader, load_release, names_of, read_history, read_record, releases_of
+from .reading import POLICIES, StoreReader, find_release, load_release, names_of, read_history, read_record, releases_of
 from .records import NOTE_LENGTH, Active, make_record
 from .verify import VerifiedPolicy, Verifier
 
@@ -91,7 +90,7 @@ class PolicyStore(StoreReader):
         """
         with self._changing(name, note) as (tree, folder):
             active = record_or_none(folder, name)
-            digest, policy = self._find(tree, name, which)
+            digest, policy = find_release(tree, name, which, self.verifier)
             if active is not None and digest == active.manifest:
                 return active
             version = policy.manifest.version
@@ -141,7 +140,7 @@ class PolicyStore(StoreReader):
                 message = f"nothing of {name!r} can be read; say which release to take"
                 raise StoreError(message, reason="corrupt", path=self.path)
             wanted = before.manifest if to is None and before is not None else to
-            digest, policy = self._find(tree, name, wanted)
+            digest, policy = find_release(tree, name, wanted, self.verifier)
             version = policy.manifest.version
             return self._change("reset", folder, before, digest, policy, check, note, None, version, sequence)
 
@@ -197,17 +196,6 @@ class PolicyStore(StoreReader):
             policies.enter(name) as folder,
         ):
             yield tree, folder
-
-    def _find(self, tree: Folder, name: str, which: object) -> tuple[str, VerifiedPolicy]:
-        """The release that ``which`` names, verified; of several with one module, the highest version that verifies."""
-        failure: ArtifactError | None = None
-        for release in releases_of(tree, name):
-            if is_named(which, release.manifest.version, release.manifest.sha256, release.digest):
-                try:
-                    return release.digest, load_release(tree, release.digest, name, self.verifier)
-                except ArtifactError as error:
-                    failure = failure or error
-        raise failure or ArtifactNotFound(f"{name!r} has no release {which!r}", path=self.path)
 
     def _change(
         self,

@@ -97,14 +97,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @classmethod
     def describing(cls, artifact: WasmArtifact, *, version: int, created: datetime, **fields: Any) -> Manifest:
         """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever."""
-        inputs = getattr(artifact, "inputs", None)
         given: dict[str, Any] = {
             "name": artifact.name,
             "label": artifact.version,
             "expires": None,
             "environment": None,
             "service": None,
-            "inputs": None if inputs is None else tuple(sorted(inputs)),
+            "inputs": None if artifact.inputs is None else tuple(sorted(artifact.inputs)),
             "limits": {},
             "policy_hash": None,
             "abi": ABI,

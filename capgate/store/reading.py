@@ -168,8 +168,8 @@ def find_release(tree: Folder, name: str, which: object, verifier: Verifier) -> 
 
 
 def is_named(which: object, version: int, *digests: str) -> bool:
-    """Whether ``which``, a version or a digest, is one of these."""
-    return which in digests if isinstance(which, str) else type(which) is int and which == version
+    """Whether ``which`` is that version, or one of the digests. A ``True`` is no 1."""
+    return (type(which) is int and which == version) or (type(which) is str and which in digests)
 
 
 def read_record(folder: Folder, name: str) -> Active:

@@ -110,7 +110,7 @@ def _read_beside(path: str, most: int) -> bytes:
 
 def _require_inputs(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
     """Refuse a manifest by which the module would look at less than it is known to."""
-    known: frozenset[str] | None = getattr(artifact, "inputs", None)
+    known = artifact.inputs
     if manifest.inputs is not None and known is not None and not known <= set(manifest.inputs):
         message = f"the module looks at {sorted(known)}, the manifest says {list(manifest.inputs)}"
         raise ManifestError(message, field="inputs", path=artifact.path)
