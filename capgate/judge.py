@@ -48,6 +48,8 @@ class Judge:
         self.checker = checker
         self.env = env
         self.deadline = deadline
+        #: How much of a body is read for its hash.
+        self.body_bytes = 1_048_576
         self.log = DecisionLog(sample_allows)
         self.samples_allows = sample_allows > 0
         #: capgate's own checkers keep the deadline themselves. A cancel scope costs more than ten checks.

@@ -165,13 +165,13 @@ def _in_routes(
             endpoint = child["endpoint"]
             if not plain:
                 around = around_included(route, reached, around)
-                return _at_route(reached, scope, child, public, prefix, around, depth)
+                return _at_route(reached, router, scope, child, public, prefix, around, depth)
             # Nearly every route: a function that declares something itself. Short, since every request comes by.
             if plain is _LEAF and type(endpoint) is FunctionType and not around[0]:
                 found = getattr(endpoint, ATTRIBUTE, None)
                 if type(found) is tuple and found:
                     return found, child["path_params"]
-            return _at_route(route, scope, child, public, prefix, around, depth)
+            return _at_route(route, router, scope, child, public, prefix, around, depth)
     if not around[0]:
         return NOTHING
     _check_rest(router, around)
@@ -180,6 +180,7 @@ def _in_routes(
 
 def _at_route(
     route: Any,
+    router: Router,
     scope: Scope,
     child: MutableMapping[str, Any],
     public: frozenset[str],
@@ -193,12 +194,12 @@ def _at_route(
     asks = False
     if type(endpoint) is FunctionType:
         own = declared(endpoint)
-        asks = asks_in_dependency(route)
+        asks = asks_in_dependency(route, router)
     elif is_class_based(endpoint) and scope["type"] == "http":
         own = declared_for_method(endpoint, scope["method"])
     elif getattr(route, "dependant", None) is not None:  # FastAPI calls this; an application in it is not called
         own = declared(endpoint)
-        asks = asks_in_dependency(route)
+        asks = asks_in_dependency(route, router)
     else:
         target = find_target(endpoint)
         if target.router is not None:
@@ -223,10 +224,29 @@ def declared_around(route: Any) -> Requirements:
     return declared(original) if isinstance(original, (Mount, Host)) else ()
 
 
-def asks_in_dependency(route: Any) -> bool:
-    """Whether a dependency of FastAPI's asks before the endpoint of ``route`` runs."""
+def asks_in_dependency(route: Any, router: Any = None) -> bool:
+    """Whether dependencies of FastAPI's ask before the endpoint of ``route``, one of ``router``, runs: all those that
+    would without ``dependency_overrides``."""
     dependant = getattr(route, "dependant", None)
-    return dependant is not None and any(map(does_ask_itself, calls_in(dependant)))
+    if dependant is None or not any(map(does_ask_itself, calls_in(dependant))):
+        return False
+    holders = (
+        getattr(route, "dependency_overrides_provider", None),
+        getattr(router, "dependency_overrides_provider", None),
+    )
+    replaced = [overrides for one in holders if (overrides := getattr(one, "dependency_overrides", None))]
+    return not replaced or not any(_is_replaced(dependant, overrides) for overrides in replaced)
+
+
+def _is_replaced(dependant: Any, overrides: Mapping[Any, Any]) -> bool:
+    """Whether something that asks would not be called for ``dependant``."""
+    for inner in dependant.dependencies:
+        if inner.call in overrides:
+            if does_ask_itself(inner.call) or any(map(does_ask_itself, calls_in(inner))):
+                return True
+        elif _is_replaced(inner, overrides):
+            return True
+    return False
 
 
 def calls_in(dependant: Any, depth: int = 0) -> Iterator[Any]:
