@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from . import golden
+
 contract = typer.Typer(
     help="Write down what an application declares, and compare that with what was written down before.",
     epilog="Exit codes: 0 written, or equal; 1 something changed; 2 usage or configuration.",
@@ -137,3 +139,6 @@ def contract_diff(
     from .contract import diff
 
     raise typer.Exit(diff(old, new, as_json=as_json))
+
+
+golden.register(app)
