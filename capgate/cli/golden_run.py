@@ -196,7 +196,8 @@ def _figures(done: Run) -> str:
     words = [f"{counts[PASSED]} passed"]
     words += [f"{counts[FAILED]} failed"] if counts[FAILED] else []
     words += [f"in {counts[DISAGREEMENT]} the runtimes disagree"] if counts[DISAGREEMENT] else []
-    return f"\n{len(done.outcomes)} fixtures: {', '.join(words)}{left_out} ({done.seconds:.2f} s)"
+    noun = "fixture" if len(done.outcomes) == 1 else "fixtures"
+    return f"\n{len(done.outcomes)} {noun}: {', '.join(words)}{left_out} ({done.seconds:.2f} s)"
 
 
 # -- watching

@@ -90,6 +90,8 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[FixtureFile]:
     :data:`SUFFIXES` is passed over, and links to folders are not followed. Raises :class:`ArtifactNotFound`."""
     found: dict[str, tuple[str, str]] = {}
     for given in map(os.fsdecode, paths):
+        if not os.path.exists(given):
+            raise ArtifactNotFound("there is no such file or folder", path=given)
         below = list(_below(given)) if os.path.isdir(given) else [given]
         for path in below:
             relative = os.path.relpath(path, given) if os.path.isdir(given) else os.path.basename(path)

@@ -35,8 +35,8 @@ PASSED, FAILED, DISAGREEMENT = "passed", "failed", "disagreement"
 
 _MAGIC: Final = b"\0asm"
 
-#: How often a question is asked again that was not answered because of the machine, or of the questions before it.
-AGAIN: Final = 5
+#: How often at most a question is asked that was not answered because of the machine, or of the questions before it.
+AGAIN: Final = 3
 #: Seconds until a pool replaces failed instances again.
 REPLACING: Final = 0.01
 

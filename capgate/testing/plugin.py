@@ -53,6 +53,7 @@ class GoldenFixtures:
         self.limits = limits
         self.engines = engines
         self.names = {os.path.realpath(file.path): file.name for file in find_files(folders)}
+        self.collected: set[str] = set()
         self.policy = None if policy is None else PolicyUnderTest.load(policy, limits)
         self._runner: tuple[object, Runner] | None = None
 
@@ -169,8 +170,23 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> FixtureFil
     golden = parent.config.stash.get(_KEY, None)
     if golden is None or golden.name_of(file_path) is None:
         return None
+    golden.collected.add(os.path.realpath(file_path))
     found: FixtureFile = FixtureFile.from_parent(parent, path=file_path)
     return found
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Nothing that is configured is left out in silence, as where pytest does not go into a folder of that name."""
+    config = session.config
+    golden = config.stash.get(_KEY, None)
+    asked_for_less = config.args_source is pytest.Config.ArgsSource.ARGS or any(
+        config.getoption(option, None) for option in ("ignore", "ignore_glob")
+    )
+    if golden is None or asked_for_less:
+        return
+    missing = sorted(golden.names.keys() - golden.collected)
+    if missing:
+        raise pytest.UsageError(f"capgate_fixtures: pytest did not collect {', '.join(missing[:5])}; see norecursedirs")
 
 
 @pytest.fixture
