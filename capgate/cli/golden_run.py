@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -147,6 +148,8 @@ def _progress(total: int, *, shown: bool) -> Iterator[Any]:
 
 def show(done: Run) -> None:
     """What was judged and where, what failed and why, and the figures."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # fixtures are in any language, and terminals are not
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     on = ", ".join(name if name == LOCAL else f"{name} {load_engine(name).version}" for name in done.runtimes)
     console.print(f"{_about(done)}, on {on}")

@@ -223,7 +223,7 @@ def _fail(text: str, at: int, path: str, reason: str, first_line: int = 1) -> No
 def _fixture(value: object, name: str, path: str, line: int) -> Fixture:
     try:
         written = msgspec.convert(value, Written)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: msgspec's own, and of keys that are no Unicode
         reason, _, where = str(error).partition(" - at `$")
         raise FixtureError(reason, path=path, line=line, where=where.strip(".`")) from error
     _check(written, path, line)

@@ -280,6 +280,13 @@ def test_junit(policy: Path, fixtures: Path, tmp_path: Path) -> None:
 # -- on a terminal
 
 
+def test_output_that_has_not_every_letter(policy: Path, fixtures: Path) -> None:
+    (fixtures / "grün.json").write_text(json.dumps({**FAILING, "description": "Öffnen …"}))
+    done = capgate("test", str(policy), "--engine", "local", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "gr\\xfcn" in done.stdout
+
+
 def test_on_a_terminal_there_is_colour_and_progress(policy: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.json"
     many.write_text(json.dumps(PASSING * 200))
