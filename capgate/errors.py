@@ -10,7 +10,9 @@
     │   ├── SignatureInvalid      .reason .signers .threshold
     │   ├── ManifestError         .field
     │   ├── StoreError            .reason
-    │   └── ContractDrift         .field .expected .actual
+    │   ├── ContractDrift         .field .expected .actual
+    │   └── FixturesFailed        .failures .total
+    ├── FixtureError              a file of golden fixtures: .path .line .column .where .reason
     ├── WasmError                 bytes that are not an acceptable module
     │   ├── DecodeError           .offset .reason
     │   └── RestrictedModule      .rule .where
@@ -132,6 +134,38 @@ class ContractDrift(ArtifactError):
         self.field = field
         self.expected = expected
         self.actual = actual
+
+
+class FixturesFailed(ArtifactError):
+    """A policy does not answer its golden fixtures as expected, so it is not activated.
+
+    ``failures`` are the :class:`~capgate.golden.Outcome` of those that failed, each with its fixture and the answers;
+    ``total`` is how many there are. None at all is a failure too.
+    """
+
+    def __init__(self, message: str, *, failures: tuple[Any, ...], total: int, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.failures = failures
+        self.total = total
+
+
+class FixtureError(CapgateError):
+    """A file of golden fixtures that cannot be used, because of ``reason``.
+
+    ``line`` and ``column`` are where, from 1; ``line`` alone is where the fixture begins, and then ``where`` is the
+    path of the key in it, such as ``input.resource``. ``None``, or empty, where there is no saying.
+    """
+
+    def __init__(
+        self, reason: str, *, path: str, line: int | None = None, column: int | None = None, where: str = ""
+    ) -> None:
+        place = ":".join(str(part) for part in (path, line, column) if part is not None)
+        super().__init__(f"{place}: {where}: {reason}" if where else f"{place}: {reason}")
+        self.reason = reason
+        self.path = path
+        self.line = line
+        self.column = column
+        self.where = where
 
 
 class WasmError(CapgateError):

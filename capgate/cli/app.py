@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import operations, releases
+from . import golden, operations, releases
 
 contract = typer.Typer(
     help="Write down what an application declares, and compare that with what was written down before.",
@@ -141,5 +141,6 @@ def contract_diff(
     raise typer.Exit(diff(old, new, as_json=as_json))
 
 
+golden.register(app)
 releases.register(app)
 operations.register(app)
