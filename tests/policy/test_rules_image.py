@@ -236,6 +236,29 @@ def test_a_part_that_ends_behind_the_image_traps(opened: Open, size: int) -> Non
             instance.ask(question)
 
 
+def test_a_beginning_behind_the_image_is_not_read(opened: Open) -> None:
+    """There lies text of this question and of earlier ones."""
+    data, position = _IMAGE_OF_REACHED, _positions(_IMAGE_OF_REACHED)["beginnings"]
+    (offset,) = struct.unpack_from("<I", data, position)
+    copy = data[offset : offset + 20]
+    for left in (20, 4):  # 4: nothing but how many there are
+        changed = bytearray(data + bytes(-(len(data) + left) % 16) + copy[:left])
+        struct.pack_into("<I", changed, position, len(changed) - left)
+        struct.pack_into("<I", changed, 4, len(changed))
+        instance = opened(module_of(bytes(changed)))
+        assert instance.buffer == IMAGE_BASE + len(changed)
+        for id in ("a/x", "", "b"):
+            at = instance.buffer + 96
+            question = PolicyInput("x.y", User(id), Resource("kind", "which"), env=Environment("s", "mode"))
+            instance.write(instance.buffer, copy[left:])
+            instance.write(at, record(question, at))
+            if left == 20:
+                assert isinstance(instance.ask_raw(at), Deny)
+                continue
+            with pytest.raises(GuestTrap):
+                instance.ask_raw(at)
+
+
 @pytest.mark.parametrize("count", [10_000, 2**28, 2**28 + 1, 2**32 - 1])
 def test_more_beginnings_than_there_are_trap(opened: Open, count: int) -> None:
     data = bytearray(_IMAGE_OF_REACHED)
