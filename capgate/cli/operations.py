@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Engine, Json, Keys, Mode, Name, Note, Service, Store, Threshold, To, Which, Yes, refusing
+from .options import Engine, Fixtures, Json, Keys, Mode, Name, Note, Service, Store, Threshold, To, Which, Yes, refusing
 
 
 def register(app: typer.Typer) -> None:
@@ -28,23 +28,26 @@ def activate(
     mode: Mode = None,
     service: Service = None,
     engine: Engine = "auto",
+    fixtures: Fixtures = None,
     note: Note = "",
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Make a published release the active one. Applications that follow the store take it up.
 
-    It is verified, and has to answer in this runtime, under the limits of the environment. Versions only rise.
+    It is verified, and has to answer in this runtime, under the limits of the environment: as the fixtures expect, if
+    there are any. Versions only rise.
 
     Try:
 
     - `capgate activate orders 7 --store /srv/policies --trusted-keys keys.txt --yes`
+    - `capgate activate orders 7 --store /srv/policies --fixtures fixtures/`
     """
     from . import store as commands
 
     with refusing(as_json):
         opened = commands.open_store(store, trusted_keys, threshold, mode=mode, service=service)
-        commands.activate(opened, name, release, engine, note, yes=yes, as_json=as_json)
+        commands.activate(opened, name, release, engine, note, fixtures=fixtures or [], yes=yes, as_json=as_json)
 
 
 def rollback(

@@ -38,6 +38,12 @@ Threshold = Annotated[
 Mode = Annotated[str | None, typer.Option(help="The mode that the policy has to be for, such as prod.")]
 Service = Annotated[str | None, typer.Option(help="The service that the policy has to be for.")]
 Engine = Annotated[str, typer.Option(envvar="CAPGATE_ENGINE", help="What tries the policy: auto, wasmer or wasmtime.")]
+Fixtures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Golden fixtures, a file or a folder, that the policy has to answer as expected. May be repeated."
+    ),
+]
 Note = Annotated[str, typer.Option(help="Why, for the history.")]
 Passphrase = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File with the passphrase of the private key; may be a pipe.")

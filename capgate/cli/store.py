@@ -14,6 +14,8 @@ import typer
 from ..actions import VOCABULARY
 from ..engine import load_engine
 from ..errors import ArtifactNotFound, ConfigError
+from ..golden import check_fixtures, read_fixtures
+from ..golden.run import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import PolicyInput, Resource
@@ -62,10 +64,28 @@ def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
     show(Shown(rows), as_json=as_json)
 
 
-def activate(store: PolicyStore, name: str, which: str, engine: str, note: str, *, yes: bool, as_json: bool) -> None:
-    """Activate a release that answers in the production runtime."""
+def activate(
+    store: PolicyStore,
+    name: str,
+    which: str,
+    engine: str,
+    note: str,
+    *,
+    fixtures: Sequence[Path] = (),
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Activate a release that answers in the production runtime, and as its fixtures expect."""
+    limits = store.verifier.limits
+    answering, expected = answers(engine, limits), read_fixtures(*fixtures, limits=limits) if fixtures else None
     _confirm(f"{_now(store, name)} Version {which} is to become active.", yes)
-    active = store.activate(name, parse_which(which), check=answers(engine, store.verifier.limits), note=note)
+
+    def check(artifact: WasmArtifact) -> None:
+        answering(artifact)
+        if expected is not None:
+            check_fixtures(artifact, expected, limits, engines=ALL if engine == "auto" else (engine,))
+
+    active = store.activate(name, parse_which(which), check=check, note=note)
     _show_active(active, as_json)
 
 
