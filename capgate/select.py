@@ -8,7 +8,7 @@ from .errors import ConfigError
 from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
-from .store.loader import load_wasm_artifact, read_document
+from .store.loader import load_policy, load_wasm_artifact
 
 
 def select_checker(settings: Settings) -> PolicyChecker:
@@ -26,8 +26,8 @@ def select_checker(settings: Settings) -> PolicyChecker:
         return _quick(WasmPolicyChecker(pool), settings)
     if settings.policy is not None:
         given = settings.policy
-        document = given if isinstance(given, dict) else read_document(given, limits=settings.limits)
-        policy = RuntimePolicy.from_document(document)
+        limits = settings.limits
+        policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
         return _quick(LocalPolicyChecker(policy, limits=settings.limits), settings)
     raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
 
