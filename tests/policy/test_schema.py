@@ -82,17 +82,20 @@ junk: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=6,
 )
-entries = st.lists(texts | st.fixed_dictionaries({"name": texts}, optional={"operation": texts}), max_size=4)
+ids = st.lists(st.sampled_from(["a", "a/b", "A", "é", "x\ny"]) | texts, max_size=3)
+queries = st.lists(st.sampled_from(["a", "b"]) | st.fixed_dictionaries({"name": texts}, optional={"operation": texts}))
+labels = st.sampled_from(["shop", "1.0", "a" * 64]) | texts
 
 
 @st.composite
 def documents(draw: st.DrawFn) -> Any:
-    keys = ("sql", "egress", "env", "name", "version", "$schema")
-    some: dict[str, Any] = draw(st.dictionaries(st.sampled_from(keys), texts | entries, max_size=3))
+    """What is mostly a document, but for up to two changes."""
+    optional = {"sql": st.just("any") | queries, "egress": ids, "env": ids, "name": labels, "$schema": texts}
+    some: Any = draw(st.fixed_dictionaries({}, optional=optional))
     if draw(st.booleans()):
         some["rules"] = draw(rule_lists(OWN))
     if draw(st.booleans()):
-        some["actions"] = draw(st.dictionaries(texts, texts | st.lists(texts, max_size=2), max_size=2))
+        some["actions"] = draw(st.dictionaries(st.sampled_from(OWN) | texts, st.just("any") | ids, max_size=2))
     for _ in range(draw(st.integers(0, 2))):
         some = _changed(draw, some)
     return some
