@@ -180,7 +180,7 @@ class RuntimePolicy:
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
     ) -> Explanation | None:
         """The answer of the first rule that denies, or else of the first that allows, or else ``None``."""
-        actor, mode = _actor(input.actor), _mode(input.env)
+        actor, mode = actor_of(input.actor), _mode(input.env)
         if actor is None or mode is None:
             return _MALFORMED
         found = rules.find(mode, actor, kind, id)
@@ -238,7 +238,7 @@ def _is_readable(input: object) -> bool:
     return resource.id is None or isinstance(resource.id, str)
 
 
-def _actor(actor: object) -> tuple[str, str | None] | None:
+def actor_of(actor: object) -> tuple[str, str | None] | None:
     """Kind and id, or ``None`` where it is malformed."""
     if isinstance(actor, Anonymous):
         return ACTOR_KINDS[0], None

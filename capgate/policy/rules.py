@@ -51,6 +51,9 @@ _RESOURCE: Final = "a kind, alone or with ':' and an id; leave 'resources' out f
 _HERE: Final[Key] = ("rules",)
 _T = TypeVar("_T")
 
+#: Kind and id, of an actor or a resource.
+Half = tuple[str | None, str | None]
+
 
 class Pattern(msgspec.Struct, frozen=True):
     """A kind, of actor or resource, and which ids: ``text`` itself, or (``prefix``) what goes on after it.
@@ -59,6 +62,15 @@ class Pattern(msgspec.Struct, frozen=True):
     kind: str
     text: str | None = None
     prefix: bool = False
+
+    def covers(self, kind: str | None, id: str | None) -> bool:
+        """Whether it is about this one; ``kind`` is ``None`` where there is none, ``id`` where it has none."""
+        if kind != self.kind or self.text is None:
+            return kind == self.kind
+        if id is None:
+            return False
+        id = ascii_lower(id) if kind == HOST_KIND else id
+        return id == self.text if not self.prefix else len(id) > len(self.text) and id.startswith(self.text)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -77,6 +89,20 @@ class Rule(msgspec.Struct, frozen=True):
     def denies(self) -> bool:
         """Whether this is a denial, which beats whatever allows."""
         return self.effect == DENY_EFFECT
+
+    def unmet(
+        self, mode: str, actor: tuple[str, str | None], resource: tuple[str | None, str | None]
+    ) -> tuple[str, ...]:
+        """Which of ``actors``, ``modes`` and ``resources`` keep it from matching a question about an action that it
+        covers. None: it matches."""
+        found = []
+        if self.actors is not None and not any(pattern.covers(*actor) for pattern in self.actors):
+            found.append("actors")
+        if self.modes is not None and mode not in self.modes:
+            found.append("modes")
+        if self.resources is not None and not any(pattern.covers(*resource) for pattern in self.resources):
+            found.append("resources")
+        return tuple(found)
 
 
 def read_rules(raw: object, declared: Iterable[str] = ()) -> tuple[Rule, ...]:
