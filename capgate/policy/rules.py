@@ -90,9 +90,7 @@ class Rule(msgspec.Struct, frozen=True):
         """Whether this is a denial, which beats whatever allows."""
         return self.effect == DENY_EFFECT
 
-    def unmet(
-        self, mode: str, actor: tuple[str, str | None], resource: tuple[str | None, str | None]
-    ) -> tuple[str, ...]:
+    def unmet(self, mode: str, actor: Half, resource: Half) -> tuple[str, ...]:
         """Which of ``actors``, ``modes`` and ``resources`` keep it from matching a question about an action that it
         covers. None: it matches."""
         found = []

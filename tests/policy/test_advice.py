@@ -81,7 +81,7 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
     return account
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data(), document=documents())
 def test_each_remedy_turns_the_answer_round(data: st.DataObject, document: dict[str, Any]) -> None:
     for asked in data.draw(st.lists(questions(document), min_size=2, max_size=6)):
