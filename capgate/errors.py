@@ -3,7 +3,7 @@
 ::
 
     CapgateError
-    ├── ConfigError               at startup only: names the setting, what was seen, what is valid
+    ├── ConfigError               at startup only: .setting .seen .valid; in a file also .key .path .line .column
     ├── ArtifactError             a policy file that will not be used
     │   ├── ArtifactNotFound
     │   ├── DigestMismatch        .expected .actual
@@ -41,14 +41,38 @@ class CapgateError(Exception):
 class ConfigError(CapgateError):
     """A setting that cannot be used. Raised at startup, never while a request is served.
 
-    ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted.
+    ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. Where it stands
+    in a file or in text, ``key`` is the way to it through that (names, and numbers from 0), ``path`` the file, ``line``
+    and ``column`` (in characters, both from 1) the place; ``None`` where there is none, or it is not known.
     """
 
-    def __init__(self, setting: str, seen: object, valid: str) -> None:
-        super().__init__(f"{setting}: {_short(seen)} is not usable; valid: {valid}")
+    def __init__(
+        self,
+        setting: str,
+        seen: object,
+        valid: str,
+        *,
+        key: tuple[str | int, ...] | None = None,
+        path: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        super().__init__(setting, seen, valid)
         self.setting = setting
         self.seen = seen
         self.valid = valid
+        self.key = key
+        self.path = path
+        self.line = line
+        self.column = column
+
+    def __str__(self) -> str:
+        sentence = f"{self.setting}: {_short(self.seen)} is not usable; valid: {self.valid}"
+        numbers = [number for number in (self.line, self.column) if number is not None]
+        if self.path is not None:  # as editors and terminals take it for a link
+            return f"{':'.join(map(str, (self.path, *numbers)))}: {sentence}"
+        place = ", ".join(f"{word} {number}" for word, number in zip(("line", "column"), numbers, strict=False))
+        return f"{place}: {sentence}" if place else sentence
 
 
 class ArtifactError(CapgateError):

@@ -27,7 +27,7 @@ from .policy import RuntimePolicy
 from .report import report_routes
 from .routing import REST, Target, Unresolvable, find_target
 from .settings import Settings
-from .store.loader import load_wasm_artifact, read_document
+from .store.loader import load_policy, load_wasm_artifact, read_document
 
 #: SHA-256 of the Wasm policy, and of the policy artifact whatever it is: 64 hex digits each.
 Digests = tuple[str, str]
@@ -125,8 +125,9 @@ def _digests_named(settings: Settings) -> Digests:
     if settings.policy is None:
         return _NO_POLICY
     given = settings.policy
-    document = given if isinstance(given, dict) else read_document(given, limits=settings.limits)
-    return ZEROS, RuntimePolicy.from_document(document).sha256
+    limits = settings.limits
+    policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
+    return ZEROS, policy.sha256
 
 
 # -- a contract and what runs

@@ -15,7 +15,7 @@ from .pool import WasmPool
 from .settings import Settings
 from .store import PolicyStore
 from .store.configured import verifier_for
-from .store.loader import WasmArtifact, load_wasm_artifact, read_document
+from .store.loader import WasmArtifact, load_policy, load_wasm_artifact
 from .store.verify import VerifiedPolicy, Verifier
 
 
@@ -34,8 +34,8 @@ def select_checker(settings: Settings) -> PolicyChecker:
         return _quick(_from_artifact(settings.artifact, settings), settings)
     if settings.policy is not None:
         given = settings.policy
-        document = given if isinstance(given, dict) else read_document(given, limits=settings.limits)
-        policy = RuntimePolicy.from_document(document)
+        limits = settings.limits
+        policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
         return _quick(LocalPolicyChecker(policy, limits=settings.limits), settings)
     valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
     raise ConfigError("policy", None, valid)

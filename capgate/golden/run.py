@@ -24,7 +24,7 @@ from ..limits import Limits
 from ..model import Deny, PolicyInput, PolicyResult, Reason, canonical
 from ..policy import Explanation, RuntimePolicy
 from ..pool import WasmPool
-from ..store.loader import WasmArtifact, read_document
+from ..store.loader import WasmArtifact, document_format, read_document
 from .fixtures import Fixture, read_fixtures
 
 LOCAL: Final = "local"
@@ -97,7 +97,8 @@ class PolicyUnderTest:
             return cls(policy, limits)
         data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
         if data[:4] != _MAGIC and not path.endswith(".wasm"):
-            found = cls(RuntimePolicy.from_document(data), limits)
+            document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
+            found = cls(document, limits)
             found.path = path
             return found
         try:

@@ -1,4 +1,4 @@
-"""The policy document: strict JSON or a dict, checked key by key, as the sections that it stands for.
+"""The policy document: strict JSON, TOML or a dict, checked key by key, as the sections that it stands for.
 
 ::
 
@@ -8,7 +8,8 @@
      "sql": ["audit", {"name": "list_users", "operation": "select"}],    without an operation: every one
      "cache": "any",                                                     everything of this class
      "actions": {"invoice.send": ["inv-1"], "report.print": "any"},      an application's own
-     "rules": [{"effect": "deny", "actions": ["db.*"], "modes": ["dev"]}]}      see rules.py
+     "rules": [{"effect": "deny", "actions": ["db.*"], "modes": ["dev"]}],      see rules.py
+     "$schema": "policy.schema.json"}                                    for editors, see schema.py; not looked at
 
 A section that is absent admits nothing. A mistake raises :class:`ConfigError`, whose ``setting`` is the path of a key.
 """
@@ -30,9 +31,9 @@ from ..actions import (
     WRITE_OPERATIONS,
     is_action_name,
 )
-from ..errors import ConfigError
+from .places import Key
 from .rules import Rule, read_rules
-from .strict import ascii_lower, check_keys, is_unicode, key_path, shallow
+from .strict import ascii_lower, check_keys, is_unicode, mistake, shallow, step
 
 READ, WRITE, MIGRATE = 1, 2, 4
 #: What an entry without an operation grants, and what an action outside ``sql`` asks for.
@@ -48,8 +49,12 @@ HOST_SECTIONS: Final = frozenset(action.section for action in BUILTIN_ACTIONS if
 ANY: Final = "any"
 
 _BUILTIN_SECTIONS: Final = {action.name: action.section for action in BUILTIN_ACTIONS}
-_KEYS: Final = ("name", "version", *SECTIONS, "rules")
-_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
+#: What names the JSON Schema of a document to an editor.
+SCHEMA: Final = "$schema"
+KEYS: Final = ("name", "version", *SECTIONS, "rules", SCHEMA)
+LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+
+_LABEL: Final = re.compile(LABEL, re.ASCII)
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -77,9 +82,11 @@ def is_label(text: object) -> bool:
 def read_document(raw: object) -> Document:
     """The document that ``raw`` (a dict as JSON would give it) stands for, or :class:`ConfigError`."""
     if not isinstance(raw, dict):
-        raise ConfigError("document", shallow(raw), "an object with the keys " + ", ".join(_KEYS))
-    check_keys(raw, _KEYS)
-    sections = {name: _section(name, name, raw[name]) for name in SECTIONS if name in raw and name != "actions"}
+        raise mistake((), shallow(raw), "an object with the keys " + ", ".join(KEYS))
+    check_keys(raw, KEYS)
+    if type(raw.get(SCHEMA, "")) is not str or not is_unicode(raw.get(SCHEMA, "")):
+        raise mistake((SCHEMA,), shallow(raw[SCHEMA]), "text, the address of a JSON Schema")
+    sections = {name: _section(name, (name,), raw[name]) for name in SECTIONS if name in raw and name != "actions"}
     name, version = _label(raw, "name", "policy"), _label(raw, "version", "0")
     actions = _actions(raw.get("actions", {}))
     return Document(name, version, sections, actions, read_rules(raw.get("rules", []), actions))
@@ -88,62 +95,59 @@ def read_document(raw: object) -> Document:
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:
     value = raw.get(key, default)
     if type(value) is not str or not is_label(value):
-        raise ConfigError(
-            key, shallow(value), "text of 1 to 64 letters, digits, dots, underscores, plus and minus signs"
-        )
+        valid = "text of 1 to 64 letters, digits, dots, underscores, plus and minus signs"
+        raise mistake((key,), shallow(value), valid)
     return value
 
 
 def _actions(raw: object) -> dict[str, Section]:
     if not isinstance(raw, dict):
-        raise ConfigError("actions", shallow(raw), "an object from action name to 'any' or a list of resource ids")
+        raise mistake(("actions",), shallow(raw), "an object from action name to 'any' or a list of resource ids")
     found: dict[str, Section] = {}
     for name, value in raw.items():
-        path = f"actions.{key_path(name)}"
+        where = ("actions", step(name))
         if type(name) is not str or not is_action_name(name):
-            raise ConfigError(path, name, "lower-case words joined by dots, such as 'invoice.send'")
+            valid = "lower-case words joined by dots, such as 'invoice.send'"
+            in_parts = isinstance(value, dict)  # what TOML makes of a name without quotes
+            raise mistake(where, name, valid + ", which is one name, in TOML in quotes" * in_parts)
         if name in _BUILTIN_SECTIONS:
-            raise ConfigError(
-                path, name, f"an application's own action; this one belongs to {_BUILTIN_SECTIONS[name]!r}"
-            )
-        found[name] = _section("actions", path, value)
+            raise mistake(where, name, f"an application's own action; this one belongs to {_BUILTIN_SECTIONS[name]!r}")
+        found[name] = _section("actions", where, value)
     return found
 
 
-def _section(section: str, path: str, raw: object) -> Section:
+def _section(section: str, where: Key, raw: object) -> Section:
     if type(raw) is str and raw == ANY:
         return Section(None)
     if not isinstance(raw, (list, tuple)):
-        raise ConfigError(path, shallow(raw), "'any' or a list of entries")
+        raise mistake(where, shallow(raw), "'any' or a list of entries")
     entries: dict[str, int] = {}
     seen: set[tuple[str, str | None]] = set()
     for index, item in enumerate(raw):
-        where = f"{path}[{index}]"
-        name, operation = _sql_entry(where, item) if section == "sql" and isinstance(item, dict) else (item, None)
-        name = _entry(where, name, section)
+        here = (*where, index)
+        name, operation = _sql_entry(here, item) if section == "sql" and isinstance(item, dict) else (item, None)
+        name = _entry(here, name, section)
         if (name, operation) in seen:
-            raise ConfigError(where, item, "each entry once")
+            raise mistake(here, item, "each entry once")
         seen.add((name, operation))
         entries[name] = entries.get(name, 0) | (EVERY if operation is None else OPERATION_BITS[operation])
     return Section(entries)
 
 
-def _entry(where: str, value: object, section: str) -> str:
+def _entry(where: Key, value: object, section: str) -> str:
     if type(value) is not str or not value or not is_unicode(value):
         valid = "non-empty text without lone surrogates"
-        raise ConfigError(
-            where, shallow(value), valid + (", or {'name': …, 'operation': …}" if section == "sql" else "")
-        )
+        raise mistake(where, shallow(value), valid + (", or {'name': …, 'operation': …}" if section == "sql" else ""))
     return ascii_lower(value) if section in HOST_SECTIONS else value
 
 
-def _sql_entry(where: str, item: dict[Any, Any]) -> tuple[object, str | None]:
-    check_keys(item, ("name", "operation"), f"{where}.")
+def _sql_entry(where: Key, item: dict[Any, Any]) -> tuple[object, str | None]:
+    check_keys(item, ("name", "operation"), where)
     if "name" not in item:
-        raise ConfigError(f"{where}.name", None, "the name of a query")
+        raise mistake((*where, "name"), None, "the name of a query")
     if "operation" not in item:
         return item["name"], None
     operation = item["operation"]
     if type(operation) is not str or operation not in OPERATION_BITS:
-        raise ConfigError(f"{where}.operation", shallow(operation), "one of " + ", ".join(OPERATIONS))
+        raise mistake((*where, "operation"), shallow(operation), "one of " + ", ".join(OPERATIONS))
     return item["name"], operation

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS
+from ..errors import ConfigError
 from ..model import (
     ALLOW,
     Anonymous,
@@ -24,7 +25,7 @@ from ..model import (
 from .document import EVERY, OPERATION_BITS, Document, Section, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .rules import ACTOR_KINDS, HOST_KIND
-from .strict import ascii_lower, is_unicode, parse_json
+from .strict import JSON, ascii_lower, is_unicode, locate, mistake, parse
 
 #: What a policy may look at, as :attr:`RuntimePolicy.inputs` names it, and what every policy does look at.
 INPUTS: Final = ("action", "actor", "mode", "resource")
@@ -107,15 +108,27 @@ class RuntimePolicy:
         )
 
     @classmethod
-    def from_document(cls, document: dict[str, Any] | str | bytes) -> RuntimePolicy:
-        """A policy from a dict or from JSON. Raises :class:`ConfigError`, whose ``setting`` is the path of the key."""
-        if isinstance(document, (str, bytes)):
-            checked = read_document(parse_json(document))
-            raw = document.encode() if isinstance(document, str) else document
-        else:
+    def from_document(
+        cls, document: dict[str, Any] | str | bytes, *, format: str = JSON, path: str | None = None
+    ) -> RuntimePolicy:
+        """A policy from a dict, or from text: ``format`` is ``"json"`` or ``"toml"``, ``path`` the file it came from.
+
+        Raises :class:`ConfigError`, whose ``setting`` is the path of the key; of text it also has the file, the line
+        and the column.
+        """
+        if not isinstance(document, (str, bytes)):
             checked = read_document(document)
-            raw = msgspec.json.encode(document, order="deterministic")
-        return cls(checked, hashlib.sha256(raw).hexdigest())
+            return cls(checked, hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest())
+        parsed = parse(document, format, path)
+        try:
+            checked = read_document(parsed)
+            if isinstance(document, str) and not is_unicode(document):  # left over is a comment, in TOML
+                raise mistake((), "a lone surrogate", "text that has an encoding in UTF-8")
+            data = document.encode() if isinstance(document, str) else document
+            return cls(checked, hashlib.sha256(data).hexdigest())
+        except ConfigError as error:
+            locate(error, document, format, path)
+            raise
 
     @classmethod
     def from_contract(cls, contract: Contract) -> RuntimePolicy:
@@ -167,7 +180,7 @@ class RuntimePolicy:
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
     ) -> Explanation | None:
         """The answer of the first rule that denies, or else of the first that allows, or else ``None``."""
-        actor, mode = _actor(input.actor), _mode(input.env)
+        actor, mode = actor_of(input.actor), _mode(input.env)
         if actor is None or mode is None:
             return _MALFORMED
         found = rules.find(mode, actor, kind, id)
@@ -225,7 +238,7 @@ def _is_readable(input: object) -> bool:
     return resource.id is None or isinstance(resource.id, str)
 
 
-def _actor(actor: object) -> tuple[str, str | None] | None:
+def actor_of(actor: object) -> tuple[str, str | None] | None:
     """Kind and id, or ``None`` where it is malformed."""
     if isinstance(actor, Anonymous):
         return ACTOR_KINDS[0], None

@@ -17,9 +17,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from ..errors import ConfigError
 from .rules import HOST_KIND, Pattern, Rule, check_entries
-from .strict import ascii_lower
+from .strict import ascii_lower, mistake
 
 #: In place of a rule's number where there is none; above every number, so that the lowest of several is the first rule.
 NO_RULE: Final = 2**31 - 1
@@ -240,5 +239,5 @@ def _beginnings(values: Mapping[str, T]) -> Beginnings[T]:
         parents.append(open_[-1] if open_ else -1)
         open_.append(number)
         if len(open_) > MAX_NESTED:
-            raise ConfigError("rules", f"{text}*", f"at most {MAX_NESTED} patterns that begin with one another")
+            raise mistake(("rules",), f"{text}*", f"at most {MAX_NESTED} patterns that begin with one another")
     return Beginnings(tuple(texts), tuple(parents), tuple(values[text] for text in texts))

@@ -27,9 +27,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS, is_action_name
-from ..errors import ConfigError
 from ..model import Reason
-from .strict import ascii_lower, check_keys, is_unicode, shallow
+from .places import Key
+from .strict import ascii_lower, check_keys, is_unicode, mistake, shallow
 
 MAX_RULES: Final = 10_000
 MAX_REASON: Final = 256
@@ -41,13 +41,18 @@ ACTOR_KINDS: Final = ("anonymous", "user", "service", "compiler_tool")
 HOST_KIND: Final = "host"
 BUILTIN_KINDS: Final = {action.name: action.kind for action in BUILTIN_ACTIONS}
 
-_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason")
+RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason")
 _SEPARATORS: Final = (":", "/", ".")
 _STAR: Final = "'*' only as the last segment, after ':', '/' or '.'; an id that contains a '*' cannot be written"
 _ACTOR: Final = "'anonymous', or 'user', 'service' or 'compiler_tool', alone or with ':' and an id"
 _RESOURCE: Final = "a kind, alone or with ':' and an id; leave 'resources' out for all"
 
+#: Where rules are in a document.
+_HERE: Final[Key] = ("rules",)
 _T = TypeVar("_T")
+
+#: Kind and id, of an actor or a resource.
+Half = tuple[str | None, str | None]
 
 
 class Pattern(msgspec.Struct, frozen=True):
@@ -57,6 +62,15 @@ class Pattern(msgspec.Struct, frozen=True):
     kind: str
     text: str | None = None
     prefix: bool = False
+
+    def covers(self, kind: str | None, id: str | None) -> bool:
+        """Whether it is about this one; ``kind`` is ``None`` where there is none, ``id`` where it has none."""
+        if kind != self.kind or self.text is None:
+            return kind == self.kind
+        if id is None:
+            return False
+        id = ascii_lower(id) if kind == HOST_KIND else id
+        return id == self.text if not self.prefix else len(id) > len(self.text) and id.startswith(self.text)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -76,91 +90,103 @@ class Rule(msgspec.Struct, frozen=True):
         """Whether this is a denial, which beats whatever allows."""
         return self.effect == DENY_EFFECT
 
+    def unmet(self, mode: str, actor: Half, resource: Half) -> tuple[str, ...]:
+        """Which of ``actors``, ``modes`` and ``resources`` keep it from matching a question about an action that it
+        covers. None: it matches."""
+        found = []
+        if self.actors is not None and not any(pattern.covers(*actor) for pattern in self.actors):
+            found.append("actors")
+        if self.modes is not None and mode not in self.modes:
+            found.append("modes")
+        if self.resources is not None and not any(pattern.covers(*resource) for pattern in self.resources):
+            found.append("resources")
+        return tuple(found)
+
 
 def read_rules(raw: object, declared: Iterable[str] = ()) -> tuple[Rule, ...]:
     """The rules that a document's ``rules`` stand for, or :class:`ConfigError`. Known are the actions that are built
     in, those ``declared`` by a section, and those that some rule names exactly."""
     if not isinstance(raw, (list, tuple)):
-        raise ConfigError("rules", shallow(raw), "a list of rules")
+        raise mistake(_HERE, shallow(raw), "a list of rules")
     if len(raw) > MAX_RULES:
-        raise ConfigError("rules", f"{len(raw)} rules", f"at most {MAX_RULES}")
-    return _covering([_rule(f"rules[{index}]", item) for index, item in enumerate(raw)], declared)
+        raise mistake(_HERE, f"{len(raw)} rules", f"at most {MAX_RULES}")
+    return _covering([_rule((*_HERE, index), item) for index, item in enumerate(raw)], declared)
 
 
-def _rule(where: str, raw: object) -> Rule:
+def _rule(where: Key, raw: object) -> Rule:
     if not isinstance(raw, dict):
-        raise ConfigError(where, shallow(raw), "an object with the keys " + ", ".join(_KEYS))
-    check_keys(raw, _KEYS, f"{where}.")
+        raise mistake(where, shallow(raw), "an object with the keys " + ", ".join(RULE_KEYS))
+    check_keys(raw, RULE_KEYS, where)
     effect = raw.get("effect")
     if type(effect) is not str or effect not in (ALLOW_EFFECT, DENY_EFFECT):
-        raise ConfigError(f"{where}.effect", shallow(effect), "'allow' or 'deny'")
+        raise mistake((*where, "effect"), shallow(effect), "'allow' or 'deny'")
     return Rule(
         effect,
-        _list(f"{where}.actions", raw.get("actions"), _action),
-        _list(f"{where}.actors", raw["actors"], _actor) if "actors" in raw else None,
-        _list(f"{where}.modes", raw["modes"], _mode) if "modes" in raw else None,
-        _list(f"{where}.resources", raw["resources"], _resource) if "resources" in raw else None,
-        _reason(f"{where}.reason", raw["reason"], effect) if "reason" in raw else Reason.NOT_IN_ALLOWLIST,
+        _list((*where, "actions"), raw.get("actions"), _action),
+        _list((*where, "actors"), raw["actors"], _actor) if "actors" in raw else None,
+        _list((*where, "modes"), raw["modes"], _mode) if "modes" in raw else None,
+        _list((*where, "resources"), raw["resources"], _resource) if "resources" in raw else None,
+        _reason((*where, "reason"), raw["reason"], effect) if "reason" in raw else Reason.NOT_IN_ALLOWLIST,
     )
 
 
-def _list(where: str, raw: object, read: Callable[[str, str], _T]) -> tuple[_T, ...]:
+def _list(where: Key, raw: object, read: Callable[[Key, str], _T]) -> tuple[_T, ...]:
     if not isinstance(raw, (list, tuple)) or not raw:
-        raise ConfigError(where, [] if raw == [] else shallow(raw), "a list of one entry or more")
+        raise mistake(where, [] if raw == [] else shallow(raw), "a list of one entry or more")
     found: dict[_T, None] = {}
     for index, item in enumerate(raw):
-        here = f"{where}[{index}]"
+        here = (*where, index)
         if type(item) is not str or not item or not is_unicode(item):
-            raise ConfigError(here, shallow(item), "non-empty text without lone surrogates")
+            raise mistake(here, shallow(item), "non-empty text without lone surrogates")
         entry = read(here, item)
         if entry in found:
-            raise ConfigError(here, item, "each entry once")
+            raise mistake(here, item, "each entry once")
         found[entry] = None
     return tuple(found)
 
 
-def _action(where: str, text: str) -> str:
+def _action(where: Key, text: str) -> str:
     if text == "*" or is_action_name(text) or (text.endswith(".*") and is_action_name(text[:-1] + "x")):
         return text
-    raise ConfigError(where, text, "an action's name such as 'db.write', or one whose last segment is '*', or '*'")
+    raise mistake(where, text, "an action's name such as 'db.write', or one whose last segment is '*', or '*'")
 
 
-def _actor(where: str, text: str) -> Pattern:
+def _actor(where: Key, text: str) -> Pattern:
     pattern = _pattern(where, text, _ACTOR)
     if pattern.kind not in ACTOR_KINDS or (pattern.kind == ACTOR_KINDS[0] and pattern.text is not None):
-        raise ConfigError(where, text, _ACTOR)
+        raise mistake(where, text, _ACTOR)
     return pattern
 
 
-def _mode(where: str, text: str) -> str:
+def _mode(where: Key, text: str) -> str:
     if "*" in text:
-        raise ConfigError(where, text, "a mode, exactly; leave 'modes' out for all")
+        raise mistake(where, text, "a mode, exactly; leave 'modes' out for all")
     return text
 
 
-def _resource(where: str, text: str) -> Pattern:
+def _resource(where: Key, text: str) -> Pattern:
     pattern = _pattern(where, text, _RESOURCE)
     if pattern.kind == HOST_KIND and pattern.text is not None:
         return Pattern(pattern.kind, ascii_lower(pattern.text), pattern.prefix)
     return pattern
 
 
-def _pattern(where: str, text: str, valid: str) -> Pattern:
+def _pattern(where: Key, text: str, valid: str) -> Pattern:
     kind, colon, id = text.partition(":")
     prefix = id.endswith("*")
     stem = id[:-1] if prefix else id
     if not kind or (colon and not id):
-        raise ConfigError(where, text, valid)
+        raise mistake(where, text, valid)
     if "*" in kind or "*" in stem or (prefix and stem and not stem.endswith(_SEPARATORS)):
-        raise ConfigError(where, text, f"{valid}; {_STAR}")
+        raise mistake(where, text, f"{valid}; {_STAR}")
     return Pattern(kind, stem if colon else None, prefix)
 
 
-def _reason(where: str, raw: object, effect: str) -> str:
+def _reason(where: Key, raw: object, effect: str) -> str:
     if effect != DENY_EFFECT:
-        raise ConfigError(where, shallow(raw), "no reason, because only a denial has one")
+        raise mistake(where, shallow(raw), "no reason, because only a denial has one")
     if type(raw) is not str or not 1 <= len(raw) <= MAX_REASON or not raw.isprintable():
-        raise ConfigError(where, shallow(raw), f"text of 1 to {MAX_REASON} printable characters")
+        raise mistake(where, shallow(raw), f"text of 1 to {MAX_REASON} printable characters")
     return raw
 
 
@@ -174,11 +200,11 @@ def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
         for at, action in enumerate(rule.actions):
             covered = below.get(action[:-1], []) if action.endswith("*") else [action]
             if not covered:
-                raise ConfigError(f"rules[{index}].actions[{at}]", action, "the beginning of an action that is known")
+                raise mistake((*_HERE, index, "actions", at), action, "the beginning of an action that is known")
             names.update(covered)
             count += len(covered)
             check_entries(count)
-        _check_kinds(f"rules[{index}].resources", rule, names)
+        _check_kinds((*_HERE, index, "resources"), rule, names)
         found.append(msgspec.structs.replace(rule, covers=tuple(sorted(names))))
     return tuple(found)
 
@@ -186,7 +212,7 @@ def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
 def check_entries(count: int) -> None:
     """Raise :class:`ConfigError` above :data:`MAX_ENTRIES`."""
     if count > MAX_ENTRIES:
-        raise ConfigError("rules", f"more than {MAX_ENTRIES} combinations", "fewer, shorter or more similar lists")
+        raise mistake(_HERE, f"more than {MAX_ENTRIES} combinations", "fewer, shorter or more similar lists")
 
 
 def _by_beginning(names: Iterable[str]) -> Mapping[str, list[str]]:
@@ -198,11 +224,11 @@ def _by_beginning(names: Iterable[str]) -> Mapping[str, list[str]]:
     return found
 
 
-def _check_kinds(where: str, rule: Rule, names: Iterable[str]) -> None:
+def _check_kinds(where: Key, rule: Rule, names: Iterable[str]) -> None:
     kinds = {BUILTIN_KINDS.get(name) for name in names}
     if None in kinds:
         return  # an application's own action acts on any kind
     for index, pattern in enumerate(rule.resources or ()):
         if pattern.kind not in kinds:
             valid = "a kind that these actions act on: " + ", ".join(sorted(filter(None, kinds)))
-            raise ConfigError(f"{where}[{index}]", pattern.kind, valid)
+            raise mistake((*where, index), pattern.kind, valid)

@@ -1,13 +1,31 @@
-"""What reading a document needs everywhere: strict JSON, text that is Unicode, and values fit to be put in an error."""
+"""What reading a document needs everywhere: strict JSON and TOML, text that is Unicode, mistakes and where they are."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Union
 
 from ..errors import ConfigError
+from .places import Key, Place, find, first_twice, first_value, place_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: The formats that a document may have, by the suffix of its file.
+JSON, TOML = "json", "toml"
+FORMATS: Final = (JSON, TOML)
 
 _TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+_TOML_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
+_TOML_END: Final = "(at end of document)"
+_NO_PLACE: Final[Place] = (None, None)
+
+Text = Union[str, bytes]
 
 
 def ascii_lower(text: str) -> str:
@@ -26,30 +44,55 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def parse_json(text: str | bytes) -> object:
+# -- text to values
+
+
+def parse(text: Text, format: str = JSON, path: str | None = None) -> object:
+    """The value that ``text`` is, in one of :data:`FORMATS`. Raises :class:`ConfigError`, with ``path`` and the place
+    in it."""
+    if format not in FORMATS:
+        raise ConfigError("format", format, "one of " + ", ".join(FORMATS))
+    return _parse(text, path, _json if format == JSON else _toml)
+
+
+def parse_json(text: Text) -> object:
     """Strict JSON in UTF-8: one value, no duplicate keys, no NaN. Anything else raises :class:`ConfigError`."""
+    return parse(text)
+
+
+def _parse(text: Text, path: str | None, read: Callable[[str, str | None], object]) -> object:
     try:
-        text = text if isinstance(text, str) else text.decode()
+        decoded = text if isinstance(text, str) else text.decode()
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode()
+        line, column = place_of(before, len(before))
+        raise ConfigError("document", str(error), "text in UTF-8", path=path, line=line, column=column) from error
+    return read(decoded, path)
+
+
+def _json(text: str, path: str | None) -> object:
+    try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except ConfigError as error:  # of the two below; the decoder does not say where it was
+        twice = first_twice(text, error.seen) if error.setting != "document" else first_value(text, error.seen)
+        error.path, (error.key, (error.line, error.column)) = path, twice
+        raise
     except (ValueError, RecursionError) as error:
-        raise ConfigError("document", _cause(error), "strict JSON in UTF-8") from error
+        line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else _NO_PLACE
+        seen = error.msg if isinstance(error, json.JSONDecodeError) else _cause(error)
+        raise ConfigError("document", seen, "strict JSON in UTF-8", path=path, line=line, column=column) from error
 
 
-def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: str = "") -> None:
-    """Raise :class:`ConfigError` for the first key of ``raw`` that is not one of ``valid``."""
-    for key in raw:
-        if type(key) is not str or key not in valid:
-            raise ConfigError(f"{where}{key_path(key)}", key, "the keys " + ", ".join(valid))
-
-
-def key_path(key: object) -> str:
-    """``key`` as a part of a path in an error."""
-    return key if isinstance(key, str) and key.isprintable() and len(key) <= 128 else ascii(key)[:128]
-
-
-def shallow(value: object) -> object:
-    """``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
-    return value if value is None or isinstance(value, (str, bytes, int, float)) else type(value).__name__
+def _toml(text: str, path: str | None) -> object:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        seen, (line, column) = _cause(error), _NO_PLACE
+        if found := _TOML_PLACE.search(seen):
+            line, column = int(found[1]), int(found[2])
+        elif _TOML_END in seen:
+            line, column = place_of(text, len(text))
+        raise ConfigError("document", seen, "TOML in UTF-8", path=path, line=line, column=column) from error
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -67,3 +110,46 @@ def _refuse_constant(name: str) -> object:
 
 def _cause(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+# -- mistakes in what the text says
+
+
+def mistake(key: Key, seen: object, valid: str) -> ConfigError:
+    """The error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
+    return ConfigError(shown(key) if key else "document", seen, valid, key=key)
+
+
+def locate(error: ConfigError, text: Text, format: str, path: str | None) -> None:
+    """Tell ``error``, made by :func:`mistake`, where it is in the text that was read."""
+    error.path = path
+    if error.key is not None:
+        decoded = text if isinstance(text, str) else text.decode()
+        error.line, error.column = find(decoded, format == TOML, error.key)
+
+
+def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: Key = ()) -> None:
+    """Raise :class:`ConfigError` for the first key of ``raw`` that is not one of ``valid``."""
+    for key in raw:
+        if type(key) is not str or key not in valid:
+            raise mistake((*where, step(key)), key, "the keys " + ", ".join(valid))
+
+
+def step(key: object) -> str:
+    """``key``, of whatever type, as one step of the way to a mistake."""
+    return key if isinstance(key, str) else key_path(key)
+
+
+def shown(key: Key) -> str:
+    """``key`` as people read it: ``rules[0].actors[1]``."""
+    return "".join(f"[{one}]" if type(one) is int else f".{key_path(one)}" for one in key).removeprefix(".")
+
+
+def key_path(key: object) -> str:
+    """``key`` as a part of a path in an error."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= 128 else ascii(key)[:128]
+
+
+def shallow(value: object) -> object:
+    """``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
+    return value if value is None or isinstance(value, (str, bytes, int, float)) else type(value).__name__

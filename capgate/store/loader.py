@@ -20,6 +20,8 @@ from ..build import Label, is_built_by_capgate, read_label
 from ..errors import ArtifactError, ArtifactNotFound, ConfigError, DigestMismatch, WasmError
 from ..limits import Limits
 from ..model import PolicyInfo
+from ..policy import RuntimePolicy
+from ..policy.strict import JSON, TOML
 from ..wasm import decode
 from ..wasm.component import core_module
 
@@ -127,6 +129,25 @@ def read_document(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMI
     """The bytes of the policy document at ``path``, read once. Raises what :func:`load_wasm_artifact` raises for a file
     that is absent, not a regular one, or over ``limits.module_bytes``."""
     return _read(os.fsdecode(path), limits)
+
+
+def load_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> RuntimePolicy:
+    """The policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
+
+    Raises what :func:`read_document` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
+    """
+    data = read_document(path, limits=limits)
+    return RuntimePolicy.from_document(data, format=document_format(path), path=_shown(path))
+
+
+def document_format(path: str | os.PathLike[str]) -> str:
+    """The format of a policy document by the name of its file, as :meth:`RuntimePolicy.from_document` takes it."""
+    return TOML if os.fsencode(path).lower().endswith(b".toml") else JSON
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """``path`` for people: a name need not be text."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def check_pin(sha256: object, setting: str = "sha256") -> None:

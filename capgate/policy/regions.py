@@ -1,0 +1,87 @@
+"""Sets of actors, modes or resources, said as a person would: these, but not those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from typing import Any
+
+import msgspec
+
+from .space import ANYTHING, Selector, Space
+
+#: Numbers of classes: of actors, modes and resources.
+Cell = tuple[int, int, int]
+#: The same, several of each.
+Box = tuple[frozenset[int], frozenset[int], frozenset[int]]
+
+
+class Region(msgspec.Struct, frozen=True):
+    """What is selected. Of all selectors that fit, in both lists, the most specific one says whether it is in; what no
+    selector fits is not.
+
+    More specific than another is one with a kind than one without; then ``exact`` than ``folded``, that than
+    ``beginning``, of those a longer than a shorter one, and all of them, ``none`` and ``absent``, than ``any``.
+    """
+
+    include: tuple[Selector, ...]
+    exclude: tuple[Selector, ...] = ()
+
+    @property
+    def is_all(self) -> bool:
+        """Whether everything is selected."""
+        return self.include == (ANYTHING,) and not self.exclude
+
+
+def region(space: Space, numbers: frozenset[int]) -> Region:
+    """The region of these atoms of ``space``, in few selectors."""
+    if len(numbers) == len(space.atoms):
+        return Region((ANYTHING,))
+    bases = (0 in numbers,) if space.atoms[0].selector == ANYTHING else (False, True)
+    told = min((list(_told(space, numbers, base)) for base in bases), key=len)
+    return Region(
+        tuple(selector for selector, is_in in told if is_in), tuple(selector for selector, is_in in told if not is_in)
+    )
+
+
+def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[Selector, bool]]:
+    """Every selector that differs from the next more general one, the most general of all being ``base``."""
+    if base:
+        yield ANYTHING, True
+    different = {
+        atom.kind
+        for number, (atom, like) in enumerate(zip(space.atoms, space.like, strict=True))
+        if like is not None and (number in numbers) != (like in numbers)
+    }
+    for number, (atom, above, like) in enumerate(zip(space.atoms, space.parents, space.like, strict=True)):
+        is_in = number in numbers
+        if like is not None and atom.kind not in different:
+            continue  # as what says nothing of a kind says already
+        is_first = like is not None and space.like[above] is None
+        if is_first or is_in != (base if above < 0 else above in numbers):
+            yield atom.selector, is_in
+
+
+def boxes(cells: set[Cell]) -> list[Box]:
+    """``cells`` as few boxes that do not overlap: the fewest that merging one aspect after the other gives."""
+    return min((_merged(cells, order) for order in permutations(range(3))), key=len)
+
+
+def _merged(cells: set[Cell], order: tuple[int, ...]) -> list[Box]:
+    first, second, third = order
+    rows: dict[tuple[int, int], set[int]] = {}
+    for cell in cells:
+        rows.setdefault((cell[first], cell[second]), set()).add(cell[third])
+    planes: dict[int, dict[frozenset[int], set[int]]] = {}
+    for (one, other), numbers in rows.items():
+        planes.setdefault(one, {}).setdefault(frozenset(numbers), set()).add(other)
+    merged: dict[frozenset[Any], set[int]] = {}
+    for one, plane in planes.items():
+        key = frozenset((frozenset(others), numbers) for numbers, others in plane.items())
+        merged.setdefault(key, set()).add(one)
+    found = []
+    for plane_key, ones in merged.items():
+        for others, numbers in plane_key:
+            sides = dict(zip(order, (frozenset(ones), others, numbers), strict=True))
+            found.append((sides[0], sides[1], sides[2]))
+    return sorted(found, key=lambda box: tuple(sorted(numbers) for numbers in box))

@@ -1,0 +1,161 @@
+"""The JSON Schema (draft 2020-12) of a policy document, made from the tables that documents are read by.
+
+It is for editors, which complete and underline by it: what it refuses, :func:`~capgate.policy.document.read_document`
+refuses as well, but not the other way round. A schema cannot say, or not so that every validator understands it:
+
+- that text has no lone surrogate, and a reason no character that is not printable, beyond control characters;
+- that entries differ: host names but in the case of A to Z, a query as text from one as an object;
+- of rules, that a ``*`` covers an action that is known, that some action acts on a resource's kind, and how many
+  combinations they make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
+
+Patterns are those which mean the same in ECMA 262, in Python and in Rust, which is why ends of lines are told apart
+by a pattern of their own: ``$`` is not everywhere the end of the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
+from .document import ANY, HOST_SECTIONS, LABEL, SCHEMA
+from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_WORD: Final = "[a-z][a-z0-9_]*"
+_NAME: Final = rf"{_WORD}(\.{_WORD})+"
+_NAME_LENGTH: Final = 128
+#: A star that is not at the end, or not after a separator.
+_NO_STARS: Final = [{"pattern": r"\*[\s\S]"}, {"pattern": r"[^:/.]\*"}]
+_ONE_LINE: Final = {"not": {"pattern": r"[\r\n]"}}
+
+Schema = dict[str, Any]
+
+
+def document_schema() -> Schema:
+    """The schema, as JSON would give it. The same version of capgate always gives the same."""
+    sections = {name: _section(name) for name in SECTIONS if name != "actions"}
+    return {
+        "$schema": DIALECT,
+        "title": "capgate policy document",
+        "description": "What an application may do, by capability class, and rules about who, when and what.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            SCHEMA: {"type": "string", "description": "Where this schema is, for editors; not looked at otherwise."},
+            "name": _label("The policy's name, in logs and events. Without one it is 'policy'."),
+            "version": _label("The policy's version, in logs and events. Without one it is '0'."),
+            **sections,
+            "actions": _own_actions(),
+            "rules": {
+                "description": "Who may do what, in which mode. A denial beats every allow and every section.",
+                "type": "array",
+                "maxItems": MAX_RULES,
+                "items": _rule(),
+            },
+        },
+    }
+
+
+def _label(description: str) -> Schema:
+    return {"description": description, "type": "string", "pattern": f"^{LABEL}$", **_ONE_LINE}
+
+
+def _section(name: str) -> Schema:
+    actions = [action for action in BUILTIN_ACTIONS if action.section == name]
+    admits = ", ".join(action.name for action in actions)
+    what = "host names, A to Z as a to z" if name in HOST_SECTIONS else f"ids of the kind {actions[0].kind}, exact"
+    return {
+        "description": f"Admits {admits}. Entries are {what}. Without this section nothing of its class is admitted.",
+        **_entries(_query() if name == "sql" else _entry()),
+    }
+
+
+def _entries(items: Schema) -> Schema:
+    everything = {"const": ANY, "description": "Everything of this class."}
+    return {"anyOf": [everything, {"type": "array", "uniqueItems": True, "items": items}]}
+
+
+def _entry() -> Schema:
+    return {"type": "string", "minLength": 1}
+
+
+def _query() -> Schema:
+    operations = {
+        "enum": list(OPERATIONS),
+        "description": "; ".join(
+            f"{action.name}: {', '.join(action.operations)}" for action in BUILTIN_ACTIONS if action.operations
+        ),
+    }
+    whole = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name"],
+        "properties": {"name": _entry(), "operation": operations},
+    }
+    return {"anyOf": [{**_entry(), "description": "A query, for every operation."}, whole]}
+
+
+def _own_actions() -> Schema:
+    names = {
+        "maxLength": _NAME_LENGTH,
+        "pattern": f"^{_NAME}$",
+        "not": {"anyOf": [_ONE_LINE["not"], {"enum": [action.name for action in BUILTIN_ACTIONS]}]},
+    }
+    return {
+        "description": "An application's own actions, and for each the ids of the resources that are admitted.",
+        "type": "object",
+        "propertyNames": names,
+        "additionalProperties": _entries(_entry()),
+    }
+
+
+def _rule() -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["effect", "actions"],
+        "properties": {
+            "effect": {"enum": [ALLOW_EFFECT, DENY_EFFECT]},
+            "actions": _list("Which actions; '*' covers those that are known.", _action()),
+            "actors": _list("Who asks. Without this, whoever does.", _actor()),
+            "modes": _list("In which modes, exactly. Without this, in all.", _mode()),
+            "resources": _list("About which resources. Without this, about any, or none.", _resource()),
+            "reason": {
+                "description": "What a denial gives as its reason. Without this it is 'not_in_allowlist'.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MAX_REASON,
+                "not": {"pattern": r"[\u0000-\u001f\u007f-\u009f]"},
+            },
+        },
+        "if": {"properties": {"effect": {"const": ALLOW_EFFECT}}},
+        "then": {"properties": {"reason": False}},
+    }
+
+
+def _list(description: str, items: Schema) -> Schema:
+    return {"description": description, "type": "array", "minItems": 1, "uniqueItems": True, "items": items}
+
+
+def _action() -> Schema:
+    known = [action.name for action in BUILTIN_ACTIONS]
+    beginnings = sorted({f"{name[: at + 1]}*" for name in known for at, sign in enumerate(name) if sign == "."})
+    pattern = rf"^{_WORD}(\.{_WORD})*\.({_WORD}|\*)$"
+    own = {"type": "string", "maxLength": _NAME_LENGTH, "pattern": pattern, **_ONE_LINE}
+    return {"anyOf": [{"enum": ["*", *beginnings, *known]}, own]}
+
+
+def _actor() -> Schema:
+    pattern = rf"^({'|'.join(ACTOR_KINDS[1:])}):[\s\S]"
+    return {"anyOf": [{"enum": list(ACTOR_KINDS)}, {"type": "string", "pattern": pattern, "not": {"anyOf": _NO_STARS}}]}
+
+
+def _mode() -> Schema:
+    return {"type": "string", "minLength": 1, "not": {"pattern": r"\*"}}
+
+
+def _resource() -> Schema:
+    kinds = sorted({action.kind for action in BUILTIN_ACTIONS if action.kind is not None})
+    pattern = r"^[^:*]+(:[\s\S]|$)"
+    return {"anyOf": [{"enum": kinds}, {"type": "string", "pattern": pattern, "not": {"anyOf": _NO_STARS}}]}

@@ -1,0 +1,302 @@
+"""What changes between two documents: for each question, made up or chosen, what the difference says of it is so."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capgate.actions import BUILTIN_ACTIONS
+from capgate.errors import ConfigError
+from capgate.model import ALLOW, Actor, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
+from capgate.policy import RuntimePolicy
+from capgate.policy.difference import Change, Difference, difference
+from capgate.policy.regions import Region
+from capgate.policy.space import Selector
+
+from .fixtures import load_fixtures
+from .reference import ACTORS, judge, lower
+from .strategies import questions
+from .test_rules import documents
+
+#: Of selectors that fit, the one with the highest rank counts; of beginnings, the longest.
+RANKS = ("any", "beginning", "none", "absent", "folded", "exact")
+
+
+def is_in(region: Region, kind: str | None, id: str | None) -> bool:
+    """Whether a region has this: an actor or a resource by kind (``None``: there is none) and id, or a mode."""
+    ranked = [
+        ((one.kind is not None, RANKS.index(one.match), len(one.text)), verdict)
+        for verdict, selectors in ((True, region.include), (False, region.exclude))
+        for one in selectors
+        if selects(one, kind, id)
+    ]
+    return max(ranked, default=((), False))[1]
+
+
+def selects(one: Selector, kind: str | None, id: str | None) -> bool:
+    if one.match == "absent":
+        return kind is None
+    if one.kind not in (None, kind):
+        return False
+    if one.match in ("any", "none"):
+        return one.match == "any" or (kind is not None and id is None)
+    if id is None:
+        return False
+    folded = lower(id) if one.match == "folded" or (one.match, one.kind) == ("beginning", "host") else id
+    if one.match == "beginning":
+        return folded.startswith(one.text) and folded != one.text
+    return folded == one.text
+
+
+def change_of(found: Difference, asked: PolicyInput) -> Change | None:
+    """The one change that is about a question, or none."""
+    resource = asked.resource
+    kind, id = (None, None) if resource is None else (resource.kind, resource.id)
+    covering = [
+        change
+        for change in found.changes
+        if asked.action in change.actions
+        and is_in(change.actors, ACTORS[type(asked.actor)], getattr(asked.actor, "id", None))
+        and is_in(change.modes, None, asked.env.mode)
+        and is_in(change.resources, kind, id)
+    ]
+    assert len(covering) <= 1
+    return covering[0] if covering else None
+
+
+def expected(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> tuple[PolicyResult, PolicyResult] | None:
+    before, after = judge(old, asked)[0], judge(new, asked)[0]
+    return None if before == after else (before, after)
+
+
+KINDS = {action.name: action for action in BUILTIN_ACTIONS}
+
+
+def check(old: dict[str, Any], new: dict[str, Any], asked: list[PolicyInput]) -> Difference:
+    found = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
+    for one in asked:
+        change = change_of(found, one) if _is_classed(old, new, one) else None
+        told = None if change is None else (change.before, change.after)
+        assert told == expected(old, new, one), (one, change)
+    return found
+
+
+def _is_classed(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> bool:
+    """Whether the question gets as far as what the documents say of actors, modes and resources, on either side."""
+    resource = asked.resource
+    builtin = KINDS.get(asked.action)
+    if builtin is not None and resource is not None and resource.kind != builtin.kind:
+        return False
+    missing = Deny("missing_resource")
+    return (judge(old, asked)[0], judge(new, asked)[0]) != (missing, missing)
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two documents that have nothing in common, or nearly everything."""
+    old = draw(documents())
+    if draw(st.integers(0, 3)) == 0:
+        return old, draw(documents())
+    new = copy.deepcopy(old)
+    other = draw(documents())
+    for key in draw(st.sets(st.sampled_from(["sql", "egress", "fs", "compute", "actions"]), max_size=2)):
+        new.pop(key, None)
+        if key in other:
+            new[key] = other[key]
+    rules = new["rules"]
+    change = draw(st.sampled_from(["add", "drop", "turn", "reverse", "none"]))
+    if change == "add":
+        rules[:] = [*rules[: len(rules) // 2], *other["rules"][:1], *rules[len(rules) // 2 :]]
+    elif change == "drop" and rules:
+        del rules[draw(st.integers(0, len(rules) - 1))]
+    elif change == "turn" and rules:
+        rule = rules[draw(st.integers(0, len(rules) - 1))]
+        rule.pop("reason", None)
+        rule["effect"] = "deny" if rule["effect"] == "allow" else "allow"
+    elif change == "reverse":
+        rules.reverse()
+    return old, new
+
+
+def is_document(document: dict[str, Any]) -> bool:
+    try:
+        RuntimePolicy.from_document(document)
+    except ConfigError:  # as where a rule's star covers nothing any more
+        return False
+    return True
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), pair=pairs())
+def test_each_question_changes_as_its_class_does(
+    data: st.DataObject, pair: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    old, new = pair
+    if not is_document(new):
+        return
+    asked = data.draw(st.lists(questions(old) | questions(new), min_size=8, max_size=24))
+    check(old, new, asked)
+
+
+OWN_AND_HOST: dict[str, Any] = {
+    "actions": {"a.b": ["X.y", "x.y", "z", "(?i)", "host:z"]},
+    "rules": [
+        {"effect": "deny", "actions": ["a.b"], "resources": ["host:x.Y", "host:z/*", "k:z"], "reason": "no"},
+        {"effect": "allow", "actions": ["a.b"], "resources": ["host:q", "k:q/*"]},
+    ],
+}
+ABOUT = [
+    None,
+    *(Resource(kind, id) for kind in ("host", "k", "other", "") for id in (None, "", "x.y", "X.Y", "X.y", "x.Y", "z")),
+    *(
+        Resource(kind, id)
+        for kind in ("host", "k", "other")
+        for id in ("Z", "z/", "z/a", "Z/A", "q", "Q", "q/a", "host:z")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"actions": {"a.b": "any"}},
+        {"actions": {"a.b": []}},
+        {**OWN_AND_HOST, "actions": {"a.b": "any"}},
+        {**OWN_AND_HOST, "actions": {"a.b": ["X.y", "X.Y", "x.Y", "x.y"]}},
+        {**OWN_AND_HOST, "rules": OWN_AND_HOST["rules"][:1]},
+        {**OWN_AND_HOST, "rules": OWN_AND_HOST["rules"][1:]},
+        {"rules": OWN_AND_HOST["rules"]},
+        {"rules": [{"effect": "allow", "actions": ["a.b"], "resources": ["host", "k:x.y"]}]},
+        OWN_AND_HOST,
+    ],
+    ids=range(10),
+)
+def test_hosts_of_an_action_of_ones_own(other: dict[str, Any]) -> None:
+    """Which have their letters compared in rules one way and in sections another."""
+    asked = [PolicyInput("a.b", resource=resource) for resource in ABOUT]
+    check(OWN_AND_HOST, other, asked)
+    check(other, OWN_AND_HOST, asked)
+
+
+RULE = {"effect": "allow", "actions": ["db.read"], "actors": ["user:alice"]}
+
+
+def only(old: dict[str, Any], new: dict[str, Any]) -> Change:
+    (change,) = check(old, new, []).changes
+    return change
+
+
+ALL = Region((Selector("any"),))
+
+
+def test_a_new_entry() -> None:
+    change = only({"cache": ["a"]}, {"cache": ["a", "b"]})
+    assert change == Change(
+        *("allowed", Deny("not_in_allowlist"), ALLOW, ("cache.read", "cache.write"), ALL, ALL),
+        Region((Selector("exact", "namespace", "b"),)),
+    )
+    assert only({"egress": ["B.example"]}, {}).resources == Region((Selector("folded", "host", "b.example"),))
+    assert only({}, {"egress": "any"}).resources == ALL
+    rest = Region((Selector("any", "host"),), (Selector("folded", "host", "b"),))
+    assert only({"egress": ["b"]}, {"egress": "any"}).resources == rest
+
+
+def test_operations_are_told_apart() -> None:
+    change = only({"sql": [{"name": "q", "operation": "read"}]}, {"sql": ["q"]})
+    assert change.actions == ("db.migrate", "db.write")
+
+
+def test_a_rule_for_some() -> None:
+    change = only({}, {"rules": [RULE]})
+    assert change.actors == Region((Selector("exact", "user", "alice"),))
+    assert change.resources.is_all
+    nobody = only({"sql": "any"}, {"sql": "any", "rules": [{**RULE, "effect": "deny", "modes": ["dev"]}]})
+    assert (nobody.effect, nobody.modes) == ("denied", Region((Selector("exact", None, "dev"),)))
+
+
+def test_all_but_some() -> None:
+    deny = {"effect": "deny", "actions": ["db.read"]}
+    everyone = {"sql": "any", "rules": [{**deny, "actors": ["anonymous", "user", "service", "compiler_tool"]}]}
+    change = only({"sql": "any", "rules": [{**deny, "actors": ["user:alice"]}]}, everyone)
+    assert change.actors == Region((Selector("any"),), (Selector("exact", "user", "alice"),))
+
+
+def test_another_reason() -> None:
+    deny = {"effect": "deny", "actions": ["db.read"]}
+    change = only({"rules": [deny]}, {"rules": [{**deny, "reason": "closed"}]})
+    assert (change.effect, change.after, change.actors, change.modes) == ("reason", Deny("closed"), ALL, ALL)
+    first, second = {**deny, "reason": "a", "modes": ["dev"]}, {**deny, "reason": "b", "actors": ["user"]}
+    swapped = only({"rules": [first, second]}, {"rules": [second, first]})
+    assert (swapped.before, swapped.after) == (Deny("a"), Deny("b"))
+    assert (swapped.modes.include, swapped.actors.include) == (
+        (Selector("exact", None, "dev"),),
+        (Selector("any", "user"),),
+    )
+
+
+def test_an_action_that_becomes_known() -> None:
+    new = {"actions": {"a.b": ["1"]}}
+    asked = [None, Resource("k"), Resource("k", "1"), Resource("k", "2")]
+    found = check({}, new, [PolicyInput("a.b", resource=resource) for resource in asked])
+    reasons = {getattr(change.after, "reason", "") for change in found.changes}
+    assert reasons == {"", "missing_resource", "not_in_allowlist"}
+
+
+def test_what_is_the_same_in_other_words() -> None:
+    rules = [{**RULE, "actors": ["user:alice", "user:bob"], "modes": ["a", "b"]}]
+    same = [{**RULE, "actors": ["user:bob", "user:alice"], "modes": ["b", "a"], "actions": ["db.read", "db.read"][:1]}]
+    assert check({"sql": ["x", "y"], "rules": rules}, {"sql": ["y", "x"], "rules": same, "name": "n"}, []).changes == ()
+    assert check({"sql": ["x"]}, {"sql": ["x"], "rules": [{**RULE, "resources": ["sql_query:x"]}]}, []).changes == ()
+    split = [{**RULE, "actors": ["user:a"]}, {**RULE, "actors": ["user:b"]}]
+    assert check({"rules": split}, {"rules": [{**RULE, "actors": ["user:a", "user:b"]}]}, []).changes == ()
+
+
+@pytest.mark.parametrize("fixture", load_fixtures(), ids=lambda fixture: fixture.name)
+def test_fixtures_against_nothing(fixture: Any) -> None:
+    asked = [one.input for one in load_fixtures()]
+    check(fixture.policy, {"name": "nothing"}, asked)
+    assert check(fixture.policy, fixture.policy, []).changes == ()
+
+
+def large(**changes: Any) -> dict[str, Any]:
+    rules = [
+        {"effect": "allow", "actions": ["fs.read"], "actors": [f"user:{n}"], "resources": [f"path:home/{n}/*"]}
+        for n in range(3_000)
+    ]
+    return {"sql": [f"q{n}" for n in range(20_000)], "rules": rules, **changes}
+
+
+def test_a_small_change_of_a_large_document() -> None:
+    old, new = large(), large()
+    new["rules"][7]["resources"] = ["path:home/8/*"]
+    new["sql"][9] = "other"
+    found = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
+    assert {(c.effect, *c.actions, c.resources.include[0].text) for c in found.changes} == {
+        ("allowed", "fs.read", "home/8/"),
+        ("denied", "fs.read", "home/7/"),
+        *((effect, "db.migrate", "db.read", "db.write", q) for effect, q in (("allowed", "other"), ("denied", "q9"))),
+    }
+    assert found.classes < 100
+
+
+def test_too_many_classes_are_refused() -> None:
+    new = large()
+    new["rules"] = [*new["rules"], {"effect": "deny", "actions": ["fs.read"], "modes": ["frozen"]}]
+    with pytest.raises(ConfigError) as caught:
+        difference(RuntimePolicy.from_document(large()), RuntimePolicy.from_document(new), limit=100_000)
+    assert caught.value.setting == "documents"
+
+
+def test_who_asks_counts_by_kind_and_id() -> None:
+    old = {"rules": [{**RULE, "actors": ["user:team/*"]}]}
+    new = {"rules": [{**RULE, "actors": ["user:team/*", "service:team/*", "user:team/x/*"]}]}
+    actors: list[Actor] = [Anonymous(), *(k(id) for k in (User, Service) for id in ("", "team/", "team/a", "team/x/a"))]
+    asked = [
+        PolicyInput("db.read", who, Resource("sql_query", "q"), env=Environment("s", m)) for who in actors for m in "ab"
+    ]
+    assert check(old, new, asked).changes[0].actors == Region((Selector("beginning", "service", "team/"),))

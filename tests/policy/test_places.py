@@ -1,0 +1,280 @@
+"""The line told for a key is the line of that key: texts written by something that notes where it puts what."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capgate.errors import ConfigError
+from capgate.policy import RuntimePolicy
+from capgate.policy.places import Key, find, json_places, place_of, toml_places
+from capgate.policy.strict import parse
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+names = st.sampled_from(["a", "b", "rules", "a.b", "a b", "é", "", '"', "'", "\\", "#", "x\ny", "[0]", "1", "{"])
+scalars = st.booleans() | st.integers(-9, 9) | st.text(st.sampled_from("ab\"'\\#\n[]{},=é.\t"), max_size=6)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=12
+)
+documents = st.dictionaries(names, values, max_size=4)
+
+
+def keys_of(value: Any, key: Key = ()) -> Iterator[Key]:
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in members:
+        yield (*key, name)
+        yield from keys_of(inner, (*key, name))
+
+
+class Writer:
+    """Text, and the offset at which the first mention of each key went into it."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.draw = data.draw
+        self.text = ""
+        self.places: dict[Key, int] = {}
+
+    def put(self, text: str, key: Key | None = None) -> None:
+        if key is not None:
+            self.places.setdefault(key, len(self.text))
+        self.text += text
+
+    def any_of(self, *texts: str) -> str:
+        return self.draw(st.sampled_from(texts))
+
+    def space(self) -> None:
+        self.put(self.any_of("", "", " ", "\n", "\r\n", "\t \n"))
+
+
+class JsonWriter(Writer):
+    def value(self, value: Any, key: Key = ()) -> None:
+        is_list = isinstance(value, list)
+        if not is_list and not isinstance(value, dict):
+            self.put(self.quoted(value))
+            return
+        self.put("[" if is_list else "{")
+        for number, (name, inner) in enumerate(enumerate(value) if is_list else value.items()):
+            self.put("," if number else "")
+            self.space()
+            here = (*key, name)
+            if is_list:
+                self.put("", here)
+            else:
+                self.put(self.quoted(name), here)
+                self.space()
+                self.put(":")
+                self.space()
+            self.value(inner, here)
+            self.space()
+        self.put("]" if is_list else "}")
+
+    def quoted(self, value: Any) -> str:
+        return json.dumps(value, ensure_ascii=self.draw(st.booleans()))
+
+
+class TomlWriter(Writer):
+    """Tables as headers, as dotted names or inline; lists of tables as headers or inline; comments anywhere."""
+
+    def table(self, table: dict[str, Any], key: Key = (), header: list[tuple[str, Key]] | None = None) -> None:
+        header = header or []
+        later = []
+        for name, value in table.items():
+            here = (*key, name)
+            tables = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+            has_header = isinstance(value, dict) or (tables and len(tables) == len(value))
+            if has_header and self.draw(st.booleans()):
+                later.append((name, tables, value, here))
+            else:
+                self.member([(name, here)], value)
+                self.put(self.any_of("\n", " # x = [\n", "\r\n\n"))
+        for name, tables, value, here in later:
+            way = [*header, (name, here)]
+            if isinstance(value, dict):
+                self.header(way, "[", "]")
+                self.table(value, here, way)
+            for number, one in enumerate(tables):
+                self.put("", (*here, number))
+                self.header(way, "[[", "]]")
+                self.table(one, (*here, number), way)
+
+    def header(self, way: list[tuple[str, Key]], left: str, right: str) -> None:
+        self.put(left)
+        self.dotted(way)
+        self.put(right + self.any_of("\n", "  # [x]\n"))
+
+    def dotted(self, way: list[tuple[str, Key]]) -> None:
+        for number, (name, key) in enumerate(way):
+            self.put(self.any_of(".", " . ") if number else self.any_of("", " "))
+            self.put(self.name(name), key)
+        self.put(self.any_of("", " "))
+
+    def member(self, way: list[tuple[str, Key]], value: Any) -> None:
+        if isinstance(value, dict) and value and self.draw(st.booleans()):
+            for number, (name, inner) in enumerate(value.items()):
+                self.put("\n" if number else "")
+                self.member([*way, (name, (*way[-1][1], name))], inner)
+            return
+        self.dotted(way)
+        self.put(self.any_of("=", " = "))
+        self.value(value, way[-1][1])
+
+    def value(self, value: Any, key: Key) -> None:
+        if isinstance(value, list):
+            self.put("[")
+            for number, inner in enumerate(value):
+                self.put(self.any_of("", " ", "\n", " # ], [\n\n"))
+                self.put("", (*key, number))
+                self.value(inner, (*key, number))
+                self.put("," if number < len(value) - 1 else self.any_of("", ",", "\n", ", # ,\n"))
+            self.put("]")
+        elif isinstance(value, dict):
+            self.put("{")
+            for number, (name, inner) in enumerate(value.items()):
+                self.put(", " if number else " ")
+                self.dotted([(name, (*key, name))])
+                self.put("=")
+                self.value(inner, (*key, name))
+            self.put("}")
+        else:
+            self.put(self.scalar(value))
+
+    def scalar(self, value: Any) -> str:
+        if not isinstance(value, str):
+            return self.any_of("1.5", "1979-05-27 07:32:00", "true") if value is True else json.dumps(value)
+        written = [json.dumps(value), '"""' + json.dumps(value)[1:-1] + '"""']
+        if "'" not in value and "\n" not in value:
+            written.append(f"'{value}'")
+        if "'''" not in value and not value.startswith("\n"):
+            written += [f"'''{value}'''"] * (not value.endswith("'" * 3))
+        if '"""' not in value and "\\" not in value:
+            written.append(f'"""\n{value}"""')
+        return self.any_of(*written)
+
+    def name(self, name: str) -> str:
+        bare = name.isascii() and name.isalnum()
+        return self.any_of(
+            *([name] if bare else []), json.dumps(name), *([] if set("'\n") & set(name) else [f"'{name}'"])
+        )
+
+
+def first_places(places: Iterator[tuple[Key, int]]) -> dict[Key, int]:
+    found: dict[Key, int] = {}
+    for key, at in places:
+        found.setdefault(key, at)
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), document=values)
+def test_in_json_each_key_is_where_it_was_written(data: st.DataObject, document: Any) -> None:
+    writer = JsonWriter(data)
+    writer.value(document)
+    assert json.loads(writer.text) == document
+    assert first_places(json_places(writer.text)) == writer.places
+    assert set(writer.places) == set(keys_of(document))
+    for key, at in writer.places.items():
+        assert find(writer.text, False, key) == place_of(writer.text, at)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), document=documents)
+def test_in_toml_each_key_is_where_it_was_written(data: st.DataObject, document: dict[str, Any]) -> None:
+    writer = TomlWriter(data)
+    writer.table(document)
+    assert first_places(toml_places(writer.text)) == writer.places
+    assert set(writer.places) == set(keys_of(tomllib.loads(writer.text))) == set(keys_of(document))
+    for key, at in writer.places.items():
+        assert find(writer.text, True, key) == place_of(writer.text, at)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.sampled_from("ab.=,[]{}\"'\\#\n\r é1"), max_size=40))
+def test_text_that_is_neither_ends_too(text: str) -> None:
+    for places in (json_places, toml_places):
+        for key, at in places(text):
+            assert key
+            assert 0 <= at < len(text)
+
+
+def test_a_key_that_is_missing_is_where_it_would_be() -> None:
+    text = '[[rules]]\nactions = ["*"]\n\n[[rules]]\neffect = "deny"\n'
+    assert find(text, True, ("rules", 1, "actions")) == (4, 1)
+    assert find(text, True, ("rules", 1, "effect")) == (5, 1)
+    assert find(text, True, ("sql", 3)) == (None, None)
+    assert find('{"sql": [\n {"operation": "read"}]}', False, ("sql", 0, "name")) == (2, 2)
+
+
+# What a person gets to see of it.
+
+JSON = [
+    ('{"name": "x",\n "egres": []}', "egres", (2, 2), ("egres",)),
+    ('{\n "sql": [\n  "a",\n  {"name": "b", "operation": "red"}\n ]\n}', "sql[1].operation", (4, 17), None),
+    (
+        '{"rules": [\n{"effect": "deny",\n"actions": ["db.*", "db.read",\n "nosuch.*"]}]}',
+        *("rules[0].actions[2]", (4, 2)),
+    ),
+    ('{"sql": ["a"], "sql[0]": []}', "sql[0]", (1, 16), ("sql[0]",)),  # not the first entry of sql
+    ('{"sql": ["", 1], "\\u0000": 1}', "'\\x00'", (1, 18), ("\0",)),
+    ('{"env": [],\n "env": "any"}', "env", (2, 2), ("env",)),
+    ('{"sql": [{"name": 1,\n  "name": 2}]}', "name", (2, 3), ("sql", 0, "name")),
+    ('{"sql": [NaN]}', "document", (1, 10), ("sql", 0)),
+    ('{"env":\n -Infinity}', "document", (2, 2), ("env",)),
+    ('{"env": [1 2]}', "document", (1, 12), None),
+    ('{"env": [\n', "document", (2, 1), None),
+    (b'{"env":\n["\xc3\xa9", "\xff"]}', "document", (2, 8), None),
+]
+TOML = [
+    ('name = "x"\negres = []\n', "egres", (2, 1), ("egres",)),
+    ("[[rules]]\neffect = 'deny'\nactions = [\n  'db.*', # all\n  'db',\n]", "rules[0].actions[1]", (5, 3), None),
+    ("[actions]\ninvoice.send = ['a']\n", "actions.invoice", (2, 1), ("actions", "invoice")),
+    ("sql = ['a', {name = 'b', operation = 1979-05-27}]", "sql[1].operation", (1, 26), None),
+    ("env = []\nenv = 'any'\n", "document", (2, 12), None),
+    ("env = [\n", "document", (2, 1), None),
+    ("env = ['a'\n  'b']", "document", (2, 3), None),
+    ("\ufeffenv = []", "document", (1, 1), None),
+]
+
+
+@pytest.mark.parametrize(("format", "case"), [("json", c) for c in JSON] + [("toml", c) for c in TOML])
+def test_a_mistake_has_file_line_and_column(format: str, case: tuple[Any, ...]) -> None:
+    text, setting, place, *key = case
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document(text, format=format, path="some/policy")
+    error = caught.value
+    assert (error.setting, (error.line, error.column), error.path) == (setting, place, "some/policy")
+    assert str(error).startswith(f"some/policy:{place[0]}:{place[1]}: ")
+    assert key in ([], [None]) or error.key == key[0]
+
+
+@pytest.mark.parametrize(("format", "text"), [("json", "[" * 100_000), ("toml", "a = " + "[" * 100_000)])
+def test_nesting_is_no_recursion(format: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document(text, format=format)
+    assert (caught.value.setting, caught.value.line) == ("document", None)
+
+
+def test_without_a_file_the_line_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document('{"sqll": 1}')
+    assert (caught.value.path, caught.value.line, caught.value.column) == (None, 1, 2)
+    assert str(caught.value).startswith("line 1, column 2: sqll: ")
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document({"sqll": 1})
+    assert (caught.value.path, caught.value.line, caught.value.key) == (None, None, ("sqll",))
+    assert str(caught.value).startswith("sqll: ")
+
+
+def test_there_are_two_formats() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("", "yaml")
+    assert (caught.value.setting, caught.value.seen) == ("format", "yaml")
