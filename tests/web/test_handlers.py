@@ -23,17 +23,20 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.checker import LocalPolicyChecker
+from capgate.build import build_policy
+from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
 from capgate.current import capabilities_for, current, using
 from capgate.errors import CapabilityDenied, ConfigError
 from capgate.handlers import BATCH, Capabilities
-from capgate.limits import Limits
+from capgate.limits import RANGES, Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, ANONYMOUS, Allow, CompilerTool, Deny, Environment, Reason, Resource, Service, User
+from capgate.pool import WasmPool
 from capgate.settings import Settings
+from capgate.store.loader import WasmArtifact
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, Answering, Recording, events, gated, make_checker, read
+from .support import KINDS, POLICY, Answering, Recording, events, gated, make_checker, read
 
 GOOD, BAD = ("db.read", "sql_query:good"), ("db.read", "sql_query:bad")
 PATIENT = Settings(service="web-tests", mode="test", expose_reasons=True, limits=Limits(deadline=20.0))
@@ -227,6 +230,16 @@ async def test_what_cannot_be_asked_is_denied(kind: str, questions: Any, reason:
         assert await gate.check_many(questions) == [Deny(reason)] * len(questions)
         assert gate.check_many_now(questions) == [Deny(reason)] * len(questions)
         assert await gate.check_many([GOOD] * BATCH) == [ALLOW] * BATCH
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_a_batch_is_under_one_deadline_whichever_way_it_is_asked(kind: str) -> None:
+    artifact = WasmArtifact.from_bytes(build_policy(POLICY))
+    pool = WasmPool(artifact, 1, kind, Limits(deadline=RANGES["deadline"][0]))  # a microsecond for each question
+    async with WasmPolicyChecker(pool) as checker:
+        gate = capabilities_for(checker, ANONYMOUS)
+        assert set(gate.check_many_now([GOOD] * BATCH)) == {Deny(Reason.POLICY_TIMEOUT)}
+        assert set(await gate.check_many([GOOD] * BATCH)) == {Deny(Reason.POLICY_TIMEOUT)}
 
 
 async def test_nothing_required_is_nothing_allowed() -> None:
