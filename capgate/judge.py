@@ -108,8 +108,11 @@ class Judge:
         there is nobody to ask, and the answer is ``policy_unavailable``.
         """
         try:
-            if isinstance(self.checker, OWN) and self.bounds_itself:
-                return decisions([self.checker.evaluate_now(input) for input in inputs], len(inputs)), None
+            if self.bounds_itself:
+                results = self.answer_many_now(inputs)
+                if results is None:
+                    return [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs), None
+                return decisions(results, len(inputs)), None
             return anyio.from_thread.run(self.ask, inputs)
         except BaseException as error:
             if ends_task(error):

@@ -23,9 +23,10 @@ from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
 from capgate.report import report_routes
 from capgate.routing import Target, find_target
+from capgate.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, read
+from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, plain, read
 
 NO = Deny("not_today")
 
@@ -249,9 +250,50 @@ async def test_a_class_reached_by_a_wrapper_that_declares_no_method_is_fine() ->
     assert (await Call(http_scope("/orders/")).to(gated([Mount("/orders", app=Passing(Plain))]))).status == 200
 
 
-def test_a_class_whose_methods_name_fixed_resources_is_reported_with_them() -> None:  # C10
-    (found,) = report_routes(find_target(Starlette(routes=[ORDERS["route"]])))
-    assert (found.status, [one.fixed.id for one in found.requirements if one.fixed]) == ("declared", ["good", "bad"])
+def test_a_class_is_reported_for_each_method_that_needs_something_else() -> None:  # C10
+    class Some(HTTPEndpoint):
+        @read("{id}")
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("got")
+
+        async def post(self, request: Request) -> Response:
+            return PlainTextResponse("posted")
+
+    def report(app: Any, *public: str) -> list[Any]:
+        found = report_routes(find_target(app), frozenset(public))
+        return [
+            (one.methods, one.status, [need.id for one in one.requirements if (need := one.fixed)]) for one in found
+        ]
+
+    get = ("GET", "HEAD")
+    orders = Starlette(routes=[ORDERS["route"]])
+    assert report(orders) == [(get, "declared", ["good"]), (("DELETE",), "declared", ["good", "bad"])]
+    some = Starlette(routes=[Route("/{id}", Some), Route("/one/{id}", Some, methods=["GET"])])
+    only_get: Any = (get, "declared", [])
+    assert report(some) == [only_get, (("POST",), "undeclared", []), only_get]
+    assert report(some, "/{id}") == [only_get, (("POST",), "public", []), only_get]
+    assert report(read("default")(some)) == [only_get, (("POST",), "declared", ["default"]), only_get]
+
+
+async def test_strict_refuses_a_class_one_of_whose_methods_is_undeclared() -> None:  # C10
+    class Some(HTTPEndpoint):
+        @read("good")
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("got")
+
+        async def post(self, request: Request) -> Response:
+            return PlainTextResponse("posted")
+
+    lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
+    await lifespan.to(gated([Route("/", Some)], settings=Settings(strict=True)))
+    assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
+    assert "POST /" in lifespan.sent[0]["message"]
+
+
+async def test_strict_refuses_an_application_whose_routes_cannot_be_seen() -> None:
+    lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
+    await lifespan.to(CapabilityMiddleware(plain, settings=Settings(strict=True), checker=make_checker()))
+    assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
 
 
 async def test_routes_behind_a_partial_call_count_besides_what_is_declared_around_it() -> None:  # S9
