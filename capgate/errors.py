@@ -57,6 +57,8 @@ class ConfigError(CapgateError):
         line: int | None = None,
         column: int | None = None,
     ) -> None:
+        if "PRIVATE KEY" in repr(seen):  # given by mistake, and this goes to a log
+            seen = "a private key, which is not shown"
         super().__init__(setting, seen, valid)
         self.setting = setting
         self.seen = seen
@@ -140,7 +142,7 @@ class StoreError(ArtifactError):
     ``lowers_version``  activating it would lower the version; that is what a rollback is for
     ``not_recorded``    a rollback to what never was active
     ``moved``           the active policy is no longer the one that was named
-    ``clock``           the clock is behind the last change of the store
+    ``clock``           the clock is behind the last change of the store; if that was wrong, a reset writes it anew
     ``io``              the operating system says so; the cause is the ``OSError``
     """
 

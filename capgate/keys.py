@@ -81,7 +81,7 @@ def parse_key_file(data: bytes, setting: str = "trusted_keys") -> tuple[PublicKe
     try:
         lines = data.decode("ascii").splitlines()
     except UnicodeDecodeError as error:
-        raise ConfigError(setting, data, f"a file of {VALID}") from error
+        raise ConfigError(setting, f"{len(data)} bytes", f"a file of {VALID}") from error
     return parse_keys((line for line in lines if line and not line.startswith("#")), setting)
 
 

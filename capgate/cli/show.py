@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -61,3 +63,8 @@ def text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={text(inner)}" for name, inner in value.items()) or "-"
     return str(value)
+
+
+def shown(path: Path) -> str:
+    """``path`` as text, which the name of a file need not be."""
+    return os.fsencode(path).decode("utf-8", "replace")

@@ -18,7 +18,7 @@ from ..store.manifest import MANIFEST_BYTES, Audience, Manifest
 from ..store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_signatures
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
 from .files import create, read_secret, replace
-from .show import Shown, show
+from .show import Shown, show, shown
 from .trust import trusted
 
 _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
@@ -31,7 +31,7 @@ def keygen(path: Path, passphrase_file: Path | None, *, as_json: bool) -> None:
         raise ConfigError("file", str(public), "a name that is free; no key is ever overwritten")
     create(path, pair.to_pem(_passphrase(passphrase_file)), 0o600)
     create(public, f"{pair.public.line}\n".encode(), 0o644)
-    rows = {"key": pair.public.line, "id": pair.public.id, "private": str(path), "public": str(public)}
+    rows = {"key": pair.public.line, "id": pair.public.id, "private": shown(path), "public": shown(public)}
     show(Shown(rows, plain=pair.public.line), as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def sign(
         replace(beside[0], data)
     replace(beside[1], signatures)
     signed = [signature.key for signature in parse_signatures(signatures)]
-    rows = {**msgspec.to_builtins(manifest), "signatures": signed, "files": [str(path) for path in beside]}
+    rows = {**msgspec.to_builtins(manifest), "signatures": signed, "files": [shown(path) for path in beside]}
     show(Shown(rows), as_json=as_json)
 
 

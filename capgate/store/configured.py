@@ -33,7 +33,9 @@ def load_trusted_keys(given: tuple[str, ...] | str | os.PathLike[str], threshold
         with Folder.root(folder) as parent:
             data = parent.read(name, KEY_FILE_BYTES)
     except (ArtifactError, ValueError) as error:  # ValueError: NUL in the path
-        raise ConfigError("trusted_keys", path, f"a file of public keys; this one: {error}") from error
+        valid = "the path of a file of public keys that only its owner may write"
+        # Not the cause where that shows what was given: it may be a key and no path, and a private one.
+        raise ConfigError("trusted_keys", path, valid) from (None if "\n" in path else error)
     return TrustedKeys(parse_key_file(data), threshold)
 
 

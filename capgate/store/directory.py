@@ -35,10 +35,11 @@ from .files import Folder
 from .loader import WasmArtifact
 from .objects import Release, open_objects
 from .reading import POLICIES, StoreReader, find_release, load_release, names_of, read_history, read_record, releases_of
-from .records import NOTE_LENGTH, Active, make_record
+from .records import NOTE_LENGTH, Active, is_note, make_record
 from .verify import VerifiedPolicy, Verifier
 
-#: Looks at an artifact before it becomes active, and raises where it must not: golden fixtures, for one.
+#: Looks at an artifact before it becomes active, and raises where it must not: golden fixtures, for one. Other writers
+#: wait meanwhile, and it must not write to the store itself.
 Check = Callable[[WasmArtifact], object]
 
 #: Superseded policies that :meth:`PolicyStore.prune` keeps unless told otherwise, beside the active and the previous.
@@ -49,7 +50,11 @@ class PolicyStore(StoreReader):
     """A store that may be written. Made by publishing into a folder that does not exist yet, or is empty.
 
     ``lock_seconds`` is how long to wait for another writer. Every method raises :class:`ArtifactError`, whose leaves
-    say why, and then has changed nothing that runs.
+    say why, and then has changed nothing that runs; only after :class:`StoreError` ``io``, :meth:`status` says whether
+    it has. All of this blocks, on the disk and on other writers: an event loop calls it in a worker thread.
+
+    What a store remembers is as safe as its folder is: whoever may remove ``policies/<name>`` makes it forget which
+    versions there were. What it hands out is verified against keys that are not in it.
     """
 
     def __init__(
@@ -185,7 +190,7 @@ class PolicyStore(StoreReader):
     @contextmanager
     def _changing(self, name: str, note: str) -> Iterator[tuple[Folder, Folder]]:
         """The folder ``sha256``, and that of ``name``, for one change."""
-        if type(note) is not str or len(note) > NOTE_LENGTH or not note.isprintable():
+        if not is_note(note):
             raise ConfigError("note", note, f"printable text of at most {NOTE_LENGTH} characters")
         with self._policy(name):  # before the lock is made: is there such a policy at all?
             pass

@@ -89,7 +89,13 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             and all(digest is None or is_digest(digest) for digest in (self.previous, self.before))
             and self.action in ACTIONS
             and is_time(self.when)
+            and is_note(self.note)
         )
+
+
+def is_note(note: object) -> bool:
+    """Whether ``note`` is printable text of at most :data:`NOTE_LENGTH` characters."""
+    return type(note) is str and len(note) <= NOTE_LENGTH and note.isprintable()
 
 
 def make_record(

@@ -10,7 +10,15 @@ from typing import Final
 
 import msgspec
 
-from ..errors import ArtifactError, ArtifactNotFound, ConfigError, ManifestError, SignatureInvalid, WasmError
+from ..errors import (
+    ArtifactError,
+    ArtifactNotFound,
+    ConfigError,
+    DigestMismatch,
+    ManifestError,
+    SignatureInvalid,
+    WasmError,
+)
 from ..limits import Limits
 from .clock import Clock, steady_clock
 from .loader import DEFAULT_LIMITS, WasmArtifact, check_pin, load_wasm_artifact, read_document
@@ -95,8 +103,7 @@ class Verifier:
         signatures = None if self.keys is None else _read_beside(shown + SIGNATURE_SUFFIX, SIGNATURE_BYTES)
         manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
         if sha256 is not None and sha256 != manifest.sha256:
-            message = f"sha256 is {manifest.sha256}, and pinned is {sha256}"
-            raise ManifestError(message, field="sha256", path=shown + MANIFEST_SUFFIX)
+            raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
         artifact = load_wasm_artifact(path, manifest.sha256, limits=self.limits)
         return VerifiedPolicy(_require_inputs(artifact, manifest), manifest, signers)
 

@@ -468,6 +468,8 @@ class TestRecords:
             {"action": "delete"},
             {"format": 2},
             {"when": NOW.replace(microsecond=1)},
+            {"note": "\x1b[2J"},
+            {"note": "x" * 257},
         ],
         ids=str,
     )
@@ -493,6 +495,9 @@ class TestRecords:
         refused("clock", store.load_active, "orders")
         assert store.status("orders").problem is not None
         clock.now = NOW + DAY - timedelta(seconds=200)  # clocks differ a little
+        assert store.load_active("orders").manifest.version == 1
+        clock.now = NOW
+        store.reset("orders")  # it was the other clock that was wrong
         assert store.load_active("orders").manifest.version == 1
 
     def test_history_is_a_chain(self, path: Path) -> None:

@@ -6,14 +6,19 @@ import base64
 import hashlib
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capgate import Settings
 from capgate.errors import ConfigError
 from capgate.keys import MOST_KEYS, PublicKey, parse_key, parse_key_file, parse_keys
 from capgate.store import KeyPair
+from capgate.store.configured import load_trusted_keys
 
 from .support import KEYS
 
@@ -154,6 +159,28 @@ def test_a_file_of_keys() -> None:
     for wrong in (b"", b"# nothing\n", text.encode() + b"\nno key", b"\xff", text.encode("utf-16")):
         with pytest.raises(ConfigError):
             parse_key_file(wrong)
+
+
+# A mistake that is easily made, and must not end in a log.
+def test_a_private_key_is_not_shown(tmp_path: Path) -> None:
+    pem = KEYS[0].to_pem().decode()
+    secret = pem.splitlines()[1]
+    path = tmp_path / "key.pem"
+    path.write_text(pem)
+    path.chmod(0o644)
+    attempts: list[Callable[[], object]] = [
+        lambda: parse_key(pem),
+        lambda: Settings(artifact="x", trusted_keys=(pem,)),
+        lambda: load_trusted_keys(path),
+        lambda: load_trusted_keys(pem),
+        lambda: load_trusted_keys(f"{pem}\0"),
+        lambda: Settings.from_env({"CAPGATE_ARTIFACT": "x", "CAPGATE_TRUSTED_KEYS": f"capgate-ed25519 {pem}"}),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        shown = "".join(traceback.format_exception(type(caught.value), caught.value, caught.value.__traceback__))
+        assert secret not in shown
 
 
 def test_bad_keys_are_refused_without_cryptography() -> None:

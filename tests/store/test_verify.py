@@ -138,9 +138,9 @@ def test_expired(tmp_path: Path) -> None:
 # A22
 def test_a_pin_holds_as_well(tmp_path: Path) -> None:
     path = write(tmp_path, Made())
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(DigestMismatch) as caught:
         verifier().load(path, "0" * 64)
-    assert caught.value.field == "sha256"
+    assert (caught.value.expected, caught.value.actual) == ("0" * 64, Made().parsed.sha256)
     with pytest.raises(ConfigError):
         verifier().load(path, Made().parsed.sha256.upper())
 
@@ -242,7 +242,7 @@ class TestSettings:
             ({"mode": "dev"}, ManifestError),
             ({"service": "billing"}, ManifestError),
             ({"policy_name": "payments"}, ManifestError),
-            ({"artifact_sha256": "0" * 64}, ManifestError),
+            ({"artifact_sha256": "0" * 64}, DigestMismatch),
         ],
         ids=str,
     )
@@ -308,3 +308,28 @@ class TestSettings:
         del environ["CAPGATE_TRUSTED_KEYS"]
         with pytest.raises(ConfigError):
             Settings.from_env(environ)
+
+
+class TestInputs:
+    """What a policy looks at decides what may be remembered of it, so a manifest may not say less than is known."""
+
+    def load(self, folder: Path, inputs: tuple[str, ...] | None) -> Manifest:
+        rules = [{"effect": "deny", "actions": ["cache.read"], "modes": ["dev"], "reason": "not here"}]
+        data = build_policy({"name": "orders", "cache": "any", "rules": rules})
+        artifact = WasmArtifact.from_bytes(data)
+        given = {} if inputs is None else {"inputs": inputs}
+        manifest = Manifest.describing(artifact, version=1, created=NOW, **given).to_bytes()
+        path = folder / "policy.wasm"
+        path.write_bytes(data)
+        Path(f"{path}{MANIFEST_SUFFIX}").write_bytes(manifest)
+        Path(f"{path}{SIGNATURE_SUFFIX}").write_bytes(format_signatures([KEYS[0].sign(manifest)]))
+        return verifier().load(path).manifest
+
+    def test_are_those_of_the_module_unless_said(self, tmp_path: Path) -> None:
+        assert self.load(tmp_path, None).inputs == ("action", "mode", "resource")
+        assert self.load(tmp_path, ("action", "actor", "mode", "resource")).inputs is not None
+
+    def test_less_than_the_module_looks_at(self, tmp_path: Path) -> None:
+        with pytest.raises(ManifestError) as caught:
+            self.load(tmp_path, ("action", "resource"))
+        assert caught.value.field == "inputs"
