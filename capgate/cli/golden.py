@@ -1,4 +1,4 @@
-"""``capgate test``: its options and the words of its help. What it does is in ``golden_run``."""
+"""``capgate test``: its options and the words of its help. What it does is in ``golden_run`` and ``golden_watch``."""
 
 from __future__ import annotations
 
@@ -78,7 +78,11 @@ def judge(
         junit=junit,
         as_json=as_json,
     )
-    raise typer.Exit(run(options, watch=watch))
+    if not watch:
+        raise typer.Exit(run(options))
+    from .golden_watch import watch as run_again
+
+    raise typer.Exit(run_again(options))
 
 
 def register(app: typer.Typer) -> None:

@@ -1,10 +1,9 @@
-"""What ``capgate test`` does: judge the fixtures, show what failed, and do so again when a file changes."""
+"""What ``capgate test`` does: judge the fixtures, and show what failed. To do so again and again: ``golden_watch``."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..engine import load_engine
-from ..errors import CapgateError, ConfigError
+from ..errors import ConfigError
 from ..golden import Coverage, Fixture, Outcome, PolicyUnderTest, coverage_of, read_fixtures, run_fixtures
-from ..golden.fixtures import find_files
 from ..golden.report import as_data, describe_unit, details, junit, printable, title
-from ..golden.run import DISAGREEMENT, FAILED, LOCAL, PASSED, own_policy
+from ..golden.run import DISAGREEMENT, FAILED, PASSED, own_policy
+from ..golden.subject import LOCAL
 from ..limits import Limits
 from ..settings import Settings
 from .build import write
@@ -31,8 +30,6 @@ from .build import write
 MANY: Final = 200
 #: Folder beside the policy where fixtures are looked for unless they are named.
 FOLDER: Final = "fixtures"
-#: Milliseconds between two looks at the files where nothing tells of a change.
-LOOKING: Final = 1_000
 
 _STYLES: Final = {"-": "green", "+": "red", " ": ""}
 
@@ -80,13 +77,9 @@ class Run(msgspec.Struct):
         return 0 if passed and not self.short_of_coverage else 1
 
 
-def run(options: Options, *, watch: bool) -> int:
-    """Run once, or until Ctrl-C; the exit code of the last run. Raises :class:`CapgateError` where the only run cannot
+def run(options: Options) -> int:
+    """Judge, show what came of it, and write the report; the exit code. Raises :class:`CapgateError` where that cannot
     be carried out."""
-    return _watch(options) if watch else _once(options)
-
-
-def _once(options: Options) -> int:
     done = judge(options)
     if options.junit is not None:
         write(options.junit, junit(done.policy, done.runtimes, done.outcomes, done.seconds))
@@ -201,69 +194,3 @@ def _figures(done: Run) -> str:
     words += [f"in {counts[DISAGREEMENT]} the runtimes disagree"] if counts[DISAGREEMENT] else []
     noun = "fixture" if len(done.outcomes) == 1 else "fixtures"
     return f"\n{len(done.outcomes)} {noun}: {', '.join(words)}{left_out} ({done.seconds:.2f} s)"
-
-
-# -- watching
-
-
-def _watch(options: Options) -> int:
-    """Run now and after each change. What notices changes may miss one, as while a run goes on, so the files are
-    looked at every :data:`LOOKING` milliseconds, too."""
-    import watchfiles
-
-    code = 1
-    seen: object = None
-    try:
-        while True:
-            before = _state(options)
-            if before != seen:
-                seen, code = before, _attempt(options)
-                print("watching; Ctrl-C ends it", file=sys.stderr, flush=True)
-            folders = _folders(options)
-            for _ in watchfiles.watch(
-                *folders, recursive=False, rust_timeout=LOOKING, yield_on_timeout=True, debounce=100, step=20
-            ):
-                if _state(options) != seen:
-                    break
-    except KeyboardInterrupt:
-        return code
-
-
-def _attempt(options: Options) -> int:
-    """A run, where a mistake in a file is told and not the end."""
-    try:
-        return _once(options)
-    except CapgateError as error:
-        print(f"capgate: {error}", file=sys.stderr, flush=True)
-        return 2
-
-
-def _files(options: Options) -> list[str]:
-    try:
-        found = [file.path for file in find_files(options.sources)]
-    except CapgateError:
-        found = [os.fspath(path) for path in options.sources]
-    return found if options.policy is None else [os.fspath(options.policy), *found]
-
-
-def _state(options: Options) -> list[tuple[object, ...]]:
-    """What is different once a file changed."""
-    return [_status(path) for path in _files(options)]
-
-
-def _status(path: str) -> tuple[object, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (path,)
-    return path, status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _folders(options: Options) -> list[str]:
-    """The folders where a file may change or be added; editors replace files, so it is folders that are watched."""
-    found = {os.path.dirname(os.path.abspath(path)) for path in _files(options)}
-    for source in options.sources:
-        for top, folders, _ in os.walk(source):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found.add(os.path.abspath(top))
-    return sorted(folder for folder in found if os.path.isdir(folder)) or [os.getcwd()]

@@ -15,7 +15,7 @@ from ..actions import VOCABULARY
 from ..engine import load_engine
 from ..errors import ArtifactNotFound, ConfigError
 from ..golden import check_fixtures, read_fixtures
-from ..golden.run import ALL
+from ..golden.subject import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import PolicyInput, Resource

@@ -15,7 +15,8 @@ from ..model import PolicyInput, PolicyResult, Resource, canonical
 from ..policy import Explanation, Pattern, Rule, RuntimePolicy
 from .coverage import Coverage, Unit
 from .fixtures import Fixture
-from .run import DISAGREEMENT, Outcome, PolicyUnderTest
+from .run import DISAGREEMENT, Outcome
+from .subject import PolicyUnderTest
 
 #: Characters of one text of an input or an answer that are shown.
 SHOWN: Final = 200

@@ -29,7 +29,8 @@ from ..errors import CapgateError
 from ..golden import Fixture, Outcome, PolicyUnderTest, Runner
 from ..golden.fixtures import find_files, read_file
 from ..golden.report import details, title
-from ..golden.run import ALL, own_policy, require_policies
+from ..golden.run import own_policy, require_policies
+from ..golden.subject import ALL
 from ..limits import Limits
 from ..model import canonical
 from ..settings import Settings
