@@ -102,9 +102,9 @@ def find_target(app: object) -> Target:
         own = declared(app)
         if is_around(app):
             found, default = inherit(own, found, default)
-        for one in () if is_around(app) else own:  # a wrapper may show the declarations of what it wraps as its own
-            if one not in found:
-                found = (*found, one)
+        else:
+            for one in own:  # a wrapper may show the declarations of what it wraps as its own
+                found = found if one in found else (*found, one)
         if does_ask_itself(app):
             return Target(found, None, root_path, default, True)
         if isinstance(app, Router):

@@ -399,6 +399,21 @@ async def test_the_openapi_document_shows_what_is_asked() -> None:
         assert "403" not in paths["/health"]["get"]["responses"]
 
 
+async def test_what_the_application_says_of_its_403_stays() -> None:
+    app = application(settings=Settings(public=("/openapi.json",), limits=Limits(deadline=20.0)))
+    own: dict[int | str, dict[str, Any]] = {403: {"description": "Not yours", "content": {"text/plain": {}}}}
+
+    @app.get("/", dependencies=[Requires("db.read", resource="sql_query:good")], responses=own)
+    async def endpoint() -> None: ...
+
+    denied = (await get(app, "/openapi.json")).json["paths"]["/"]["get"]["responses"]["403"]
+    assert (denied["description"], sorted(denied["content"])) == (
+        "Not yours",
+        ["application/problem+json", "text/plain"],
+    )
+    assert own == {403: {"description": "Not yours", "content": {"text/plain": {}}}}
+
+
 async def test_the_openapi_document_is_left_alone_where_settings_say_so() -> None:
     app = shop(Settings(public=("/health", "/openapi.json"), openapi=False, limits=Limits(deadline=20.0)))
     paths = (await get(app, "/openapi.json")).json["paths"]

@@ -241,6 +241,7 @@ def test_what_is_declared_around_counts_besides_what_is_declared_inside() -> Non
     assert resolve(app, http_scope("/t/none"), "/{tenant}/none") == ["around-t", "inside"]
     assert resolve(app, http_scope("/t/nowhere")) == ["around-t", "inside"]
     assert resolve(read("all")(Wrapper(plain)), http_scope("/x")) == ["all"]
+    assert resolve(read("all")(read("all")(Wrapper(plain))), http_scope("/x")) == ["all"]
     assert resolve(Wrapper(plain), http_scope("/x")) is None
 
 
