@@ -124,10 +124,17 @@ class _Names(frozenset[str]):
         return isinstance(name, str)
 
 
+class _Optional(frozenset[str]):
+    """The actions that need no resource, as the application registered them by now; unknown ones are the policy's."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in VOCABULARY.optional or name not in VOCABULARY.names
+
+
 class _Everything(Vocabulary):
     def __init__(self) -> None:
         super().__init__()
-        self.names = _Names()
+        self.names, self.optional = _Names(), _Optional()
 
 
 class RecordedGate(LocalPolicyChecker):

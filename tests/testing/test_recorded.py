@@ -52,6 +52,7 @@ async def test_it_allows_what_any_policy_could() -> None:
     # And denies what none would allow, so that a test does not pass by a slip of the pen.
     assert await gate.check(ask("db.wirte", "sql_query", "audit")) == Deny("unknown_action")
     assert await gate.check(ask("db.write")) == Deny("missing_resource")
+    assert await gate.check(ask("invoice.send")) == Deny("missing_resource")
     assert await gate.check(ask("db.write", "host", "x")) == Deny("not_in_allowlist")
     assert await gate.check(ask("db.write", "sql_query", "\ud800")) == Deny("malformed_input")
     wrong: Any = "db.write"
