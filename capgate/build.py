@@ -12,7 +12,7 @@ import msgspec
 
 from .errors import ConfigError, DecodeError
 from .guest import IMAGE_BASE, evaluator, make_image
-from .guest.image import image_inputs
+from .guest.image import Progress, image_inputs
 from .limits import RANGES, Limits
 from .policy import ALWAYS, INPUTS, RuntimePolicy, is_label
 from .wasm import Module, decode, encode, with_custom, with_data, with_memory
@@ -40,19 +40,23 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def build_policy(
-    document: RuntimePolicy | dict[str, Any] | str | bytes, *, input_bytes: int = Limits().input_bytes
+    document: RuntimePolicy | dict[str, Any] | str | bytes,
+    *,
+    input_bytes: int = Limits().input_bytes,
+    progress: Progress | None = None,
 ) -> bytes:
     """``document`` as a WebAssembly module that answers exactly as :meth:`RuntimePolicy.evaluate` does.
 
     ``input_bytes`` is the text of one input, in UTF-8 bytes, that the module has room for; it must be at least the
-    ``Limits.input_bytes`` that the module will run under. The same arguments give the same bytes.
+    ``Limits.input_bytes`` that the module will run under. ``progress`` is called now and then, with how many entries
+    are done and how many there are. The same document and ``input_bytes`` give the same bytes.
     Raises :class:`ConfigError` for a bad document, or one that does not fit.
     """
     low, high = RANGES["input_bytes"]
     if type(input_bytes) is not int or not low <= input_bytes <= high:
         raise ConfigError("input_bytes", input_bytes, f"a whole number from {low:g} to {high:g}")
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
-    image = make_image(policy)
+    image = make_image(policy, progress)
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
     if pages > _MAX_PAGES:
         raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")

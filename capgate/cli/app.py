@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import golden, operations, releases
+from . import golden, guide, operations, policies, releases
+from .policies import Engine, Json
 
 contract = typer.Typer(
     help="Write down what an application declares, and compare that with what was written down before.",
@@ -18,23 +18,12 @@ contract = typer.Typer(
     rich_markup_mode="markdown",
 )
 app = typer.Typer(
-    help="Ask a sandboxed WebAssembly policy before a sensitive effect of a Starlette or FastAPI application.",
-    epilog="Exit codes: 0 as expected, 1 an answer was not the expected one, 2 usage or configuration.",
+    epilog="Exit codes: 0 as expected; 1 an answer was not the expected one, something changed, or was refused; 2 usage"
+    " or configuration. With --json a command prints one JSON object and nothing else. NO_COLOR is respected.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-
-app.add_typer(contract, name="contract")
-
-
-class Engine(str, enum.Enum):
-    """The ``engine`` of :class:`capgate.WasmPool`, for the command line."""
-
-    auto = "auto"
-    wasmer = "wasmer"
-    wasmtime = "wasmtime"
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,15 +45,16 @@ def options(
 def demo(
     engine: Annotated[Engine, typer.Option(help="What runs the policy; auto prefers wasmer.")] = Engine.auto,
     repeat: Annotated[int, typer.Option(min=1, max=10_000, help="Send each request so many times.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
     serve: Annotated[bool, typer.Option("--serve", help="Keep the app up afterwards, until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
 ) -> None:
     """Start a gated FastAPI app, send it real requests, and show what was allowed and denied, and why.
 
     The app runs under uvicorn on 127.0.0.1. Its policy is a short document, built into a WebAssembly module and run in
-    the process. Each request is sent several times; times are medians. The exit code is 1 if any answer is not the
-    expected one.
+    the process. Each request is sent several times; times are medians.
+
+    Exit codes: 0 every answer is the expected one; 1 one is not; 2 usage, or it cannot start.
 
     Try:
 
@@ -78,27 +68,12 @@ def demo(
     raise typer.Exit(run(engine.value, repeat=repeat, as_json=as_json, serve=serve, port=port))
 
 
-@app.command()
-def build(
-    document: Annotated[Path, typer.Argument(help="Policy document, JSON.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the module.")] = Path("policy.wasm"),
-) -> None:
-    """Build a policy document into a WebAssembly module, and print the SHA-256 to pin it by.
-
-    The same document always gives the same bytes. Then, in the environment of the application:
-
-        CAPGATE_ARTIFACT=policy.wasm CAPGATE_ARTIFACT_SHA256=...
-    """
-    from .build import run
-
-    run(document, output)
-
-
 @contract.command("export")
 def contract_export(
     application: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the application is, as for uvicorn.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; without it standard output.")] = None,
     factory: Annotated[bool, typer.Option("--factory", help="APP is a function that makes the application.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the handler contract of an application: its routes, what each needs, and the digests of its policy.
 
@@ -108,7 +83,10 @@ def contract_export(
 
         CAPGATE_CONTRACT=contract.json
 
-    refuses an application, a vocabulary or a policy that is not the one of the contract.
+    refuses an application, a vocabulary or a policy that is not the one of the contract. The contract is JSON; with
+    `--json` so is what there is to say of one that went to a file.
+
+    Exit codes: 0 written; 2 usage, an application that cannot be had, or a file that cannot be written.
 
     Try:
 
@@ -117,19 +95,21 @@ def contract_export(
     """
     from .contract import export
 
-    export(application, output, factory=factory)
+    export(application, output, factory=factory, as_json=as_json)
 
 
 @contract.command("diff")
 def contract_diff(
     old: Annotated[Path, typer.Argument(help="The contract as it was.")],
     new: Annotated[Path, typer.Argument(help="The contract as it is.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Say in words what changed between two handler contracts. The exit code is 1 if anything did.
+    """Say in words what changed between two handler contracts.
 
     `+` widens: a new action, resource or route, an open route, a section that became dynamic, a route with one question
     fewer. `-` narrows: the reverse. `~` is neither, or contracts cannot tell, as with another policy.
+
+    Exit codes: 0 nothing changed; 1 something did; 2 usage, or a file that is no contract.
 
     Try:
 
@@ -141,6 +121,9 @@ def contract_diff(
     raise typer.Exit(diff(old, new, as_json=as_json))
 
 
+app.add_typer(contract, name="contract")
+policies.register(app)
 golden.register(app)
 releases.register(app)
 operations.register(app)
+guide.arrange(app)

@@ -12,7 +12,6 @@ import traceback
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from ..export import contract_of, read_contract
 from ..middleware import CapabilityMiddleware
 from ..settings import Settings
 from .build import write
+from .words import print_json
 
 #: How many applications may be around one another on the way to the gate.
 DEPTH: Final = 32
@@ -30,7 +30,7 @@ DEPTH: Final = 32
 _SIGNS: Final = {"widens": ("+", "yellow"), "narrows": ("-", "green"), None: ("~", "")}
 
 
-def export(application: str, output: Path | None, *, factory: bool) -> None:
+def export(application: str, output: Path | None, *, factory: bool, as_json: bool) -> None:
     """Write the contract of the application that ``application`` names, and say on standard error what to know of it.
 
     Raises :class:`ConfigError` for an application that cannot be had, and whatever
@@ -43,11 +43,17 @@ def export(application: str, output: Path | None, *, factory: bool) -> None:
         sys.stdout.flush()
     else:
         write(output, data)
+    denied = [one.name for one in contract.routes if one.status in ("undeclared", "unresolvable")]
+    if as_json:
+        if output is not None:
+            counts = {"routes": len(contract.routes), "actions": len(contract.actions), "denied": denied}
+            shown = os.fsencode(output).decode("utf-8", "replace")
+            print_json({"path": shown, **counts, "artifactSha256": contract.artifact_sha256, "settings": settings})
+        return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(contract.routes)} routes, {len(contract.actions)} actions; settings: {settings}")
     if contract.artifact_sha256 == ZEROS:
         console.print("no policy is configured here, so the contract names none and fits no policy of capgate's")
-    denied = [one.name for one in contract.routes if one.status in ("undeclared", "unresolvable")]
     if denied:
         console.print(f"denied, since they declare nothing: {', '.join(denied)}")
 
@@ -114,7 +120,7 @@ def diff(old: Path, new: Path, *, as_json: bool) -> int:
     found = changes(read_contract(old), read_contract(new))
     counts = {effect: sum(one.effect == effect for one in found) for effect in ("widens", "narrows")}
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode({**counts, "changes": found}), indent=2).decode(), flush=True)
+        print_json({**counts, "changes": found})
     else:
         show(found, counts)
     return 1 if found else 0

@@ -19,6 +19,7 @@ like is described in ``tables.py``.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from ..errors import ConfigError
@@ -44,7 +45,14 @@ _SALT_B: Final = 0xFEC1F6FCF8C0FAFD
 _SALT_SET: Final = 0x9E3779B97F4A7C15
 
 
-def make_image(policy: RuntimePolicy) -> bytes:
+#: Entries between two calls of what is told the progress.
+STEP: Final = 4_096
+
+#: Told how many entries are done, and how many there are.
+Progress = Callable[[int, int], None]
+
+
+def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes:
     """The image of ``policy``. The same document gives the same bytes, whatever the order of its entries.
 
     Raises :class:`ConfigError` for a document over 4 GiB, or whose entries collide under every seed.
@@ -55,7 +63,7 @@ def make_image(policy: RuntimePolicy) -> bytes:
     tables.entries += [(0, entry.action.encode(), number) for number, entry in enumerate(actions)]
     rules = RuleTables(policy, tables)
     packed = b"".join([_action(entry, sets, tables, rules) for entry in actions])
-    seed, mask, buckets = _distribute(sorted(tables.entries))
+    seed, mask, buckets = _distribute(sorted(tables.entries), progress)
     records = [b"".join(map(_record, bucket)) for bucket in buckets]
     record_offset = tables.end + 4 * (len(buckets) + 1)
     size = record_offset + sum(map(len, records))
@@ -119,15 +127,18 @@ def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
     return sets
 
 
-def _distribute(entries: list[Entry]) -> tuple[int, int, list[list[tuple[int, Entry]]]]:
+def _distribute(entries: list[Entry], progress: Progress | None) -> tuple[int, int, list[list[tuple[int, Entry]]]]:
     """Seed, mask and buckets (hash and entry of each record), no bucket above the limit."""
     mask = (1 << (len(entries) - 1).bit_length()) - 1
     for attempt in range(1, SEEDS + 1):
         seed = attempt * _SALT_SET & _MASK
         buckets: list[list[tuple[int, Entry]]] = [[] for _ in range(mask + 1)]
-        for entry in entries:
-            hashed = text_hash(seed ^ (entry[0] * _SALT_SET & _MASK), entry[1])
-            buckets[hashed & mask].append((hashed, entry))
+        for start in range(0, len(entries), STEP):
+            for entry in entries[start : start + STEP]:
+                hashed = text_hash(seed ^ (entry[0] * _SALT_SET & _MASK), entry[1])
+                buckets[hashed & mask].append((hashed, entry))
+            if progress is not None:
+                progress(min(start + STEP, len(entries)), len(entries))
         if max(map(len, buckets)) <= BUCKET_LIMIT:
             return seed, mask, buckets
     raise ConfigError("document", f"{len(entries)} entries", "entries that were not made to collide")

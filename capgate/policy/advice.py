@@ -299,4 +299,4 @@ def _removals(path: tuple[str | int, ...], numbers: list[int]) -> tuple[Operatio
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)

@@ -26,6 +26,7 @@ from ..model import (
     Environment,
     PolicyInput,
     PolicyResult,
+    Reason,
     Resource,
     Service,
     User,
@@ -37,6 +38,13 @@ from .space import ANYTHING, NOTHING, Atom, Mentions, Selector, Signature, Space
 
 #: Classes of questions that are asked about, at most; each takes some microseconds.
 LIMIT: Final = 500_000
+
+#: Classes that a rule matches, up to which there is no looking for those that another one matches too.
+SMALL: Final = 4_096
+
+#: A rule, by side and number; and what it says of one action.
+By = tuple[int, int]
+Shape = tuple[Any, ...]
 
 Effect = Literal["allowed", "denied", "reason"]
 
@@ -152,54 +160,71 @@ class _Action:
     # -- what can have changed
 
     def cells(self, limit: int) -> set[Cell]:
-        """The classes of questions which something matches on one side only."""
-        every = [range(len(classes)) for classes in self._classes]
+        """The classes of questions whose answer can have changed. Raises :class:`ConfigError` above ``limit``."""
         found: set[Cell] = set()
 
         def add(actors: Iterable[int], modes: Iterable[int], resources: Iterable[int]) -> None:
             for cell in product(actors, modes, resources):
                 found.add(cell)
                 if len(found) > limit:
-                    valid = f"documents of which at most {LIMIT} classes of questions have to be compared"
-                    raise ConfigError("documents", f"more than {limit} classes about {self.name!r}", valid)
+                    raise self._too_many(limit)
 
+        every = [frozenset(range(len(classes))) for classes in self._classes]
         if None in self._entries:
             add(*every)
             return found
-        for by in self._differing():
-            rule = self._rules[by]
-            lists = (rule.actors, rule.modes, rule.resources)
-            add(*(self._matched(aspect, by) if lists[aspect] is not None else every[aspect] for aspect in range(3)))
-        resources = [number for number, (_, atoms) in enumerate(self._classes[2]) if self._is_changed(atoms[0])]
-        add(every[0], every[1], resources)
+        shapes = {by: _shape(rule) for by, rule in self._rules.items()}
+        boxes = {by: self._box(by, every) for by in shapes}
+        listed = frozenset(number for number in every[2] if any(self._admitted(number)))
+        differing, common = _differing(shapes)
+        if len(differing) * len(shapes) > 100 * limit:
+            raise self._too_many(limit)
+        for by in differing:
+            actors, modes, resources = boxes[by]
+            denies, *_, reason = shapes[by]
+            is_loud = shapes[by] not in common and not (denies and reason == Reason.NOT_IN_ALLOWLIST)
+            if is_loud or len(actors) * len(modes) * len(resources) <= SMALL:
+                add(actors, modes, resources)
+                continue
+            # Where nothing else matches, it answers as its equal or as nothing would; so only where something does.
+            for other, box in boxes.items():
+                if shapes[other] != shapes[by]:
+                    add(*(one & another for one, another in zip(boxes[by], box, strict=True)))
+            add(actors, modes, resources & listed)
+        add(every[0], every[1], [number for number in every[2] if self._is_changed(number)])
         return found
 
-    def _differing(self) -> list[tuple[int, int]]:
-        """The rules that have no equal on the other side, and all denials where those do not stand in the same order,
-        as it is the first that gives the reason."""
-        shapes = {by: _shape(rule) for by, rule in self._rules.items()}
-        sides = [[shape for (side, _), shape in shapes.items() if side == wanted] for wanted in (_OLD, _NEW)]
-        common = {*sides[_OLD]} & {*sides[_NEW]}
-        orders = [dict.fromkeys(shape for shape in side if shape in common and shape[0]) for side in sides]
-        is_sorted = list(orders[_OLD]) == list(orders[_NEW])
-        return [by for by, shape in shapes.items() if shape not in common or (shape[0] and not is_sorted)]
+    def _too_many(self, limit: int) -> ConfigError:
+        valid = f"documents of which at most {LIMIT} classes of questions have to be compared; else recorded questions"
+        return ConfigError("documents", f"more than {limit} classes about {self.name!r}", f"{valid}, with --replay")
 
-    def _matched(self, aspect: int, by: tuple[int, int]) -> list[int]:
-        return self._index[aspect].get(by, [])
+    def _box(self, by: By, every: list[frozenset[int]]) -> list[frozenset[int]]:
+        """What a rule matches."""
+        rule = self._rules[by]
+        lists = (rule.actors, rule.modes, rule.resources)
+        return [
+            everything if one is None else frozenset(index.get(by, ()))
+            for one, index, everything in zip(lists, self._index, every, strict=True)
+        ]
+
+    def _admitted(self, number: int) -> list[bool]:
+        """Whether each side's section admits this class of resources."""
+        signature, _ = self._classes[2][number]
+        return [_admits(entry, (side, _SECTION) in signature) for side, entry in enumerate(self._entries)]
 
     def _is_changed(self, number: int) -> bool:
-        """Whether the section, or that a resource is required, makes a difference to this atom."""
-        atom = self._spaces[2].atoms[number]
-        admits = [_admits(entry, (side, _SECTION) in atom.signature) for side, entry in enumerate(self._entries)]
+        """Whether the section, or that a resource is required, makes a difference to this class of resources."""
+        before, after = self._admitted(number)
         required = [entry is not None and entry.required for entry in self._entries]
-        return admits[_OLD] != admits[_NEW] or (atom.id is None and required[_OLD] != required[_NEW])
+        atom = self._spaces[2].atoms[self._classes[2][number][1][0]]
+        return before != after or (atom.id is None and required[_OLD] != required[_NEW])
 
     # -- what has changed
 
     def changes(self, cells: set[Cell]) -> Iterator[tuple[PolicyResult, PolicyResult, Region, Region, Region]]:
         """Both answers and the three regions of each change."""
         changed: dict[tuple[PolicyResult, PolicyResult], set[Cell]] = {}
-        for cell in cells:
+        for cell in sorted(cells):
             asked = self._question(cell)
             before, after = (side.evaluate(asked) for side in self._sides)
             if before != after:
@@ -231,7 +256,17 @@ def _by_rule(classes: list[tuple[Signature, list[int]]]) -> dict[Any, list[int]]
     return found
 
 
-def _shape(rule: Rule) -> tuple[Any, ...]:
+def _differing(shapes: dict[By, Shape]) -> tuple[list[By], set[Shape]]:
+    """The rules that have no equal on the other side, and all denials where those do not stand in the same order, as it
+    is the first that gives the reason. Second, what both sides have."""
+    sides = [[shape for (side, _), shape in shapes.items() if side == wanted] for wanted in (_OLD, _NEW)]
+    common = {*sides[_OLD]} & {*sides[_NEW]}
+    orders = [list(dict.fromkeys(shape for shape in side if shape in common and shape[0])) for side in sides]
+    is_sorted = orders[_OLD] == orders[_NEW]
+    return [by for by, shape in shapes.items() if shape not in common or (shape[0] and not is_sorted)], common
+
+
+def _shape(rule: Rule) -> Shape:
     """What a rule says of one action, whatever the order in its lists; first whether it denies."""
     lists = (None if one is None else frozenset(one) for one in (rule.actors, rule.modes, rule.resources))
     return (rule.denies, *lists, rule.reason if rule.denies else None)

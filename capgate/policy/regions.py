@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import permutations
 from typing import Any
 
@@ -37,7 +37,10 @@ def region(space: Space, numbers: frozenset[int]) -> Region:
     """The region of these atoms of ``space``, in few selectors."""
     if len(numbers) == len(space.atoms):
         return Region((ANYTHING,))
-    bases = (0 in numbers,) if space.atoms[0].selector == ANYTHING else (False, True)
+    if space.atoms[0].selector == ANYTHING:
+        bases: tuple[bool, ...] = (0 in numbers,)
+    else:
+        bases = (False,) if 2 * len(numbers) < len(space.atoms) else (False, True)
     told = min((list(_told(space, numbers, base)) for base in bases), key=len)
     return Region(
         tuple(selector for selector, is_in in told if is_in), tuple(selector for selector, is_in in told if not is_in)
@@ -48,12 +51,17 @@ def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[S
     """Every selector that differs from the next more general one, the most general of all being ``base``."""
     if base:
         yield ANYTHING, True
+    if base or space.like[-1] is not None:  # kinds that are like another come last
+        candidates: Iterable[int] = range(len(space.atoms))
+    else:  # of many atoms, these are all that can differ
+        candidates = sorted({*numbers, *(child for number in numbers for child in space.children.get(number, ()))})
     different = {
-        atom.kind
-        for number, (atom, like) in enumerate(zip(space.atoms, space.like, strict=True))
-        if like is not None and (number in numbers) != (like in numbers)
+        space.atoms[number].kind
+        for number in candidates
+        if (like := space.like[number]) is not None and (number in numbers) != (like in numbers)
     }
-    for number, (atom, above, like) in enumerate(zip(space.atoms, space.parents, space.like, strict=True)):
+    for number in candidates:
+        atom, above, like = space.atoms[number], space.parents[number], space.like[number]
         is_in = number in numbers
         if like is not None and atom.kind not in different:
             continue  # as what says nothing of a kind says already

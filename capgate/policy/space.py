@@ -51,19 +51,22 @@ class Atom(NamedTuple):
 
 
 class Space:
-    """All atoms of one aspect. ``parents`` has for each the number of the next more general one, -1 for none; ``like``
-    the atom that an id has elsewhere, where that counts in place of the parent (see :func:`add_kind`)."""
+    """All atoms of one aspect. ``parents`` has for each the number of the next more general one, -1 for none, and
+    ``children`` the reverse; ``like`` the atom that an id has elsewhere, where that counts in place of the parent (see
+    :func:`add_kind`)."""
 
     def __init__(self) -> None:
         self.atoms: list[Atom] = []
         self.parents: list[int] = []
         self.like: list[int | None] = []
+        self.children: dict[int, list[int]] = {}
 
     def add(self, atom: Atom, parent: int = -1, like: int | None = None) -> int:
         """Add one atom; its number."""
         self.atoms.append(atom)
         self.parents.append(parent)
         self.like.append(like)
+        self.children.setdefault(parent, []).append(len(self.atoms) - 1)
         return len(self.atoms) - 1
 
     def classes(self) -> dict[Signature, list[int]]:

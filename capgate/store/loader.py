@@ -14,16 +14,17 @@ import stat
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..build import Label, is_built_by_capgate, read_label
 from ..errors import ArtifactError, ArtifactNotFound, ConfigError, DigestMismatch, WasmError
 from ..limits import Limits
 from ..model import PolicyInfo
 from ..policy import RuntimePolicy
-from ..policy.strict import JSON, TOML
+from ..policy.strict import JSON, TOML, parse
 from ..wasm import decode
 from ..wasm.component import core_module
+from ..wasm.decode import MAGIC
 
 DEFAULT_LIMITS: Final = Limits()
 
@@ -118,11 +119,45 @@ def load_wasm_artifact(
     """
     check_pin(sha256)
     shown = os.fsdecode(path)
-    data = _read(shown, limits)
+    return _artifact(_read(shown, limits), shown, sha256, limits)
+
+
+def _artifact(data: bytes, path: str, sha256: str | None, limits: Limits) -> WasmArtifact:
     try:
-        return WasmArtifact(data, path=shown, pin=sha256, limits=limits)
+        return WasmArtifact(data, path=path, pin=sha256, limits=limits)
     except WasmError as error:
-        raise ArtifactError(f"{_looks_like(data)}: {error}", path=shown) from error
+        raise ArtifactError(f"{_looks_like(data)}: {error}", path=path) from error
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """A file with a policy of either kind, read once: a module, or a document with its ``text`` and ``format``, and the
+    value that this is (``raw``). ``path`` is for people."""
+
+    path: str
+    policy: RuntimePolicy | WasmArtifact = field(repr=False)
+    text: bytes = field(default=b"", repr=False)
+    format: str = JSON
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def document(self) -> RuntimePolicy | None:
+        """The document; ``None`` where this is a module."""
+        return self.policy if isinstance(self.policy, RuntimePolicy) else None
+
+
+def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> PolicyFile:
+    """The policy at ``path``: a module where the file begins as one or its name ends in ``.wasm``, else a document.
+
+    Raises what :func:`load_wasm_artifact` and :func:`load_policy` raise.
+    """
+    data, shown = read_document(path, limits=limits), _shown(path)
+    if data.startswith(MAGIC) or os.fsencode(path).endswith(b".wasm"):
+        return PolicyFile(shown, _artifact(data, os.fsdecode(path), None, limits))
+    format = document_format(path)
+    document = RuntimePolicy.from_document(data, format=format, path=shown)
+    raw: Any = parse(data, format, shown)
+    return PolicyFile(shown, document, data, format, raw)
 
 
 def read_document(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> bytes:

@@ -13,6 +13,7 @@ from capgate.actions import BUILTIN_ACTIONS
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
 from capgate.policy import RuntimePolicy
+from capgate.policy import difference as difference_module
 from capgate.policy.difference import Change, Difference, difference
 from capgate.policy.regions import Region
 from capgate.policy.space import Selector
@@ -284,12 +285,35 @@ def test_a_small_change_of_a_large_document() -> None:
     assert found.classes < 100
 
 
-def test_too_many_classes_are_refused() -> None:
+def test_a_denial_of_everything_in_a_large_document() -> None:
+    """Which makes a difference only where something was allowed: no more classes than there were rules."""
     new = large()
     new["rules"] = [*new["rules"], {"effect": "deny", "actions": ["fs.read"], "modes": ["frozen"]}]
+    found = difference(RuntimePolicy.from_document(large()), RuntimePolicy.from_document(new))
+    assert [change.effect for change in found.changes] == ["denied"] * 3_000
+    assert {change.actors.include[0].text: change.resources.include[0].text for change in found.changes} == {
+        f"{number}": f"home/{number}/" for number in range(3_000)
+    }
+    assert found.classes < 10_000
+
+
+def test_too_many_classes_are_refused() -> None:
+    new = large()
+    new["rules"] = [*new["rules"], {"effect": "deny", "actions": ["fs.read"], "reason": "closed"}]
     with pytest.raises(ConfigError) as caught:
         difference(RuntimePolicy.from_document(large()), RuntimePolicy.from_document(new), limit=100_000)
     assert caught.value.setting == "documents"
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(pair=pairs())
+def test_looking_for_overlaps_finds_the_same(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    if is_document(pair[1]):
+        policies = [RuntimePolicy.from_document(one) for one in pair]
+        with pytest.MonkeyPatch.context() as patch:
+            found = difference(policies[0], policies[1]).changes
+            patch.setattr(difference_module, "SMALL", -1)
+            assert difference(policies[0], policies[1]).changes == found
 
 
 def test_who_asks_counts_by_kind_and_id() -> None:

@@ -1,0 +1,253 @@
+"""``capgate explain``: what decided, what would have to change, and its exit codes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from capgate import PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
+from capgate.cli.asking import read_question
+from capgate.cli.recorded import CUT, NOTHING, original, question_of
+from capgate.errors import ConfigError
+from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
+from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, canonical
+from capgate.policy.patch import apply
+
+from ..guests import denies, guest
+from .command import capgate, environment
+from .test_commands import call
+
+TOML = """\
+sql = ["audit"]
+
+[[rules]]
+effect = "deny"
+actions = ["db.*"]
+modes = ["frozen", "dr"]
+reason = "the books are closed"
+"""
+DOCUMENT: dict[str, Any] = {
+    "sql": ["audit"],
+    "rules": [
+        {"effect": "deny", "actions": ["db.*"], "modes": ["frozen", "dr"], "reason": "the books are closed"},
+    ],
+}
+READ = PolicyInput("db.read", User("bob"), Resource("sql_query", "audit"))
+FROZEN = msgspec.structs.replace(READ, env=Environment("s", "frozen"))
+
+
+class Folder:
+    """Files that the commands are given."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.toml = self.write("policy.toml", TOML)
+        self.json = self.write("policy.json", json.dumps(DOCUMENT))
+        self.module = self.write("policy.wasm", build_policy(DOCUMENT))
+
+    def write(self, name: str, content: str | bytes) -> str:
+        path = self.path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    def ask(self, input: PolicyInput) -> str:
+        return self.write("question.json", canonical(input))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def explained(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    code = call("explain", *arguments, "--json")
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["toml", "json"])
+def test_a_rule_and_what_to_change(name: str, folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = explained(getattr(folder, name), folder.ask(FROZEN), capsys=capsys)
+    assert (code, told["result"]) == (1, {"kind": "deny", "reason": "the books are closed"})
+    assert (told["by"], told["rule"], told["section"]) == ("rule", 0, None)
+    assert told["rules"] == [{"rule": 0, "effect": "deny", "unmet": []}]
+    assert msgspec.convert(told["input"], PolicyInput) == FROZEN
+    assert told["policy"]["kind"] == "document"
+    assert (
+        told["policy"]["sha256"]
+        == RuntimePolicy.from_document(Path(getattr(folder, name)).read_bytes(), format=name).sha256
+    )
+    (needs,) = told["remedies"]
+    for way in needs[0]["ways"]:
+        changed = RuntimePolicy.from_document(apply(DOCUMENT, way["patch"]))
+        assert changed.evaluate(FROZEN) == ALLOW
+    assert len(needs[0]["ways"]) == 2
+
+
+def test_an_allow_is_exit_code_0(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = explained(folder.toml, folder.ask(READ), capsys=capsys)
+    assert (code, told["result"], told["section"]) == (0, {"kind": "allow"}, "sql")
+    assert told["rules"] == [{"rule": 0, "effect": "deny", "unmet": ["modes"]}]
+    assert len(told["remedies"]) == 2
+
+
+def test_of_a_module_the_answer_is_known(engine_name: str, folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    question = folder.ask(FROZEN)
+    code, told = explained(folder.module, question, "--engine", engine_name, capsys=capsys)
+    assert (code, told["result"]) == (1, {"kind": "deny", "reason": "the books are closed"})
+    assert (told["by"], told["engine"], told["inputs"]) == ("module", engine_name, ["action", "mode", "resource"])
+    assert "remedies" not in told
+    foreign = folder.write("other.wasm", guest(extra=denies("no")))
+    code, told = explained(foreign, question, capsys=capsys)
+    assert (code, told["result"], told["inputs"]) == (1, {"kind": "deny", "reason": "no"}, None)
+    trap = folder.write("trap.wasm", guest("(unreachable)"))
+    assert explained(trap, question, capsys=capsys)[1]["result"]["reason"] == "policy_trap"
+    endless = folder.write("endless.wasm", guest("(loop (br 0)) (unreachable)"))
+    assert explained(endless, question, capsys=capsys)[1]["result"]["reason"] == "policy_timeout"  # G1
+    assert call("explain", folder.module, question) == 1
+    assert "The books are closed".lower() in capsys.readouterr().out
+
+
+def test_people_are_told_the_line(folder: Folder) -> None:
+    done = capgate("explain", folder.toml, folder.ask(FROZEN))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"rules[0] ({folder.toml}:3)" in done.stdout
+    assert 'take "frozen" out of the modes of rules[0]' in done.stdout
+    assert "\x1b" not in done.stdout
+    nothing = capgate("explain", folder.toml, folder.ask(PolicyInput("db.read")))
+    assert nothing.returncode == 1
+    assert "another question" in nothing.stdout
+
+
+def test_what_comes_from_files_cannot_reach_a_terminal(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    nasty = "\x1b]0;x\x07\x9b31m\u202e"
+    document = {"sql": [nasty], "rules": [{"effect": "allow", "actions": ["db.read"], "actors": [f"user:{nasty}"]}]}
+    policy = folder.write("nasty.json", json.dumps(document))
+    for id, who in itertools.product((nasty, "other"), repeat=2):
+        asked = PolicyInput("db.read", User(who), Resource("sql_query", id), env=Environment("s", nasty))
+        call("explain", policy, folder.ask(asked))
+        call("diff", policy, folder.json)
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isascii()
+    assert out.replace("\n", "").isprintable()
+
+
+def test_questions_come_in_three_forms(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    fixture = {"description": "x", "input": msgspec.to_builtins(FROZEN), "expected": {"kind": "allow"}}
+    assert explained(folder.toml, folder.write("f.json", json.dumps(fixture)), capsys=capsys)[1]["rule"] == 0
+    event = folder.write("e.json", msgspec.json.encode(event_of(FROZEN)))
+    told = explained(folder.toml, event, capsys=capsys)[1]
+    assert told["rule"] == 0
+    assert (told["input"]["actor"], told["input"]["resource"]["id"]) == ({"kind": "user", "id": "bob"}, "audit")
+
+
+def test_a_question_from_standard_input(folder: Folder) -> None:
+    command = [sys.executable, "-m", "capgate", "explain", folder.json, "-", "--json"]
+    done = subprocess.run(
+        command, env=environment(), input=canonical(FROZEN), capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)["rule"]) == (1, 0)
+
+
+BAD: list[tuple[str | bytes, str, tuple[int | None, int | None]]] = [
+    ("", "document", (1, 1)),
+    ("[]", "input", (None, None)),
+    ('{"action": "a.b",\n "actor": {"kind": "user", "id": 3}}', "actor.id", (2, 28)),
+    ('{"action": "a.b",\n "actions": 1}', "input", (None, None)),
+    ('{"input": {\n"action": 3}}', "input.action", (2, 1)),
+    ('{"action": "a.b", "action": "a.c"}', "action", (1, 19)),
+    ('{"action": "a.b", "resource": {"kind": "x", "attributes": {"a": 1}}}', "resource.attributes", (1, 45)),
+    (b'{"action": "\xff"}', "document", (1, 13)),
+    ('{"event": "capgate.other"}', "event", (None, None)),
+    ('{"event": "capgate.decision", "service": 1, "mode": ""}', "event", (None, None)),
+    ('{"event": "capgate.decision", "service": "s", "mode": "m", "actor_kind": "anonymous"}', "event", (None, None)),
+]
+
+
+@pytest.mark.parametrize(("text", "setting", "place"), BAD, ids=range(len(BAD)))
+def test_a_malformed_question_is_named_by_its_place(
+    text: str, setting: str, place: tuple[int | None, int | None], folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder.write("bad.json", text)
+    with pytest.raises(ConfigError) as caught:
+        read_question(Path(path))
+    error = caught.value
+    assert (error.setting, (error.line, error.column), error.path) == (setting, place, path)
+    assert call("explain", folder.toml, path) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_files_that_cannot_be_used_are_exit_code_2(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    question = folder.ask(READ)
+    bad = folder.write("bad.toml", "sql = []\nsqll = []\n")
+    broken = folder.write("broken.wasm", b"\0asm\1\0\0\0\xff")
+    for policy, about in ((bad, question), (broken, question), ("absent", question), (folder.toml, "absent")):
+        assert call("explain", policy, about) == 2, policy
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{bad}:2:1: sqll" in captured.err
+
+
+# Events: what was written into the log is what is asked again.
+
+
+def event_of(input: PolicyInput) -> DecisionEvent:
+    found: list[DecisionEvent] = []
+
+    class Sink:
+        def emit(self, event: DecisionEvent) -> None:
+            found.append(event)
+
+    sink = Sink()
+    add_sink(sink)
+    try:
+        DecisionLog().denied(input, Deny("no"))
+    finally:
+        remove_sink(sink)
+    return found[0]
+
+
+ODD = [
+    "",
+    "plain",
+    "é",
+    "\\",
+    "\\x41",
+    "\x7f\x00\x9b",
+    "\n",
+    "\U0001f600",
+    "\ud800",
+    "a...(3 characters)",
+    "x" * TEXT_LIMIT,
+]
+
+
+@pytest.mark.parametrize("text", ODD, ids=ascii)
+def test_an_event_has_the_question(text: str) -> None:
+    actors: list[Actor] = [Anonymous(), User(text), Service(text), CompilerTool(text)]
+    for who, resource in itertools.product(actors, [None, Resource(text), Resource("k", text)]):
+        asked = PolicyInput(text, who, resource, env=Environment(text, text))
+        event = msgspec.to_builtins(event_of(asked))
+        found = question_of(event)
+        assert isinstance(found, PolicyInput)
+        assert msgspec.structs.replace(found, timestamp=0) == asked
+        assert found.timestamp == event["timestamp"]
+
+
+@pytest.mark.parametrize("text", ["x" * (TEXT_LIMIT + 1), "é" * 1_000, "\\" * 300])
+def test_what_was_cut_short_is_not_asked(text: str) -> None:
+    assert original(printable(text) or "") is None
+    assert question_of(msgspec.to_builtins(event_of(PolicyInput(text)))) == CUT
+    assert question_of(msgspec.to_builtins(event_of(PolicyInput("a.b", User(text))))) == CUT
+
+
+def test_where_nothing_was_asked_nothing_is() -> None:
+    event = msgspec.to_builtins(event_of(READ))
+    for change in ({"action": None}, {"actor_kind": None}, {"actor_kind": "<int>"}, {"actor_id": None}):
+        assert question_of({**event, **change}) == NOTHING
