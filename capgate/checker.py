@@ -234,7 +234,9 @@ class WasmPolicyChecker(BaseChecker):
             if result is None:
                 return None
             results.append(result)
-        return results if monotonic() - started <= self._deadline else [_TIMEOUT] * len(results)
+            if monotonic() - started > self._deadline:
+                return [_TIMEOUT] * len(inputs)
+        return results
 
     async def _wait(self, input: PolicyInput, left: float | None = None) -> PolicyResult:
         """Nothing was idle: wait for an instance, and for its answer, as long as the deadline allows: ``left``

@@ -44,7 +44,7 @@ from .tools import ACTIONS, create_tools
 
 #: Where the cache keeps the list of orders, and for how many seconds.
 LATEST, FRESH = "orders:latest", 60
-TAKINGS = "SELECT item, sum(price) FROM orders GROUP BY item"
+TAKINGS = "SELECT item, sum(price) AS cents FROM orders GROUP BY item"
 
 
 class Base(MappedAsDataclass, DeclarativeBase):
@@ -94,8 +94,8 @@ async def report(request: Request) -> Response:
     """The takings as a file, written in the background: in a slot for reports, below a folder, in nobody's way."""
     shop = request.app.state
     async with shop.sessions() as session:
-        rows = (await session.execute(named("takings", text(TAKINGS)))).tuples().all()
-    lines = [f"{item},{cents},{shop.environ.get('SHOP_CURRENCY', 'EUR')}\n" for item, cents in rows]
+        rows = (await session.execute(named("takings", text(TAKINGS)))).all()
+    lines = [f"{row.item},{row.cents},{shop.environ.get('SHOP_CURRENCY', 'EUR')}\n" for row in rows]
     task = shop.reports.task(shop.files.write_text, "takings.csv", "".join(lines))
     return JSONResponse({"report": "takings.csv"}, 202, background=task)
 
@@ -105,7 +105,7 @@ async def takings(request: Request) -> Response:
     """SQL by hand has a name, and is asked for by it."""
     async with request.app.state.sessions() as session:
         sums = await session.execute(named("takings", text(TAKINGS)))
-        return JSONResponse(dict(sums.tuples().all()))
+        return JSONResponse({row.item: row.cents for row in sums})
 
 
 def create_app(

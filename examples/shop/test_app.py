@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ class Shop:
         self._redis = redis
 
     def orders(self) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(self._database) as connection:
+        with closing(sqlite3.connect(self._database)) as connection:
             return connection.execute("SELECT item, price, charge FROM orders ORDER BY id").fetchall()
 
     def add(self) -> None:
-        with sqlite3.connect(self._database) as connection:
+        with closing(sqlite3.connect(self._database)) as connection, connection:
             connection.execute("INSERT INTO orders (item, price, charge) VALUES ('coffee', 420, 'ch-0')")
 
     def cached(self) -> Any:
