@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
@@ -27,6 +28,41 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
     """Have ``loop``, the current one, call ``function`` once the current task gives way."""
     schedule: Callable[[Callable[[], None]], object] = getattr(loop, "run_sync_soon", None) or loop.call_soon  # type: ignore[attr-defined]
     schedule(function)
+
+
+def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
+    """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
+    in between; and wait for that. False where the loop is gone, or did not get there in time. Raises what ``function``
+    raises."""
+    if current_loop() is loop:
+        while function():
+            pass
+        return True
+    done, failures = threading.Event(), []
+
+    def step() -> None:
+        if done.is_set():
+            return  # nobody waits any more
+        try:
+            more = function()
+        except Exception as error:
+            failures.append(error)
+            more = False
+        if more:
+            schedule(step)
+        else:
+            done.set()
+
+    schedule: Callable[[Callable[[], None]], object] = getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[attr-defined]
+    try:
+        schedule(step)
+    except RuntimeError:  # closed; trio's RunFinishedError is one too
+        return False
+    reached = done.wait(seconds)
+    done.set()
+    if failures:
+        raise failures[0]
+    return reached
 
 
 def _trio_token() -> object | None:

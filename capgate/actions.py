@@ -67,12 +67,17 @@ class Vocabulary:
     """The actions that are known; every other one is denied ``unknown_action`` before a policy is asked.
 
     Starts with :data:`BUILTIN_ACTIONS`. :meth:`register` adds an application's own; it is meant for start-up.
-    ``names`` is a frozenset that is replaced, never changed, so it may be read from any thread.
+    ``names``, and ``optional`` (those that need no resource), are frozensets that are replaced, never changed, so they
+    may be read from any thread.
     """
 
     def __init__(self, actions: Iterable[Action] = BUILTIN_ACTIONS) -> None:
         self._actions = {action.name: action for action in actions}
+        self._index()
+
+    def _index(self) -> None:
         self.names: frozenset[str] = frozenset(self._actions)
+        self.optional: frozenset[str] = frozenset(n for n, one in self._actions.items() if not one.resource_required)
 
     def register(self, name: str, *, kind: str | None = None, resource_required: bool = True) -> Action:
         """Make ``name`` known. Raises :class:`ConfigError` for a malformed name, or one that is known and differs."""
@@ -83,7 +88,7 @@ class Vocabulary:
         if known is not None and known != action:
             raise ConfigError("action", name, f"a name that is not taken; it is registered as {known!r}")
         self._actions = {**self._actions, name: action}
-        self.names = frozenset(self._actions)
+        self._index()
         return action
 
     def get(self, name: str) -> Action | None:

@@ -14,7 +14,8 @@ from .actions import VOCABULARY, Vocabulary
 from .checker import BaseChecker, LocalPolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
 from .events import DecisionLog
-from .model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from .follow import FollowingChecker
+from .model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason, Resource
 from .policy import is_well_formed
 
 #: Most decisions that are remembered.
@@ -40,7 +41,7 @@ class QuickChecker(BaseChecker):
 
     def __init__(
         self,
-        inner: LocalPolicyChecker | WasmPolicyChecker,
+        inner: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker,
         *,
         safe: Sequence[str] = (),
         size: int = 0,
@@ -86,9 +87,13 @@ class QuickChecker(BaseChecker):
         unknown = [input for input, result in zip(inputs, results, strict=True) if result is None]
         if not unknown:
             return [result for result in results if result is not None]
+        policy = self.inner.policy
         answers = self.inner.answer_many_now(unknown)
         if answers is None or len(answers) != len(unknown):
             return None
+        if self._size:
+            for input, answer in zip(unknown, answers, strict=True):
+                self._remember(input, answer, policy)
         fresh = iter(answers)
         return [next(fresh) if result is None else result for result in results]
 
@@ -144,11 +149,14 @@ class QuickChecker(BaseChecker):
             return None
         if digest is not None and not (type(digest) is str and len(digest) <= _TEXT and digest.isascii()):
             return None
-        kept = digest if self._looks_at_hash else None
+        # Where the policy does not look at it, its length still counts towards the limit of an input.
+        kept = digest if digest is None or self._looks_at_hash else len(digest)
         if resource is None:
             return input.action, input.actor, input.env, kept
+        if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
+            return None
         id = resource.id
-        if resource.attributes or (id is not None and len(id) > _TEXT):
+        if id is not None and len(id) > _TEXT:
             return None
         if len(getattr(input.actor, "id", "")) > _TEXT:
             return None

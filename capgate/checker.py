@@ -7,6 +7,7 @@ WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
@@ -27,9 +28,11 @@ _log = logging.getLogger("capgate")
 
 #: One result object per reason code: nothing is allocated for a denial of capgate's own.
 DENIED: Final = {reason: Deny(reason) for reason in REASONS}
+_MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
+_UNAVAILABLE: Final = DENIED[Reason.POLICY_UNAVAILABLE]
 
 _Self = TypeVar("_Self", bound="BaseChecker")
 
@@ -82,6 +85,12 @@ class BaseChecker:
         """:meth:`check_many` without the events."""
         raise NotImplementedError
 
+    def _lacks_resource(self, input: PolicyInput) -> bool:
+        """Whether ``input``, which is well-formed, has no resource with an id, though its action needs one. Then no
+        policy can allow it, whatever it looks at."""
+        resource = input.resource
+        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
+
     async def start(self) -> None:
         """Get ready, so that no request waits for it. Raises why it cannot."""
 
@@ -129,6 +138,8 @@ class LocalPolicyChecker(BaseChecker):
             result = self._policy.evaluate(input)
         except Exception as error:
             return _denied_for(error, input)
+        if self._lacks_resource(input) and type(result) is Allow:
+            return _MISSING_RESOURCE
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
@@ -142,15 +153,26 @@ class LocalPolicyChecker(BaseChecker):
 
 
 class WasmPolicyChecker(BaseChecker):
-    """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool."""
+    """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool.
+
+    After ``lifetime`` seconds, when the policy has expired, every answer is ``policy_unavailable``. ``inputs`` are what
+    the policy looks at, where its module does not show that itself but its manifest says so.
+    """
 
     def __init__(
-        self, pool: WasmPool, *, vocabulary: Vocabulary = VOCABULARY, events: DecisionLog | None = None
+        self,
+        pool: WasmPool,
+        *,
+        vocabulary: Vocabulary = VOCABULARY,
+        events: DecisionLog | None = None,
+        lifetime: float = math.inf,
+        inputs: frozenset[str] | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
+        self._until = monotonic() + lifetime
         self.pool = pool
         self.policy = pool.info
-        self.inputs = pool.artifact.inputs
+        self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
         self._call = pool.call
         self._deadline = pool.limits.deadline
 
@@ -175,6 +197,8 @@ class WasmPolicyChecker(BaseChecker):
         """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits,
         so no cancel scope is entered."""
         started = monotonic()
+        if started > self._until:
+            return _UNAVAILABLE
         try:
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT
@@ -189,6 +213,9 @@ class WasmPolicyChecker(BaseChecker):
             return _denied_for(error, input)
         if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
+        resource = input.resource
+        if (resource is None or resource.id is None) and type(result) is Allow and self._lacks_resource(input):
+            return _MISSING_RESOURCE
         return result
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
@@ -216,6 +243,8 @@ class WasmPolicyChecker(BaseChecker):
         try:
             with anyio.fail_after(self._deadline if left is None else left):
                 result = await self.pool.wait_and_call(input)
+            if type(result) is Allow and self._lacks_resource(input):
+                return _MISSING_RESOURCE
             return _TIMEOUT if monotonic() - started > self._deadline else result
         except TimeoutError:
             return DENIED[Reason.POOL_EXHAUSTED]

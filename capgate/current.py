@@ -1,7 +1,9 @@
 """Whose capabilities are in force here: those of the request that is being served.
 
-A context variable, so it holds for the worker threads and background tasks of a request too, and for nothing else.
-Where nothing is current there is nobody to ask for, and that is a denial.
+A context variable, so it holds for the worker threads and background tasks of a request too. Python copies it to every
+task that is started there: one that outlives the request goes on in its name, and what is to run in nobody's, such as a
+worker that the first request starts for all, is started elsewhere, or says for whom it acts with :func:`using`. Where
+nothing is current there is nobody to ask for, and that is a denial.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import Any, Final
 
 from .actors import ACTORS
 from .checker import PolicyChecker
@@ -20,6 +22,8 @@ from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Actor, Environment
 
 _CURRENT: ContextVar[Capabilities] = ContextVar("capgate.capabilities")
+#: Where they are in the state of a request.
+_NAME: Final = "capabilities"
 
 
 def capabilities_for(
@@ -58,17 +62,28 @@ def current() -> Capabilities:
     return found
 
 
-def hand_out(capabilities: Capabilities, scope: MutableMapping[str, Any]) -> Token[Capabilities]:
+#: What :func:`take_back` undoes: the context variable, and what was under the same name in the state of the request.
+Handed = tuple["Token[Capabilities]", MutableMapping[str, Any], Any]
+
+
+def hand_out(capabilities: Capabilities, scope: MutableMapping[str, Any]) -> Handed:
     """Make ``capabilities`` those of the request of ``scope``, and the current ones, until :func:`take_back`."""
     state = scope.get("state")
     if state is None:
         scope["state"] = state = {}
-    state["capabilities"] = capabilities
-    return _CURRENT.set(capabilities)
+    before = state.get(_NAME, _CURRENT)
+    state[_NAME] = capabilities
+    return _CURRENT.set(capabilities), state, before
 
 
-def take_back(token: Token[Capabilities]) -> None:
-    """Undo :func:`hand_out`."""
+def take_back(handed: Handed) -> None:
+    """Undo :func:`hand_out`. The state of a request that is over holds nothing that holds the request, so that both are
+    gone at once, with body and all, and not when garbage is collected."""
+    token, state, before = handed
+    if before is _CURRENT:  # in place of nothing
+        state.pop(_NAME, None)
+    else:
+        state[_NAME] = before
     try:  # noqa: SIM105  # suppress() costs as much as all of this
         _CURRENT.reset(token)
     except ValueError:  # a coroutine that is closed by the garbage collector, thus in another context

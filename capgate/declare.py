@@ -12,6 +12,7 @@ import inspect
 import re
 import string
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, Final, TypeGuard, TypeVar, Union
 from uuid import UUID
 
@@ -29,6 +30,8 @@ ATTRIBUTE: Final = "__capgate_requires__"
 #: The attribute of what asks a policy by itself: ``True``, and nothing else.
 ASKS_ITSELF: Final = "__capgate_asks_itself__"
 
+#: The methods that an :class:`~starlette.endpoints.HTTPEndpoint` may have, by the names of their functions.
+_VERBS: Final = frozenset({"get", "head", "post", "put", "patch", "delete", "options", "query"})
 _KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _RESOURCE: Final = "'kind' or 'kind:id', the id with {path_parameters} and literal braces doubled"
 _T = TypeVar("_T")
@@ -170,6 +173,7 @@ def does_ask_itself(endpoint: object) -> bool:
 
 def declared(endpoint: object) -> Requirements:
     """What ``endpoint`` declares, seen through :func:`functools.partial` and :func:`functools.wraps`; empty if nothing.
+    Of an object that is called, what its ``__call__`` declares counts.
 
     Raises :class:`TypeError` if the attribute holds something else, as it does on objects that have every attribute.
     """
@@ -179,12 +183,11 @@ def declared(endpoint: object) -> Requirements:
             if type(found) is not tuple:
                 raise TypeError(f"{ATTRIBUTE} is a {type(found).__name__}, which requires() does not make")
             return found
-        if isinstance(endpoint, functools.partial):
-            endpoint = endpoint.func
-        else:
-            endpoint = getattr(endpoint, "__wrapped__", None)
-            if endpoint is None:
-                return ()
+        inner = endpoint.func if isinstance(endpoint, functools.partial) else getattr(endpoint, "__wrapped__", None)
+        if inner is None:
+            called = getattr(type(endpoint), "__call__", None)  # noqa: B004  # the function is wanted, if it is one
+            return declared(called) if isinstance(called, FunctionType) else ()
+        endpoint = inner
     return ()
 
 
@@ -193,8 +196,11 @@ def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requiremen
     it to.
 
     Raises :class:`TypeError` if methods are declared and the class has a dispatch of its own, which may call any of
-    them.
+    them, and if something else than a method of HTTP is declared, which nobody would look at.
     """
+    kind: type = endpoint
+    for stray in declaring_methods(kind) - _VERBS:
+        raise TypeError(f"{endpoint!r} declares {stray}, which is no method of HTTP; declare the class")
     name = "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower()
     handler = declared(getattr(endpoint, name, None))
     if handler and endpoint.dispatch is not HTTPEndpoint.dispatch:
@@ -207,9 +213,16 @@ def is_class_based(endpoint: object) -> TypeGuard[type[HTTPEndpoint]]:
     return isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)
 
 
-def methods_declare(endpoint: type[HTTPEndpoint]) -> bool:
-    """Whether any method of a class-based endpoint declares something."""
-    return any(declared(member) for name, member in inspect.getmembers(endpoint, callable) if name[:2] != "__")
+@functools.lru_cache(maxsize=1_024)
+def declaring_methods(kind: type) -> frozenset[str]:
+    """The names of the methods of ``kind`` that declare something, but for ``__call__``."""
+    found = set()
+    for name in dir(kind):
+        member = inspect.getattr_static(kind, name, None)
+        function = getattr(member, "__func__", member)  # of a staticmethod or a classmethod
+        if name != "__call__" and isinstance(function, FunctionType) and declared(function):
+            found.add(name)
+    return frozenset(found)
 
 
 def _refuse_declared_methods(endpoint: object) -> None:
@@ -217,7 +230,7 @@ def _refuse_declared_methods(endpoint: object) -> None:
     if not isinstance(endpoint, type) or is_class_based(endpoint):
         return
     for name, member in inspect.getmembers(endpoint, inspect.isfunction):
-        if name != "__call__" and declared(member):
+        if declared(member):
             raise ConfigError("endpoint", f"{endpoint.__name__}.{name}", "methods of HTTPEndpoint, or the class alone")
 
 

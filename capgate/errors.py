@@ -7,9 +7,12 @@
     ├── ArtifactError             a policy file that will not be used
     │   ├── ArtifactNotFound
     │   ├── DigestMismatch        .expected .actual
-    │   ├── SignatureInvalid
-    │   ├── ManifestError
-    │   └── ContractDrift         .field .expected .actual
+    │   ├── SignatureInvalid      .reason .signers .threshold
+    │   ├── ManifestError         .field
+    │   ├── StoreError            .reason
+    │   ├── ContractDrift         .field .expected .actual
+    │   └── FixturesFailed        .failures .total
+    ├── FixtureError              a file of golden fixtures: .path .line .column .where .reason
     ├── WasmError                 bytes that are not an acceptable module
     │   ├── DecodeError           .offset .reason
     │   └── RestrictedModule      .rule .where
@@ -54,6 +57,8 @@ class ConfigError(CapgateError):
         line: int | None = None,
         column: int | None = None,
     ) -> None:
+        if "PRIVATE KEY" in repr(seen):  # given by mistake, and this goes to a log
+            seen = "a private key, which is not shown"
         # Now, because what was seen may change, or raise when it is shown.
         self._sentence = f"{setting}: {_short(seen)} is not usable; valid: {valid}"
         super().__init__(self._sentence)
@@ -95,11 +100,56 @@ class DigestMismatch(ArtifactError):
 
 
 class SignatureInvalid(ArtifactError):
-    """The signature is missing, malformed, or not by a configured key."""
+    """A signature is required, and what there is does not suffice.
+
+    ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
+    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        signers: tuple[str, ...] = (),
+        threshold: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path)
+        self.reason = reason
+        self.signers = signers
+        self.threshold = threshold
 
 
 class ManifestError(ArtifactError):
-    """The manifest is malformed, or contradicts the artifact."""
+    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time.
+
+    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.field = field
+
+
+class StoreError(ArtifactError):
+    """A policy store refuses. ``reason`` is one of these:
+
+    ``unsafe``          something in it is a link, no regular file, or others may write it
+    ``corrupt``         its state does not add up, or is missing where there was one
+    ``locked``          another process has been writing for too long
+    ``name``            no name of a policy, or one that differs from another only in case
+    ``conflict``        this version of the policy is published already, with another content
+    ``lowers_version``  activating it would lower the version; that is what a rollback is for
+    ``not_recorded``    a rollback to what never was active
+    ``moved``           the active policy is no longer the one that was named
+    ``clock``           the clock is behind the last change of the store; if that was wrong, a reset writes it anew
+    ``io``              the operating system says so; the cause is the ``OSError``
+    """
+
+    def __init__(self, message: str, *, reason: str, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.reason = reason
 
 
 class ContractDrift(ArtifactError):
@@ -111,6 +161,38 @@ class ContractDrift(ArtifactError):
         self.field = field
         self.expected = expected
         self.actual = actual
+
+
+class FixturesFailed(ArtifactError):
+    """A policy does not answer its golden fixtures as expected, so it is not activated.
+
+    ``failures`` are the :class:`~capgate.golden.Outcome` of those that failed, each with its fixture and the answers;
+    ``total`` is how many there are. None at all is a failure too.
+    """
+
+    def __init__(self, message: str, *, failures: tuple[Any, ...], total: int, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.failures = failures
+        self.total = total
+
+
+class FixtureError(CapgateError):
+    """A file of golden fixtures that cannot be used, because of ``reason``.
+
+    ``line`` and ``column`` are where, from 1; ``line`` alone is where the fixture begins, and then ``where`` is the
+    path of the key in it, such as ``input.resource``. ``None``, or empty, where there is no saying.
+    """
+
+    def __init__(
+        self, reason: str, *, path: str, line: int | None = None, column: int | None = None, where: str = ""
+    ) -> None:
+        place = ":".join(str(part) for part in (path, line, column) if part is not None)
+        super().__init__(f"{place}: {where}: {reason}" if where else f"{place}: {reason}")
+        self.reason = reason
+        self.path = path
+        self.line = line
+        self.column = column
+        self.where = where
 
 
 class WasmError(CapgateError):

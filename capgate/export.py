@@ -19,6 +19,7 @@ from .contract import ZEROS, ContractAction, ContractRequirement, ContractRoute,
 from .contract.parts import requirement_key, route_key
 from .declare import Requirements
 from .errors import ConfigError, ContractDrift, ManifestError
+from .follow import FollowingChecker
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT
 from .openapi import as_written
@@ -111,7 +112,7 @@ def digests_of(checker: PolicyChecker) -> Digests:
     """The digests of the policy that a checker of capgate's own asks; zeros for another's."""
     if isinstance(checker, QuickChecker):
         checker = checker.inner
-    if isinstance(checker, WasmPolicyChecker):
+    if isinstance(checker, (WasmPolicyChecker, FollowingChecker)):
         return checker.policy.sha256, checker.policy.sha256
     return (ZEROS, checker.policy.sha256) if isinstance(checker, LocalPolicyChecker) else _NO_POLICY
 

@@ -7,25 +7,28 @@
         await gate.require("http.outbound", "host:api.example.com")
 
 The dependency asks the gate of :class:`~capgate.CapabilityMiddleware`, which lets a request reach it unasked if that is
-all that its route declares. Dependencies run before the endpoint, in their order; a denial is answered 403. What
-``app.dependency_overrides`` replaces is not asked.
+all that its route declares. Dependencies run before the endpoint, in their order, and after FastAPI read a body that it
+validates; a denial is answered 403. A route one of whose dependencies ``app.dependency_overrides`` replaces, so that it
+is not asked, declares none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from hashlib import sha256
 from typing import Annotated, Any
 
+import anyio
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
 from .actors import actor_of
 from .current import current
 from .declare import ATTRIBUTE, Requirement, asks_itself
-from .errors import ConfigError
+from .errors import ConfigError, MalformedInput, PolicyTimeout
 from .handlers import Capabilities
-from .model import Resource
+from .judge import Judge
 
 
 def get_capabilities(connection: HTTPConnection) -> Capabilities:
@@ -52,6 +55,8 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
     :data:`~capgate.model.Actor`, ``None`` for nobody, the name of a user, or a user as
     :func:`~capgate.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers and applications,
     or in ``Annotated[..., Requires(...)]``. Raises :class:`~capgate.errors.ConfigError`.
+
+    With ``args_hash="body"`` a form is denied, for FastAPI has consumed it: there, declare the endpoint.
     """
     requirement = Requirement.parse(action, resource=resource, args_hash=args_hash)
     if actor is None:
@@ -77,11 +82,37 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
 
 
 async def _require(requirement: Requirement, connection: HTTPConnection, capabilities: Capabilities) -> None:
+    digest = None
     try:
         resource = requirement.resource(connection.path_params)
-    except (LookupError, TypeError):
-        resource = Resource(requirement.kind)  # without an id, which policies deny
-    digest = None
-    if requirement.args_hash is not None and isinstance(connection, Request):
-        digest = sha256(await connection.body()).hexdigest()  # which FastAPI has read already, if anybody wants it
+        if requirement.args_hash is not None:
+            digest = await _hash_body(connection, capabilities._judge())
+    except Exception as error:  # what is to be asked is not known for certain
+        capabilities.deny(error)
     await capabilities.require(requirement.action, resource, args_hash=digest)
+
+
+async def _hash_body(connection: HTTPConnection, judge: Judge) -> str:
+    """SHA-256 of the body in 64 hex digits. The body, which FastAPI has read already if an endpoint declares one, is
+    kept for whoever asks the request for it."""
+    if not isinstance(connection, Request):
+        raise MalformedInput("only a request of HTTP has a body")
+    if not hasattr(connection, "_body"):
+        with anyio.move_on_after(judge.deadline) as bound:
+            connection._body = await _read_body(connection, judge.body_bytes)
+        if bound.cancelled_caught:
+            raise PolicyTimeout("the body was not there within the deadline")
+    if len(connection._body) > judge.body_bytes:
+        raise MalformedInput(f"the body has more than {judge.body_bytes} bytes")
+    return sha256(connection._body).hexdigest()
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    chunks, size = [], 0
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise MalformedInput(f"the body has more than {limit} bytes")
+    return b"".join(chunks)

@@ -32,6 +32,10 @@ from .routing import DEFERRED, PUBLIC, Unresolvable
 _log = logging.getLogger("capgate")
 
 _GATED: Final = frozenset({"http", "websocket"})
+#: What a response begins with; early hints and the like may come before it.
+_BEGINNINGS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"}
+)
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
 #: surrogates.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
@@ -116,10 +120,11 @@ class GatedRequest(Capabilities):
             return self._refused(_denied_for(error), error)
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Pass ``message`` on. From the first one on, a denial can no longer be the response."""
+        """Pass ``message`` on. Once a response began, a denial can no longer be it."""
         if self._raised is not None:
             return self._send_after_denial(self._raised, message)
-        self._began = True
+        if not self._began:
+            self._began = message["type"] in _BEGINNINGS
         return self._send(message)
 
     async def refuse(self, result: PolicyResult, decision_id: str | None) -> None:
@@ -149,7 +154,7 @@ class GatedRequest(Capabilities):
             self._replaced = True
             await self.refuse(denial.result, denial.decision_id)
             return
-        self._began = True
+        self._began = self._began or message["type"] in _BEGINNINGS
         await self._send(message)
 
     async def _start(self) -> Gate:

@@ -47,8 +47,9 @@ class Capabilities:
 
     ``check`` gives the decision, ``require`` raises :class:`~capgate.errors.CapabilityDenied` unless it is an allow,
     which the middleware answers with 403; a denial is an event either way. The methods that end in ``_now`` are for
-    code that cannot await, such as a ``def`` endpoint; they wait for nothing. Nothing else is ever raised but what
-    ends the task: an error is a denial.
+    code that cannot await, such as a ``def`` endpoint; they wait for nothing but, in a worker thread, for a checker or
+    an actor of the application's that has to be awaited. Nothing else is ever raised but what ends the task, or what
+    going through ``questions`` raises: an error is a denial.
     """
 
     __slots__ = ("_actor",)

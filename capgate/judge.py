@@ -16,13 +16,14 @@ from .cache import QuickChecker
 from .checker import DENIED, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError, PolicyError
 from .events import DecisionLog
+from .follow import FollowingChecker
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
 
 _log = logging.getLogger("capgate")
 
 #: The checkers that keep the deadline themselves.
-OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker)
+OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker, FollowingChecker)
 #: What they offer besides ``check``, with the same answers.
 _SHORTER: Final = ("evaluate", "evaluate_now", "evaluate_many", "answer_now", "answer_many_now")
 
@@ -47,6 +48,8 @@ class Judge:
         self.checker = checker
         self.env = env
         self.deadline = deadline
+        #: How much of a body is read for its hash.
+        self.body_bytes = 1_048_576
         self.log = DecisionLog(sample_allows)
         self.samples_allows = sample_allows > 0
         #: capgate's own checkers keep the deadline themselves. A cancel scope costs more than ten checks.
@@ -105,8 +108,11 @@ class Judge:
         there is nobody to ask, and the answer is ``policy_unavailable``.
         """
         try:
-            if isinstance(self.checker, OWN) and self.bounds_itself:
-                return decisions([self.checker.evaluate_now(input) for input in inputs], len(inputs)), None
+            if self.bounds_itself:
+                results = self.answer_many_now(inputs)
+                if results is None:
+                    return [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs), None
+                return decisions(results, len(inputs)), None
             return anyio.from_thread.run(self.ask, inputs)
         except BaseException as error:
             if ends_task(error):

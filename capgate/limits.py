@@ -15,7 +15,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "deadline": (0.001, 60.0),
     "memory_pages": (1, 16_384),
     "table_elements": (0, 1_000_000),
-    "call_depth": (16, 100_000),
+    "call_depth": (64, 100_000),
     "input_bytes": (1_024, 16_777_216),
     "output_bytes": (16, 1_048_576),
     "module_bytes": (1_024, 268_435_456),

@@ -55,14 +55,14 @@ class CapabilityMiddleware:
         request = GatedRequest(self._startup, scope, receive, send)
         result = await request.decide()
         if type(result) is Allow:
-            token = hand_out(request, scope)
+            handed = hand_out(request, scope)
             try:
                 await self.app(scope, request.receive, request.send)
             except Exception as error:
                 if not await request.answers(error):
                     raise
             finally:
-                take_back(token)
+                take_back(handed)
             return
         await request.refuse(result, request.decision_id)
 

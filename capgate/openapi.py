@@ -61,10 +61,11 @@ def add_capabilities(schema: dict[str, Any], target: Target, public: frozenset[s
 
 def _add(operation: dict[str, Any], needed: Requirements) -> None:
     operation[EXTENSION] = [as_written(one) for one in needed]
-    operation.setdefault("responses", {})["403"] = {
-        "description": "Unless the policy allows " + " and ".join(_words(one) for one in operation[EXTENSION]),
-        "content": {"application/problem+json": {"schema": _PROBLEM}},
-    }
+    denied = operation.setdefault("responses", {}).setdefault("403", {})
+    if "$ref" not in denied:  # what the application says of it stays
+        words = "Unless the policy allows " + " and ".join(_words(one) for one in operation[EXTENSION])
+        denied.setdefault("description", words)
+        denied.setdefault("content", {}).setdefault("application/problem+json", {"schema": _PROBLEM})
 
 
 def as_written(requirement: Requirement) -> dict[str, str]:

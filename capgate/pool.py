@@ -112,12 +112,29 @@ class WasmPool:
         self._shard()  # which raises where the pool is closed
         if not self._compiler.belongs_here():
             await anyio.to_thread.run_sync(self._compiler)
-        while self._shard().fill_some():
+        while self.fill_some():
             await anyio.lowlevel.checkpoint()
+
+    def prepare(self) -> None:
+        """Compile, on a thread that asks nothing, where compiled modules belong to no thread. Raises why it cannot."""
+        if not self._compiler.belongs_here():
+            self._compiler()
+
+    def fill_some(self) -> bool:
+        """Make an instance or two of those that this thread still lacks. Whether there are more to be made."""
+        return self._shard().fill_some()
 
     async def aclose(self) -> None:
         """Drop the instances of this thread; every later call is refused. Other threads drop theirs when they end."""
+        self.close()
+
+    def close(self) -> None:
+        """:meth:`aclose` for code that cannot await."""
         self._closed = True
+        self.close_here()
+
+    def close_here(self) -> None:
+        """Drop the instances of this thread, which makes new ones if it asks again."""
         shard = self._local.__dict__.pop("shard", None)
         if shard is not None:
             shard.close()

@@ -24,6 +24,7 @@ from .routing import (
     calls_in,
     declared_around,
     find_target,
+    frontends,
     matches_as_usual,
     own_path,
     routes_behind,
@@ -31,6 +32,8 @@ from .routing import (
 )
 
 Status = Literal["declared", "deferred", "public", "undeclared", "unresolvable"]
+#: How the frontends of a router are listed, behind its path. They cannot be public.
+FRONTENDS = "/{frontend:path}"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 
 
@@ -61,7 +64,8 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
 
     Returns the routes that are denied whoever asks.
     """
-    if target.router is None and not (target.declared or target.default or target.asks_itself):
+    nowhere = target.router is None and not (target.declared or target.default or target.asks_itself)
+    if nowhere:
         log.warning("no router was found, so every request is denied; pass router= or resolver=")
     routes = report_routes(target, public)
     for status in ("undeclared", "unresolvable"):
@@ -69,6 +73,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
         if found:
             log.warning("%s routes, which are denied: %s", status, ", ".join(found))
     denied = [str(route) for route in routes if route.missing or route.status in ("undeclared", "unresolvable")]
+    denied += ["every path"] * nowhere
     for route in routes:
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
@@ -118,6 +123,19 @@ class _Walk:
     ) -> Iterator[RouteReport]:
         for route in router.routes:
             yield from self._resolved(route, prefix, around, params, depth)
+        yield from self._frontends(router, prefix, around, params)
+
+    def _frontends(self, router: Router, prefix: str, around: Around, params: frozenset[str]) -> Iterator[RouteReport]:
+        """What FastAPI serves where no route matches, as one route: nothing is asked for it but what always is."""
+        places, always = [*frontends(router, around)], around[0]
+        if not places:
+            return
+        if any(place != always for place in places):
+            yield RouteReport(prefix + FRONTENDS, (), "unresolvable")
+            return
+        needed = frozenset[str]().union(*(requirement.parameters for requirement in always))
+        status: Status = "declared" if always else "undeclared"
+        yield RouteReport(prefix + FRONTENDS, (), status, always, tuple(sorted(needed - params)))
 
     def _resolved(self, route: Any, prefix: str, around: Around, *rest: Any) -> Iterator[RouteReport]:
         try:
@@ -143,15 +161,15 @@ class _Walk:
             return
         params = params | (frozenset(getattr(route, "param_convertors", ())) - ({"path"} if mounted else frozenset()))
         always, default = inherit(declared_around(route), *around)
-        target = _target_of(route, endpoint)
-        if target.router is not None:
-            below = (*always, *target.declared), target.default or default
-            yield from self.router(target.router, prefix + own_path(route), below, params, depth + 1)
-            return
-        own, asked = target.declared, asked_in_dependencies(route)
-        status, found = self._status(name, always, own, target.default or default, target.asks_itself)
-        needed = frozenset[str]().union(*(requirement.parameters for requirement in (*found, *asked)))
-        yield RouteReport(name, methods, status, found, tuple(sorted(needed - params)), asked)
+        for some, target in _targets_of(route, endpoint, methods):
+            if target.router is not None:
+                below = (*always, *target.declared), target.default or default
+                yield from self.router(target.router, prefix + own_path(route), below, params, depth + 1)
+                return
+            own, asked = target.declared, asked_in_dependencies(route)
+            status, found = self._status(name, always, own, target.default or default, target.asks_itself)
+            needed = frozenset[str]().union(*(requirement.parameters for requirement in (*found, *asked)))
+            yield RouteReport(name, some, status, found, tuple(sorted(needed - params)), asked)
 
     def _status(
         self, name: str, always: Requirements, own: Requirements, default: Requirements, asks: bool
@@ -166,12 +184,13 @@ class _Walk:
         return ("declared" if default else "undeclared"), default
 
 
-def _target_of(route: Any, endpoint: Any) -> Target:
+def _targets_of(route: Any, endpoint: Any, methods: tuple[str, ...]) -> list[tuple[tuple[str, ...], Target]]:
+    """Where ``route`` leads: for all of its ``methods``, or of a class-based endpoint for each that need the same."""
     if is_class_based(endpoint):
-        return Target(_of_class(endpoint), None, "")
+        return _of_class(endpoint, methods)
     if type(endpoint) is FunctionType or getattr(route, "dependant", None) is not None:
-        return Target(declared(endpoint), None, "", (), asks_in_dependency(route))
-    return find_target(endpoint)
+        return [(methods, Target(declared(endpoint), None, "", (), asks_in_dependency(route)))]
+    return [(methods, find_target(endpoint))]
 
 
 def asked_in_dependencies(route: Any) -> Requirements:
@@ -182,9 +201,18 @@ def asked_in_dependencies(route: Any) -> Requirements:
     return tuple(one for call in calls_in(dependant) if does_ask_itself(call) for one in declared(call))
 
 
-def _of_class(endpoint: type[HTTPEndpoint]) -> Requirements:
-    """What a class-based endpoint declares: the class, and whichever of its methods."""
-    found = [*declared(endpoint)]
-    for method in _METHODS:
-        found += [one for one in declared_for_method(endpoint, method) if one not in found]
-    return tuple(found)
+def _of_class(endpoint: type[HTTPEndpoint], methods: tuple[str, ...]) -> list[tuple[tuple[str, ...], Target]]:
+    found: list[tuple[Requirements, list[str]]] = []
+    for method in methods or _METHODS:
+        name = "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower()
+        if getattr(endpoint, name, None) is None:
+            continue  # the class answers 405
+        needed = declared_for_method(endpoint, method)
+        alike = next((one for one in found if one[0] == needed), None)
+        if alike is None:
+            found.append((needed, [method]))
+        else:
+            alike[1].append(method)
+    if len(found) < 2:
+        return [(methods, Target(found[0][0] if found else declared(endpoint), None, ""))]
+    return [(tuple(sorted(some)), Target(needed, None, "")) for needed, some in found]

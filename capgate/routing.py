@@ -31,11 +31,11 @@ from .declare import (
     Requirements,
     declared,
     declared_for_method,
+    declaring_methods,
     does_ask_itself,
     inherit,
     is_around,
     is_class_based,
-    methods_declare,
 )
 
 #: How deep mounts may be nested, and how many wrappers there may be around one application.
@@ -92,8 +92,8 @@ class Target(NamedTuple):
 def find_target(app: object) -> Target:
     """Follow the ``app`` attributes of wrappers, and partial calls, from ``app`` to its router.
 
-    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class-based endpoint whose methods
-    declare something, and :class:`TypeError` where a declaration is not one.
+    Raises :class:`Unresolvable` if there are too many, or if what they hide is a class or an object whose methods
+    declare something that nobody would look at, and :class:`TypeError` where a declaration is not one.
     """
     found: Requirements = ()
     default: Requirements = ()
@@ -102,8 +102,9 @@ def find_target(app: object) -> Target:
         own = declared(app)
         if is_around(app):
             found, default = inherit(own, found, default)
-        elif own:  # a wrapper may show the declarations of what it wraps as its own
-            found = (*found, *[one for one in own if one not in found])
+        else:
+            for one in own:  # a wrapper may show the declarations of what it wraps as its own
+                found = found if one in found else (*found, one)
         if does_ask_itself(app):
             return Target(found, None, root_path, default, True)
         if isinstance(app, Router):
@@ -112,8 +113,9 @@ def find_target(app: object) -> Target:
             root_path = _fastapi_root_path(app) or root_path
             app = app.router
             continue
-        if is_class_based(app) and methods_declare(app):
-            raise Unresolvable(f"{app!r} declares methods, and is called by something else than a route")
+        kind: type = app if isinstance(app, type) else type(app)
+        if declaring_methods(kind):
+            raise Unresolvable(f"{app!r} declares methods, and which of them it calls is its own affair")
         inner = _inside(app)
         if inner is None:
             return Target(found, None, root_path, default)
@@ -163,18 +165,22 @@ def _in_routes(
             endpoint = child["endpoint"]
             if not plain:
                 around = around_included(route, reached, around)
-                return _at_route(reached, scope, child, public, prefix, around, depth)
+                return _at_route(reached, router, scope, child, public, prefix, around, depth)
             # Nearly every route: a function that declares something itself. Short, since every request comes by.
             if plain is _LEAF and type(endpoint) is FunctionType and not around[0]:
                 found = getattr(endpoint, ATTRIBUTE, None)
                 if type(found) is tuple and found:
                     return found, child["path_params"]
-            return _at_route(route, scope, child, public, prefix, around, depth)
-    return (around[0], scope.get("path_params", _NO_PARAMETERS)) if around[0] else NOTHING
+            return _at_route(route, router, scope, child, public, prefix, around, depth)
+    if not around[0]:
+        return NOTHING
+    _check_rest(router, around)
+    return around[0], scope.get("path_params", _NO_PARAMETERS)
 
 
 def _at_route(
     route: Any,
+    router: Router,
     scope: Scope,
     child: MutableMapping[str, Any],
     public: frozenset[str],
@@ -188,12 +194,12 @@ def _at_route(
     asks = False
     if type(endpoint) is FunctionType:
         own = declared(endpoint)
-        asks = asks_in_dependency(route)
+        asks = asks_in_dependency(route, router)
     elif is_class_based(endpoint) and scope["type"] == "http":
         own = declared_for_method(endpoint, scope["method"])
     elif getattr(route, "dependant", None) is not None:  # FastAPI calls this; an application in it is not called
         own = declared(endpoint)
-        asks = asks_in_dependency(route)
+        asks = asks_in_dependency(route, router)
     else:
         target = find_target(endpoint)
         if target.router is not None:
@@ -218,10 +224,29 @@ def declared_around(route: Any) -> Requirements:
     return declared(original) if isinstance(original, (Mount, Host)) else ()
 
 
-def asks_in_dependency(route: Any) -> bool:
-    """Whether a dependency of FastAPI's asks before the endpoint of ``route`` runs."""
+def asks_in_dependency(route: Any, router: Any = None) -> bool:
+    """Whether dependencies of FastAPI's ask before the endpoint of ``route``, one of ``router``, runs: all those that
+    would without ``dependency_overrides``."""
     dependant = getattr(route, "dependant", None)
-    return dependant is not None and any(map(does_ask_itself, calls_in(dependant)))
+    if dependant is None or not any(map(does_ask_itself, calls_in(dependant))):
+        return False
+    holders = (
+        getattr(route, "dependency_overrides_provider", None),
+        getattr(router, "dependency_overrides_provider", None),
+    )
+    replaced = [overrides for one in holders if (overrides := getattr(one, "dependency_overrides", None))]
+    return not replaced or not any(_is_replaced(dependant, overrides) for overrides in replaced)
+
+
+def _is_replaced(dependant: Any, overrides: Mapping[Any, Any]) -> bool:
+    """Whether something that asks would not be called for ``dependant``."""
+    for inner in dependant.dependencies:
+        if inner.call in overrides:
+            if does_ask_itself(inner.call) or any(map(does_ask_itself, calls_in(inner))):
+                return True
+        elif _is_replaced(inner, overrides):
+            return True
+    return False
 
 
 def calls_in(dependant: Any, depth: int = 0) -> Iterator[Any]:
@@ -324,6 +349,27 @@ def _check_included(router: Any, depth: int) -> None:
         inner = getattr(route, "original_router", None)
         if inner is not None:
             _check_included(inner, depth + 1)
+
+
+def _check_rest(router: Any, around: Around) -> None:
+    """That what ``router`` does where no route matches needs nothing besides what is always asked around it."""
+    default = find_target(router.default)
+    if default.declared or default.default or default.router is not None:
+        raise Unresolvable(f"the default application of a {type(router).__name__} declares something, or has routes")
+    if any(always != around[0] for always in frontends(router, around)):
+        raise Unresolvable("there are frontends in included routers, which declare what is always asked")
+
+
+def frontends(router: Any, around: Around, depth: int = 0) -> Iterator[Requirements]:
+    """What is always asked around each of the frontends that FastAPI tries where no route of ``router`` matches."""
+    if depth > DEPTH:
+        raise Unresolvable(f"routers are included more than {DEPTH} deep")
+    if getattr(router, "_low_priority_routes", ()):
+        yield around[0]
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from frontends(inner, inherit(declared(inner), *around), depth + 1)
 
 
 class _Known(dict[type, int]):

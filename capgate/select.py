@@ -2,37 +2,90 @@
 
 from __future__ import annotations
 
+import math
+import os
+
+from ._generation import Probation
 from .cache import QuickChecker
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
+from .follow import FollowingChecker
 from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
-from .store.loader import load_policy, load_wasm_artifact
+from .store import PolicyStore
+from .store.configured import verifier_for
+from .store.loader import WasmArtifact, load_policy, load_wasm_artifact
+from .store.verify import VerifiedPolicy, Verifier
 
 
 def select_checker(settings: Settings) -> PolicyChecker:
-    """The checker that ``settings`` describe: Wasm if an artifact is configured, else local. To be called once, at
-    start-up.
+    """The checker that ``settings`` describe: Wasm if an artifact or a store is configured, else local. To be called
+    once, at start-up.
 
     Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with
     both digests, where they differ), :class:`~capgate.errors.WasmError` or
     :class:`~capgate.errors.EngineUnavailable`. With ``settings.safe`` or ``settings.cache_size``, a
     :class:`~capgate.cache.QuickChecker` is in front of it.
     """
+    if settings.store is not None:
+        return _quick(_from_store(settings.store, settings), settings)
     if settings.artifact is not None:
-        artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
-        pool = WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
-        return _quick(WasmPolicyChecker(pool), settings)
+        return _quick(_from_artifact(settings.artifact, settings), settings)
     if settings.policy is not None:
         given = settings.policy
         limits = settings.limits
         policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
         return _quick(LocalPolicyChecker(policy, limits=settings.limits), settings)
-    raise ConfigError("policy", None, "a policy document (policy=...) or a Wasm module (artifact=...)")
+    valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
+    raise ConfigError("policy", None, valid)
 
 
-def _quick(checker: LocalPolicyChecker | WasmPolicyChecker, settings: Settings) -> PolicyChecker:
+def _from_artifact(path: str | os.PathLike[str], settings: Settings) -> WasmPolicyChecker:
+    """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
+    if settings.trusted_keys is None:
+        artifact = load_wasm_artifact(path, settings.artifact_sha256, limits=settings.limits)
+        return WasmPolicyChecker(_pool(artifact, settings))
+    verifier = verifier_for(settings)
+    return _verified(verifier.load(path, settings.artifact_sha256), verifier, settings)
+
+
+def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingChecker | WasmPolicyChecker:
+    """What is active in the store, now and later; or the one version that is pinned, whatever is active."""
+    name = settings.policy_name
+    if name is None:
+        raise ConfigError("policy_name", None, "the name of a policy, together with store")
+    verifier = verifier_for(settings)
+    store = PolicyStore(path, verifier)
+    if settings.artifact_sha256 is not None:
+        return _verified(store.load_release(name, settings.artifact_sha256), verifier, settings)
+    if settings.contract is not None:
+        raise ConfigError("contract", settings.contract, "none with a store, unless artifact_sha256 pins a version")
+    share = settings.rollback_share
+    return FollowingChecker(
+        store,
+        name,
+        lambda policy: _verified(policy, verifier, settings),
+        poll=settings.store_poll,
+        probation=Probation(share) if share else None,
+        rollback=lambda sequence: store.rollback(name, sequence=sequence, note="its answers were faults"),
+    )
+
+
+def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> WasmPolicyChecker:
+    manifest = policy.manifest
+    lifetime = math.inf
+    if manifest.expires is not None and not settings.keep_expired:
+        lifetime = manifest.expires.timestamp() - verifier.clock()
+    inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
+    return WasmPolicyChecker(_pool(policy.artifact, settings), lifetime=lifetime, inputs=inputs)
+
+
+def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:
+    return WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
+
+
+def _quick(checker: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker, settings: Settings) -> PolicyChecker:
     if not settings.safe and not settings.cache_size:
         return checker
     return QuickChecker(checker, safe=settings.safe, size=settings.cache_size)

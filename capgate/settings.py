@@ -9,27 +9,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import starlette.config
 
+from ._values import CHECKS, PARSERS, PREFIX, VARIABLES, limit_parser
 from .errors import ConfigError
-from .limits import FRACTIONS, RANGES, Limits, check_number
+from .keys import VALID
+from .limits import RANGES, Limits
 from .model import Environment
 
-PREFIX: Final = "CAPGATE_"
-ENGINES: Final = ("auto", "wasmer", "wasmtime")
-#: Lowest and highest number of instances in a pool, and of bytes of a body that is read for its hash.
-POOL_SIZE: Final = (1, 1_024)
-BODY_BYTES: Final = (0, 1_073_741_824)
-CACHE_SIZE: Final = (0, 1_000_000)
-
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
-_PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
+__all__ = ["PREFIX", "VARIABLES", "Settings"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +46,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``strict``           refuse to start where a route is undeclared or cannot be resolved, instead of denying it only
     ``strict_paths``     deny paths with control characters, NUL, U+FFFD or surrogates
     ``contract``         path of a handler contract that routes, vocabulary and policy have to agree with at start-up
+    ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
+                         signed by them, with its manifest beside it, is refused
+    ``signature_threshold``  how many of the keys have to have signed, 1 to 32
+    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed
+    ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
+    ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
+                         answers, unless ``artifact_sha256`` pins one version
+    ``store_poll``       seconds between two looks at the store, 0.05 to 3,600
+    ``rollback_share``   fraction of faults among the first answers of a new policy at which it is rolled back: 0
+                         (never), or 0.01 to 1
+    ``keep_expired``     let a policy go on answering after it expired, which otherwise denies everything
     """
 
     policy: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -75,14 +78,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     strict_paths: bool = True
     contract: str | os.PathLike[str] | None = None
+    trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
+    signature_threshold: int = 1
+    require_signature: bool = False
+    policy_name: str | None = None
+    store: str | os.PathLike[str] | None = None
+    store_poll: float = 1.0
+    rollback_share: float = 0.5
+    keep_expired: bool = False
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             check(name, getattr(self, name))
-        if self.policy is not None and self.artifact is not None:
-            raise ConfigError("artifact", self.artifact, "either policy or artifact, not both")
-        if self.artifact_sha256 is not None and self.artifact is None:
-            raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact")
+        given = [name for name in ("policy", "artifact", "store") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(given[-1], getattr(self, given[-1]), "only one of policy, artifact and store")
+        if self.artifact_sha256 is not None and self.artifact is None and self.store is None:
+            raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact or store")
+        if self.store is not None and self.policy_name is None:
+            raise ConfigError("policy_name", None, "the name of a policy, together with store")
+        self._check_trust()
+
+    def _check_trust(self) -> None:
+        """Half of a configuration of signatures is none, and must not pass for a whole one."""
+        keys, threshold = self.trusted_keys, self.signature_threshold
+        if keys is None and self.require_signature:
+            raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
+        if keys is None and threshold != 1:
+            raise ConfigError("signature_threshold", threshold, "only together with trusted_keys")
+        if keys is None and self.policy_name is not None and self.store is None:
+            raise ConfigError("policy_name", self.policy_name, "only together with trusted_keys or store")
+        if keys is not None and self.artifact is None and self.store is None:
+            raise ConfigError("trusted_keys", keys, "only together with artifact or store: a document is not signed")
+        if isinstance(keys, tuple) and threshold > len(keys):
+            raise ConfigError(
+                "signature_threshold", threshold, f"at most {len(keys)}, as many as there are trusted_keys"
+            )
 
     @property
     def environment(self) -> Environment:
@@ -101,7 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _refuse_unknown(overrides, cls.__struct_fields__)
         _refuse_unknown([name for name in environ if name.startswith(PREFIX)], VARIABLES)
         config = starlette.config.Config(environ=environ, env_prefix=PREFIX)
-        values = _read(config, [name for name in _PARSERS if name not in overrides])
+        values = _read(config, [name for name in PARSERS if name not in overrides])
         limits = {} if "limits" in overrides else _read(config, list(RANGES))
         try:
             if limits:
@@ -121,7 +152,7 @@ def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, An
         variable = PREFIX + name.upper()
         if variable not in config.environ:
             continue
-        parse, valid = _PARSERS.get(name) or _limit_parser(name)
+        parse, valid = PARSERS.get(name) or limit_parser(name)
         try:
             values[name] = config(name.upper(), parse)
         except ValueError:
@@ -136,147 +167,3 @@ def _refuse_unknown(given: Iterable[str], valid: Iterable[str]) -> None:
         hint = f"{close[0]}, which is closest, or another" if close else "one"
         # What is wrong is the name. The value may be anybody's secret, and this goes to a log.
         raise ConfigError(name, name, f"{hint} of {', '.join(valid)}")
-
-
-# -- text to value
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("empty")
-    return value
-
-
-def _whole(value: str) -> int:
-    if re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII) is None:
-        raise ValueError(value)
-    return int(value)
-
-
-def _number(value: str) -> float:
-    if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value, re.ASCII) is None:
-        raise ValueError(value)
-    return float(value)
-
-
-def _flag(value: str) -> bool:
-    if value not in _FLAGS:
-        raise ValueError(value)
-    return _FLAGS[value]
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(_text(part.strip()) for part in value.split(","))
-
-
-_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
-_Parser = tuple[Callable[[str], Any], str]
-_PARSERS: Final[dict[str, _Parser]] = {
-    "policy": (_text, "the path of a policy document"),
-    "artifact": (_text, "the path of a Wasm module"),
-    "artifact_sha256": (_text, "64 lower-case hex digits"),
-    "engine": (_text, f"one of {', '.join(ENGINES)}"),
-    "pool_size": (_whole, "a whole number from {} to {}".format(*POOL_SIZE)),
-    "reuse": (_flag, "true, false, 1 or 0"),
-    "safe": (_list, f"{_SAFE}; separated by commas"),
-    "cache_size": (_whole, "a whole number from {} to {}".format(*CACHE_SIZE)),
-    "service": (_text, "printable text of 1 to 256 characters"),
-    "mode": (_text, "dev, test, prod, or another name of 1 to 256 printable characters"),
-    "public": (_list, f"{_PUBLIC}; separated by commas"),
-    "expose_reasons": (_flag, "true, false, 1 or 0"),
-    "sample_allows": (_number, "a number from 0 to 1"),
-    "body_bytes": (_whole, "a whole number from {} to {}".format(*BODY_BYTES)),
-    "openapi": (_flag, "true, false, 1 or 0"),
-    "strict": (_flag, "true, false, 1 or 0"),
-    "strict_paths": (_flag, "true, false, 1 or 0"),
-    "contract": (_text, "the path of a handler contract, as capgate contract export writes it"),
-}
-#: Every variable that :meth:`Settings.from_env` knows.
-VARIABLES: Final = tuple(PREFIX + name.upper() for name in (*_PARSERS, *RANGES))
-
-
-def _limit_parser(name: str) -> _Parser:
-    kind, parse = ("a number", _number) if name in FRACTIONS else ("a whole number", _whole)
-    low, high = RANGES[name]
-    return parse, f"{kind} from {low:g} to {high:g}"
-
-
-# -- value to verdict
-
-
-def _check_path(name: str, value: object) -> None:
-    if value is None or (isinstance(value, dict) and name == "policy"):
-        return
-    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ConfigError(name, value, _PARSERS[name][1] + (", or the document as a dict" if name == "policy" else ""))
-
-
-def _check_digest(name: str, value: object) -> None:
-    if value is not None and not (isinstance(value, str) and _DIGEST.fullmatch(value)):
-        raise ConfigError(name, value, "64 lower-case hex digits")
-
-
-def _check_engine(name: str, value: object) -> None:
-    if value not in ENGINES:
-        raise ConfigError(name, value, _PARSERS[name][1])
-
-
-def _check_limits(name: str, value: object) -> None:
-    if not isinstance(value, Limits):
-        raise ConfigError(name, value, "a capgate.Limits")
-
-
-def _check_flag(name: str, value: object) -> None:
-    if value is not True and value is not False:
-        raise ConfigError(name, value, "True or False")
-
-
-def _check_label(name: str, value: object) -> None:
-    if not (isinstance(value, str) and 1 <= len(value) <= 256 and value.isprintable()):
-        raise ConfigError(name, value, _PARSERS[name][1])
-
-
-def _check_public(name: str, value: object) -> None:
-    if not isinstance(value, tuple):
-        raise ConfigError(name, value, f"a tuple of {_PUBLIC}")
-    for path in value:
-        if (
-            not isinstance(path, str)
-            or "/" not in path
-            or "*" in path
-            or not path.isprintable()
-            or value.count(path) > 1
-        ):
-            raise ConfigError(name, path, f"{_PUBLIC}; each of them once")
-
-
-def _check_safe(name: str, value: object) -> None:
-    if not isinstance(value, tuple):
-        raise ConfigError(name, value, f"a tuple of {_SAFE}")
-    for text in value:
-        if not isinstance(text, str) or not text.isprintable() or not text.strip() or value.count(text) > 1:
-            raise ConfigError(name, text, f"{_SAFE}; each of them once")
-
-
-_CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
-    "policy": _check_path,
-    "artifact": _check_path,
-    "artifact_sha256": _check_digest,
-    "engine": _check_engine,
-    "pool_size": lambda name, value: check_number(name, value, *POOL_SIZE, whole=True),
-    "limits": _check_limits,
-    "reuse": _check_flag,
-    "safe": _check_safe,
-    "cache_size": lambda name, value: check_number(name, value, *CACHE_SIZE, whole=True),
-    "service": _check_label,
-    "mode": _check_label,
-    "public": _check_public,
-    "expose_reasons": _check_flag,
-    "sample_allows": lambda name, value: check_number(name, value, 0.0, 1.0, whole=False),
-    "body_bytes": lambda name, value: check_number(name, value, *BODY_BYTES, whole=True),
-    "openapi": _check_flag,
-    "strict": _check_flag,
-    "strict_paths": _check_flag,
-    "contract": _check_path,
-}

@@ -15,7 +15,7 @@ from ..errors import CapgateError
 USAGE: Final = 2
 
 #: The packages of the extra ``cli``.
-EXTRA: Final = frozenset({"fastapi", "httpx", "rich", "typer", "uvicorn"})
+EXTRA: Final = frozenset({"fastapi", "httpx", "rich", "typer", "uvicorn", "watchfiles"})
 
 
 def main() -> NoReturn:

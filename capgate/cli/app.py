@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import guide, policies
+from . import golden, guide, operations, policies, releases
 from .policies import Engine, Json
 
 contract = typer.Typer(
@@ -123,4 +123,7 @@ def contract_diff(
 
 app.add_typer(contract, name="contract")
 policies.register(app)
+golden.register(app)
+releases.register(app)
+operations.register(app)
 guide.arrange(app)

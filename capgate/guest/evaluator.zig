@@ -278,8 +278,8 @@ noinline fn byRules(input: u32, by_mode: u32) ?*const Result {
     if (match <= 1) return if (match == 1) &allow else null;
     const denial = image.at(Image.field(32) + @as(u64, (match >> 1) - 1) * denial_size, denial_size);
     const text = load(u32, denial + 4);
-    require(denial % 4 == 0 and load(u32, denial) == 1 and text >= image_base);
-    _ = image.at(text - image_base, load(u32, denial + 8));
+    require(denial % 4 == 0 and load(u32, denial) == 1);
+    _ = image.at(text -% image_base, load(u32, denial + 8)); // below the image it wraps to more than any image has
     return @ptrFromInt(denial);
 }
 
@@ -345,7 +345,8 @@ noinline fn find(set: u32, address: u32, len: u32, fold: u64) u32 {
 }
 
 /// The number, from 1, of the longest beginning after which the text goes on; 0 where there is none. The beginnings are
-/// in the order of their bytes, so the last one that is not above the text has most in common with it.
+/// in the order of their bytes, so the last one that is not above the text, or begins with it, is what is looked for or
+/// begins with it.
 noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
     if (offset == 0) return 0;
     const image = Image.open();
@@ -360,8 +361,7 @@ noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
         const text = image.at(load(u32, entries + middle * beginning_size), size);
         const most = @min(size, len);
         const same = shared(text, address, most, fold);
-        const above = if (same == most) size > len else byte(text + same, exactly) > byte(address + same, fold);
-        if (above) {
+        if (same < most and byte(text + same, exactly) > byte(address + same, fold)) {
             high = middle;
         } else {
             low = middle + 1;

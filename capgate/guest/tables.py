@@ -57,6 +57,7 @@ class Tables:
         self._sets = 0
 
     def content(self) -> bytes:
+        """All records and texts, as they lie in the image."""
         return b"".join(self._parts)
 
     def add(self, content: bytes) -> int:
@@ -67,9 +68,11 @@ class Tables:
         return offset
 
     def add_numbers(self, *numbers: int) -> int:
+        """The offset of a record of u32."""
         return self.add(struct.pack(f"<{len(numbers)}I", *numbers))
 
     def add_text(self, text: bytes) -> int:
+        """The offset of ``text``, which is written once."""
         if text not in self._texts:
             self._texts[text] = self.add(text)
         return self._texts[text]

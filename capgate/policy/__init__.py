@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .document import Document, Section, is_label
-from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy, is_well_formed
+from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy
 from .rules import Pattern, Rule
 from .strict import ascii_lower
+from .wellformed import is_well_formed
 
 __all__ = [
     "ALWAYS",

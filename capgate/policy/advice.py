@@ -18,10 +18,11 @@ from ..actions import BUILTIN_ACTIONS, Action, is_action_name
 from ..errors import ConfigError
 from ..model import Allow, PolicyInput, PolicyResult
 from .document import ANY
-from .evaluate import RuntimePolicy, actor_of
+from .evaluate import RuntimePolicy
 from .patch import Operation, apply, pointer
 from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
 from .strict import ascii_lower
+from .wellformed import actor_of
 
 #: Rules that only just do not match, for which a change is offered.
 NEAR: Final = 5

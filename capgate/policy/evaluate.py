@@ -11,30 +11,20 @@ from ..actions import BUILTIN_ACTIONS
 from ..errors import ConfigError
 from ..model import (
     ALLOW,
-    Anonymous,
-    CompilerTool,
     Deny,
-    Environment,
     PolicyInput,
     PolicyResult,
     Reason,
-    Resource,
-    Service,
-    User,
 )
 from .document import EVERY, OPERATION_BITS, Document, Section, read_document
 from .index import NO_RULE, Indexer, ModeIndex
-from .rules import ACTOR_KINDS, HOST_KIND
+from .rules import HOST_KIND
 from .strict import JSON, ascii_lower, is_unicode, locate, mistake, parse
+from .wellformed import actor_of, exact, is_readable, is_well_formed, mode_of
 
 #: What a policy may look at, as :attr:`RuntimePolicy.inputs` names it, and what every policy does look at.
 INPUTS: Final = ("action", "actor", "mode", "resource")
 ALWAYS: Final = frozenset({"action", "resource"})
-
-_U64: Final = 2**64
-_NAMED: Final[tuple[tuple[type[User] | type[Service] | type[CompilerTool], str], ...]] = tuple(
-    zip((User, Service, CompilerTool), ACTOR_KINDS[1:], strict=True)
-)
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -150,16 +140,16 @@ class RuntimePolicy:
         return _MALFORMED if found.result is ALLOW and not is_well_formed(input) else found
 
     def _judge(self, input: PolicyInput) -> Explanation:
-        if not _is_readable(input):
+        if not is_readable(input):
             return _MALFORMED
-        entry = self.actions.get(_exact(input.action))
+        entry = self.actions.get(exact(input.action))
         if entry is None:
             return _UNKNOWN_ACTION
         resource = input.resource
-        id = None if resource is None or resource.id is None else _exact(resource.id)
+        id = None if resource is None or resource.id is None else exact(resource.id)
         if id is None and entry.required:
             return _MISSING_RESOURCE
-        kind = None if resource is None else _exact(resource.kind)
+        kind = None if resource is None else exact(resource.kind)
         if kind is not None and entry.kind is not None and kind != entry.kind:
             return _WRONG_KIND
         if entry.rules is not None:
@@ -180,78 +170,12 @@ class RuntimePolicy:
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
     ) -> Explanation | None:
         """The answer of the first rule that denies, or else of the first that allows, or else ``None``."""
-        actor, mode = actor_of(input.actor), _mode(input.env)
+        actor, mode = actor_of(input.actor), mode_of(input.env)
         if actor is None or mode is None:
             return _MALFORMED
         found = rules.find(mode, actor, kind, id)
         number = found.allow if found.deny == NO_RULE else found.deny
         return None if number == NO_RULE else self._by_rule[number]
-
-
-def _exact(text: str) -> str:
-    """``text``, of a subclass of ``str`` the characters: an enumeration, for one, hashes as its name."""
-    return text if type(text) is str else str.__str__(text)
-
-
-def is_well_formed(input: object) -> bool:
-    """Whether every field of ``input`` has its type, every text is Unicode, and the timestamp fits in a u64."""
-    if not isinstance(input, PolicyInput) or not isinstance(input.env, Environment):
-        return False
-    texts: list[Any] = [input.action, input.env.service, input.env.mode]
-    actor: object = input.actor
-    if isinstance(actor, (User, Service, CompilerTool)):
-        texts.append(actor.id)
-    elif not isinstance(actor, Anonymous):
-        return False
-    if input.args_hash is not None:
-        texts.append(input.args_hash)
-    if input.resource is not None and not _add_resource(input.resource, texts):
-        return False
-    if not isinstance(input.timestamp, int) or not 0 <= input.timestamp < _U64:
-        return False
-    try:
-        return is_unicode("".join(texts))
-    except TypeError:
-        return False
-
-
-def _add_resource(resource: object, texts: list[Any]) -> bool:
-    if not isinstance(resource, Resource) or not isinstance(resource.attributes, dict):
-        return False
-    texts.append(resource.kind)
-    if resource.id is not None:
-        texts.append(resource.id)
-    for item in resource.attributes.items():
-        texts.extend(item)
-    return True
-
-
-def _is_readable(input: object) -> bool:
-    """Whether what every judgement looks at has the types that it takes for granted."""
-    if not isinstance(input, PolicyInput) or not isinstance(input.action, str):
-        return False
-    resource: object = input.resource
-    if resource is None:
-        return True
-    if not isinstance(resource, Resource) or not isinstance(resource.kind, str):
-        return False
-    return resource.id is None or isinstance(resource.id, str)
-
-
-def actor_of(actor: object) -> tuple[str, str | None] | None:
-    """Kind and id, or ``None`` where it is malformed."""
-    if isinstance(actor, Anonymous):
-        return ACTOR_KINDS[0], None
-    for type_, kind in _NAMED:
-        if isinstance(actor, type_):
-            id: object = actor.id
-            return (kind, _exact(id)) if isinstance(id, str) else None
-    return None
-
-
-def _mode(env: object) -> str | None:
-    mode: object = env.mode if isinstance(env, Environment) else None
-    return _exact(mode) if isinstance(mode, str) else None
 
 
 def _entries(document: Document) -> list[ActionEntry]:

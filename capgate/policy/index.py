@@ -68,6 +68,7 @@ class KindIndex(msgspec.Struct, frozen=True):
     beginnings: Beginnings[Matching]
 
     def find(self, id: str | None) -> Matching:
+        """The first rules that match, of either effect."""
         if id is None:
             return self.any
         id = ascii_lower(id) if self.host else id
@@ -85,7 +86,7 @@ class ResourceIndex(msgspec.Struct, frozen=True):
     kinds: Mapping[str, KindIndex]
 
     def find(self, kind: str | None, id: str | None) -> Matching:
-        """``kind`` is ``None`` where the question has no resource."""
+        """The same, by kind, which is ``None`` where the question has no resource."""
         found = None if kind is None else self.kinds.get(kind)
         return self.any if found is None else found.find(id)
 
@@ -105,6 +106,7 @@ class ActorIndex(msgspec.Struct, frozen=True):
     kinds: Mapping[str, ActorKindIndex]
 
     def fitting(self, kind: str, id: str | None) -> Iterator[ResourceIndex]:
+        """Every part for this actor."""
         if self.any is not None:
             yield self.any
         part = self.kinds.get(kind)

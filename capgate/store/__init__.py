@@ -1,7 +1,29 @@
-"""Where policies come from. So far: :func:`load_wasm_artifact`, one file read once."""
+"""Where policies come from: one file read once (:func:`load_wasm_artifact`), the same with its signed manifest
+(:class:`Verifier`), or a store of releases (:class:`PolicyStore`)."""
 
 from __future__ import annotations
 
+from .directory import PolicyStore
 from .loader import WasmArtifact, load_wasm_artifact
+from .manifest import Audience, Manifest
+from .objects import Release
+from .reading import Status, StoreReader
+from .records import Active
+from .signing import KeyPair, TrustedKeys
+from .verify import VerifiedPolicy, Verifier
 
-__all__ = ["WasmArtifact", "load_wasm_artifact"]
+__all__ = [
+    "Active",
+    "Audience",
+    "KeyPair",
+    "Manifest",
+    "PolicyStore",
+    "Release",
+    "Status",
+    "StoreReader",
+    "TrustedKeys",
+    "VerifiedPolicy",
+    "Verifier",
+    "WasmArtifact",
+    "load_wasm_artifact",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from capgate.build import build_policy
 from capgate.cache import QuickChecker
 from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.current import capabilities_for
 from capgate.errors import ConfigError
 from capgate.judge import Judge
 from capgate.limits import Limits
@@ -95,6 +97,21 @@ async def test_a_decision_is_remembered(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_what_handlers_ask_is_remembered_too(kind: str) -> None:
+    checker, counting = quick(kind, size=10)
+    questions = [("db.read", "sql_query:good"), ("db.read", "sql_query:bad")]
+    async with checker:
+        gate = capabilities_for(checker, ANONYMOUS)
+        assert [type(one) for one in await gate.check_many(questions)] == [Allow, Deny]
+        assert checker.remembered == 2
+        assert gate.check_now(*questions[0]) == await gate.check(*questions[0]) == ALLOW
+        assert gate.check_now("db.read", "sql_query:other") == Deny(Reason.NOT_IN_ALLOWLIST)
+        assert checker.remembered == 3
+        assert [type(one) for one in gate.check_many_now(questions)] == [Allow, Deny]
+    assert counting.asked == (0 if kind == "local" else 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_what_the_policy_looks_at_tells_questions_apart(kind: str) -> None:
     checker, _ = quick(kind, size=100)
     dev, prod = Environment("s", "dev"), Environment("s", "prod")
@@ -111,9 +128,18 @@ async def test_what_the_policy_looks_at_tells_questions_apart(kind: str) -> None
 
 async def test_what_it_does_not_look_at_does_not() -> None:
     checker, counting = quick(size=10)
-    for time, digest in ((0, None), (1, "0" * 64), (2**64 - 1, "x")):
+    for time, digest in ((0, "1" * 64), (1, "0" * 64), (2**64 - 1, "x" * 64)):
         assert await checker.check(ask(timestamp=time, args_hash=digest)) == ALLOW
     assert counting.asked == 1
+
+
+async def test_an_input_that_is_too_long_is_no_input_that_was_shorter() -> None:
+    id = "x" * 256
+    actor, env = User(id), Environment(id, id[:-40])
+    small = LocalPolicyChecker(RuntimePolicy.from_document({"sql": [id]}), limits=Limits(input_bytes=1_024))
+    checker = QuickChecker(small, size=10)
+    for digest, expected in ((None, ALLOW), ("0" * 64, Deny(Reason.MALFORMED_INPUT)), ("0", ALLOW)):
+        assert await checker.evaluate(ask(id, actor=actor, env=env, args_hash=digest)) == expected
 
 
 MALFORMED: list[Any] = [
@@ -130,6 +156,9 @@ MALFORMED: list[Any] = [
     PolicyInput("db.read", resource=Resource("sql_query", "good", {"a": 5})),  # type: ignore[dict-item]
     PolicyInput("db.read", resource=Resource("sql_query", "good", {"\ud800": ""})),
     PolicyInput("db.read", resource="good"),  # type: ignore[arg-type]
+    PolicyInput("db.read", resource=SimpleNamespace(kind="sql_query", id="good", attributes={})),  # type: ignore[arg-type]
+    PolicyInput("db.read", resource=Resource("sql_query", "good", None)),  # type: ignore[arg-type]
+    PolicyInput("db.read", resource=Resource("sql_query", "good", [])),  # type: ignore[arg-type]
     PolicyInput(5),  # type: ignore[arg-type]
     PolicyInput(["db.read"]),  # type: ignore[arg-type]
     None,

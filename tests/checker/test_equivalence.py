@@ -234,7 +234,7 @@ CASES = settings(
 def known_actions(document: dict[str, Any]) -> Vocabulary:
     vocabulary = Vocabulary()
     for action in APPLICATION_ACTIONS:
-        vocabulary.register(action, resource_required=document.get("actions", {}).get(action) != "any")
+        vocabulary.register(action, resource_required=isinstance(document.get("actions", {}).get(action), list))
     return vocabulary
 
 

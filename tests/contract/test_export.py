@@ -104,7 +104,8 @@ def test_what_routes_can_be(tmp_path: Path) -> None:
     get = ("GET", "HEAD")
     assert declared(contract) == {
         ("/ws", ()): [("db.read", "sql_query:good", None)],
-        ("/thing", ()): [("db.read", "sql_query:of-get", None), ("db.write", "sql_query:of-post", "body")],
+        ("/thing", get): [("db.read", "sql_query:of-get", None)],
+        ("/thing", ("POST",)): [("db.write", "sql_query:of-post", "body")],
         ("/both", ("POST",)): [("db.read", "sql_query:one", None), ("db.read", "sql_query:two", None)],
         ("/braces", get): [("fs.read", "path:/srv/{{x}}", None)],
         ("/kind", get): [("db.read", "sql_query", None)],

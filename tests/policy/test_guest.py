@@ -198,6 +198,18 @@ def test_exactly_the_letters_a_to_z_fold(engine_name: str, code: int) -> None:
     assert (answer is ALLOW) == (chr(code).isascii() and chr(code).isalpha())
 
 
+@pytest.mark.parametrize("by_rule", [False, True], ids=["section", "rule"])
+def test_hosts_of_every_length_fold(engine_name: str, by_rule: bool) -> None:
+    hosts = ["".join(chr(97 + at % 26) for at in range(length)) for length in range(1, 40)]
+    rule = {"effect": "allow", "actions": ["http.outbound"], "resources": [f"host:{host}" for host in hosts]}
+    instance = Guest(engine_name, build_policy({"rules": [rule]} if by_rule else {"egress": hosts}))
+    for host in hosts:
+        for at in range(len(host)):
+            mixed = host[:at].upper() + host[at:]
+            assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", mixed))) is ALLOW
+        assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", host.upper()))) is ALLOW
+
+
 def test_large_documents(engine_name: str) -> None:
     instance = Guest(engine_name, build_policy({"sql": [f"query_number_{index}" for index in range(30_000)]}))
     for index in [*range(0, 30_000, 97), 29_999]:

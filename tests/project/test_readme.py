@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from msgspec import convert
 from starlette.types import ASGIApp
 
 from capgate import RuntimePolicy
 from capgate.actions import BUILTIN_ACTIONS, SECTIONS
 from capgate.cli.diff import words
+from capgate.golden import Fixture, run_fixtures
 from capgate.limits import RANGES, Limits
 from capgate.model import REASONS
 from capgate.policy.difference import difference
@@ -122,3 +124,10 @@ def test_every_file_that_is_named_exists() -> None:
         assert (ROOT / name).exists(), name
     for name in re.findall(r"`(\w+\.py|store/\w+\.py)`", README):
         assert (ROOT / "capgate" / name).exists(), name
+
+
+def test_the_golden_fixtures_pass() -> None:
+    (text,) = blocks("json", "Golden fixtures")
+    document = blocks("json", "A policy document")[0]
+    outcomes = run_fixtures(json.loads(document), [convert(one, Fixture) for one in json.loads(text)])
+    assert [outcome.kind for outcome in outcomes] == ["passed", "passed"]

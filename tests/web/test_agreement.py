@@ -33,6 +33,8 @@ from capgate.declare import is_around, requires
 from capgate.fastapi import Requires
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS, Allow
+from capgate.report import report_routes
+from capgate.routing import find_target
 from capgate.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
@@ -77,11 +79,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """An endpoint that ran: the questions that its declarations amount to, and whether it may run without any."""
+    """An endpoint that ran: the questions that its declarations amount to, and whether it may run without any; the path
+    of its route as it is written, and the parameters that it saw."""
 
     number: int
     questions: tuple[tuple[str, str], ...]
     public: bool
+    template: str
+    params: dict[str, Any]
 
 
 class Wrapper:
@@ -200,7 +205,7 @@ class Application:
                 (action, resource_id(number, parameter).format(**params))
                 for action, number, parameter in (*before, *asked)
             )
-            self.ran.append(Ran(number, questions, public))
+            self.ran.append(Ran(number, questions, public, template, dict(params)))
 
         async def function(request: Request) -> Response:
             note(request)
@@ -423,6 +428,8 @@ async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowe
                 await call(free.app, scope)
             await call(app, scope)
             hold(free.ran, gated.ran, checker, scope)
+            for ran in gated.ran:
+                assert is_reported(ran, scope, gated)
 
 
 def hold(free: list[Ran], gated: list[Ran], checker: Recording, scope: Scope) -> None:
@@ -444,3 +451,15 @@ def hold(free: list[Ran], gated: list[Ran], checker: Recording, scope: Scope) ->
         assert denied or not all(answers) or (not clean and not answers)
     else:
         event("no endpoint")
+
+
+def is_reported(ran: Ran, scope: Scope, application: Application) -> bool:
+    """Whether the report, and with it contracts and the OpenAPI document, says of the route what was asked."""
+    for route in report_routes(find_target(application.app), frozenset(application.public - {""})):
+        if route.template != ran.template or (route.methods and scope.get("method", "") not in route.methods):
+            continue
+        if not route.missing and (route.status == "public") == ran.public:
+            asked = [(one.action, one.resource(ran.params)) for one in (*route.requirements, *route.asked)]
+            if {(action, resource.id) for action, resource in asked if resource} == set(ran.questions):
+                return True
+    return False

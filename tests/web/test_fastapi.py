@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, WebSocket
+from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request, WebSocket
 
 from capgate import CapabilityDenied
 from capgate.declare import requires
@@ -186,16 +186,128 @@ async def test_websockets() -> None:
     assert RAN == ["good"]
 
 
-async def test_a_parameter_that_the_path_does_not_have_is_denied() -> None:
-    app = application()
+@pytest.mark.parametrize("action", ["db.read", "compute.long"])  # of which one needs no resource
+async def test_a_parameter_that_the_path_does_not_have_is_denied(action: str) -> None:
+    app = application(Recording(make_checker(document={"sql": "any", "compute": "any"})))
+    kind = {"db.read": "sql_query", "compute.long": "job"}[action]
 
-    @app.get("/{name}", dependencies=[Requires("db.read", resource="sql_query:{nam}")])
+    @app.get("/{name}", dependencies=[Requires(action, resource=f"{kind}:{{nam}}")])
     async def endpoint(name: str) -> None:
         RAN.append(name)
 
-    call = await get(app, "/good")
-    assert (call.status, call.json["reason"]) == (403, Reason.MISSING_RESOURCE)
+    with events() as found:
+        call = await get(app, "/good")
+    assert (call.status, call.json["reason"]) == (403, Reason.INTERNAL_ERROR)
+    assert [event["decision_id"] for event in found] == [call.json["decision_id"]]
     assert RAN == []
+
+
+HASHED = Requires("db.read", resource="sql_query:good", args_hash="body")
+FORM = (("content-type", "application/x-www-form-urlencoded"),)
+
+
+async def test_what_has_no_body_has_no_hash() -> None:
+    checker = Recording()
+    app = application(checker)
+
+    @app.websocket("/", dependencies=[HASHED])
+    async def endpoint(websocket: WebSocket) -> None:
+        RAN.append("ran")
+
+    assert [m["type"] for m in (await Call(websocket_scope("/")).to(app)).sent] == ["websocket.close"]
+    assert (RAN, checker.asked) == ([], [])
+
+
+async def test_a_body_that_was_consumed_has_no_hash() -> None:
+    app = application()
+
+    @app.post("/", dependencies=[HASHED])
+    async def endpoint(field: Annotated[str, Form()]) -> None:
+        RAN.append(field)
+
+    with events() as found:
+        call = await get(app, "/", "POST", b"field=x", FORM)
+    assert (call.status, [event["reason"] for event in found], RAN) == (403, [Reason.INTERNAL_ERROR], [])
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_a_body_is_read_up_to_the_limit(read_before: bool) -> None:  # S18
+    app = application(settings=Settings(body_bytes=10, expose_reasons=True, limits=Limits(deadline=20.0)))
+
+    @app.post("/before", dependencies=[HASHED])
+    async def before(value: Annotated[str, Body()]) -> None:
+        RAN.append(value)
+
+    @app.post("/", dependencies=[HASHED])
+    async def endpoint(request: Request) -> None:
+        RAN.append((await request.body()).decode())
+
+    path = "/before" if read_before else "/"
+    chunks = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in (b'"12', b"3456789", b'0"')]
+    scope = http_scope(path, "POST", (("content-type", "application/json"),))
+    call = Call(scope, [*chunks, {"type": "http.request"}])
+    with events() as found:
+        await call.to(app)
+    assert (call.status, [event["reason"] for event in found], RAN) == (403, [Reason.MALFORMED_INPUT], [])
+    assert read_before or call.received == 3  # the rest was not read
+    assert (await Call(scope, [chunks[0], {"type": "http.request", "body": b'3456"'}]).to(app)).status == 200
+    (ran,) = RAN
+    assert ran == ("123456" if read_before else '"123456"')
+
+
+async def test_a_body_that_does_not_come_is_a_timeout() -> None:
+    app = application(settings=Settings(expose_reasons=True, limits=Limits(deadline=0.01)))
+
+    @app.post("/", dependencies=[HASHED])
+    async def endpoint() -> None:
+        RAN.append("ran")
+
+    call = await Call(http_scope("/", "POST"), [], hangs=True).to(app)
+    assert (call.status, call.json["reason"], RAN) == (403, Reason.POLICY_TIMEOUT, [])
+
+
+@pytest.mark.parametrize("included", [False, True])
+@pytest.mark.parametrize("replace", ["nothing", "what asks", "what is around it", "who is asking"])
+async def test_a_route_declares_no_dependency_that_is_replaced(replace: str, included: bool) -> None:
+    def user() -> str:
+        return "grace"
+
+    asks = Requires("db.read", resource="sql_query:good", actor=user)
+
+    def around(_: Annotated[None, asks]) -> str:
+        return "real"
+
+    checker = Recording()
+    app = application(checker)
+    router: Any = APIRouter() if included else app
+
+    def endpoint(needed: Annotated[str, Depends(around)]) -> str:
+        RAN.append("http")
+        return needed
+
+    async def socket(websocket: WebSocket, needed: Annotated[str, Depends(around)]) -> None:
+        RAN.append("websocket")
+        await websocket.accept()
+        await websocket.close()
+
+    for function in (around, endpoint, socket):  # whose annotations are text, and of names in here
+        function.__annotations__ = get_annotations(function, locals())
+    router.get("/")(endpoint)
+    router.websocket("/ws")(socket)
+    if included:
+        app.include_router(router)
+    replaced = {"what asks": asks.dependency, "what is around it": around, "who is asking": user}.get(replace)
+    if replaced is not None:
+        app.dependency_overrides[replaced] = lambda: "ada"
+    await get(app, "/")
+    await Call(websocket_scope("/ws")).to(app)
+    asked = {"nothing": ["grace", "grace"], "who is asking": ["ada", "ada"]}.get(replace, [])
+    assert [getattr(input.actor, "id", None) for input, _ in checker.asked] == asked
+    assert len(RAN) == len(asked)
+
+
+def get_annotations(function: Any, names: dict[str, Any]) -> dict[str, Any]:
+    return {name: eval(text, {**globals(), **names}) for name, text in function.__annotations__.items()}
 
 
 async def test_without_the_gate_a_dependency_denies() -> None:
@@ -285,6 +397,21 @@ async def test_the_openapi_document_shows_what_is_asked() -> None:
         denied = paths["/declared"]["get"]["responses"]["403"]
         assert list(denied["content"]) == ["application/problem+json"]
         assert "403" not in paths["/health"]["get"]["responses"]
+
+
+async def test_what_the_application_says_of_its_403_stays() -> None:
+    app = application(settings=Settings(public=("/openapi.json",), limits=Limits(deadline=20.0)))
+    own: dict[int | str, dict[str, Any]] = {403: {"description": "Not yours", "content": {"text/plain": {}}}}
+
+    @app.get("/", dependencies=[Requires("db.read", resource="sql_query:good")], responses=own)
+    async def endpoint() -> None: ...
+
+    denied = (await get(app, "/openapi.json")).json["paths"]["/"]["get"]["responses"]["403"]
+    assert (denied["description"], sorted(denied["content"])) == (
+        "Not yours",
+        ["application/problem+json", "text/plain"],
+    )
+    assert own == {403: {"description": "Not yours", "content": {"text/plain": {}}}}
 
 
 async def test_the_openapi_document_is_left_alone_where_settings_say_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +23,20 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.checker import LocalPolicyChecker
+from capgate.build import build_policy
+from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
 from capgate.current import capabilities_for, current, using
 from capgate.errors import CapabilityDenied, ConfigError
 from capgate.handlers import BATCH, Capabilities
-from capgate.limits import Limits
+from capgate.limits import RANGES, Limits
 from capgate.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, ANONYMOUS, Allow, CompilerTool, Deny, Environment, Reason, Resource, Service, User
+from capgate.pool import WasmPool
 from capgate.settings import Settings
+from capgate.store.loader import WasmArtifact
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, Answering, Recording, events, gated, make_checker, read
+from .support import KINDS, POLICY, Answering, Recording, events, gated, make_checker, read
 
 GOOD, BAD = ("db.read", "sql_query:good"), ("db.read", "sql_query:bad")
 PATIENT = Settings(service="web-tests", mode="test", expose_reasons=True, limits=Limits(deadline=20.0))
@@ -228,6 +232,16 @@ async def test_what_cannot_be_asked_is_denied(kind: str, questions: Any, reason:
         assert await gate.check_many([GOOD] * BATCH) == [ALLOW] * BATCH
 
 
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_a_batch_is_under_one_deadline_whichever_way_it_is_asked(kind: str) -> None:
+    artifact = WasmArtifact.from_bytes(build_policy(POLICY))
+    pool = WasmPool(artifact, 1, kind, Limits(deadline=RANGES["deadline"][0]))  # a microsecond for each question
+    async with WasmPolicyChecker(pool) as checker:
+        gate = capabilities_for(checker, ANONYMOUS)
+        assert set(gate.check_many_now([GOOD] * BATCH)) == {Deny(Reason.POLICY_TIMEOUT)}
+        assert set(await gate.check_many([GOOD] * BATCH)) == {Deny(Reason.POLICY_TIMEOUT)}
+
+
 async def test_nothing_required_is_nothing_allowed() -> None:
     gate = capabilities_for(make_checker(), ANONYMOUS)
     assert await gate.check_many([]) == []
@@ -412,6 +426,25 @@ async def test_a_response_that_began_is_not_replaced() -> None:
     assert call.body == b"first"
 
 
+@pytest.mark.parametrize("kind", ["http.response.early_hint", "http.response.debug", "http.response.push"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("outside", [False, True])
+async def test_what_is_sent_before_a_response_does_not_begin_it(kind: str, after: bool, outside: bool) -> None:  # S20
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if not after:
+                await send({"type": kind})
+            await scope["state"]["capabilities"].require(*BAD)
+        finally:
+            if after:
+                await send({"type": kind})
+
+    mount = Mount("/", read("good")(endpoint))
+    app = CapabilityMiddleware(mount, settings=PATIENT, checker=make_checker(), router=Starlette(routes=[mount]))
+    call = await Call(http_scope("/")).to(app if outside else gated([mount], None, PATIENT))
+    assert (call.sent[0]["type"], call.status, call.headers["content-type"]) == (kind, 403, "application/problem+json")
+
+
 async def test_a_mixed_group_of_errors_is_the_applications() -> None:
     class Mixed(Exception):
         pass
@@ -504,10 +537,10 @@ async def test_nothing_is_left_over_after_a_request() -> None:
 async def test_requests_at_the_same_time_have_their_own() -> None:  # P19
     met: list[bool] = []
     both = anyio.Event()
-    waiting: list[Request] = []
+    waiting: list[Capabilities] = []
 
     async def handler(request: Request) -> Response:
-        waiting.append(request)
+        waiting.append(request.state.capabilities)
         if len(waiting) == 2:
             both.set()
         await both.wait()
@@ -519,7 +552,7 @@ async def test_requests_at_the_same_time_have_their_own() -> None:  # P19
         for _ in range(2):
             tasks.start_soon(answer, app)
     assert met == [True, True]
-    assert waiting[0].state.capabilities is not waiting[1].state.capabilities
+    assert waiting[0] is not waiting[1]
 
 
 async def test_an_inner_gate_hands_out_its_own_and_the_outer_one_is_back_afterwards() -> None:  # P19
@@ -545,6 +578,51 @@ async def test_an_inner_gate_hands_out_its_own_and_the_outer_one_is_back_afterwa
     assert await answer(app) == "x"
     assert seen[0] is seen[2]
     assert seen[1] is not seen[0]
+
+
+async def test_the_state_of_a_request_is_left_as_it_was_found() -> None:  # P19
+    seen: list[Any] = []
+
+    async def endpoint(request: Request) -> Response:
+        seen.append(request.state.capabilities)
+        return JSONResponse("x")
+
+    class Around:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["state"]["capabilities"])
+            await self.app(scope, receive, send)
+            seen.append(scope["state"]["capabilities"])
+
+    inner = gated([Route("/", read("good")(endpoint))], None, PATIENT)
+    app = CapabilityMiddleware(Around(inner), settings=PATIENT, checker=make_checker(), router=inner.router)
+    for state in ({}, {"capabilities": "of the application's lifespan"}):
+        scope = http_scope("/", state=dict(state))
+        await answer(app, scope)
+        assert scope["state"] == state
+    assert [one is seen[0] for one in seen[:3]] == [True, False, True]
+
+
+async def test_a_request_that_is_over_is_gone_without_a_garbage_collection() -> None:  # P17
+    async def handler(request: Request) -> Response:
+        return JSONResponse(len(await request.body()))
+
+    app = gated([Route("/", read("good", args_hash="body")(handler), methods=["POST"])], None, PATIENT)
+    await Call(http_scope("/", "POST")).to(app)
+    gc.collect()
+    gc.disable()
+    try:
+        await Call(http_scope("/", "POST")).to(app)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith("capgate")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 async def test_after_the_gate_was_closed_nothing_is_allowed() -> None:

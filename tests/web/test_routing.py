@@ -241,6 +241,7 @@ def test_what_is_declared_around_counts_besides_what_is_declared_inside() -> Non
     assert resolve(app, http_scope("/t/none"), "/{tenant}/none") == ["around-t", "inside"]
     assert resolve(app, http_scope("/t/nowhere")) == ["around-t", "inside"]
     assert resolve(read("all")(Wrapper(plain)), http_scope("/x")) == ["all"]
+    assert resolve(read("all")(read("all")(Wrapper(plain))), http_scope("/x")) == ["all"]
     assert resolve(Wrapper(plain), http_scope("/x")) is None
 
 
@@ -521,6 +522,35 @@ def test_a_frontend_has_no_endpoint(tmp_path: Any) -> None:  # S9
     app.add_api_route("/one", fresh("one"))
     assert resolve(app, http_scope("/one")) == ["one"]
     assert resolve(app, http_scope("/index.html")) is None
+    assert [one.status for one in report_routes(find_target(app))] == ["declared", "undeclared"]
+    read("always", always=True)(app)
+    assert resolve(app, http_scope("/index.html")) == ["always"]
+    assert [one.status for one in report_routes(find_target(app))] == ["declared", "declared"]
+
+
+def test_a_frontend_does_not_lead_past_what_its_router_is_always_asked_for(tmp_path: Any) -> None:  # S9
+    (tmp_path / "index.html").write_text("hello")
+    router, around, app = APIRouter(), APIRouter(), FastAPI(openapi_url=None)
+    router.frontend("/", directory=tmp_path)
+    around.include_router(router)
+    app.include_router(around)
+    for name, target, expected, status in (
+        ("always", app, ["always"], "declared"),
+        ("always", router, ["always"], "declared"),  # the same, and asked already
+        ("other", around, Unresolvable, "unresolvable"),
+    ):
+        read(name, always=True)(target)
+        assert resolve(app, http_scope("/index.html")) == expected
+        assert [one.status for one in report_routes(find_target(app))] == [status]
+
+
+def test_a_default_application_does_not_lead_past_what_it_declares() -> None:  # S9
+    for default in (fresh("bad"), Wrapper(Router(routes())), read("default")(Router())):
+        router = read("always", always=True)(Router(routes(), default=default))
+        assert resolve(router, http_scope("/one")) == ["always", "one"]
+        assert resolve(router, http_scope("/nowhere")) is Unresolvable
+    router = read("always", always=True)(Router(routes(), default=plain))
+    assert resolve(router, http_scope("/nowhere")) == ["always"]
 
 
 async def test_documentation_is_behind_the_gate() -> None:  # S9

@@ -11,8 +11,10 @@ from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
 from capgate.select import select_checker
 from capgate.settings import VARIABLES, Settings
+from capgate.store import KeyPair
 
 DIGEST = "0123456789abcdef" * 4
+LINE = KeyPair.generate().public.line
 
 GOOD: dict[str, list[Any]] = {
     "policy": [None, {"sql": []}, "policy.json", Path("policy.json")],
@@ -32,6 +34,14 @@ GOOD: dict[str, list[Any]] = {
     "strict": [True, False],
     "strict_paths": [True, False],
     "contract": [None, "contract.json", Path("contract.json")],
+    "trusted_keys": [(LINE,), (LINE, KeyPair.generate().public.line), "keys.txt", Path("/etc/capgate/keys")],
+    "signature_threshold": [1],
+    "require_signature": [True, False],
+    "policy_name": ["orders", "a", "Orders-v2.1+x_y", "x" * 64],
+    "store": ["store", Path("/srv/policies")],
+    "store_poll": [0.05, 1, 3_600.0],
+    "rollback_share": [0, 0.0, 0.01, 0.5, 1],
+    "keep_expired": [True, False],
 }
 
 # C2, C3, A22: no zero that means "unlimited", no near misses, no switch that lets requests pass in case of doubt
@@ -65,17 +75,36 @@ BAD: dict[str, list[Any]] = {
     "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
     "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
+    "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
+    "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
+    "require_signature": [None, 0, 1, "yes"],
+    "policy_name": ["", ".", "a/b", "x" * 65, 5, b"x", "\u00e9", "a\n"],
+    "store": ["", b"x", 5, {"a": 1}, "a\0b"],
+    "store_poll": [0, -1, 0.01, 3_601, True, "1", None, float("nan")],
+    "rollback_share": [-0.1, 0.001, 1.1, True, "0.5", None, float("nan")],
+    "keep_expired": [None, 0, 1, "yes"],
+}
+
+#: Settings that mean something only together with others, and those.
+TOGETHER: dict[str, dict[str, Any]] = {
+    "artifact_sha256": {"artifact": "policy.wasm"},
+    "trusted_keys": {"artifact": "policy.wasm"},
+    "store": {"policy_name": "orders"},
+    **{
+        name: {"artifact": "policy.wasm", "trusted_keys": (LINE,)}
+        for name in ("signature_threshold", "require_signature", "policy_name")
+    },
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
 def test_usable_values(name: str, value: Any) -> None:
-    assert getattr(Settings(**{name: value}), name) == value
+    assert getattr(Settings(**TOGETHER.get(name, {}), **{name: value}), name) == value
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_unusable_values_are_refused_by_name(name: str, value: Any) -> None:  # C2, A22
-    given = {name: value} if name != "artifact_sha256" else {name: value, "artifact": "policy.wasm"}
+    given = {**TOGETHER.get(name, {}), name: value}
     with pytest.raises(ConfigError) as caught:
         Settings(**given)
     assert caught.value.setting == name
@@ -145,6 +174,9 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_OPENAPI", "false", "openapi", False),
     ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+    ("CAPGATE_STORE_POLL", "0.25", "store_poll", 0.25),
+    ("CAPGATE_ROLLBACK_SHARE", "0", "rollback_share", 0.0),
+    ("CAPGATE_KEEP_EXPIRED", "true", "keep_expired", True),
     ("CAPGATE_CONTRACT", "contract.json", "contract", "contract.json"),
 ]
 
@@ -184,7 +216,25 @@ def test_each_limit_from_the_environment(name: str) -> None:
 def test_every_setting_can_come_from_the_environment() -> None:
     digest = {"CAPGATE_ARTIFACT": "p.wasm", "CAPGATE_ARTIFACT_SHA256": DIGEST}
     assert Settings.from_env(digest).artifact_sha256 == DIGEST
-    tested = {variable for variable, *_ in FROM_ENV} | set(digest) | {f"CAPGATE_{name.upper()}" for name in RANGES}
+    trust = {
+        "CAPGATE_ARTIFACT": "p.wasm",
+        "CAPGATE_TRUSTED_KEYS": LINE,
+        "CAPGATE_SIGNATURE_THRESHOLD": "1",
+        "CAPGATE_REQUIRE_SIGNATURE": "true",
+        "CAPGATE_POLICY_NAME": "orders",
+    }
+    settings = Settings.from_env(trust)
+    assert (settings.trusted_keys, settings.signature_threshold) == ((LINE,), 1)
+    assert (settings.require_signature, settings.policy_name) == (True, "orders")
+    store = {"CAPGATE_STORE": "policies", "CAPGATE_POLICY_NAME": "orders"}
+    assert Settings.from_env(store).store == "policies"
+    tested = (
+        {variable for variable, *_ in FROM_ENV}
+        | set(store)
+        | set(digest)
+        | set(trust)
+        | {f"CAPGATE_{name.upper()}" for name in RANGES}
+    )
     assert tested == set(VARIABLES)
 
 

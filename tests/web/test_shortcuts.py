@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
@@ -22,9 +23,10 @@ from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
 from capgate.report import report_routes
 from capgate.routing import Target, find_target
+from capgate.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
-from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, read
+from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, plain, read
 
 NO = Deny("not_today")
 
@@ -145,6 +147,94 @@ async def test_what_a_method_declares_counts_however_its_class_is_reached(route:
     assert (call.status, DELETED) == (403, [])
 
 
+def hidden() -> dict[str, tuple[BaseRoute, Scope]]:
+    """Declarations where the gate does not come by: what to reach them with, below a router that declares a default."""
+
+    class Socket(WebSocketEndpoint):
+        @read("bad")
+        async def on_connect(self, websocket: Any) -> None:
+            DELETED.append("on_connect")
+
+    class Called:
+        @read("bad")
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            DELETED.append("called")
+
+    class Awaited:
+        def __init__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+        def __await__(self) -> Any:
+            return self.run().__await__()
+
+        @read("bad")
+        async def run(self) -> None:
+            DELETED.append("run")
+
+    class Chosen:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.run()
+
+        @staticmethod
+        @read("bad")
+        async def run() -> None:
+            DELETED.append("run")
+
+    class Dispatching(HTTPEndpoint):
+        @read("bad")
+        async def dispatch(self) -> None:
+            DELETED.append("dispatch")
+
+    class Asked:
+        @read("bad")
+        async def __call__(self) -> None:
+            DELETED.append("asked")
+
+    return {
+        "websocket": (WebSocketRoute("/x", Socket), websocket_scope("/x")),
+        "called": (Mount("/x", Called()), http_scope("/x/")),
+        "called around another": (Mount("/x", Passing(Called())), http_scope("/x/")),
+        "awaited": (Route("/x", Awaited), http_scope("/x")),
+        "chosen": (Mount("/x", Chosen()), http_scope("/x/")),
+        "dispatch": (Route("/x", Dispatching), http_scope("/x")),
+        "of FastAPI": (APIRoute("/x", Asked()), http_scope("/x")),
+    }
+
+
+@pytest.mark.parametrize("name", hidden())
+@pytest.mark.parametrize("always", [False, True])
+async def test_a_default_does_not_stand_in_for_what_is_declared_out_of_sight(name: str, always: bool) -> None:  # S9
+    DELETED.clear()
+    route, scope = hidden()[name]
+    app = read("good", always=always)(gated([route]))
+    call = await Call(scope).to(app)
+    assert DELETED == []
+    assert [message.get("status", 403) for message in call.sent[:1]] == [403]
+
+
+def test_a_class_with_a_declaration_cannot_have_a_call_with_another() -> None:
+    with pytest.raises(ConfigError) as caught:
+
+        @read("good")
+        class Both:
+            @read("bad")
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    assert caught.value.seen == "Both.__call__"
+
+
+async def test_applications_may_have_their_endpoints_as_methods() -> None:
+    class App(Starlette):
+        def __init__(self) -> None:
+            super().__init__(routes=[Route("/good", self.good)])
+
+        @read("good")
+        async def good(self, request: Request) -> Response:
+            return PlainTextResponse("good")
+
+    app = gated([Mount("/x", App())])
+    assert (await Call(http_scope("/x/good")).to(app)).status == 200
+
+
 async def test_a_class_that_is_the_whole_application() -> None:
     app = CapabilityMiddleware(Orders, settings=SETTINGS, checker=make_checker())
     call = await Call(http_scope("/", "DELETE")).to(app)
@@ -160,9 +250,50 @@ async def test_a_class_reached_by_a_wrapper_that_declares_no_method_is_fine() ->
     assert (await Call(http_scope("/orders/")).to(gated([Mount("/orders", app=Passing(Plain))]))).status == 200
 
 
-def test_a_class_whose_methods_name_fixed_resources_is_reported_with_them() -> None:  # C10
-    (found,) = report_routes(find_target(Starlette(routes=[ORDERS["route"]])))
-    assert (found.status, [one.fixed.id for one in found.requirements if one.fixed]) == ("declared", ["good", "bad"])
+def test_a_class_is_reported_for_each_method_that_needs_something_else() -> None:  # C10
+    class Some(HTTPEndpoint):
+        @read("{id}")
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("got")
+
+        async def post(self, request: Request) -> Response:
+            return PlainTextResponse("posted")
+
+    def report(app: Any, *public: str) -> list[Any]:
+        found = report_routes(find_target(app), frozenset(public))
+        return [
+            (one.methods, one.status, [need.id for one in one.requirements if (need := one.fixed)]) for one in found
+        ]
+
+    get = ("GET", "HEAD")
+    orders = Starlette(routes=[ORDERS["route"]])
+    assert report(orders) == [(get, "declared", ["good"]), (("DELETE",), "declared", ["good", "bad"])]
+    some = Starlette(routes=[Route("/{id}", Some), Route("/one/{id}", Some, methods=["GET"])])
+    only_get: Any = (get, "declared", [])
+    assert report(some) == [only_get, (("POST",), "undeclared", []), only_get]
+    assert report(some, "/{id}") == [only_get, (("POST",), "public", []), only_get]
+    assert report(read("default")(some)) == [only_get, (("POST",), "declared", ["default"]), only_get]
+
+
+async def test_strict_refuses_a_class_one_of_whose_methods_is_undeclared() -> None:  # C10
+    class Some(HTTPEndpoint):
+        @read("good")
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("got")
+
+        async def post(self, request: Request) -> Response:
+            return PlainTextResponse("posted")
+
+    lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
+    await lifespan.to(gated([Route("/", Some)], settings=Settings(strict=True)))
+    assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
+    assert "POST /" in lifespan.sent[0]["message"]
+
+
+async def test_strict_refuses_an_application_whose_routes_cannot_be_seen() -> None:
+    lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
+    await lifespan.to(CapabilityMiddleware(plain, settings=Settings(strict=True), checker=make_checker()))
+    assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
 
 
 async def test_routes_behind_a_partial_call_count_besides_what_is_declared_around_it() -> None:  # S9

@@ -1,0 +1,74 @@
+"""Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`trace`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+#: What SQLAlchemy itself writes as a literal column: ``count(*)``, ``EXISTS (SELECT 1)``, and the wildcard of LIKE.
+_OWN_TEXT: Final = re.compile(r"\*|\d+|'%'|NULL", re.ASCII)
+#: Operators of ``.op()``: PostgreSQL's, or one word. Neither can begin a comment.
+_OPERATOR: Final = re.compile(r"(?!.*(?:--|/\*))[-+*/<>=~!@#%^&|?]{1,4}|[A-Za-z]{1,16}", re.ASCII)
+_WORD: Final = re.compile(r"[A-Za-z_]+", re.ASCII)
+
+
+class Traced:
+    """Put before a compiler of SQLAlchemy's: notes whether text went into the statement as it is, from ``text()``,
+    ``literal_column()``, prefixes, suffixes, hints, and the like. A construct that compiles itself
+    (``sqlalchemy.ext.compiler``) counts as SQLAlchemy's own."""
+
+    #: Whether the statement has such text.
+    has_text = False
+
+    def visit_textclause(self, *args: Any, **kw: Any) -> Any:
+        return self._note("visit_textclause", args, kw)
+
+    def visit_column(self, column: Any, *args: Any, **kw: Any) -> Any:
+        own = not column.is_literal or _OWN_TEXT.fullmatch(column.name)
+        return self._note("visit_column", (column, *args), kw, own)
+
+    def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
+        return self._note("visit_custom_op_binary", (element, operator), kw, _OPERATOR.fullmatch(operator.opstring))
+
+    def visit_custom_op_unary_operator(self, element: Any, operator: Any, **kw: Any) -> Any:
+        own = _OPERATOR.fullmatch(operator.opstring)
+        return self._note("visit_custom_op_unary_operator", (element, operator), kw, own)
+
+    def visit_custom_op_unary_modifier(self, element: Any, operator: Any, **kw: Any) -> Any:
+        own = _OPERATOR.fullmatch(operator.opstring)
+        return self._note("visit_custom_op_unary_modifier", (element, operator), kw, own)
+
+    def visit_extract(self, extract: Any, *args: Any, **kw: Any) -> Any:
+        return self._note("visit_extract", (extract, *args), kw, _WORD.fullmatch(extract.field))
+
+    def format_from_hint_text(self, *args: Any, **kw: Any) -> Any:
+        return self._note("format_from_hint_text", args, kw)
+
+    def get_select_hint_text(self, *args: Any, **kw: Any) -> Any:
+        return self._note("get_select_hint_text", args, kw)
+
+    def get_crud_hint_text(self, *args: Any, **kw: Any) -> Any:
+        return self._note("get_crud_hint_text", args, kw)
+
+    def get_statement_hint_text(self, *args: Any, **kw: Any) -> Any:
+        return self._note("get_statement_hint_text", args, kw)
+
+    def _note(self, name: str, args: tuple[Any, ...], kw: dict[str, Any], own: object = None) -> Any:
+        if not own:
+            self.has_text = True
+        return getattr(super(), name)(*args, **kw)
+
+
+def trace(dialect: Dialect) -> None:
+    """Have ``dialect`` compile its statements with a compiler that is :class:`Traced`. Does nothing the second time."""
+    compiler: type[SQLCompiler] = dialect.statement_compiler
+    if not issubclass(compiler, Traced):
+        dialect.statement_compiler = type(f"Traced{compiler.__name__}", (Traced, compiler), {})
+
+
+def is_built(compiled: object) -> bool:
+    """Whether ``compiled`` (of an execution context) was built by SQLAlchemy throughout, and after :func:`trace`."""
+    return isinstance(compiled, Traced) and not compiled.has_text

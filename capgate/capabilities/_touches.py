@@ -1,0 +1,84 @@
+"""Which tables a parsed statement touches, and how: :func:`touches`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sqlglot import exp
+
+READ: Final = "db.read"
+WRITE: Final = "db.write"
+
+DML: Final = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
+
+
+def touches(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str], ...] | None:
+    """Action and table for each table that ``tree`` touches, or ``None`` where one has no name that is certain."""
+    # SQLite has `x IN name`, which is a table too.
+    if any(node.args.get("field") is not None for node in tree.find_all(exp.In)):
+        return None
+    written = {id(table): reads for table, reads in _written(tree, dialect)}
+    found: set[tuple[str, str]] = set()
+    for table in tree.find_all(exp.Table):
+        if isinstance(table.this, exp.Func):
+            continue
+        target = id(table) in written
+        if not target and _is_defined(table):
+            continue
+        name = _name(table)
+        if name is None:
+            return None
+        if target:
+            found.add((WRITE, name))
+        if not target or written[id(table)]:
+            found.add((READ, name))
+    return tuple(sorted(found))
+
+
+def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[Any, bool]]:
+    """The tables that are written, and whether rows that were there before are read as well."""
+    for statement in tree.find_all(*DML):
+        returns = bool(statement.args.get("returning"))
+        if isinstance(statement, exp.Insert):
+            target = statement.this.this if isinstance(statement.this, exp.Schema) else statement.this
+            yield target, returns and statement.args.get("conflict") is not None
+            continue
+        yield statement.this, returns
+        for table in statement.args.get("tables") or ():
+            yield table, returns
+        if dialect == "mysql":  # writes to any of the tables that are joined
+            for table in statement.find_all(exp.Table):
+                if table is not statement.this and table.find_ancestor(exp.Query, *DML) is statement:
+                    yield table, True
+
+
+def _is_defined(table: exp.Table) -> bool:
+    """Whether ``table`` is a name that a WITH defines, by rules that hold in each dialect: one defined before it, or
+    the one around it where that is RECURSIVE."""
+    if table.args.get("db") is not None:
+        return False
+    node: Any = table
+    while (parent := node.parent) is not None:
+        for cte in _in_sight(parent, node):
+            alias = cte.args.get("alias")
+            if alias is not None and alias.this == table.this:
+                return True
+        node = parent
+    return False
+
+
+def _in_sight(parent: Any, node: Any) -> list[Any]:
+    """What a WITH defines for ``node``, a child of ``parent``."""
+    if isinstance(parent, exp.With):
+        upto = parent.expressions.index(node) + bool(parent.args.get("recursive"))
+        return list(parent.expressions[:upto])
+    definitions = parent.args.get("with_") or parent.args.get("with")  # renamed in sqlglot 28
+    return [] if definitions is None or definitions is node else list(definitions.expressions)
+
+
+def _name(table: exp.Table) -> str | None:
+    parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part is not None]
+    if not all(isinstance(part, exp.Identifier) and part.name and "." not in part.name for part in parts):
+        return None
+    return ".".join(part.name for part in parts)

@@ -1,0 +1,72 @@
+"""Files that commands write, and secrets that they read."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError
+
+#: Bytes of a passphrase or of a private key.
+SECRET_BYTES: Final = 16_384
+
+
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Write a new file with that mode. Raises :class:`ConfigError` where something has that name already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise ConfigError(
+            "file", str(path), f"a name that is free, in a folder that is there: {error.strerror}"
+        ) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write ``data`` so that whoever opens ``path`` sees the old file, or the whole new one with mode 0644."""
+    if path.exists() and not path.is_file():
+        raise ConfigError("file", str(path), "a regular file, or a name that is free")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ConfigError("file", str(path), f"a folder that can be written: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def read_secret(path: Path, *, private: bool) -> bytes:
+    """The bytes of a private key or a passphrase. Raises :class:`ConfigError`, which shows nothing of them.
+
+    With ``private``, a file that others may read is refused, as ssh does. A pipe may be read too, such as the shell's
+    ``<(...)``, and standard input as ``/dev/stdin``.
+    """
+    valid = f"a file of at most {SECRET_BYTES} bytes"
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if private and stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+                raise ConfigError("file", str(path), f"one that nobody else may read: chmod 600 {path}")
+            data = file.read(SECRET_BYTES + 1)
+    except OSError as error:
+        raise ConfigError("file", str(path), f"{valid}: {error.strerror}") from error
+    if not data or len(data) > SECRET_BYTES:
+        raise ConfigError("file", str(path), valid)
+    return data

@@ -1,0 +1,27 @@
+"""Golden fixtures: questions with the answers that a policy has to give, in files that people read and review.
+
+``fixtures`` reads them, ``subject`` is the policy that they are about, ``run`` has it answer them, in Python and as a
+module on each engine, ``coverage`` says which rules and entries of a document none of them is about, ``report`` puts
+outcomes into words.
+"""
+
+from __future__ import annotations
+
+from .coverage import Coverage, Unit, coverage_of
+from .fixtures import Fixture, read_fixtures
+from .run import Answer, Outcome, Runner, check_fixtures, run_fixtures
+from .subject import PolicyUnderTest
+
+__all__ = [
+    "Answer",
+    "Coverage",
+    "Fixture",
+    "Outcome",
+    "PolicyUnderTest",
+    "Runner",
+    "Unit",
+    "check_fixtures",
+    "coverage_of",
+    "read_fixtures",
+    "run_fixtures",
+]

@@ -1,0 +1,93 @@
+"""The policy that fixtures are judged by, whichever way it is given, and the runtimes that can judge it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from typing import Any, Final, Union
+
+from ..build import build_policy
+from ..engine import ENGINES, available_engines, load_engine
+from ..errors import ArtifactError, ConfigError, WasmError
+from ..limits import Limits
+from ..policy import RuntimePolicy
+from ..store.loader import WasmArtifact, document_format, read_document
+
+LOCAL: Final = "local"
+RUNTIMES: Final = (LOCAL, *ENGINES)
+ALL: Final = "all"
+
+_MAGIC: Final = b"\0asm"
+
+#: A policy, as a document or as a module; a path leads to either.
+PolicyLike = Union["PolicyUnderTest", RuntimePolicy, WasmArtifact, dict[str, Any], str, "os.PathLike[str]"]
+
+
+class PolicyUnderTest:
+    """A policy that is to answer fixtures. ``document`` is ``None`` for a module, ``artifact`` what engines run.
+
+    Raises :class:`ConfigError` for a bad document, :class:`ArtifactError` or :class:`WasmError` for a module or file
+    that cannot be used.
+    """
+
+    def __init__(self, policy: RuntimePolicy | WasmArtifact | dict[str, Any], limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
+        if isinstance(policy, RuntimePolicy):
+            self.document = policy
+        self._module = policy if isinstance(policy, WasmArtifact) else None
+        about = self.document or self.artifact
+        self.name, self.version, self.sha256 = about.name, about.version, about.sha256
+        self.path = None if self._module is None else self._module.path
+
+    @classmethod
+    def load(cls, policy: PolicyLike, limits: Limits | None = None) -> PolicyUnderTest:
+        """``policy``; if it is a path, the module or the document there, whichever the file is."""
+        if isinstance(policy, PolicyUnderTest):
+            return policy
+        if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
+            return cls(policy, limits)
+        data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
+        if data[:4] != _MAGIC and not path.endswith(".wasm"):
+            document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
+            found = cls(document, limits)
+            found.path = path
+            return found
+        try:
+            return cls(WasmArtifact(data, path=path, limits=limits or Limits()), limits)
+        except WasmError as error:
+            raise ArtifactError(f"is not an acceptable WebAssembly module: {error}", path=path) from error
+
+    @functools.cached_property
+    def artifact(self) -> WasmArtifact:
+        """The module; of a document, the one that it builds into."""
+        if self._module is not None:
+            return self._module
+        if self.document is None:
+            raise TypeError("neither a document nor a module")
+        room = max(self.limits.input_bytes, Limits().input_bytes)
+        return WasmArtifact.from_bytes(build_policy(self.document, input_bytes=room), limits=self.limits)
+
+    def runtimes(self, engines: str | Iterable[str] = ALL) -> tuple[str, ...]:
+        """The runtimes that ``engines`` means for this policy: names of :data:`RUNTIMES`, ``"auto"`` for the engine
+        that applications take, or ``"all"``: every one that is here.
+
+        Raises :class:`ConfigError` for another name, or where only a document can be judged so;
+        :class:`EngineUnavailable` for an engine that does not import, or where none does.
+        """
+        found: list[str] = []
+        for name in (engines,) if isinstance(engines, str) else engines:
+            if name == ALL:
+                found += [*((LOCAL,) if self.document else ()), *(available_engines() or (load_engine().name,))]
+            elif name == LOCAL and self.document is None:
+                raise ConfigError("engine", name, "an engine for a module, which only an engine can run")
+            elif name == LOCAL:
+                found.append(name)
+            elif type(name) is str and name in ("auto", *ENGINES):
+                found.append(load_engine(name).name)
+            else:
+                raise ConfigError("engine", name, ", ".join((ALL, "auto", *RUNTIMES)))
+        if not found:
+            raise ConfigError("engine", (), "one or more of " + ", ".join((ALL, "auto", *RUNTIMES)))
+        return tuple(name for name in RUNTIMES if name in found)

@@ -1,0 +1,81 @@
+"""Whether an input has the types that a judgement takes for granted, and its texts as the characters that they are."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..model import Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
+from .rules import ACTOR_KINDS
+from .strict import is_unicode
+
+_U64: Final = 2**64
+_NAMED: Final[tuple[tuple[type[User] | type[Service] | type[CompilerTool], str], ...]] = tuple(
+    zip((User, Service, CompilerTool), ACTOR_KINDS[1:], strict=True)
+)
+
+
+def exact(text: str) -> str:
+    """``text``, of a subclass of ``str`` the characters: an enumeration, for one, hashes as its name."""
+    return text if type(text) is str else str.__str__(text)
+
+
+def is_well_formed(input: object) -> bool:
+    """Whether every field of ``input`` has its type, every text is Unicode, and the timestamp fits in a u64."""
+    if not isinstance(input, PolicyInput) or not isinstance(input.env, Environment):
+        return False
+    texts: list[Any] = [input.action, input.env.service, input.env.mode]
+    actor: object = input.actor
+    if isinstance(actor, (User, Service, CompilerTool)):
+        texts.append(actor.id)
+    elif not isinstance(actor, Anonymous):
+        return False
+    if input.args_hash is not None:
+        texts.append(input.args_hash)
+    if input.resource is not None and not _add_resource(input.resource, texts):
+        return False
+    if not isinstance(input.timestamp, int) or not 0 <= input.timestamp < _U64:
+        return False
+    try:
+        return is_unicode("".join(texts))
+    except TypeError:
+        return False
+
+
+def _add_resource(resource: object, texts: list[Any]) -> bool:
+    if not isinstance(resource, Resource) or not isinstance(resource.attributes, dict):
+        return False
+    texts.append(resource.kind)
+    if resource.id is not None:
+        texts.append(resource.id)
+    for item in resource.attributes.items():
+        texts.extend(item)
+    return True
+
+
+def is_readable(input: object) -> bool:
+    """Whether what every judgement looks at has the types that it takes for granted."""
+    if not isinstance(input, PolicyInput) or not isinstance(input.action, str):
+        return False
+    resource: object = input.resource
+    if resource is None:
+        return True
+    if not isinstance(resource, Resource) or not isinstance(resource.kind, str):
+        return False
+    return resource.id is None or isinstance(resource.id, str)
+
+
+def actor_of(actor: object) -> tuple[str, str | None] | None:
+    """Kind and id, or ``None`` where it is malformed."""
+    if isinstance(actor, Anonymous):
+        return ACTOR_KINDS[0], None
+    for type_, kind in _NAMED:
+        if isinstance(actor, type_):
+            id: object = actor.id
+            return (kind, exact(id)) if isinstance(id, str) else None
+    return None
+
+
+def mode_of(env: object) -> str | None:
+    """The mode, or ``None`` where it is malformed."""
+    mode: object = env.mode if isinstance(env, Environment) else None
+    return exact(mode) if isinstance(mode, str) else None

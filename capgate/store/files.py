@@ -1,0 +1,265 @@
+"""Folders and files of a store, held by descriptor, so that nothing which is swapped on the way is followed.
+
+Below its root a store has no links, nothing but folders and regular files, and nothing that anybody but its owner (that
+of the root) or root may write: anything else is :class:`StoreError` ``unsafe``. Writing is: a temporary file beside
+the target, fsync, rename, fsync of the folder. Names are chosen by capgate, and are not paths.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Final
+
+from ..errors import ArtifactNotFound, StoreError
+
+#: What a name begins with while it is being written. Whatever has such a name is garbage once nobody writes.
+TEMPORARY: Final = ".tmp-"
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_LINK: Final = (errno.ELOOP, errno.ENOTDIR)
+#: Seconds between two attempts to get a lock.
+_POLL: Final = 0.01
+
+
+class Folder:
+    """An open folder. ``path`` is how it is shown; ``owner`` is the user whose store it is. A context manager."""
+
+    def __init__(self, descriptor: int, path: str, owner: int | None = None) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        found = os.fstat(descriptor)
+        self.owner = found.st_uid if owner is None else owner
+        try:
+            self._require_safe(found, path, folder=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @classmethod
+    def root(cls, path: str | os.PathLike[str]) -> Folder:
+        """The root of a store. If it is a link, that is followed: who configures a path says where it leads."""
+        shown = os.fsdecode(path)
+        with _errors(shown):
+            return cls(os.open(shown, _FOLDER), shown)
+
+    @classmethod
+    def make_root(cls, path: str | os.PathLike[str]) -> Folder:
+        """:meth:`root`, made if it is not there. The folder that it is to be in has to be."""
+        shown = os.fsdecode(path)
+        with _errors(shown), suppress(FileExistsError):
+            os.mkdir(shown, 0o755)
+            above = os.open(os.path.dirname(os.path.abspath(shown)), _FOLDER)
+            try:
+                os.fsync(above)
+            finally:
+                os.close(above)
+        return cls.root(path)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.descriptor)
+
+    # -- reading
+
+    def enter(self, name: str) -> Folder:
+        """The folder ``name`` in this one. :class:`ArtifactNotFound` where there is none."""
+        shown = os.path.join(self.path, name)
+        with _errors(shown):
+            self._require_safe(self._stat(name), shown, folder=True)
+            return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor), shown, self.owner)
+
+    def names(self) -> list[str]:
+        """What is in it, sorted, without what is being written."""
+        with _errors(self.path):
+            return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
+
+    def has(self, name: str) -> bool:
+        """Whether there is something of that name, of whatever kind."""
+        with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
+            self._stat(name)
+            return True
+        return False
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of the regular file ``name``, at most ``most``. :class:`ArtifactNotFound` where there is none."""
+        shown = os.path.join(self.path, name)
+        with _errors(shown):
+            # Asked first as well, because opening a device can itself have an effect.
+            self._require_safe(self._stat(name), shown)
+            descriptor = os.open(name, _READ, dir_fd=self.descriptor)
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                found = os.fstat(descriptor)
+                self._require_safe(found, shown)
+                data = _read_up_to(file.fileno(), most + 1) if found.st_size <= most else b""
+        if found.st_size > most or len(data) > most:
+            raise StoreError(f"{found.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
+        if len(data) != found.st_size:
+            message = f"changed while it was read: {found.st_size} bytes at first, {len(data)} read"
+            raise StoreError(message, reason="io", path=shown)
+        return data
+
+    def read_if_there(self, name: str, most: int) -> bytes | None:
+        """:meth:`read`, or ``None`` where there is nothing of that name."""
+        try:
+            return self.read(name, most)
+        except ArtifactNotFound:
+            return None
+
+    def _stat(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def _require_safe(self, found: os.stat_result, shown: str, *, folder: bool = False) -> None:
+        if not (stat.S_ISDIR if folder else stat.S_ISREG)(found.st_mode):
+            raise StoreError(f"is not a {'folder' if folder else 'regular file'}", reason="unsafe", path=shown)
+        if found.st_mode & _OTHERS_MAY_WRITE:
+            message = f"mode {stat.S_IMODE(found.st_mode):04o} lets others write it; chmod go-w"
+            raise StoreError(message, reason="unsafe", path=shown)
+        if found.st_uid not in (self.owner, 0):
+            message = f"belongs to user {found.st_uid}, and the store to {self.owner}"
+            raise StoreError(message, reason="unsafe", path=shown)
+
+    # -- writing
+
+    @contextmanager
+    def locked(self, seconds: float) -> Iterator[None]:
+        """Write alone. Other writers wait, ``seconds`` at most, then :class:`StoreError` ``locked``; readers do not."""
+        shown = os.path.join(self.path, "lock")
+        with _errors(shown):
+            descriptor = os.open("lock", _LOCK, 0o644, dir_fd=self.descriptor)
+        try:
+            with _errors(shown):
+                self._require_safe(os.fstat(descriptor), shown)
+                _wait_for_lock(descriptor, shown, time.monotonic() + seconds)
+            try:
+                yield
+            finally:
+                # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
+    def make(self, name: str) -> Folder:
+        """The folder ``name``, made if it is not there."""
+        with _errors(os.path.join(self.path, name)):
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=self.descriptor)
+            os.fsync(self.descriptor)
+        return self.enter(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make ``name`` hold ``data``: whoever opens it gets what was there, or all of ``data``."""
+        temporary = TEMPORARY + secrets.token_hex(8)
+        with _errors(os.path.join(self.path, name)):
+            try:
+                self._create(temporary, data)
+                os.replace(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=self.descriptor)
+                raise
+            os.fsync(self.descriptor)
+
+    def write_folder(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make the folder ``name`` hold ``files`` and nothing else: it is never there with some of them."""
+        temporary = TEMPORARY + secrets.token_hex(8)
+        with _errors(os.path.join(self.path, name)):
+            os.mkdir(temporary, 0o755, dir_fd=self.descriptor)
+            try:
+                with self.enter(temporary) as folder:
+                    for file, data in files.items():
+                        folder._create(file, data)
+                    os.fsync(folder.descriptor)
+                if self.has(name):
+                    self.remove(name)
+                os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            except BaseException:
+                with suppress(OSError, StoreError):
+                    self._delete(temporary)
+                raise
+            os.fsync(self.descriptor)
+
+    def remove(self, name: str) -> None:
+        """Remove the file or folder ``name`` in one step, as others see it."""
+        temporary = TEMPORARY + secrets.token_hex(8)
+        with _errors(os.path.join(self.path, name)):
+            os.rename(name, temporary, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            os.fsync(self.descriptor)
+            self._delete(temporary)
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left. Only while this store is :meth:`locked`."""
+        with _errors(self.path):
+            for name in os.listdir(self.descriptor):
+                if name.startswith(TEMPORARY):
+                    self._delete(name)
+
+    def _create(self, name: str, data: bytes) -> None:
+        descriptor = os.open(name, _CREATE, 0o644, dir_fd=self.descriptor)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _delete(self, name: str) -> None:
+        if not stat.S_ISDIR(self._stat(name).st_mode):
+            os.unlink(name, dir_fd=self.descriptor)
+            return
+        with self.enter(name) as folder:
+            for inner in os.listdir(folder.descriptor):
+                folder._delete(inner)
+        os.rmdir(name, dir_fd=self.descriptor)
+
+
+def _read_up_to(descriptor: int, most: int) -> bytes:
+    chunks = []
+    while most and (chunk := os.read(descriptor, min(most, 1 << 20))):  # a short read is not the end, an empty one is
+        chunks.append(chunk)
+        most -= len(chunk)
+    return b"".join(chunks)
+
+
+def _wait_for_lock(descriptor: int, shown: str, until: float) -> None:
+    while not _lock(descriptor):
+        if time.monotonic() >= until:
+            raise StoreError("another process is writing", reason="locked", path=shown)
+        time.sleep(_POLL)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _errors(shown: str) -> Iterator[None]:
+    """What the operating system refuses, as one of capgate's errors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtifactNotFound("is not there", path=shown) from error
+    except (OSError, ValueError) as error:  # ValueError: NUL in a path
+        reason = "unsafe" if isinstance(error, OSError) and error.errno in _LINK else "io"
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StoreError(f"cannot be used: {text}", reason=reason, path=shown) from error

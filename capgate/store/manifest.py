@@ -1,0 +1,228 @@
+"""The manifest of a policy: what is signed beside the module's digest. Canonical JSON, see :mod:`.canonical`.
+
+::
+
+    {
+      "abi": "capgate:policy@0.1.0",
+      "created": "2026-10-01T12:00:00Z",
+      "environment": ["prod"],
+      "expires": null,
+      "format": 1,
+      "inputs": ["action", "resource"],
+      "label": "2026-10",
+      "limits": {"input_bytes": 65536},
+      "name": "orders",
+      "policyHash": null,
+      "service": null,
+      "sha256": "…",
+      "version": 7
+    }
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import ManifestError
+from ..limits import RANGES, Limits
+from ..policy import is_label
+from .canonical import MalformedFile, decode, encode
+from .loader import WasmArtifact
+
+FORMAT: Final = 1
+ABI: Final = "capgate:policy@0.1.0"
+#: Bytes of a manifest file.
+MANIFEST_BYTES: Final = 65_536
+#: JSON has no whole numbers above this that every reader keeps exact.
+HIGHEST_VERSION: Final = 2**53 - 1
+#: Parts of a policy input, of which a policy may look at some.
+INPUTS: Final = ("action", "actor", "args_hash", "mode", "resource", "service", "timestamp")
+#: Limits which a manifest may ask for. A policy cannot need a deadline, nor callers who wait.
+LIMITS: Final = tuple(sorted(set(RANGES) - {"deadline", "waiters"}))
+#: Seconds that this clock may be behind the one of whoever signed.
+CLOCK_SKEW: Final = 300
+
+#: Fields that the file spells in another way.
+_SPELLED: Final = {"policy_hash": "policyHash"}
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ABI: Final = re.compile(r"[a-z0-9][a-z0-9:/@._-]{0,63}", re.ASCII)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_SPELLED):
+    """What a signature covers. Raises :class:`ManifestError`, naming the field, for a value that cannot be.
+
+    ``name``         of the policy: its identity, which a signature cannot be moved from
+    ``version``      a whole number from 1, which rises with each release
+    ``label``        what people call this version; the document's own, usually
+    ``sha256``       of the module file
+    ``abi``          the interface that the module exports
+    ``policy_hash``  the action vocabulary it was written for (:meth:`~capgate.actions.Vocabulary.policy_hash`), or
+                     ``None`` for any
+    ``inputs``       the parts of an input that the policy looks at, sorted, or ``None`` where that is not known
+    ``limits``       the least that these limits of the runtime have to be for the policy to work
+    ``created``      when this was written, in UTC, whole seconds
+    ``expires``      when it is no longer to be loaded, or ``None`` for never
+    ``environment``  the modes (or tenants) that it is for, sorted, or ``None`` for every one
+    ``service``      the one service that it is for, or ``None`` for every one
+    """
+
+    name: str
+    version: int
+    sha256: str
+    created: datetime
+    label: str
+    expires: datetime | None
+    environment: tuple[str, ...] | None
+    service: str | None
+    inputs: tuple[str, ...] | None
+    limits: Mapping[str, int]
+    policy_hash: str | None
+    abi: str
+    format: int
+
+    def __post_init__(self) -> None:
+        for field, (is_valid, valid) in _CHECKS.items():
+            value = getattr(self, field)
+            if not is_valid(value):
+                spelled = _SPELLED.get(field, field)
+                raise ManifestError(f"{spelled} is {value!r}; valid: {valid}", field=spelled)
+        if self.expires is not None and self.expires <= self.created:
+            raise ManifestError(f"it expires at {self.expires}, which is not after {self.created}", field="expires")
+
+    @classmethod
+    def describing(cls, artifact: WasmArtifact, *, version: int, created: datetime, **fields: Any) -> Manifest:
+        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever."""
+        given: dict[str, Any] = {
+            "name": artifact.name,
+            "label": artifact.version,
+            "expires": None,
+            "environment": None,
+            "service": None,
+            "inputs": None if artifact.inputs is None else tuple(sorted(artifact.inputs)),
+            "limits": {},
+            "policy_hash": None,
+            "abi": ABI,
+            "format": FORMAT,
+            **fields,
+        }
+        return cls(version=version, created=created, sha256=artifact.sha256, **given)
+
+    def to_bytes(self) -> bytes:
+        """The file, which is what gets signed."""
+        return encode(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: str | None = None) -> Manifest:
+        """The manifest of a file. Raises :class:`ManifestError` for anything but what :meth:`to_bytes` gives."""
+        if len(data) > MANIFEST_BYTES:
+            raise ManifestError(f"{len(data)} bytes, the limit is {MANIFEST_BYTES}", path=path)
+        try:
+            return decode(data, cls)
+        except MalformedFile as error:
+            raise ManifestError(str(error), path=path) from error
+        except ManifestError as error:
+            raise ManifestError(str(error), field=error.field, path=path) from error
+
+
+class Audience(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks for a policy. What is ``None`` is not compared: a command that publishes need not know the mode."""
+
+    name: str | None = None
+    mode: str | None = None
+    service: str | None = None
+    policy_hash: str | None = None
+    limits: Limits | None = None
+
+
+def check_audience(manifest: Manifest, audience: Audience, *, path: str | None = None) -> None:
+    """Raise :class:`ManifestError` where the policy is for somebody else, or needs what this runtime does not have."""
+
+    def refuse(field: str, wanted: object, given: object) -> None:
+        raise ManifestError(f"{field} is {given!r}, and here it is {wanted!r}", field=field, path=path)
+
+    if manifest.abi != ABI:
+        refuse("abi", ABI, manifest.abi)
+    if audience.name is not None and manifest.name != audience.name:
+        refuse("name", audience.name, manifest.name)
+    if audience.mode is not None and manifest.environment is not None and audience.mode not in manifest.environment:
+        refuse("environment", audience.mode, manifest.environment)
+    if audience.service is not None and manifest.service is not None and audience.service != manifest.service:
+        refuse("service", audience.service, manifest.service)
+    if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
+        refuse("policyHash", audience.policy_hash, manifest.policy_hash)
+    for name, needed in manifest.limits.items() if audience.limits is not None else ():
+        if getattr(audience.limits, name) < needed:
+            refuse(f"limits.{name}", getattr(audience.limits, name), needed)
+
+
+def check_time(manifest: Manifest, now: float, *, path: str | None = None) -> None:
+    """Raise :class:`ManifestError` unless ``now``, in seconds since the epoch, is within the time of the manifest.
+
+    A clock more than :data:`CLOCK_SKEW` behind the time of creation is wrong, and would take no notice of an expiry.
+    """
+    if not now >= manifest.created.timestamp() - CLOCK_SKEW:
+        raise ManifestError(f"created at {manifest.created}, which is still to come", field="created", path=path)
+    if manifest.expires is not None and not now < manifest.expires.timestamp():
+        raise ManifestError(f"expired at {manifest.expires}", field="expires", path=path)
+
+
+# -- what a field may be
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str and len(value) <= 256 and value.isprintable()
+
+
+def is_time(value: object) -> bool:
+    """Whether ``value`` is a time as manifests and records have it: in UTC, without a fraction of a second."""
+    return isinstance(value, datetime) and value.tzinfo is timezone.utc and not value.microsecond and value.year > 1970
+
+
+def is_version(value: object) -> bool:
+    """Whether ``value`` is a whole number from 1 to :data:`HIGHEST_VERSION`."""
+    return type(value) is int and 1 <= value <= HIGHEST_VERSION
+
+
+def is_digest(value: object) -> bool:
+    """Whether ``value`` is 64 lower-case hex digits."""
+    return type(value) is str and _DIGEST.fullmatch(value) is not None
+
+
+def _is_sorted(value: object, is_item: Callable[[object], bool]) -> bool:
+    """A tuple that is not empty, in order, nothing twice."""
+    return type(value) is tuple and len(value) > 0 and all(map(is_item, value)) and list(value) == sorted(set(value))
+
+
+def _are_limits(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in LIMITS and type(least) is int and RANGES[name][0] <= least <= RANGES[name][1]
+        for name, least in value.items()
+    )
+
+
+_CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "format": (lambda value: type(value) is int and value == FORMAT, str(FORMAT)),
+    "name": (is_label, "1 to 64 letters, digits, dots, underscores, plus and minus signs"),
+    "version": (is_version, f"a whole number from 1 to {HIGHEST_VERSION}"),
+    "label": (_is_text, "printable text of at most 256 characters"),
+    "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {ABI!r}"),
+    "sha256": (is_digest, "64 lower-case hex digits"),
+    "policy_hash": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or null"),
+    "inputs": (
+        lambda value: value is None or _is_sorted(value, INPUTS.__contains__),
+        f"some of {INPUTS}, sorted, or null",
+    ),
+    "limits": (_are_limits, f"whole numbers within the ranges of {', '.join(LIMITS)}"),
+    "created": (is_time, "a time such as 2026-10-01T12:00:00Z"),
+    "expires": (lambda value: value is None or is_time(value), "a time such as 2026-10-01T12:00:00Z, or null"),
+    "environment": (
+        lambda value: value is None or _is_sorted(value, lambda mode: _is_text(mode) and mode != ""),
+        "names of modes or tenants, sorted, each once, at least one; or null",
+    ),
+    "service": (lambda value: value is None or (_is_text(value) and value != ""), "the name of a service, or null"),
+}

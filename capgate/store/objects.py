@@ -1,0 +1,138 @@
+"""The content-addressed half of a store: ``sha256/<digest>/``, a folder for each module and for each manifest.
+
+A module's folder holds ``policy.wasm``, a manifest's ``manifest.json`` and, if it is signed, ``signature.json``; the
+folder's name is the SHA-256 of the first. So a module that gets a later expiry, or another name, is there once, and its
+manifests do not replace each other. All functions take the folder ``sha256``; those that write need the store's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
+from .files import Folder
+from .loader import WasmArtifact
+from .manifest import MANIFEST_BYTES, Manifest, is_digest
+from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
+
+FOLDER: Final = "sha256"
+MODULE: Final = "policy.wasm"
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "signature.json"
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A published manifest, and the ``digest`` of its file. Whether its signature holds is another question."""
+
+    digest: str
+    manifest: Manifest
+
+
+def sha256_of(data: bytes) -> str:
+    """64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_manifest(objects: Folder, digest: str) -> tuple[bytes, bytes | None, str]:
+    """The manifest file with that digest, its signature file, and where it is."""
+    with objects.enter(digest) as folder:
+        data = folder.read(MANIFEST, MANIFEST_BYTES)
+        signatures = folder.read_if_there(SIGNATURE, SIGNATURE_BYTES)
+        _require_digest(data, digest, folder.path)
+        return data, signatures, folder.path
+
+
+def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
+    """The module with that digest, of at most so many bytes, and where it is."""
+    with objects.enter(digest) as folder:
+        data = folder.read(MODULE, most)
+        _require_digest(data, digest, folder.path)
+        return data, f"{folder.path}/{MODULE}"
+
+
+def releases(objects: Folder) -> Iterator[Release]:
+    """Every manifest that is what its folder says; another is nobody's release, and whoever needs it hears why.
+
+    Raises :class:`StoreError` (``io``, ``unsafe``) where one could not be looked at: it may be anybody's.
+    """
+    for digest in filter(is_digest, objects.names()):
+        release = _release(objects, digest)
+        if release is not None:
+            yield release
+
+
+def _release(objects: Folder, digest: str) -> Release | None:
+    try:
+        data, _, path = read_manifest(objects, digest)
+        return Release(digest, Manifest.from_bytes(data, path=path))
+    except (ArtifactNotFound, DigestMismatch, ManifestError):
+        return None
+    except StoreError as error:
+        if error.reason != "corrupt":
+            raise
+        return None
+
+
+def put_module(objects: Folder, artifact: WasmArtifact) -> None:
+    """Put the module there, unless it is."""
+    try:
+        read_module(objects, artifact.sha256, len(artifact.data))
+    except ArtifactError:
+        objects.write_folder(artifact.sha256, {MODULE: artifact.data})
+
+
+def put_manifest(objects: Folder, data: bytes, signatures: bytes | None, keys: TrustedKeys | None) -> str:
+    """Put a manifest there with its signatures, beside those that it has already, and return its digest."""
+    digest = sha256_of(data)
+    try:
+        _, present, _ = read_manifest(objects, digest)
+    except ArtifactError:
+        files = {MANIFEST: data} if signatures is None else {MANIFEST: data, SIGNATURE: signatures}
+        objects.write_folder(digest, files)
+        return digest
+    merged = signatures if signatures is None or present is None else _merged(data, present, signatures, keys)
+    if merged is not None and merged != present:
+        with objects.enter(digest) as folder:
+            folder.write(SIGNATURE, merged)
+    return digest
+
+
+def unused_modules(objects: Folder, unused: set[str], in_use: set[str]) -> list[str]:
+    """The modules that only the manifests ``unused``, or none, are about, and that are not ``in_use``."""
+    used = in_use | {release.manifest.sha256 for release in releases(objects) if release.digest not in unused}
+    found = []
+    for digest in filter(is_digest, objects.names()):
+        with objects.enter(digest) as folder:
+            is_module = folder.has(MODULE) and not folder.has(MANIFEST)
+        if is_module and digest not in used:
+            found.append(digest)
+    return found
+
+
+def _merged(data: bytes, present: bytes, added: bytes, keys: TrustedKeys | None) -> bytes:
+    """Both files' signatures; or ``added`` alone where what is there would spoil it."""
+    try:
+        merged = format_signatures((*parse_signatures(present), *parse_signatures(added)))
+        if keys is not None:
+            keys.verify(data, merged)
+    except (SignatureInvalid, ValueError):
+        return added
+    return merged
+
+
+def _require_digest(data: bytes, digest: str, path: str) -> None:
+    actual = sha256_of(data)
+    if actual != digest:
+        raise DigestMismatch(expected=digest, actual=actual, path=path)
+
+
+def open_objects(root: Folder) -> Folder:
+    """The folder ``sha256`` of a store. :class:`ArtifactNotFound` where nothing was ever published."""
+    try:
+        return root.enter(FOLDER)
+    except ArtifactNotFound as error:
+        raise ArtifactNotFound("nothing was published here", path=root.path) from error

@@ -1,0 +1,243 @@
+"""What may be read of a store, by as many processes as like to, without a lock and without writing a byte."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
+from ..policy import is_label
+from . import objects
+from .files import Folder
+from .manifest import CLOCK_SKEW, Manifest
+from .objects import Release, open_objects
+from .records import RECORD_BYTES, Active
+from .verify import VerifiedPolicy, Verifier
+
+POLICIES: Final = "policies"
+ACTIVE: Final = "active.json"
+HISTORY: Final = "history"
+#: How often a load starts again because the active policy changed meanwhile.
+_ATTEMPTS: Final = 10
+_HISTORY_FILE: Final = re.compile(r"[0-9]{16}\.json", re.ASCII)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """One name of a store. ``problem`` says why the active policy could not be loaded now, or is ``None``.
+
+    ``releases`` are the published ones, the highest version first, verified or not.
+    """
+
+    name: str
+    active: Active | None
+    manifest: Manifest | None
+    signers: tuple[str, ...]
+    problem: str | None
+    releases: tuple[Release, ...]
+
+
+class StoreReader:
+    """The reading half of :class:`~capgate.store.PolicyStore`, for whoever only follows it.
+
+    ``verifier`` says which signatures, audience, limits and clock count; without one there are no signatures to look
+    at. Nothing is opened before it is asked for, and nothing stays open.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], verifier: Verifier | None = None) -> None:
+        shown = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+        if not isinstance(shown, str) or not shown or "\0" in shown:
+            raise ConfigError("store", path, "the path of a policy store")
+        self.path = shown
+        self.verifier = verifier or Verifier()
+
+    def names(self) -> tuple[str, ...]:
+        """The policies that were published here."""
+        with Folder.root(self.path) as root:
+            if not root.has(POLICIES):
+                return ()
+            with root.enter(POLICIES) as policies:
+                return tuple(names_of(policies))
+
+    def read_active(self, name: str) -> Active:
+        """Which policy is active: one small file, cheap enough to be asked every second.
+
+        Raises :class:`ArtifactNotFound` where none is, and :class:`StoreError`.
+        """
+        with self._policy(name) as folder:
+            return read_record(folder, name)
+
+    def load_active(self, name: str) -> VerifiedPolicy:
+        """The active policy, with everything verified, from bytes that were read once.
+
+        Raises :class:`ArtifactError`, of which the leaves say what is wrong. An expired policy is not loaded.
+        """
+        active = self.read_active(name)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self.load(active)
+            except ArtifactNotFound:  # noqa: PERF203 - the loop is for this
+                # Between the two reads it may have been superseded, and removed.
+                before, active = active, self.read_active(name)
+                if active == before:
+                    raise
+        raise StoreError(f"{name!r} changed {_ATTEMPTS} times while it was read", reason="moved", path=self.path)
+
+    def load(self, active: Active) -> VerifiedPolicy:
+        """The policy of a record that :meth:`read_active` gave, verified as by :meth:`load_active`."""
+        now = self.verifier.clock()
+        if not now >= active.when.timestamp() - CLOCK_SKEW:
+            message = f"{active.name!r} was changed at {active.when}, which is still to come"
+            raise StoreError(message, reason="clock", path=self.path)
+        with Folder.root(self.path) as root, open_objects(root) as folder:
+            policy = load_release(folder, active.manifest, active.name, self.verifier)
+        stated = (policy.manifest.version, policy.manifest.sha256)
+        if stated != (active.version, active.sha256):
+            message = f"the record says {active.version}, {active.sha256}, the manifest {stated}"
+            raise StoreError(message, reason="corrupt", path=self.path)
+        return msgspec.structs.replace(policy, active=active)
+
+    def load_release(self, name: str, which: int | str) -> VerifiedPolicy:
+        """A published release, active or not: ``which`` is its version, the digest of its module or of its manifest.
+
+        Raises as :meth:`load_active` does.
+        """
+        _require_name(name)
+        with Folder.root(self.path) as root, open_objects(root) as tree:
+            return find_release(tree, name, which, self.verifier)[1]
+
+    def history(self, name: str) -> tuple[Active, ...]:
+        """Every record of that name, the newest, which is active, first. Raises as :meth:`read_active` does."""
+        with self._policy(name) as folder:
+            return tuple(read_history(folder, name))
+
+    def releases(self, name: str) -> tuple[Release, ...]:
+        """What was published under that name, the highest version first."""
+        _require_name(name)
+        with Folder.root(self.path) as root:
+            if not root.has(objects.FOLDER):
+                return ()
+            with open_objects(root) as tree:
+                return releases_of(tree, name)
+
+    def status(self, name: str) -> Status:
+        """How things are with that name. Raises only where the store or the name cannot be looked at."""
+        published = self.releases(name)
+        active, policy, problem = None, None, None
+        try:
+            active = self.read_active(name)
+            policy = self.load_active(name)
+            active = policy.active
+        except ArtifactNotFound as error:
+            problem = str(error) if active is not None else None
+        except CapgateError as error:
+            problem = str(error)
+        manifest, signers = (None, ()) if policy is None else (policy.manifest, policy.signers)
+        return Status(name, active, manifest, signers, problem, published)
+
+    @contextmanager
+    def _policy(self, name: str) -> Iterator[Folder]:
+        _require_name(name)
+        with Folder.root(self.path) as root, root.enter(POLICIES) as policies, policies.enter(name) as folder:
+            yield folder
+
+
+def load_release(folder: Folder, digest: str, name: str, verifier: Verifier) -> VerifiedPolicy:
+    """The release with that digest, verified, from the folder ``sha256``."""
+    data, signatures, path = objects.read_manifest(folder, digest)
+    manifest, signers = verifier.manifest(data, signatures, path=path, name=name)
+    module, path = objects.read_module(folder, manifest.sha256, verifier.limits.module_bytes)
+    return VerifiedPolicy(verifier.artifact(manifest, module, path=path), manifest, signers)
+
+
+def find_release(tree: Folder, name: str, which: object, verifier: Verifier) -> tuple[str, VerifiedPolicy]:
+    """The release that ``which`` names, and its digest; of several with one module, the highest version that
+    verifies."""
+    failure: ArtifactError | None = None
+    for release in releases_of(tree, name):
+        if is_named(which, release.manifest.version, release.manifest.sha256, release.digest):
+            try:
+                return release.digest, load_release(tree, release.digest, name, verifier)
+            except ArtifactError as error:
+                failure = failure or error
+    raise failure or ArtifactNotFound(f"{name!r} has no release {which!r}", path=tree.path)
+
+
+def is_named(which: object, version: int, *digests: str) -> bool:
+    """Whether ``which`` is that version, or one of the digests. A ``True`` is no 1."""
+    return (type(which) is int and which == version) or (type(which) is str and which in digests)
+
+
+def read_record(folder: Folder, name: str) -> Active:
+    """The record in the folder of a policy.
+
+    One that is missing where there is a history was lost: that is ``corrupt``, and no fresh start.
+    """
+    data = folder.read_if_there(ACTIVE, RECORD_BYTES)
+    if data is not None:
+        return Active.from_bytes(data, name, path=f"{folder.path}/{ACTIVE}")
+    if history_files(folder):
+        raise StoreError("is missing, but there is a history", reason="corrupt", path=f"{folder.path}/{ACTIVE}")
+    raise ArtifactNotFound("no version is active", path=folder.path)
+
+
+def read_history(folder: Folder, name: str) -> Iterator[Active]:
+    """From the active record back to the first. Raises :class:`StoreError` (``corrupt``) where the chain is broken."""
+    active = read_record(folder, name)
+    yield active
+    for older in read_archive(folder, name, below=active.sequence):
+        if active.before != older.digest:
+            message = f"record {older.sequence} is not the one that record {active.sequence} follows"
+            raise StoreError(message, reason="corrupt", path=folder.path)
+        yield older
+        active = older
+    if active.before is not None:
+        raise StoreError(f"what was before record {active.sequence} is missing", reason="corrupt", path=folder.path)
+
+
+def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
+    """The superseded records, the newest first, whose sequence is less than ``below``."""
+    files = [file for file in history_files(folder) if int(file[:-5]) < below]
+    if not files:
+        return
+    with folder.enter(HISTORY) as history:
+        for file in reversed(files):
+            path = f"{history.path}/{file}"
+            record = Active.from_bytes(history.read(file, RECORD_BYTES), name, path=path)
+            if history_file(record.sequence) != file:
+                raise StoreError(f"holds record {record.sequence}", reason="corrupt", path=path)
+            yield record
+
+
+def history_file(sequence: int) -> str:
+    """The name of a record's file. 16 digits, so that names sort as numbers do."""
+    return f"{sequence:016}.json"
+
+
+def history_files(folder: Folder) -> list[str]:
+    """The files of superseded records, the oldest first."""
+    if not folder.has(HISTORY):
+        return []
+    with folder.enter(HISTORY) as history:
+        return [file for file in history.names() if _HISTORY_FILE.fullmatch(file)]
+
+
+def names_of(policies: Folder) -> list[str]:
+    """The names in the folder ``policies``."""
+    return list(filter(is_label, policies.names()))
+
+
+def releases_of(tree: Folder, name: str) -> tuple[Release, ...]:
+    """The releases of that name in the folder ``sha256``, the highest version first."""
+    found = [release for release in objects.releases(tree) if release.manifest.name == name]
+    return tuple(sorted(found, key=lambda release: (-release.manifest.version, release.digest)))
+
+
+def _require_name(name: object) -> None:
+    if not is_label(name):
+        message = f"{name!r} is not 1 to 64 letters, digits, dots, underscores, plus and minus signs"
+        raise StoreError(message, reason="name")

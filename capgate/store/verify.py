@@ -1,0 +1,124 @@
+"""Everything that has to hold before a policy is used: signature, manifest, time, audience, digest, module.
+
+In this order, each over the bytes that were read once: nothing in a manifest is looked at before its signature holds.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import msgspec
+
+from ..errors import (
+    ArtifactError,
+    ArtifactNotFound,
+    ConfigError,
+    DigestMismatch,
+    ManifestError,
+    SignatureInvalid,
+    WasmError,
+)
+from ..limits import Limits
+from .clock import Clock, steady_clock
+from .loader import DEFAULT_LIMITS, WasmArtifact, check_pin, load_wasm_artifact, read_document
+from .manifest import MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
+from .records import Active
+from .signing import SIGNATURE_BYTES, TrustedKeys
+
+#: What is appended to the path of a module for the files that belong to it.
+MANIFEST_SUFFIX: Final = ".manifest.json"
+SIGNATURE_SUFFIX: Final = ".signature.json"
+
+
+class VerifiedPolicy(msgspec.Struct, frozen=True):
+    """A policy of which everything was verified when it was read.
+
+    ``signers`` are the ids of the trusted keys that signed it, none where no keys are trusted; ``active`` is the record
+    of the store that led to it, ``None`` where it was loaded by other means.
+    """
+
+    artifact: WasmArtifact
+    manifest: Manifest
+    signers: tuple[str, ...] = ()
+    active: Active | None = None
+
+
+class Verifier:
+    """Which signatures, which audience, which limits, which clock. Immutable; may be shared by threads.
+
+    Without ``keys`` signatures are not looked at; ``require_signature`` makes that a :class:`ConfigError`. With
+    ``keys`` a signature is required, always.
+    """
+
+    def __init__(
+        self,
+        keys: TrustedKeys | None = None,
+        *,
+        require_signature: bool = False,
+        audience: Audience | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+    ) -> None:
+        if keys is not None and not isinstance(keys, TrustedKeys):
+            raise ConfigError("trusted_keys", keys, "a capgate.store.TrustedKeys")
+        if require_signature and keys is None:
+            raise ConfigError("trusted_keys", None, "the keys to require signatures of, with require_signature")
+        self.keys = keys
+        self.audience = audience or Audience()
+        self.limits = limits
+        self.clock = clock or steady_clock()
+
+    def manifest(
+        self, data: bytes, signatures: bytes | None, *, path: str | None = None, name: str | None = None
+    ) -> tuple[Manifest, tuple[str, ...]]:
+        """The manifest that ``data`` is, and the ids of the keys that signed it.
+
+        ``name`` is the policy that it has to be of. Raises :class:`SignatureInvalid` or :class:`ManifestError`.
+        """
+        signers = () if self.keys is None else self.keys.verify(data, signatures, path=path)
+        manifest = Manifest.from_bytes(data, path=path)
+        audience = self.audience if name is None else msgspec.structs.replace(self.audience, name=name)
+        check_time(manifest, self.clock(), path=path)
+        check_audience(manifest, audience, path=path)
+        return manifest, signers
+
+    def artifact(self, manifest: Manifest, data: bytes, *, path: str | None = None) -> WasmArtifact:
+        """The module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
+        try:
+            artifact = WasmArtifact(data, path=path, pin=manifest.sha256, limits=self.limits)
+        except WasmError as error:
+            raise ArtifactError(f"is not an acceptable WebAssembly module: {error}", path=path) from error
+        return _require_inputs(artifact, manifest)
+
+    def load(self, path: str | os.PathLike[str], sha256: str | None = None) -> VerifiedPolicy:
+        """The policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
+
+        Raises what :func:`load_wasm_artifact` raises, :class:`SignatureInvalid` and :class:`ManifestError`. A missing
+        file is a missing signature.
+        """
+        check_pin(sha256)
+        shown = os.fsdecode(path)
+        data = _read_beside(shown + MANIFEST_SUFFIX, MANIFEST_BYTES)
+        signatures = None if self.keys is None else _read_beside(shown + SIGNATURE_SUFFIX, SIGNATURE_BYTES)
+        manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
+        if sha256 is not None and sha256 != manifest.sha256:
+            raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
+        artifact = load_wasm_artifact(path, manifest.sha256, limits=self.limits)
+        return VerifiedPolicy(_require_inputs(artifact, manifest), manifest, signers)
+
+
+def _read_beside(path: str, most: int) -> bytes:
+    try:
+        return read_document(path, limits=Limits(module_bytes=most))
+    except ArtifactNotFound as error:
+        raise SignatureInvalid("is not there, and the module is to be signed", reason="missing", path=path) from error
+
+
+def _require_inputs(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
+    """Refuse a manifest by which the module would look at less than it is known to."""
+    known = artifact.inputs
+    if manifest.inputs is not None and known is not None and not known <= set(manifest.inputs):
+        message = f"the module looks at {sorted(known)}, the manifest says {list(manifest.inputs)}"
+        raise ManifestError(message, field="inputs", path=artifact.path)
+    return artifact

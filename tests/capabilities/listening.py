@@ -1,0 +1,50 @@
+"""Real capabilities that remember what was asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from capgate.capabilities import CapabilityDenied, using
+from capgate.handlers import Held
+from capgate.judge import Judge
+from capgate.model import Decision, Resource, Service
+
+from ..web.support import make_checker
+
+ACTOR = Service("tests")
+
+
+class Listening(Held):
+    """Asked by one policy of its own, for one actor."""
+
+    def __init__(self, document: dict[str, Any], kind: str = "local") -> None:
+        super().__init__(Judge(make_checker(kind, document)), ACTOR, None)
+        self.asked: list[tuple[str, str | None]] = []
+
+    def _hear(self, questions: Iterable[Any]) -> Sequence[Any]:
+        found = list(questions)
+        for action, resource, *_ in found:
+            assert resource is None or isinstance(resource, Resource)
+            self.asked.append((action, None if resource is None else resource.id))
+        return found
+
+    async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
+        return await super()._ask(self._hear(questions))
+
+    def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
+        return super()._ask_now(self._hear(questions))
+
+
+@contextmanager
+def allowing(document: dict[str, Any], kind: str = "local") -> Iterator[Listening]:
+    """Capabilities by the policy of this document, in force meanwhile."""
+    listening = Listening(document, kind)
+    with using(listening):
+        yield listening
+
+
+def reason(denial: CapabilityDenied) -> str:
+    result: str = denial.decision.result.reason
+    return result
