@@ -59,7 +59,9 @@ class ConfigError(CapgateError):
     ) -> None:
         if "PRIVATE KEY" in repr(seen):  # given by mistake, and this goes to a log
             seen = "a private key, which is not shown"
-        super().__init__(setting, seen, valid)
+        # Now, because what was seen may change, or raise when it is shown.
+        self._sentence = f"{setting}: {_short(seen)} is not usable; valid: {valid}"
+        super().__init__(self._sentence)
         self.setting = setting
         self.seen = seen
         self.valid = valid
@@ -69,12 +71,11 @@ class ConfigError(CapgateError):
         self.column = column
 
     def __str__(self) -> str:
-        sentence = f"{self.setting}: {_short(self.seen)} is not usable; valid: {self.valid}"
         numbers = [number for number in (self.line, self.column) if number is not None]
         if self.path is not None:  # as editors and terminals take it for a link
-            return f"{':'.join(map(str, (self.path, *numbers)))}: {sentence}"
+            return f"{':'.join(map(str, (self.path, *numbers)))}: {self._sentence}"
         place = ", ".join(f"{word} {number}" for word, number in zip(("line", "column"), numbers, strict=False))
-        return f"{place}: {sentence}" if place else sentence
+        return f"{place}: {self._sentence}" if place else self._sentence
 
 
 class ArtifactError(CapgateError):

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from ..contract.parts import quoted
 from ..errors import ConfigError
 from ..model import Allow, Deny, PolicyResult
 from ..policy import RuntimePolicy
@@ -17,7 +16,7 @@ from ..settings import Settings
 from ..store.loader import PolicyFile, read_policy
 from .asking import about
 from .replay import Replay, replay
-from .words import answered, asked, console, print_json, some
+from .words import answered, asked, code, console, print_json, some
 
 #: How many questions of a replay people are shown.
 SHOWN: Final = 50
@@ -78,7 +77,7 @@ def words(change: Change) -> str:
 
 
 def _reasons(before: PolicyResult, after: PolicyResult) -> str:
-    told = [f"{word} {quoted(one.reason)}" for word, one in (("was", before), ("is", after)) if isinstance(one, Deny)]
+    told = [f"{word} {code(one.reason)}" for word, one in (("was", before), ("is", after)) if isinstance(one, Deny)]
     return ", ".join(told)
 
 

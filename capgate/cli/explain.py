@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
 from rich.text import Text
 
 from ..model import Allow, PolicyInput, PolicyResult
@@ -16,6 +17,9 @@ from ..settings import Settings
 from ..store.loader import PolicyFile, read_policy
 from .asking import Asker, about, read_question
 from .words import answered, asked, console, print_json
+
+#: How many rules people are shown.
+SHOWN: Final = 20
 
 _WHY: Final = {
     "default": "nothing admits it",
@@ -63,11 +67,19 @@ def _show(
         out.print("\nA module has no rules to be read, so there is no saying why.")
         return
     out.print(f"  {_why(opened, account)}")
+    _show_rules(out, input, account)
+    _show_remedies(out, account)
+
+
+def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
+    """Those that match, and of the others those that nearly do."""
     if account.rules:
         out.print(f"\nRules about {input.action}:")
-    for one in account.rules:
-        out.print(Text(f"  {_rule(opened, one)}", "" if one.unmet else "bold"))
-    _show_remedies(out, account)
+    nearest = sorted(account.rules, key=lambda one: len(one.unmet))[:SHOWN]
+    for one in sorted(nearest, key=lambda one: one.rule):
+        out.print(Text(f"  {_rule(one)}", "" if one.unmet else "bold"))
+    if len(account.rules) > SHOWN:
+        out.print(f"  and {len(account.rules) - SHOWN} more; --json has them all")
 
 
 def _why(opened: PolicyFile, account: Account) -> str:
@@ -81,13 +93,13 @@ def _line(opened: PolicyFile, rule: int) -> str:
     return f" ({opened.path}:{line})"
 
 
-def _rule(opened: PolicyFile, one: Standing) -> str:
+def _rule(one: Standing) -> str:
     verb = "denies" if one.effect == "deny" else "allows"
     how = f"does not match: its {' and its '.join(one.unmet)}" if one.unmet else f"matches and {verb} it"
     return f"rules[{one.rule}] ({one.effect}) {how}"
 
 
-def _show_remedies(out: Any, account: Account) -> None:
+def _show_remedies(out: Console, account: Account) -> None:
     if not account.remedies:
         out.print(f"\n{_QUESTION}")
         return
@@ -100,7 +112,7 @@ def _show_remedies(out: Any, account: Account) -> None:
             _show_need(out, need)
 
 
-def _show_need(out: Any, need: Need) -> None:
+def _show_need(out: Console, need: Need) -> None:
     first, *others = need.ways
     out.print(Text.assemble(f"  {need.words}: ", (first.words, "bold")))
     for way in others:

@@ -42,7 +42,12 @@ def asked(input: PolicyInput) -> str:
 
 def answered(result: PolicyResult) -> str:
     """An answer in a word or two."""
-    return "allowed" if isinstance(result, Allow) else f"denied, {quoted(result.reason)}"
+    return "allowed" if isinstance(result, Allow) else f"denied, {code(result.reason)}"
+
+
+def code(reason: str) -> str:
+    """A reason: a code as it is, other text in quotes."""
+    return reason if reason.isascii() and reason.isidentifier() else json.dumps(reason)
 
 
 def name(kind: object, id: str | None) -> str:

@@ -29,6 +29,7 @@ from ..guests import wat
 from ..pool.guests import COUNT, OBEDIENT, TOLD, order
 
 DOCUMENT = {"name": "shop", "version": "3", "env": ["TZ"]}
+TOML = 'name = "shop"\nversion = "3"\nenv = ["TZ"]\n'
 MODULE = build_policy(DOCUMENT)
 DIGEST = hashlib.sha256(MODULE).hexdigest()
 ALLOWED = PolicyInput("env.read", resource=Resource("env_var", "TZ"))
@@ -57,10 +58,10 @@ async def test_wasm_where_an_artifact_is_configured(engine_name: str, module: Pa
     assert (policy.name, policy.version, policy.sha256, policy.engine) == ("shop", "3", DIGEST, engine_name)
 
 
-@pytest.mark.parametrize("form", ["dict", "file"])
+@pytest.mark.parametrize("form", ["dict", "json", "toml"])
 async def test_local_where_a_document_is_configured(tmp_path: Path, form: str) -> None:
-    path = tmp_path / "policy.json"
-    path.write_text(json.dumps(DOCUMENT))
+    path = tmp_path / f"policy.{form}"
+    path.write_text(TOML if form == "toml" else json.dumps(DOCUMENT))
     chosen = select_checker(Settings(policy=DOCUMENT if form == "dict" else path, limits=Limits(input_bytes=1_024)))
     assert isinstance(chosen, LocalPolicyChecker)
     async with chosen:
@@ -145,7 +146,7 @@ def test_a_document_that_is_none(tmp_path: Path, text: str, setting: str) -> Non
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         select_checker(Settings(policy=path))
-    assert caught.value.setting == setting
+    assert (caught.value.setting, caught.value.path, caught.value.line) == (setting, str(path), 1)
 
 
 async def test_more_input_than_the_module_has_room_for_is_said_at_start_up(engine_name: str, module: Path) -> None:

@@ -125,6 +125,17 @@ def test_people_are_told_the_line(folder: Folder) -> None:
     assert "another question" in nothing.stdout
 
 
+def test_of_many_rules_the_nearest_are_shown(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    far = {"effect": "allow", "actions": ["db.read"], "actors": ["service:x"], "modes": ["dev"]}
+    near = {"effect": "allow", "actions": ["db.read"], "modes": ["dev"]}
+    policy = folder.write("many.json", json.dumps({"rules": [far] * 100 + [near] + [far] * 100}))
+    assert call("explain", policy, folder.ask(READ)) == 1
+    out = capsys.readouterr().out
+    assert "rules[100] (allow)" in out
+    assert "181 more" in out
+    assert out.count("rules[") < 30
+
+
 def test_what_comes_from_files_cannot_reach_a_terminal(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     nasty = "\x1b]0;x\x07\x9b31m\u202e"
     document = {"sql": [nasty], "rules": [{"effect": "allow", "actions": ["db.read"], "actors": [f"user:{nasty}"]}]}

@@ -221,3 +221,11 @@ def test_what_no_contract_can_hold_is_refused_by_name() -> None:
     with pytest.raises(ConfigError) as caught:
         contract_of(app)
     assert caught.value.setting == "routes[0].requirements[0].resource"
+
+
+def test_a_policy_in_toml_is_pinned_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_bytes(b"sql = 'any' # everything\n")
+    assert (
+        contract_of(Starlette(), Settings(policy=path)).artifact_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from capgate.errors import ConfigError
 from capgate.policy import RuntimePolicy
 from capgate.policy.places import Key, find, json_places, place_of, toml_places
 from capgate.policy.strict import parse
+
+from .test_rules import documents as policy_documents
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -195,6 +198,50 @@ def test_in_toml_each_key_is_where_it_was_written(data: st.DataObject, document:
     assert set(writer.places) == set(keys_of(tomllib.loads(writer.text))) == set(keys_of(document))
     for key, at in writer.places.items():
         assert find(writer.text, True, key) == place_of(writer.text, at)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), document=policy_documents())
+def test_a_document_means_the_same_in_toml(data: st.DataObject, document: dict[str, Any]) -> None:
+    writer = TomlWriter(data)
+    writer.table(document)
+    found = RuntimePolicy.from_document(writer.text, format="toml")
+    expected = RuntimePolicy.from_document(document)
+    assert (found.rules, found.actions) == (expected.rules, expected.actions)
+    assert found.sha256 == hashlib.sha256(writer.text.encode()).hexdigest()
+    assert RuntimePolicy.from_document(writer.text.encode(), format="toml").sha256 == found.sha256
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), document=policy_documents(), is_toml=st.booleans())
+def test_a_mistake_anywhere_is_told_where_it_is(data: st.DataObject, document: dict[str, Any], is_toml: bool) -> None:
+    """A text of a document is made a number, or a key is added that is none."""
+    ways = [key for key in keys_of(document) if key]
+    if not ways:
+        return
+    way = data.draw(st.sampled_from(ways))
+    parent: Any = document
+    for step in way[:-1]:
+        parent = parent[step]
+    if isinstance(parent, dict) and way[0] != "actions" and data.draw(st.booleans()):
+        parent["nosuch"] = 1
+        way = (*way[:-1], "nosuch")
+    elif isinstance(parent[way[-1]], str):
+        parent[way[-1]] = 3
+    else:
+        return
+    writer = TomlWriter(data) if is_toml else JsonWriter(data)
+    if isinstance(writer, TomlWriter):
+        writer.table(document)
+    else:
+        writer.value(document)
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document(writer.text, format="toml" if is_toml else "json", path="p")
+    error = caught.value
+    assert error.key is not None
+    assert error.key == way[: len(error.key)]
+    assert len(way) - len(error.key) <= 1  # of a query, its entry is named
+    assert (error.line, error.column) == place_of(writer.text, writer.places[error.key])
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,9 +15,11 @@ from starlette.types import ASGIApp
 
 from capgate import RuntimePolicy
 from capgate.actions import BUILTIN_ACTIONS, SECTIONS
+from capgate.cli.diff import words
 from capgate.golden import Fixture, run_fixtures
 from capgate.limits import RANGES, Limits
 from capgate.model import REASONS
+from capgate.policy.difference import difference
 from capgate.settings import VARIABLES, Settings
 
 from ..tools import ROOT
@@ -84,6 +86,10 @@ def test_the_declarations_compile_and_apply() -> None:
 def test_the_policy_document_is_one() -> None:
     policy = RuntimePolicy.from_document(blocks("json", "A policy document")[0])
     assert (policy.name, policy.version) == ("orders", "3")
+    (text,) = blocks("toml", "A policy document")
+    closed = RuntimePolicy.from_document(text, format="toml")
+    changes = difference(RuntimePolicy.from_document(text.split("[[rules]]")[0], format="toml"), closed).changes
+    assert blocks("diff", "A policy document")[0].strip() in {f"- {words(change)}" for change in changes}
 
 
 def test_every_section_and_action_is_listed() -> None:

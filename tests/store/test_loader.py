@@ -27,8 +27,9 @@ from capgate.errors import (
     RestrictedModule,
 )
 from capgate.limits import Limits
+from capgate.policy import RuntimePolicy
 from capgate.store import WasmArtifact, load_wasm_artifact
-from capgate.store.loader import check_pin, read_document
+from capgate.store.loader import check_pin, document_format, load_policy, read_document, read_policy
 from capgate.wasm import decode, encode, with_custom
 
 HEADER = b"\0asm\x01\0\0\0"
@@ -469,3 +470,58 @@ class TestDocument:
         path.write_bytes(bytes(1_025))
         with pytest.raises(ArtifactError):
             read_document(path, limits=Limits(module_bytes=1_024))
+
+
+# Policies of either kind.
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("p.toml", "toml"),
+        ("p.TOML", "toml"),
+        (".toml", "toml"),
+        ("p.json", "json"),
+        ("p", "json"),
+        ("toml", "json"),
+        ("p.toml.json", "json"),
+        ("p.toml ", "json"),
+    ],
+)
+def test_the_format_is_told_by_the_name(name: str, format: str, tmp_path: Path) -> None:
+    assert document_format(name) == document_format(Path(name)) == format
+    path = tmp_path / name
+    path.write_text({"toml": 'sql = ["a"]', "json": '{"sql": ["a"]}'}[format])
+    expected = RuntimePolicy.from_document({"sql": ["a"]})
+    assert load_policy(path).actions == expected.actions
+    found = read_policy(path)
+    assert (found.raw, found.format, found.text) == ({"sql": ["a"]}, format, path.read_bytes())
+    assert found.document is not None
+    assert found.document.sha256 == sha256(path.read_bytes())
+
+
+def test_a_bad_document_is_named_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("sql = []\nsqll = []\n")
+    for read in (load_policy, read_policy):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        error = caught.value
+        assert (error.setting, error.path, error.line, error.column) == ("sqll", str(path), 2, 1)
+
+
+def test_a_module_is_one_by_its_content_or_its_name(tmp_path: Path) -> None:
+    data = build_policy({"name": "shop"})
+    for name in ("policy.wasm", "policy.json", "policy"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        found = read_policy(path)
+        assert (found.document, found.policy.name, found.policy.sha256) == (None, "shop", sha256(data))
+    path = tmp_path / "text.wasm"
+    path.write_text("{}")
+    with pytest.raises(ArtifactError):
+        read_policy(path)
+    with pytest.raises(ArtifactNotFound):
+        read_policy(tmp_path / "absent.json")
+    with pytest.raises(ArtifactError):
+        read_policy(tmp_path / "policy.wasm", limits=Limits(module_bytes=1_024))
