@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Generator
 
 import hypothesis
 import pytest
+
+from capgate.actions import VOCABULARY
 
 from .tools import IN_CI
 
@@ -36,6 +39,17 @@ def _require_engine(name: str) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"engines under test: {', '.join(EXPECTED_ENGINES)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Actions that a test registers are those of its own: the digest of the vocabulary is in manifests and contracts."""
+    before = VOCABULARY._actions
+    try:
+        return (yield)
+    finally:
+        VOCABULARY._actions = before
+        VOCABULARY._index()
 
 
 @pytest.fixture(params=["asyncio", "trio"], scope="session")

@@ -287,6 +287,13 @@ def test_output_that_has_not_every_letter(policy: Path, fixtures: Path) -> None:
     assert "gr\\xfcn" in done.stdout
 
 
+def readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read, or the end, in time. Not by select(), which knows 1,024 descriptors only."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(1_000 * seconds))
+
+
 def test_on_a_terminal_there_is_colour_and_progress(policy: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.json"
     many.write_text(json.dumps(PASSING * 200))
@@ -301,7 +308,7 @@ def test_on_a_terminal_there_is_colour_and_progress(policy: Path, tmp_path: Path
     os.close(theirs)
     shown = b""
     try:
-        while select.select([ours], [], [], PATIENCE)[0]:
+        while readable(ours, PATIENCE):
             part = os.read(ours, 65_536)
             shown += part
     except OSError:  # the other end is closed
@@ -338,7 +345,7 @@ class Watching:
         while len(re.findall(pattern, self.said)) < times:
             left = until - time.monotonic()
             assert left > 0, self.said
-            if select.select([stream], [], [], left)[0]:
+            if readable(stream.fileno(), left):
                 part = os.read(stream.fileno(), 65_536)
                 assert part, self.said
                 self.said += part.decode()

@@ -43,7 +43,7 @@ DOCUMENT: Final[dict[str, Any]] = {
     "name": "orders",
     "version": "3",
     "sql": ["audit"],
-    "actions": {"invoice.send": ["inv-1"]},
+    "actions": {"parcel.return": ["inv-1"]},
     "rules": [{"effect": "deny", "actions": ["db.write"], "actors": ["user:bob"], "reason": "not bob"}],
 }
 AUDIT: Final = Resource("sql_query", "audit")
@@ -236,16 +236,16 @@ def test_an_answer_that_is_late_for_want_of_a_processor_is_asked_for_again(
 
 
 def test_actions_of_applications(engine_name: str) -> None:
-    sent = PolicyInput("invoice.send", resource=Resource("invoice", "inv-1"))
+    sent = PolicyInput("parcel.return", resource=Resource("invoice", "inv-1"))
     both = ["local", engine_name]
     # A document says itself which it has; of a module, only the fixture or the application can.
     assert kinds(run_fixtures(DOCUMENT, [Fixture(input=sent, expected=ALLOW)], both)) == ["passed"]
     module = WasmArtifact.from_bytes(build_policy(DOCUMENT))
-    known = Fixture(input=sent, expected=ALLOW, register=("invoice.send",))
+    known = Fixture(input=sent, expected=ALLOW, register=("parcel.return",))
     unknown = Fixture(input=sent, expected=Deny("unknown_action"))
     assert kinds(run_fixtures(module, [unknown, known, unknown], engine_name)) == ["passed"] * 3
     vocabulary = Vocabulary()
-    vocabulary.register("invoice.send")
+    vocabulary.register("parcel.return")
     again = run_fixtures(module, [Fixture(input=sent, expected=ALLOW), known], engine_name, vocabulary=vocabulary)
     assert kinds(again) == ["passed"] * 2
     # What allows everything is not asked about what nobody knows.
