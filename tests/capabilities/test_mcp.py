@@ -238,6 +238,8 @@ ATTEMPTS: list[tuple[str, bytes, dict[str, str], int, int]] = [
 ]  # fmt: skip
 
 
+# The client's transport leaves its generator of a body where it is once nobody reads on, and trio says so.
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
 @pytest.mark.parametrize(
     ("body", "headers", "status", "code"), [one[1:] for one in ATTEMPTS], ids=[one[0] for one in ATTEMPTS]
 )
