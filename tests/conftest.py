@@ -43,7 +43,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Actions that a test registers are those of its own: the digest of the vocabulary is in manifests and contracts."""
+    """Actions that a test registers are its own: the digest of the vocabulary is in manifests and contracts."""
     before = VOCABULARY._actions
     try:
         return (yield)
