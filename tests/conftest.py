@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Generator
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -16,6 +17,13 @@ from .tools import IN_CI
 #: Engines that must import on this Python. An absent one fails the run: a skipped engine would look like a passed one.
 EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
 
+
+#: The files that take longest, which begin first, so that no process is left with one of them at the end.
+LONGEST: Final = (
+    *("attack/test_server_under_attack.py", "checker/test_equivalence.py", "store/test_follow.py"),
+    *("testing/test_plugin.py", "wasm/test_budget.py", "engine/test_compile_bombs.py", "store/test_workers.py"),
+    *("wasm/test_mutations.py", "engine/test_traps.py", "pool/test_waiting.py", "wasm/test_generated.py"),
+)
 
 # Continuous integration tries the same examples every time, so that a change is judged by what it changed; elsewhere
 # they are new ones.
@@ -39,6 +47,21 @@ def _require_engine(name: str) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"engines under test: {', '.join(EXPECTED_ENGINES)}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Across several processes (``-n``), the longest files come first; in one, the order is that of the folders."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.partition("::")[0].endswith(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Whole files go to one process, which makes what their tests share once, in the order in which they stand."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
