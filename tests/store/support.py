@@ -8,12 +8,22 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from capgate.store import Audience, KeyPair, Manifest, PolicyStore, TrustedKeys, Verifier, WasmArtifact
 from capgate.store.signing import format_signatures
 
 NOW: Final = datetime(2024, 10, 1, 12, 0, 0, tzinfo=timezone.utc)
-KEYS: Final = [KeyPair.generate() for _ in range(3)]
 DAY: Final = timedelta(days=1)
+
+
+def key_pair(number: int) -> KeyPair:
+    """Always the same one for a number: the names of tests have keys in them, and processes that share the work have to
+    agree on those."""
+    return KeyPair(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"a key for tests %d" % number).digest()))
+
+
+KEYS: Final = [key_pair(number) for number in range(3)]
 
 
 def module(text: str = "") -> bytes:

@@ -11,10 +11,11 @@ from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
 from capgate.select import select_checker
 from capgate.settings import VARIABLES, Settings
-from capgate.store import KeyPair
+
+from ..store.support import KEYS
 
 DIGEST = "0123456789abcdef" * 4
-LINE = KeyPair.generate().public.line
+LINE = KEYS[0].public.line
 
 GOOD: dict[str, list[Any]] = {
     "policy": [None, {"sql": []}, "policy.json", Path("policy.json")],
@@ -34,7 +35,7 @@ GOOD: dict[str, list[Any]] = {
     "strict": [True, False],
     "strict_paths": [True, False],
     "contract": [None, "contract.json", Path("contract.json")],
-    "trusted_keys": [(LINE,), (LINE, KeyPair.generate().public.line), "keys.txt", Path("/etc/capgate/keys")],
+    "trusted_keys": [(LINE,), (LINE, KEYS[1].public.line), "keys.txt", Path("/etc/capgate/keys")],
     "signature_threshold": [1],
     "require_signature": [True, False],
     "policy_name": ["orders", "a", "Orders-v2.1+x_y", "x" * 64],
