@@ -20,7 +20,7 @@ from .actions import VOCABULARY, Vocabulary
 from .errors import PolicyError, PoolExhausted
 from .events import DecisionLog
 from .limits import Limits
-from .model import REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from .model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .policy import RuntimePolicy
 from .pool import WasmPool
 
@@ -178,6 +178,8 @@ class WasmPolicyChecker(BaseChecker):
 
     async def check(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
+        if result is ALLOW:
+            return result
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:

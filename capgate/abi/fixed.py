@@ -31,6 +31,9 @@ _3I: Final = struct.Struct("<3I").pack_into
 _4I: Final = struct.Struct("<4I").pack_into
 _6I: Final = struct.Struct("<6I").pack_into
 _Q: Final = struct.Struct("<Q").pack_into
+#: The text of a slot with zeros behind it, so that nothing of a longer one stays.
+_ACTOR_TEXT: Final = struct.Struct(f"{SLOTS['actor']}s").pack_into
+_RESOURCE_TEXT: Final = struct.Struct(f"{SLOTS['resource']}s").pack_into
 
 
 class _Overflow(Exception):
@@ -74,7 +77,7 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         size = len(text)
         if size > room_actor:
             raise _Overflow
-        memory[at_actor : at_actor + size] = text
+        _ACTOR_TEXT(memory, at_actor, text)
         _3I(memory, base, discriminant, at_actor, size)
 
     def action(part: str) -> None:
@@ -84,20 +87,30 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         memory[at_action : at_action + len(text)] = text
         _2I(memory, words_action, at_action, len(text))
 
+    # The kind of the resource before, which is one of few, and its bytes.
+    kind: Any = _NOTHING
+    kind_text, kind_size, id_at = b"", 0, at_resource
+
     def resource(part: Any) -> None:
+        nonlocal kind, kind_text, kind_size, id_at
         if part is None:
             _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
             return
         if type(part) is not Resource or part.attributes or type(part.attributes) is not dict:
             check_resource(part)
-        kind, id = utf8(part.kind), part.id
-        has_id = id is not None
-        text = kind + utf8(id) if has_id else kind
-        size, kind_size = len(text), len(kind)
+        if part.kind is not kind:
+            kind_text = utf8(part.kind)
+            kind, kind_size = part.kind, len(kind_text)
+            id_at = at_resource + kind_size
+        id = part.id
+        if id is None:
+            text, has_id, size = kind_text, 0, kind_size
+        else:
+            text, has_id = kind_text + utf8(id), 1
+            size = len(text)
         if size > room_resource:
             raise _Overflow
-        memory[at_resource : at_resource + size] = text
-        id_at = at_resource + kind_size
+        _RESOURCE_TEXT(memory, at_resource, text)
         _6I(memory, words_resource, 1, at_resource, kind_size, has_id, id_at, size - kind_size)
 
     def args_hash(part: str | None) -> None:
@@ -142,30 +155,27 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
 
     def ask(input: PolicyInput) -> PolicyResult:
         nonlocal actor, action, resource, args_hash, env
+        part: Any
         try:
-            part: Any = input.actor
-            if part is not actor:
-                actor = _NOTHING
+            # What is written is read once, so that a slot holds what is remembered of it, whatever an odd input does.
+            if input.actor is not actor:
+                part, actor = input.actor, _NOTHING
                 write_actor(part)
                 actor = part
-            part = input.action
-            if part is not action:
-                action = _NOTHING
+            if input.action is not action:
+                part, action = input.action, _NOTHING
                 write_action(part)
                 action = part
-            part = input.resource
-            if part is not resource:
-                resource = _NOTHING
+            if input.resource is not resource:
+                part, resource = input.resource, _NOTHING
                 write_resource(part)
                 resource = part
-            part = input.args_hash
-            if part is not args_hash:
-                args_hash = _NOTHING
+            if input.args_hash is not args_hash:
+                part, args_hash = input.args_hash, _NOTHING
                 write_args_hash(part)
                 args_hash = part
-            part = input.env
-            if part is not env:
-                env = _NOTHING
+            if input.env is not env:
+                part, env = input.env, _NOTHING
                 write_env(part)
                 env = part
             part = input.timestamp
@@ -180,7 +190,7 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
         pointer = check(base) & MASK
         if not 0 < pointer < base:
             raise AbiError("result_out_of_bounds", f"{pointer:#x} is not above 0 and below {base:#x}")
-        if memory[pointer] == 0:
+        if not memory[pointer]:
             return ALLOW
         return denied(memory, pointer, reasons)
 
