@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from .actors import ACTORS
 from .checker import PolicyChecker
+from .denials import refusal
 from .errors import CapabilityDenied, ConfigError, PolicyUnavailable
-from .handlers import Capabilities, Held, refusal
+from .handlers import Capabilities, Held
 from .judge import Judge
 from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Actor, Environment

@@ -98,9 +98,10 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
             return
         if type(part) is not Resource or part.attributes or type(part.attributes) is not dict:
             check_resource(part)
-        if part.kind is not kind:
-            kind_text = utf8(part.kind)
-            kind, kind_size = part.kind, len(kind_text)
+        name = part.kind
+        if name is not kind:
+            kind_text = utf8(name)
+            kind, kind_size = name, len(kind_text)
             id_at = at_resource + kind_size
         id = part.id
         if id is None:
@@ -187,9 +188,9 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
             _write_whole(memory, base, limits.input_bytes, input)
         except NOT_LOWERABLE as error:
             raise MalformedInput(f"{type(error).__name__}: {error}") from error
-        pointer = check(base) & MASK
-        if not 0 < pointer < base:
-            raise AbiError("result_out_of_bounds", f"{pointer:#x} is not above 0 and below {base:#x}")
+        pointer = check(base)
+        if not 0 < pointer < base:  # which no negative number is, as wasmer gives those from 2 ** 31
+            raise AbiError("result_out_of_bounds", f"{pointer & MASK:#x} is not above 0 and below {base:#x}")
         if not memory[pointer]:
             return ALLOW
         return denied(memory, pointer, reasons)
