@@ -69,10 +69,10 @@ Handed = tuple["Token[Capabilities]", MutableMapping[str, Any], Any]
 
 def hand_out(capabilities: Capabilities, scope: MutableMapping[str, Any]) -> Handed:
     """Make ``capabilities`` those of the request of ``scope``, and the current ones, until :func:`take_back`."""
-    state = scope["state"] if "state" in scope else None  # noqa: SIM401  # get() takes twice as long
+    state = scope["state"] if "state" in scope else None  # noqa: SIM401  # get() takes twice as long, here and below
     if state is None:
         scope["state"] = state = {}
-    before = state[_NAME] if _NAME in state else _CURRENT
+    before = state[_NAME] if _NAME in state else _CURRENT  # noqa: SIM401
     state[_NAME] = capabilities
     return _CURRENT.set(capabilities), state, before
 

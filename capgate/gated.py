@@ -26,7 +26,8 @@ from .events import DecisionLog, new_decision_id
 from .gate import Gate
 from .judge import Judge, decisions, denied_for, ends_task
 from .model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason
-from .routing import DEFERRED, PUBLIC, Unresolvable
+from .routing import DEFERRED, PUBLIC
+from .targets import Unresolvable
 
 _log = logging.getLogger("capgate")
 
