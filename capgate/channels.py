@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .denials import denial_in
 from .errors import MalformedInput
 from .events import new_decision_id
-from .gate import GateSource
+from .gate import Gate, GateSource
 from .handlers import Capabilities
 from .model import Decision, PolicyResult
 from .refusal import refuse
@@ -38,18 +38,17 @@ class Channels(Capabilities, msgspec.Struct, eq=False):
     scope: Scope
     receive: Receive
     _send: Send
+    _gate: Gate | None  # what judges the request; none while nothing has started
     _began: bool = False
-    _passing: bool = False  # a response began, and nothing was raised: messages are passed on without a look
     _raised: Decision | None = None  # the last denial that a handler was told of
     _replaced: bool = False
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass ``message`` on. Once a response began, a denial can no longer be it."""
-        if self._passing:
-            return self._send(message)
         if self._raised is not None:
             return self._send_after_denial(self._raised, message)
-        self._began = self._passing = self._began or message["type"] in _BEGINNINGS
+        if not self._began:
+            self._began = message["type"] in _BEGINNINGS
         return self._send(message)
 
     async def refuse(self, result: PolicyResult, decision_id: str | None) -> None:
@@ -72,7 +71,7 @@ class Channels(Capabilities, msgspec.Struct, eq=False):
 
     def _note(self, denial: Decision) -> None:
         if self._raised is None:
-            self._passing = self._replaced = False
+            self._replaced = False
         self._raised = denial
 
     async def _send_after_denial(self, denial: Decision, message: Message) -> None:
@@ -105,6 +104,19 @@ class Channels(Capabilities, msgspec.Struct, eq=False):
         body = b"".join(chunks)
         self.receive = _replay(body, self.receive)
         return hashlib.sha256(body).hexdigest()
+
+    # What a Struct can do and this must not: be copied, or show the request with all its headers.
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __replace__(self, **changes: Any) -> NoReturn:
+        self.__reduce__()
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+    __repr__ = object.__repr__
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -40,7 +40,6 @@ _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 class GatedRequest(Channels, eq=False):
     """One request at one gate, and afterwards the :class:`~capgate.handlers.Capabilities` of its handler."""
 
-    _gate: Gate | None = None
     _actor: Any = None
     _input: PolicyInput | None = None  # what was asked last
     _started: int = msgspec.field(default_factory=time.time_ns)
@@ -52,8 +51,7 @@ class GatedRequest(Channels, eq=False):
         After a denial, which has been reported, ``decision_id`` is that of its event.
         """
         try:
-            scope, gate = self.scope, self._source.gate
-            self._gate = gate
+            scope, gate = self.scope, self._gate
             kind = scope.get("type")
             if kind not in _GATED:
                 return self._refused(DENIED[Reason.MALFORMED_INPUT])
@@ -74,11 +72,10 @@ class GatedRequest(Channels, eq=False):
             first = requirements[0]
             if len(requirements) == 1 and first.args_hash is None and gate.bounds_itself and type(actor) in ACTORS:
                 # Nearly every request: nothing is called here that need not be.
-                self._actor = actor
                 resource = first.resource(params) if first.template else first.fixed
                 self._input = input = PolicyInput(first.action, actor, resource, None, gate.env, self._started)
                 answer = gate.answer_now(input)
-                if type(answer) is Allow:
+                if answer is ALLOW or type(answer) is Allow:
                     if gate.samples_allows:
                         self._report_allow(gate)
                     return answer
@@ -102,6 +99,8 @@ class GatedRequest(Channels, eq=False):
         return self.scope
 
     def _who(self, judge: Judge) -> Any:
+        if self._input is not None:
+            return self._input.actor
         return None if self._gate is None else self._gate.actor(self.scope)
 
     async def _ask_rest(

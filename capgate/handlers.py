@@ -195,17 +195,6 @@ class Capabilities:
     def __reduce__(self) -> NoReturn:
         raise TypeError("capabilities belong to a request of this process; they are not copied or pickled")
 
-    def __copy__(self) -> NoReturn:
-        self.__reduce__()
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        self.__reduce__()
-
-    def __replace__(self, **changes: Any) -> NoReturn:
-        self.__reduce__()
-
-    __repr__ = object.__repr__  # which tells nothing of the request
-
 
 class Held(Capabilities):
     """Capabilities that belong to no request, or to another actor than the request's."""
