@@ -100,9 +100,11 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
             check_resource(part)
         name = part.kind
         if name is not kind:
+            kind = _NOTHING  # in case that this ends in the middle
             kind_text = utf8(name)
-            kind, kind_size = name, len(kind_text)
+            kind_size = len(kind_text)
             id_at = at_resource + kind_size
+            kind = name
         id = part.id
         if id is None:
             text, has_id, size = kind_text, 0, kind_size
