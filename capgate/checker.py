@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 
 from ._checking import DENIED, BaseChecker, PolicyChecker, denied_for
-from .abi.lowering import lower
+from .abi.lowering import check_lowerable
 from .actions import VOCABULARY, Vocabulary
 from .errors import PoolExhausted
 from .events import DecisionLog
@@ -60,7 +60,7 @@ class LocalPolicyChecker(BaseChecker):
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:
                 return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
-            lower(input, self._limits.input_bytes)
+            check_lowerable(input, self._limits.input_bytes)
             result = self._policy.evaluate(input)
         except Exception as error:
             return denied_for(error, input)
