@@ -177,8 +177,8 @@ class WasmPool:
         except (AttributeError, IndexError):
             shard, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
-        interpreter.uses += 1
         try:
+            interpreter.uses += 1
             result = interpreter.ask(input)
         except BaseException as error:
             return self._failed(shard, interpreter, input, error)
