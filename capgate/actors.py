@@ -22,7 +22,16 @@ def actor_from_user(scope: Scope) -> Actor:
     rather than taken for nobody.
     """
     user = scope.get("user")
-    return ANONYMOUS if user is None else _actor_of(user)
+    if user is None:
+        return ANONYMOUS
+    try:  # what nearly every user has; whatever else there is, and why something is wrong, is found out below
+        if user.is_authenticated is True:
+            name = user.identity
+            if type(name) is str and name:
+                return User(name)
+    except (AttributeError, NotImplementedError):
+        pass
+    return _actor_of(user)
 
 
 def actor_of(value: Any) -> Actor:

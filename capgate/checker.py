@@ -1,110 +1,36 @@
 """Policy decision points: ask a policy, get ``Allow`` or ``Deny``, whatever happens.
 
 :class:`LocalPolicyChecker` evaluates a policy document in Python, :class:`WasmPolicyChecker` asks a pool of
-WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks one of them once, at start-up.
+WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks one of them once, at start-up. What
+they share is in :mod:`capgate._checking`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from time import monotonic
-from types import TracebackType
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import anyio
 
-from .abi.lowering import lower
+from ._checking import DENIED, BaseChecker, PolicyChecker, denied_for
+from .abi.lowering import check_lowerable
 from .actions import VOCABULARY, Vocabulary
-from .errors import PolicyError, PoolExhausted
+from .errors import PoolExhausted
 from .events import DecisionLog
 from .limits import Limits
-from .model import REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from .model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .policy import RuntimePolicy
 from .pool import WasmPool
 
-_log = logging.getLogger("capgate")
+__all__ = ["DENIED", "BaseChecker", "LocalPolicyChecker", "PolicyChecker", "WasmPolicyChecker"]
 
-#: One result object per reason code: nothing is allocated for a denial of capgate's own.
-DENIED: Final = {reason: Deny(reason) for reason in REASONS}
 _MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
 _UNAVAILABLE: Final = DENIED[Reason.POLICY_UNAVAILABLE]
-
-_Self = TypeVar("_Self", bound="BaseChecker")
-
-
-class PolicyChecker(Protocol):
-    """A policy decision point. An application may bring its own."""
-
-    async def check(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
-
-
-class BaseChecker:
-    """What both checkers share: the vocabulary, the events of a bare ``check``, the async context manager."""
-
-    policy: PolicyInfo
-    #: Which fields of an input the policy looks at, where that is known: ``action``, ``resource``, ``actor``, ``mode``.
-    inputs: frozenset[str] | None = None
-
-    def __init__(self, vocabulary: Vocabulary, events: DecisionLog | None) -> None:
-        self._vocabulary = vocabulary
-        self._events = events or DecisionLog()
-
-    async def check(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
-        result = await self.evaluate(input)
-        if type(result) is Deny:
-            self._report(input, result)
-        return result
-
-    def _report(self, input: PolicyInput, result: Deny) -> None:
-        try:
-            self._events.denied(input, result, self.policy)
-        except Exception as error:  # an input of any type: looking at it may raise
-            _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
-
-    async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        """:meth:`check` without the event, for enforcement points that emit one with a decision id of theirs."""
-        raise NotImplementedError
-
-    async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        """One answer for each of ``inputs``, in their order, as :meth:`check` gives it: all by the same policy, and
-        together under one deadline."""
-        results = await self.evaluate_many(inputs)
-        for input, result in zip(inputs, results, strict=True):
-            if type(result) is Deny:
-                self._report(input, result)
-        return results
-
-    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        """:meth:`check_many` without the events."""
-        raise NotImplementedError
-
-    def _lacks_resource(self, input: PolicyInput) -> bool:
-        """Whether ``input``, which is well-formed, has no resource with an id, though its action needs one. Then no
-        policy can allow it, whatever it looks at."""
-        resource = input.resource
-        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
-
-    async def start(self) -> None:
-        """Get ready, so that no request waits for it. Raises why it cannot."""
-
-    async def aclose(self) -> None:
-        """Let go of what :meth:`start` made. May be called twice."""
-
-    async def __aenter__(self: _Self) -> _Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 class LocalPolicyChecker(BaseChecker):
@@ -134,10 +60,10 @@ class LocalPolicyChecker(BaseChecker):
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:
                 return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
-            lower(input, self._limits.input_bytes)
+            check_lowerable(input, self._limits.input_bytes)
             result = self._policy.evaluate(input)
         except Exception as error:
-            return _denied_for(error, input)
+            return denied_for(error, input)
         if self._lacks_resource(input) and type(result) is Allow:
             return _MISSING_RESOURCE
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
@@ -178,6 +104,8 @@ class WasmPolicyChecker(BaseChecker):
 
     async def check(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
+        if result is ALLOW:
+            return result
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:
@@ -210,7 +138,7 @@ class WasmPolicyChecker(BaseChecker):
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            return _denied_for(error, input)
+            return denied_for(error, input)
         if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
         resource = input.resource
@@ -253,22 +181,10 @@ class WasmPolicyChecker(BaseChecker):
         except (KeyboardInterrupt, SystemExit, GeneratorExit, anyio.get_cancelled_exc_class()):
             raise
         except BaseException as error:
-            return _denied_for(error, input)
+            return denied_for(error, input)
 
     async def start(self) -> None:
         await self.pool.start()
 
     async def aclose(self) -> None:
         await self.pool.aclose()
-
-
-def _denied_for(error: BaseException, input: object) -> Deny:
-    """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and
-    logged."""
-    if isinstance(error, PolicyError):
-        return DENIED[error.code]
-    # Not isinstance(), which asks the value for its class.
-    if type(input) is PolicyInput and not issubclass(type(input.action), str):
-        return _MALFORMED_INPUT  # it could not be looked up in the vocabulary
-    _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
-    return DENIED[Reason.INTERNAL_ERROR]

@@ -57,6 +57,8 @@ class Requirement(msgspec.Struct, frozen=True):
     template: tuple[Union[str, Parameter], ...] = ()
     args_hash: str | None = None
     always: bool = False
+    #: The parameter that is the whole id, as in ``"kind:{parameter}"``: said once more, for most templates are so.
+    sole: str | None = None
 
     @classmethod
     def parse(
@@ -77,7 +79,9 @@ class Requirement(msgspec.Struct, frozen=True):
         if known.kind not in (None, kind):
             raise ConfigError("resource", resource, f"a resource of kind {known.kind!r}, which {action} acts on")
         if any(type(part) is Parameter for part in template):
-            return cls(action, None, kind, template, args_hash, always)
+            first, *others = template
+            sole = first.name if isinstance(first, Parameter) and not others else None
+            return cls(action, None, kind, template, args_hash, always, sole)
         fixed = Resource(kind, "".join(map(str, template)) or None)
         return cls(action, fixed, args_hash=args_hash, always=always)
 
@@ -89,11 +93,12 @@ class Requirement(msgspec.Struct, frozen=True):
     def resource(self, path_params: Mapping[str, Any]) -> Resource | None:
         """The resource of one request. Raises :class:`LookupError` or :class:`TypeError` where a parameter will not
         do."""
+        sole = self.sole
+        if sole is not None:
+            value = path_params[sole]
+            return Resource(self.kind, value if type(value) is str else _text(sole, value))
         if not self.template:
             return self.fixed
-        first, *others = self.template
-        if not others and isinstance(first, Parameter):  # "kind:{parameter}", which most are
-            return Resource(self.kind, _fill(first, path_params))
         return Resource(self.kind, "".join([p if isinstance(p, str) else _fill(p, path_params) for p in self.template]))
 
 
@@ -255,8 +260,10 @@ def _parse_resource(resource: str) -> tuple[str, tuple[Union[str, Parameter], ..
 
 def _fill(parameter: Parameter, path_params: Mapping[str, Any]) -> str:
     value = path_params[parameter.name]
-    if type(value) is str:
-        return value
+    return value if type(value) is str else _text(parameter.name, value)
+
+
+def _text(name: str, value: Any) -> str:
     if type(value) in (int, float, UUID):
         return str(value)
-    raise TypeError(f"path parameter {parameter.name!r} is a {type(value).__name__}, which has no agreed text")
+    raise TypeError(f"path parameter {name!r} is a {type(value).__name__}, which has no agreed text")

@@ -25,9 +25,10 @@ from .model import DEFAULT_ENVIRONMENT
 from .openapi import as_written
 from .policy import RuntimePolicy
 from .report import report_routes
-from .routing import REST, Target, Unresolvable, find_target
+from .routing import REST
 from .settings import Settings
 from .store.loader import load_policy, load_wasm_artifact, read_document
+from .targets import Target, Unresolvable, find_target
 
 #: SHA-256 of the Wasm policy, and of the policy artifact whatever it is: 64 hex digits each.
 Digests = tuple[str, str]

@@ -13,8 +13,9 @@ from .checker import PolicyChecker
 from .declare import Requirement
 from .judge import Judge
 from .model import Actor, Environment
-from .routing import NOTHING, PUBLIC, Resolution, Target, resolver_for
+from .routing import NOTHING, PUBLIC, Resolution, resolver_for
 from .settings import Settings
+from .targets import Target
 
 ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
 Resolver = Callable[[Scope], Any]

@@ -8,38 +8,21 @@ The middleware hands one to each request, as ``request.state.capabilities``. Gat
 from __future__ import annotations
 
 import inspect
-import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn, Union
+from typing import Any, NoReturn
 
 import anyio
 import anyio.from_thread
 
 from .actors import ACTORS
-from .errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, PolicyUnavailable
-from .events import DecisionLog, new_decision_id
-from .judge import Judge, denied_for, ends_task
-from .model import (
-    DEFAULT_ENVIRONMENT,
-    Actor,
-    Allow,
-    Decision,
-    Deny,
-    Environment,
-    PolicyInput,
-    PolicyResult,
-    Resource,
-)
+from .denials import refusal
+from .errors import CapabilityDenied, ConfigError, PolicyTimeout, PolicyUnavailable
+from .events import new_decision_id
+from .judge import Judge, ends_task
+from .model import Actor, Allow, Decision, Deny, PolicyInput, PolicyResult
+from .questions import BATCH, Question, ResourceLike, inputs_of
 
-#: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
-ResourceLike = Union[str, Resource, None]
-#: One question: ``(action, resource)``, or with the SHA-256 of the arguments as third.
-Question = Union[tuple[str, ResourceLike], tuple[str, ResourceLike, Union[str, None]]]
-
-#: Questions in one batch. More are denied: a batch is answered without a pause for other tasks.
-BATCH: Final = 1_000
-_KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+__all__ = ["BATCH", "Capabilities", "Held", "Question", "ResourceLike"]
 
 
 class Capabilities:
@@ -52,10 +35,10 @@ class Capabilities:
     going through ``questions`` raises: an error is a denial.
     """
 
-    __slots__ = ("_actor",)
+    __slots__ = ()
 
-    def __init__(self, actor: Actor | None = None) -> None:
-        self._actor: Any = actor
+    #: Who asks; ``None`` until that is known.
+    _actor: Any
 
     # -- asking
 
@@ -140,7 +123,7 @@ class Capabilities:
             actor = self._actor
             if actor is None:
                 actor = await self._find_actor(judge)
-            inputs = _inputs(questions, actor, judge.env)
+            inputs = inputs_of(questions, actor, judge.env)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -155,7 +138,7 @@ class Capabilities:
             actor = self._actor
             if actor is None:
                 actor = self._find_actor_now(judge)
-            inputs = _inputs(questions, actor, judge.env)
+            inputs = inputs_of(questions, actor, judge.env)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -216,10 +199,10 @@ class Capabilities:
 class Held(Capabilities):
     """Capabilities that belong to no request, or to another actor than the request's."""
 
-    __slots__ = ("_by", "_request")
+    __slots__ = ("_actor", "_by", "_request")
 
     def __init__(self, judge: Judge, actor: Actor, request: Capabilities | None) -> None:
-        super().__init__(actor)
+        self._actor = actor
         self._by = judge
         self._request = request
 
@@ -232,52 +215,3 @@ class Held(Capabilities):
     def _note(self, denial: Decision) -> None:
         if self._request is not None:
             self._request._note(denial)
-
-
-def denial_in(error: BaseException, depth: int = 8) -> Decision | None:
-    """The decision of a :class:`CapabilityDenied`, also where a task group raised it together with nothing but
-    denials."""
-    if isinstance(error, CapabilityDenied):
-        return error.decision if type(error.decision) is Decision else None
-    inner = getattr(error, "exceptions", None)
-    if type(inner) is not tuple or not inner or not depth:
-        return None
-    found = [denial_in(one, depth - 1) for one in inner]
-    return None if None in found else found[0]
-
-
-def refusal(judge: Judge | None, scope: Mapping[str, Any], cause: BaseException) -> Decision:
-    """The denial for ``cause`` where nothing could be asked, reported."""
-    result, id, policy = denied_for(cause), new_decision_id(), None if judge is None else judge.policy
-    (DecisionLog() if judge is None else judge.log).denied(
-        None,
-        result,
-        policy,
-        decision_id=id,
-        env=DEFAULT_ENVIRONMENT if judge is None else judge.env,
-        method=scope.get("method", scope.get("type")),
-        path=scope.get("path"),
-        cause=cause,
-    )
-    return Decision(None, result, id, policy)
-
-
-def _inputs(questions: Sequence[Any], actor: Any, env: Environment) -> list[PolicyInput]:
-    if len(questions) > BATCH:
-        raise MalformedInput(f"{len(questions)} questions at once, the limit is {BATCH}")
-    now = time.time_ns()
-    return [
-        PolicyInput(action, actor, _resource(resource), rest[0] if rest else None, env, now)
-        for action, resource, *rest in questions
-    ]
-
-
-def _resource(given: ResourceLike) -> Resource | None:
-    if given is None or type(given) is Resource:
-        return given
-    if not isinstance(given, str):
-        raise MalformedInput(f"a resource is 'kind:id' or a Resource, not a {type(given).__name__}")
-    kind, colon, id = given.partition(":")
-    if not _KIND.fullmatch(kind) or bool(colon) != bool(id):
-        raise MalformedInput(f"{given[:100]!r} is not 'kind:id'")
-    return Resource(kind, id or None)

@@ -80,7 +80,7 @@ class WasmInterpreter:
     a trap, a timeout or a broken ABI, and such an instance answers no more.
     """
 
-    __slots__ = ("_ask", "_engine", "_instance", "broken", "prepared", "uses")
+    __slots__ = ("_engine", "_instance", "ask", "broken", "prepared", "uses")
 
     def __init__(self, artifact: WasmArtifact, *, engine: str = "auto", limits: Limits | None = None) -> None:
         compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits()), load_engine(engine))
@@ -96,9 +96,9 @@ class WasmInterpreter:
         instance = module.instantiate()
         limits, entries = prepared.limits, prepared.metered.entries
         if prepared.pure:
-            self._ask: component.Ask = fixed.fixed_call(instance, limits, entries)
+            self.ask: component.Ask = fixed.fixed_call(instance, limits, entries)
         else:
-            self._ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+            self.ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
         self._instance: Instance | None = instance
         self._engine = engine
         self.prepared = prepared
@@ -110,16 +110,24 @@ class WasmInterpreter:
         anything else breaks it."""
         self.uses += 1
         try:
-            return self._ask(input)
-        except MalformedInput:
-            raise
+            return self.ask(input)
         except BaseException as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Raise what ``error`` means, which ``ask`` raised, and answer no more unless it was malformed input.
+
+        :meth:`call_policy_check` consists of a count, ``ask`` and this; the pool does the same without its frame.
+        """
+        try:
+            if isinstance(error, MalformedInput):
+                raise error
             instance, self._instance = self._instance, None
-            self.broken, self._ask = True, _refuse
+            self.broken, self.ask = True, _refuse
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-                raise
+                raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
-                raise
+                raise error
             exhausted = self._status(instance)
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
@@ -129,8 +137,10 @@ class WasmInterpreter:
             if exhausted == TOO_DEEP:
                 raise PolicyTrap("stack_overflow", "too deep") from error
             if isinstance(error, PolicyTrap):
-                raise
+                raise error
             raise self._engine.explain(error) from error
+        finally:
+            del error
 
     def _status(self, instance: Instance | None) -> int:
         """Whether the metering ended the call, by asking the instance. 0 where it did not, or cannot say."""

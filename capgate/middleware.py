@@ -52,7 +52,7 @@ class CapabilityMiddleware:
         if scope.get("type") == "lifespan":
             await self._startup.lifespan(self.app, scope, receive, send)
             return
-        request = GatedRequest(self._startup, scope, receive, send)
+        request = GatedRequest(self._startup, scope, receive, send, self._startup.gate)
         result = await request.decide()
         if type(result) is Allow:
             handed = hand_out(request, scope)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .declare import Parameter, Requirement, Requirements
 from .report import report_routes
-from .routing import Target
+from .targets import Target
 
 EXTENSION: Final = "x-capabilities"
 _MARK: Final = "__capgate_described__"

@@ -178,15 +178,10 @@ class WasmPool:
             shard, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
         try:
-            result = interpreter.call_policy_check(input)
-        except PolicyTrap:
-            if interpreter.uses > 1:
-                return self._retry(shard, interpreter, input)
-            shard.give_back(interpreter, self._reuse)
-            raise
-        except BaseException:
-            shard.give_back(interpreter, self._reuse)
-            raise
+            interpreter.uses += 1
+            result = interpreter.ask(input)
+        except BaseException as error:
+            return self._failed(shard, interpreter, input, error)
         if self._reuse:
             shard.idle.append(interpreter)
             if shard.waiters:
@@ -203,6 +198,24 @@ class WasmPool:
         if not shard.idle:
             raise PoolExhausted("every instance of this thread is in use or being replaced")
         return shard, shard.idle.pop()
+
+    def _failed(
+        self, shard: Shard, interpreter: WasmInterpreter, input: PolicyInput, error: BaseException
+    ) -> PolicyResult:
+        """``interpreter`` raised ``error``, and is given back. Raises what that means, but for a trap of an instance
+        that was used before."""
+        try:
+            interpreter.fail(error)
+        except PolicyTrap:
+            if interpreter.uses > 1:
+                return self._retry(shard, interpreter, input)
+            shard.give_back(interpreter, self._reuse)
+            raise
+        except BaseException:
+            shard.give_back(interpreter, self._reuse)
+            raise
+        finally:
+            del error  # whose traceback has this frame
 
     def _retry(self, shard: Shard, trapped: WasmInterpreter, input: PolicyInput) -> PolicyResult:
         """A reused instance trapped: was it the question, or something left behind? Ask once more, on a fresh one."""

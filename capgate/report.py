@@ -14,22 +14,17 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Host, Mount, Router
 
 from .declare import Requirements, declared, declared_for_method, does_ask_itself, inherit, is_class_based
-from .routing import (
-    DEPTH,
+from .fastapi_routing import (
     Around,
-    Target,
-    Unresolvable,
     around_included,
     asks_in_dependency,
     calls_in,
-    declared_around,
-    find_target,
     frontends,
-    matches_as_usual,
     own_path,
     routes_behind,
-    template,
 )
+from .routing import declared_around, template
+from .targets import DEPTH, Target, Unresolvable, find_target, matches_as_usual
 
 Status = Literal["declared", "deferred", "public", "undeclared", "unresolvable"]
 #: How the frontends of a router are listed, behind its path. They cannot be public.

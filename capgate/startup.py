@@ -28,9 +28,9 @@ from .limits import Limits
 from .model import DEFAULT_ENVIRONMENT, Environment
 from .openapi import describe
 from .report import check_authentication, check_order, check_routes
-from .routing import Target, find_target
 from .select import select_checker
 from .settings import Settings
+from .targets import Target, find_target
 
 _log = logging.getLogger("capgate")
 

@@ -31,6 +31,9 @@ _3I: Final = struct.Struct("<3I").pack_into
 _4I: Final = struct.Struct("<4I").pack_into
 _6I: Final = struct.Struct("<6I").pack_into
 _Q: Final = struct.Struct("<Q").pack_into
+#: The text of a slot with zeros behind it, so that nothing of a longer one stays.
+_ACTOR_TEXT: Final = struct.Struct(f"{SLOTS['actor']}s").pack_into
+_RESOURCE_TEXT: Final = struct.Struct(f"{SLOTS['resource']}s").pack_into
 
 
 class _Overflow(Exception):
@@ -74,7 +77,7 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         size = len(text)
         if size > room_actor:
             raise _Overflow
-        memory[at_actor : at_actor + size] = text
+        _ACTOR_TEXT(memory, at_actor, text)
         _3I(memory, base, discriminant, at_actor, size)
 
     def action(part: str) -> None:
@@ -84,20 +87,33 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         memory[at_action : at_action + len(text)] = text
         _2I(memory, words_action, at_action, len(text))
 
+    # The kind of the resource before, which is one of few, and its bytes.
+    kind: Any = _NOTHING
+    kind_text, kind_size, id_at = b"", 0, at_resource
+
     def resource(part: Any) -> None:
+        nonlocal kind, kind_text, kind_size, id_at
         if part is None:
             _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
             return
         if type(part) is not Resource or part.attributes or type(part.attributes) is not dict:
             check_resource(part)
-        kind, id = utf8(part.kind), part.id
-        has_id = id is not None
-        text = kind + utf8(id) if has_id else kind
-        size, kind_size = len(text), len(kind)
+        name = part.kind
+        if name is not kind:
+            kind = _NOTHING  # in case that this ends in the middle
+            kind_text = utf8(name)
+            kind_size = len(kind_text)
+            id_at = at_resource + kind_size
+            kind = name
+        id = part.id
+        if id is None:
+            text, has_id, size = kind_text, 0, kind_size
+        else:
+            text, has_id = kind_text + utf8(id), 1
+            size = len(text)
         if size > room_resource:
             raise _Overflow
-        memory[at_resource : at_resource + size] = text
-        id_at = at_resource + kind_size
+        _RESOURCE_TEXT(memory, at_resource, text)
         _6I(memory, words_resource, 1, at_resource, kind_size, has_id, id_at, size - kind_size)
 
     def args_hash(part: str | None) -> None:
@@ -142,30 +158,27 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
 
     def ask(input: PolicyInput) -> PolicyResult:
         nonlocal actor, action, resource, args_hash, env
+        part: Any
         try:
-            part: Any = input.actor
-            if part is not actor:
-                actor = _NOTHING
+            # What is written is read once, so that a slot holds what is remembered of it, whatever an odd input does.
+            if input.actor is not actor:
+                part, actor = input.actor, _NOTHING
                 write_actor(part)
                 actor = part
-            part = input.action
-            if part is not action:
-                action = _NOTHING
+            if input.action is not action:
+                part, action = input.action, _NOTHING
                 write_action(part)
                 action = part
-            part = input.resource
-            if part is not resource:
-                resource = _NOTHING
+            if input.resource is not resource:
+                part, resource = input.resource, _NOTHING
                 write_resource(part)
                 resource = part
-            part = input.args_hash
-            if part is not args_hash:
-                args_hash = _NOTHING
+            if input.args_hash is not args_hash:
+                part, args_hash = input.args_hash, _NOTHING
                 write_args_hash(part)
                 args_hash = part
-            part = input.env
-            if part is not env:
-                env = _NOTHING
+            if input.env is not env:
+                part, env = input.env, _NOTHING
                 write_env(part)
                 env = part
             part = input.timestamp
@@ -177,10 +190,10 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
             _write_whole(memory, base, limits.input_bytes, input)
         except NOT_LOWERABLE as error:
             raise MalformedInput(f"{type(error).__name__}: {error}") from error
-        pointer = check(base) & MASK
-        if not 0 < pointer < base:
-            raise AbiError("result_out_of_bounds", f"{pointer:#x} is not above 0 and below {base:#x}")
-        if memory[pointer] == 0:
+        pointer = check(base)
+        if not 0 < pointer < base:  # which no negative number is, as wasmer gives those from 2 ** 31
+            raise AbiError("result_out_of_bounds", f"{pointer & MASK:#x} is not above 0 and below {base:#x}")
+        if not memory[pointer]:
             return ALLOW
         return denied(memory, pointer, reasons)
 

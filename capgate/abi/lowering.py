@@ -24,6 +24,7 @@ NOT_LOWERABLE: Final = (TypeError, AttributeError, KeyError, ValueError, Overflo
 Lowered = tuple[tuple[bytes, ...], tuple[int, int, int, int], int]
 
 _INPUT: Final = struct.Struct("<18IQ")
+_U64: Final = 2**64
 
 
 def lower(input: PolicyInput, limit: int) -> Lowered:
@@ -53,6 +54,27 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
     if size > limit:
         raise MalformedInput(f"{size} bytes of text, the limit is {limit}")
     return strings, (discriminant, resource is not None, id is not None, args_hash is not None), input.timestamp
+
+
+def check_lowerable(input: PolicyInput, limit: int) -> None:
+    """Raise what :func:`lower` raises, for whoever does not need what it gives. ASCII is as long in bytes as it is in
+    characters, so that nothing has to be encoded; about anything else :func:`lower` is asked."""
+    try:
+        actor, resource, digest, env, stamp = input.actor, input.resource, input.args_hash, input.env, input.timestamp
+        if type(actor) in ACTORS and type(env) is Environment and type(stamp) is int and 0 <= stamp < _U64:
+            who = "" if type(actor) is Anonymous else actor.id  # type: ignore[union-attr]  # the others have one
+            kind, id = ("", None) if resource is None else (resource.kind, resource.id)
+            hashed = "" if digest is None else digest
+            text = "".join((who, input.action, kind, "" if id is None else id, hashed, env.service, env.mode))
+            if text.isascii() and len(text) <= limit and (resource is None or _is_plain(resource)):
+                return
+    except NOT_LOWERABLE:  # it says what is wrong
+        pass
+    lower(input, limit)
+
+
+def _is_plain(resource: Any) -> bool:
+    return type(resource) is Resource and type(resource.attributes) is dict and not resource.attributes
 
 
 def check_resource(resource: Any) -> None:

@@ -26,9 +26,10 @@ from starlette.types import Message as Event
 
 from .._values import BODY_BYTES
 from ..current import current, using
+from ..denials import denial_in, refusal
 from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
 from ..events import printable
-from ..handlers import Capabilities, denial_in, refusal
+from ..handlers import Capabilities
 from ..judge import Judge
 from ..limits import check_number
 from ..model import Actor, Decision
@@ -206,10 +207,10 @@ class GatedMCP:
 class _Acting(Capabilities):
     """The gate of ``by`` for the actor that ``who`` finds in ``scope``."""
 
-    __slots__ = ("_by", "_in", "_whoever")
+    __slots__ = ("_actor", "_by", "_in", "_whoever")
 
     def __init__(self, by: Capabilities, who: Callable[[Scope], Any], scope: Scope) -> None:
-        super().__init__()
+        self._actor = None
         self._by = by
         self._in = scope
         self._whoever = who

@@ -18,8 +18,9 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from ..actions import VOCABULARY
 from ..current import current
+from ..denials import refusal
 from ..errors import CapabilityDenied, ConfigError
-from ..handlers import Capabilities, refusal
+from ..handlers import Capabilities
 from ..model import Resource
 from ._arguments import Taken, canonical_hash
 

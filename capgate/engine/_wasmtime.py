@@ -87,7 +87,8 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     trap = ctypes.c_void_p()
     context, target = ctypes.byref(store._context().contents), ctypes.byref(function._func)
     block, trap_out = ctypes.byref(values), ctypes.byref(trap)
-    count, call = ctypes.c_size_t(slots), _call_unchecked
+    # An argument as ctypes makes it of a number at each call, made once.
+    count, call = ctypes.c_size_t.from_param(slots), _call_unchecked
     keep = (store, function, values, trap)
 
     def failed(error: int | None) -> PolicyError:

@@ -330,7 +330,7 @@ def _raise_once(pool: WasmPool, error: BaseException) -> None:
     def fail(input: PolicyInput) -> PolicyResult:
         raise error
 
-    interpreter._ask = fail
+    interpreter.ask = fail
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

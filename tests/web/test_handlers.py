@@ -645,6 +645,21 @@ def test_capabilities_are_not_copied() -> None:
             copied(gate)
 
 
+async def test_those_of_a_request_are_not_copied_and_show_nothing_of_it() -> None:  # M14
+
+    async def handler(request: Request) -> Response:
+        gate = request.state.capabilities
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps, gate.__class__.__replace__):
+            with pytest.raises(TypeError):
+                copied(gate)
+        return JSONResponse([repr(gate), str(gate), [*gate.__rich_repr__()], gate == gate, len({gate})])
+
+    scope = http_scope("/", headers=[("authorization", "secret")])
+    *texts, rich, same, different = await answer(at(handler), scope)
+    assert not [text for text in texts if "secret" in text or "headers" in text]
+    assert (rich, same, different) == ([], True, 1)
+
+
 async def test_allows_are_sampled_and_denials_are_not() -> None:
     import logging
 

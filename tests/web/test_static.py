@@ -17,20 +17,25 @@ from capgate import middleware
 PACKAGE = Path(capgate.__file__).parent
 MODULES = (
     "actors",
+    "channels",
     "current",
     "declare",
+    "denials",
     "events",
+    "fastapi_routing",
     "gate",
     "gated",
     "handlers",
     "judge",
     "middleware",
     "openapi",
+    "questions",
     "refusal",
     "report",
     "routing",
     "settings",
     "startup",
+    "targets",
 )
 
 

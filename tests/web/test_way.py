@@ -1,0 +1,111 @@
+"""What runs between a request and its endpoint, call by call, where the answer is an allow.
+
+Nothing is timed here: the functions of capgate that are called are counted, so that what belongs at start-up, or is
+needed for denials only, cannot creep onto the way of every request unseen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.authentication import SimpleUser
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Scope
+
+import capgate
+from capgate import CapabilityMiddleware, Settings, WasmArtifact, WasmPolicyChecker, WasmPool, build_policy, requires
+
+PACKAGE = str(Path(capgate.__file__).parent)
+
+#: In this order, once each but for ``send``, which is called for each message of the response.
+WAY = [
+    ("middleware", "__call__"),
+    ("gated", "decide"),
+    ("routing", "search"),
+    ("actors", "actor_from_user"),
+    ("checker", "answer_now"),
+    ("pool", "call"),
+    ("abi/fixed", "ask"),
+    ("current", "hand_out"),
+    ("channels", "send"),
+    ("channels", "send"),
+    ("current", "take_back"),
+]
+
+
+async def receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(message: Message) -> None:
+    pass
+
+
+def called(app: ASGIApp, scope: Scope) -> list[tuple[str, str]]:
+    """The functions of capgate, but for engines, that are called for one request, in which nothing is waited for."""
+    calls: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.startswith(PACKAGE):
+            module = name[len(PACKAGE) + 1 :].removesuffix(".py")
+            if not module.startswith("engine"):
+                calls.append((module, frame.f_code.co_name))
+
+    request = app(scope, receive, send)
+    sys.setprofile(note)
+    try:
+        request.send(None)  # type: ignore[attr-defined]  # ASGIApp says "awaitable", and it is a coroutine
+    except StopIteration:
+        pass
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def scope_of(path: str, **more: Any) -> Scope:
+    base = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "state": {}}
+    return {**base, **more}
+
+
+@asynccontextmanager
+async def served(engine: str) -> AsyncIterator[Starlette]:
+    @requires("db.read", resource="sql_query:a")
+    async def fixed(request: Request) -> Response:
+        return Response(b"")
+
+    @requires("db.read", resource="sql_query:{name}")
+    async def filled(request: Request) -> Response:
+        return Response(b"")
+
+    artifact = WasmArtifact.from_bytes(build_policy({"sql": ["a", "b"]}))
+    async with WasmPolicyChecker(WasmPool(artifact, engine=engine)) as checker:
+        gate = Middleware(CapabilityMiddleware, settings=Settings(), checker=checker)
+        yield Starlette(routes=[Route("/fixed", fixed), Route("/by/{name}", filled)], middleware=[gate])
+
+
+async def test_the_way_of_an_allow(engine_name: str) -> None:
+    async with served(engine_name) as app:
+        # The first request starts the gate; the second writes, where the first wrote what stays.
+        for _ in range(2):
+            await app(scope_of("/fixed"), receive, send)
+        assert called(app, scope_of("/fixed")) == WAY
+
+
+async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
+    async with served(engine_name) as app:
+        for name in "ab":
+            await app(scope_of(f"/by/{name}", user=SimpleUser("u")), receive, send)
+        calls = called(app, scope_of("/by/a", user=SimpleUser("v")))
+        added = [("declare", "resource"), ("abi/fixed", "actor"), ("abi/fixed", "resource")]
+        assert [call for call in calls if call not in added] == WAY
+        assert [call for call in calls if call in added] == added
