@@ -10,7 +10,7 @@ from urllib.parse import quote_plus, unquote_to_bytes
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, boolean, builtin, mapping, string, text_of
-from .values import Number, Object, Set, Value, number, plain
+from .terms import Number, Object, Set, Value, number, plain
 
 _PERCENT: Final = re.compile("%(?![0-9a-fA-F]{2})", re.ASCII)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, string
-from .values import Object, Set, Value
+from .terms import Object, Set, Value
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

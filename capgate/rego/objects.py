@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, array, builtin, mapping
-from .values import Object, Set, Value, equal, order, weigh
+from .terms import Object, Set, Value, equal, order, weigh
 
 
 @builtin("object.subset")

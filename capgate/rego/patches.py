@@ -11,7 +11,7 @@ from typing import Final, Union
 
 from ..errors import BuiltinError
 from .base import INT_MAX, INT_MIN, Context, Undefined, array, builtin, mapping
-from .values import Object, Order, Set, Value, equal, order, weigh
+from .terms import Object, Order, Set, Value, equal, order, weigh
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 Path = tuple[Value, ...]

@@ -1,8 +1,8 @@
 """``regex.*`` that OPA's compiler leaves to the host, on RE2, whose syntax is Go's and whose time is linear; and
 ``glob.quote_meta``.
 
-RE2 and Go differ in nothing that these functions show, with the exceptions that are refused below: ``\\C``, and patterns
-that are too large for the memory that is granted.
+RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, and patterns that are too
+large for the memory that is granted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, integer, string
-from .values import Value
+from .terms import Value
 
 try:
     import re2
@@ -117,7 +117,8 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     begin = 0
-    for match in _matches(context, compiled, whole):
+    _pay(context, compiled, whole)
+    for match in compiled.finditer(whole):
         context.spend(1 + len(template))
         replaced = expand(match)
         context.spend(len(replaced))

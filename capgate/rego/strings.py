@@ -8,7 +8,7 @@ from ..errors import BuiltinError
 from .base import Context, Undefined, array, builtin, string, strings
 from .gofmt import Argument, sprintf
 from .gotext import term
-from .values import Number, Object, Set, Value
+from .terms import Number, Object, Set, Value
 
 
 @builtin("sprintf")

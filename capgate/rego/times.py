@@ -15,9 +15,10 @@ from typing import Final
 
 from ..errors import BuiltinError
 from .base import INT_MAX, INT_MIN, Context, Undefined, builtin, integer, numeric, string
-from .golayout import DAYS, LAYOUTS, Moment, read, write
+from .golayout import DAYS, LAYOUTS, Moment, write
+from .goparse import read
 from .numbers import round_to_64_bits
-from .values import Number, Value
+from .terms import Number, Value
 
 _BILLION: Final = 1_000_000_000
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)

@@ -18,7 +18,7 @@ from .base import Context, Undefined, builtin, mapping, numeric, string, text_of
 from .encodings import read_json, url_bytes
 from .gotext import general
 from .keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
-from .values import Number, Object, Value
+from .terms import Number, Object, Value
 
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _UNVERIFIED: Final = (False, Object(), Object())

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import BuiltinError
 from .base import INT_MAX, Context, Undefined, builtin, string
-from .values import Object, Value
+from .terms import Object, Value
 
 _IDENTIFIERS: Final = re.compile(r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)

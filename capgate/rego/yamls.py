@@ -1,8 +1,8 @@
 """``yaml.unmarshal`` and ``yaml.is_valid``, where every reader of YAML agrees.
 
-YAML 1.1 and 1.2, and their readers, differ in what ``yes``, ``0o7``, ``1_000``, ``12:30`` or a date are, in what two equal
-keys mean, in tags and merges. A document with any of that raises :class:`BuiltinError`, since a guess could allow what OPA
-denies. What is left is most of what people write: mappings, sequences, text, true and false, null, decimal numbers.
+YAML 1.1 and 1.2, and their readers, differ in what ``yes``, ``0o7``, ``1_000``, ``12:30`` or a date are, in what two
+equal keys mean, in tags and merges. A document with any of that raises :class:`BuiltinError`, since a guess could allow
+what OPA denies. What is left is most of what people write: mappings, sequences, text, booleans, null, numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, string
-from .values import Object, Value, number, weigh
+from .terms import Object, Value, number, weigh
 
 try:
     import yaml
