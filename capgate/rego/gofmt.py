@@ -175,7 +175,7 @@ def _show(value: Argument, flags: Flags, verb: str) -> str:
     if verb == "T":
         return string_text(kind, flags)
     if kind == "*big.Int" and verb in "pw":
-        raise BuiltinError("sprintf", "internal", f"%{verb} of a big integer shows how Go keeps it in memory")
+        raise BuiltinError("sprintf", "ambiguous", f"%{verb} of a big integer shows how Go keeps it in memory")
     shown: str | None
     if isinstance(value, str):
         shown = _string(value, flags, verb)

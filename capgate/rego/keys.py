@@ -60,7 +60,7 @@ def read_keys(text: str) -> list[Key]:
 
 
 def _unusable(detail: str) -> BuiltinError:
-    return BuiltinError("io.jwt", "version", f"a key that is not read: {detail}")
+    return BuiltinError("io.jwt", "ambiguous", f"a key that is not read: {detail}")
 
 
 def _pem(text: str) -> Any:

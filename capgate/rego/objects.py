@@ -19,7 +19,7 @@ def subset(context: Context, super_: Value, sub: Value) -> Value:
     if isinstance(super_, tuple) and isinstance(sub, Set):
         inside = _set_subset(Set(super_), sub)
         if inside != _counted(super_, sub):
-            raise BuiltinError("object.subset", "version", "OPA counts members of the array that are there twice")
+            raise BuiltinError("object.subset", "ambiguous", "OPA counts members of the array that are there twice")
         return inside
     raise Undefined
 

@@ -52,7 +52,7 @@ def _compile(context: Context, pattern: str) -> Any:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
     if "\\C" in pattern:
-        raise BuiltinError("regex", "version", "\\C is RE2's, Go has no such escape")
+        raise BuiltinError("regex", "ambiguous", "\\C is RE2's, Go has no such escape")
     context.spend(10 * len(pattern))
     return _compiled(pattern)
 
@@ -126,7 +126,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
         begin = match.end()
         spans.append(match.span())
     if any(start == end for start, end in spans) or not _same_alone(context, compiled, whole, spans):
-        raise BuiltinError("regex.replace", "version", "releases of OPA differ in what is replaced")
+        raise BuiltinError("regex.replace", "ambiguous", "releases of OPA differ in what is replaced")
     return "".join(parts) + whole[begin:]
 
 

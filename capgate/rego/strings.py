@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..errors import BuiltinError
-from .base import Context, Undefined, array, builtin, string, strings
+from .base import Context, Undefined, array, builtin, integer, string, strings
 from .gofmt import Argument, sprintf
 from .gotext import term
 from .terms import Number, Object, Set, Value
@@ -37,10 +37,10 @@ def template_string(context: Context, parts: Value) -> Value:
 def _shown(part: Value) -> str:
     if isinstance(part, Set):
         if len(part) > 1:
-            raise BuiltinError("internal.template_string", "version", "an expression with more than one value")
+            raise BuiltinError("internal.template_string", "ambiguous", "an expression with more than one value")
         return _text(part.items[0]) if part else "<undefined>"
     if isinstance(part, (tuple, Object)):
-        raise BuiltinError("internal.template_string", "version", "an expression that is in no set")
+        raise BuiltinError("internal.template_string", "ambiguous", "an expression that is in no set")
     return _text(part)
 
 
@@ -71,6 +71,14 @@ def _one_or_more(value: Value) -> list[str]:
 def count(context: Context, text: Value, part: Value) -> Value:
     """How often ``part`` is in ``text`` without overlap; an empty one is before and after each character."""
     return string(text).count(string(part))
+
+
+@builtin("strings.split_n")
+def split_some(context: Context, text: Value, delimiter: Value, count: Value) -> Value:
+    """The first ``count`` parts of ``text``, or the last ones where that is negative."""
+    whole, between, most = string(text), string(delimiter), integer(count)
+    parts = whole.split(between) if between else list(whole)
+    return tuple(parts[:most] if most >= 0 else parts[most:])
 
 
 @builtin("indexof_n")

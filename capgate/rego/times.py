@@ -219,7 +219,7 @@ def _zone(name: str) -> Zone:
     if name in ("", "UTC"):
         return datetime.timezone.utc
     if name == "Local":
-        raise BuiltinError("time", "impure", "the zone 'Local' is that of the machine")
+        raise BuiltinError("time", "ambiguous", "the zone 'Local' is that of the machine")
     return _load(name)
 
 

@@ -11,11 +11,22 @@ import re
 from typing import Final
 
 from ..errors import BuiltinError
-from .terms import MAX_DEPTH, Number, Object, Set, Value, is_unicode, number, weigh
+from .terms import MAX_DEPTH, Number, Object, Set, Value, equal, is_unicode, number, order, plain, weigh
 
 __all__ = [
-    *("MAX_DEPTH", "Number", "Object", "Order", "Set", "Value"),
-    *("dump", "equal", "is_unicode", "number", "order", "parse", "plain", "weigh"),
+    "MAX_DEPTH",
+    "Number",
+    "Object",
+    "Set",
+    "Value",
+    "dump",
+    "equal",
+    "is_unicode",
+    "number",
+    "order",
+    "parse",
+    "plain",
+    "weigh",
 ]
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
