@@ -71,18 +71,23 @@ def elements(layout: str) -> list[tuple[str, str]]:
 
 def write(moment: Moment, layout: str) -> str:
     """``Time.Format``."""
-    return "".join(text + (_written(moment, element) if element else "") for text, element in elements(layout))
+    texts = _texts(moment)
+    return "".join(text + (_written(moment, element, texts) if element else "") for text, element in elements(layout))
 
 
-def _written(moment: Moment, element: str) -> str:
+def _written(moment: Moment, element: str, texts: dict[str, str]) -> str:
     if element[0] in "-Z":
         return _offset_text(moment.offset, element)
     if element[0] in ".,":
         return _fraction_text(moment.nanosecond, element)
+    return texts[element]
+
+
+def _texts(moment: Moment) -> dict[str, str]:
     hour = moment.hour % 12 or 12
     half = "PM" if moment.hour >= 12 else "AM"
     day_of_year = moment.date().timetuple().tm_yday
-    texts = {
+    return {
         "2006": f"{moment.year:04d}",
         "06": f"{moment.year % 100:02d}",
         "January": MONTHS[moment.month - 1],
@@ -107,7 +112,6 @@ def _written(moment: Moment, element: str) -> str:
         "pm": half.lower(),
         "MST": moment.zone,
     }
-    return texts[element]
 
 
 def _offset_text(offset: int, element: str) -> str:

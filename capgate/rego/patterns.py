@@ -22,7 +22,7 @@ except ImportError:  # pragma: no cover - the functions are refused then
 
 _NEEDS: Final = (("google-re2", re2),)
 #: Bytes that a compiled pattern and its caches may take.
-_MAX_MEMORY: Final = 2_000_000
+_MAX_MEMORY: Final = 1_000_000
 #: Characters of a pattern; compiling takes time in proportion to the program, which the memory bounds as well.
 _MAX_PATTERN: Final = 10_000
 #: RE2's instructions that one unit of work pays for, at one character.
@@ -35,7 +35,7 @@ _META: Final = frozenset(r"\.+*?()|[]{}^$")
 _GLOB_META: Final = frozenset(r"*?\[]{}")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _compiled(pattern: str) -> Any:
     options = re2.Options()
     options.max_mem, options.log_errors = _MAX_MEMORY, False

@@ -8,16 +8,16 @@ from ..errors import BuiltinError
 from .base import Context, Undefined, array, builtin, integer, string, strings
 from .gofmt import Argument, sprintf
 from .gotext import term
-from .terms import Number, Object, Set, Value
+from .terms import Number, Object, Set, Value, weigh
 
 
 @builtin("sprintf")
 def sprintf_values(context: Context, format: Value, values: Value) -> Value:
     """``fmt.Sprintf`` of numbers as Go has them, strings, and the Rego text of everything else."""
-    return sprintf(string(format), [_argument(value) for value in array(values)], context.spend)
+    return sprintf(string(format), [_argument(context, value) for value in array(values)], context.spend)
 
 
-def _argument(value: Value) -> Argument:
+def _argument(context: Context, value: Value) -> Argument:
     if isinstance(value, str):
         return value
     if isinstance(value, Number):
@@ -25,6 +25,7 @@ def _argument(value: Value) -> Argument:
         return value.text if math.isinf(number) else number
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    context.spend(weigh(value))
     return term(value)
 
 

@@ -166,17 +166,19 @@ def plain(value: object, depth: int = MAX_DEPTH) -> Value:
 
 
 def weigh(value: object, depth: int = MAX_DEPTH) -> int:
-    """How big ``value`` is: characters of strings, and one for each value in it; ``BuiltinError`` where it is none."""
+    """How big ``value`` is: characters of strings and numbers, and one for each value; ``BuiltinError`` where it is none."""
     if isinstance(value, str):
         if not is_unicode(value):
             raise BuiltinError("value", "text", "a lone surrogate in a string")
         return 1 + len(value)
-    if value is None or isinstance(value, (bool, Number)):
+    if value is None or isinstance(value, bool):
         return 1
+    if isinstance(value, Number):
+        return 1 + len(value.text)
     if isinstance(value, int):
         if value.bit_length() > 2_000:
             raise BuiltinError("value", "limit", f"an integer of {value.bit_length()} bits")
-        return 1
+        return 1 + value.bit_length() // 4
     if not isinstance(value, _CONTAINERS):
         raise BuiltinError("value", "text", f"{type(value)!r} is no Rego value")
     if depth <= 0:

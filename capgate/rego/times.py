@@ -51,6 +51,7 @@ def parse_rfc3339(context: Context, text: Value) -> Value:
 @builtin("time.parse_ns")
 def parse(context: Context, layout: Value, text: Value) -> Value:
     name = string(layout)
+    context.spend(10 * len(name))
     return _in_range(read(LAYOUTS.get(name, name), string(text)))
 
 
@@ -134,6 +135,7 @@ def weekday(context: Context, time: Value) -> Value:
 @builtin("time.format", needs=_NEEDS)
 def format_time(context: Context, time: Value) -> Value:
     moment, _, layout = _moment(time)
+    context.spend(10 * len(layout))
     return write(moment, LAYOUTS.get(layout or "RFC3339Nano", layout))
 
 

@@ -1,8 +1,9 @@
 """What OPA documents for each builtin: arguments and result as Rego text.
 
 The results come from OPA's reference (https://www.openpolicyagent.org/docs/policy-reference) and conformance tests,
-from the documentation of the Go functions that they are made of, and from the standards that those follow. ``UNDEFINED``
-stands for a builtin's error or for no result, ``deny(reason)`` for what is not computed here because there is no one answer.
+from the documentation of the Go functions that they are made of, and from the standards that those follow.
+``UNDEFINED`` stands for a builtin's error or for no result, ``deny(reason)`` for what is not computed here because there
+is no one answer.
 """
 
 from __future__ import annotations

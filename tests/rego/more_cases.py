@@ -239,6 +239,12 @@ OBJECTS: Final = _cases(
             ("[[]]", "{}"),
             ("[[1]]", UNDEFINED),
         ],
+        "cast_array": [("[{2, 1}]", "[1, 2]"), ("[[2, 1]]", "[2, 1]"), ("[{}]", UNDEFINED)],
+        "cast_set": [("[[2, 1, 1]]", "{1, 2}"), ("[{1}]", "{1}"), ("[{}]", UNDEFINED)],
+        "cast_boolean": [("[false]", "false"), ("[1]", UNDEFINED)],
+        "cast_null": [("[null]", "null"), ("[false]", UNDEFINED)],
+        "cast_object": [('[{"a": 1}]', '{"a": 1}'), ("[{1}]", UNDEFINED)],
+        "cast_string": [('["a"]', '"a"'), ("[1]", UNDEFINED)],
         "trace": [('["a note"]', "true"), ("[1]", UNDEFINED)],
         "internal.print": [('[[{"a"}, set()]]', "true")],
         "json.patch": [
@@ -252,8 +258,8 @@ OBJECTS: Final = _cases(
             ('[{"foo": ["bar", "qux", "baz"]}, [{"op": "remove", "path": "/foo/1"}]]', '{"foo": ["bar", "baz"]}'),
             ('[{"baz": "qux"}, [{"op": "replace", "path": "/baz", "value": "boo"}]]', '{"baz": "boo"}'),
             (
-                '[{"foo": {"bar": 1, "waldo": 2}, "qux": {}}, [{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}]]',
-                '{"foo": {"bar": 1}, "qux": {"thud": 2}}',
+                '[{"foo": {"bar": 1, "waldo": 2}, "q": {}}, [{"op": "move", "from": "/foo/waldo", "path": "/q/thud"}]]',
+                '{"foo": {"bar": 1}, "q": {"thud": 2}}',
             ),
             (
                 '[{"foo": ["all", "grass", "cows", "eat"]}, [{"op": "move", "from": "/foo/1", "path": "/foo/3"}]]',

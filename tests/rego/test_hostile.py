@@ -67,13 +67,13 @@ def test_no_work_is_granted(name: str) -> None:
     assert (caught.value.builtin, caught.value.reason) == (name, "limit")
 
 
-@settings(max_examples=2_000 if IN_CI else 200, deadline=None)
+@settings(max_examples=2_000 if IN_CI else 100, deadline=None)
 @given(st.sampled_from(sorted(BUILTINS)), st.lists(VALUES, min_size=4, max_size=4))
 def test_any_values(name: str, values: list[object]) -> None:
     call(name, values[: BUILTINS[name].arity])
 
 
-@settings(max_examples=2_000 if IN_CI else 300, deadline=None)
+@settings(max_examples=2_000 if IN_CI else 100, deadline=None)
 @given(st.text("%#0+- *[]123.vTdbcoOqxXUeEfFgGspté", max_size=20), st.lists(VALUES, max_size=4))
 def test_any_format(format: str, values: list[object]) -> None:
     call("sprintf", [format, tuple(values)])
