@@ -166,7 +166,7 @@ def plain(value: object, depth: int = MAX_DEPTH) -> Value:
 
 
 def weigh(value: object, depth: int = MAX_DEPTH) -> int:
-    """How big ``value`` is: characters of strings and numbers, and one for each value; ``BuiltinError`` where it is none."""
+    """How big ``value`` is: its characters, and one for each value in it; ``BuiltinError`` where it is no value."""
     if isinstance(value, str):
         if not is_unicode(value):
             raise BuiltinError("value", "text", "a lone surrogate in a string")

@@ -2,8 +2,8 @@
 
 The results come from OPA's reference (https://www.openpolicyagent.org/docs/policy-reference) and conformance tests,
 from the documentation of the Go functions that they are made of, and from the standards that those follow.
-``UNDEFINED`` stands for a builtin's error or for no result, ``deny(reason)`` for what is not computed here because there
-is no one answer.
+``UNDEFINED`` stands for a builtin's error or for no result, ``deny(reason)`` for what is not computed here: there is no
+one answer, or it takes too much.
 """
 
 from __future__ import annotations

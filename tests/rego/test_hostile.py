@@ -19,14 +19,13 @@ from .test_builtins import CASES
 def call(name: str, arguments: list[object], work: int = WORK) -> None:
     """Fails where something else than the three comes out, or a value that is none."""
     context = Context(NOW, work)
+    denied: tuple[str, str] | None = None
     try:
         result = BUILTINS[name].call(context, *arguments)  # type: ignore[arg-type]
     except Undefined:
         return
     except BuiltinError as error:
         denied = (error.builtin, error.reason)
-    else:
-        denied = None
     if denied is not None:
         assert denied in {(name, reason) for reason in ("limit", "text", "ambiguous")}  # internal is a mistake of ours
         return
