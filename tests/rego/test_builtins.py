@@ -89,7 +89,7 @@ def test_results_are_the_same_on_every_call_and_cost_the_same() -> None:
 
 
 def test_work_is_shared_by_all_calls_of_an_evaluation() -> None:
-    context = Context(NOW, work=100)
+    context = Context(NOW, work=80)
     assert [BUILTINS["hex.encode"].call(context, "abc") for _ in range(5)] == ["616263"] * 5
     with pytest.raises(BuiltinError) as caught:
         BUILTINS["sprintf"].call(context, "%d", (1,))
