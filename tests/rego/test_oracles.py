@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from capgate.rego import BUILTINS, Context, Set, Value
-from capgate.rego.times import INT_MAX, INT_MIN
+from capgate.rego.base import INT_MAX, INT_MIN
 from capgate.rego.values import equal, number, plain
 from tests.tools import IN_CI
 
@@ -104,7 +104,7 @@ def test_days_are_added(nanoseconds: int, days: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(20, 32)), max_size=12), st.booleans())
 def test_networks_are_merged_as_python_collapses_them(pairs: list[tuple[int, int]], near: bool) -> None:
     networks = [
-        ipaddress.ip_network((address % 2**12 if near else address, prefix), False) for address, prefix in pairs
+        ipaddress.IPv4Network((address % 2**12 if near else address, prefix), False) for address, prefix in pairs
     ]
     merged = call("net.cidr_merge", tuple(map(str, networks)))
     assert merged == Set(map(str, ipaddress.collapse_addresses(networks)))
