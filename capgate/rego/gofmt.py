@@ -154,6 +154,7 @@ def _index(parser: _Parser) -> None:
         return
     parser.reordered = True
     end = format.find("]", start)
+    parser.spend(((end if end >= 0 else len(format)) - start) // 16)  # it is searched again for every one
     if len(format) - start < 3 or end < 0:
         parser.at, parser.good = start + 1, False
         return
