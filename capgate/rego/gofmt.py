@@ -54,6 +54,7 @@ def sprintf(format: str, arguments: Sequence[Argument], spend: Spend) -> str:
 
 
 def _verb(parser: _Parser) -> str:
+    parser.spend(15)  # what Go says of a mistake is about as long
     format, flags, parser.good = parser.format, _flags(parser), True
     complaints = _sizes(parser, flags)
     if not parser.after_index:

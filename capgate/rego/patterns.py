@@ -70,6 +70,7 @@ def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
     _pay(context, compiled, text)
     previous = -1
     for match in compiled.finditer(text):
+        context.spend(4)
         start, end = match.span()
         if start != end or start != previous:
             yield match
@@ -123,7 +124,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     begin = 0
     _pay(context, compiled, whole)
     for match in compiled.finditer(whole):
-        context.spend(1 + len(template))
+        context.spend(4 + len(template))
         replaced = expand(match)
         context.spend(len(replaced))
         parts += [whole[begin : match.start()], replaced]
