@@ -32,20 +32,26 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
 
 def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
     """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
-    in between; and wait for that. False where the loop is gone, or did not get there in time. Raises what ``function``
+    in between; and wait for that, ``seconds`` at most. False where the loop is gone. Raises what ``function``
     raises."""
     if current_loop() is loop:
         while function():
             pass
         return True
-    done, failures = threading.Event(), []
+    if isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running():
+        return False  # stopped, and perhaps never closed: it would take what it is given, and do nothing
+    done = threading.Event()
+    failures: list[BaseException] = []
 
     def step() -> None:
         if done.is_set():
             return  # nobody waits any more
         try:
             more = function()
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            done.set()
+            raise
+        except BaseException as error:  # an engine's panic is no Exception; raised here, it would end trio's loop
             failures.append(error)
             more = False
         if more:
@@ -58,11 +64,11 @@ def on_loop(loop: object, function: Callable[[], object], seconds: float) -> boo
         schedule(step)
     except RuntimeError:  # closed; trio's RunFinishedError is one too
         return False
-    reached = done.wait(seconds)
+    done.wait(seconds)
     done.set()
     if failures:
         raise failures[0]
-    return reached
+    return True
 
 
 def _trio_token() -> object | None:

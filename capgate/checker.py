@@ -7,9 +7,8 @@ WebAssembly instances. They are interchangeable, and :mod:`capgate.select` picks
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from time import monotonic
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic, time
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -44,8 +43,25 @@ class PolicyChecker(Protocol):
         """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
 
 
+class Answering(Protocol):
+    """What gives answers of one policy, and says which: whatever is active a moment later, ``policy`` is the one that
+    gave them. The methods are those of :class:`BaseChecker`, and of the checkers below."""
+
+    @property
+    def policy(self) -> PolicyInfo | None: ...
+
+    def answer_now(self, input: PolicyInput, /) -> PolicyResult | None: ...
+
+    def evaluate(self, input: PolicyInput, /) -> Awaitable[PolicyResult]: ...
+
+    def evaluate_many(self, inputs: Sequence[PolicyInput], /) -> Awaitable[list[PolicyResult]]: ...
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput], /) -> list[PolicyResult] | None: ...
+
+
 class BaseChecker:
-    """What both checkers share: the vocabulary, the events of a bare ``check``, the async context manager."""
+    """What all checkers of capgate's share: the vocabulary, the events of a bare ``check``, the async context
+    manager."""
 
     policy: PolicyInfo
     #: Which fields of an input the policy looks at, where that is known: ``action``, ``resource``, ``actor``, ``mode``.
@@ -55,16 +71,23 @@ class BaseChecker:
         self._vocabulary = vocabulary
         self._events = events or DecisionLog()
 
+    @property
+    def answering(self) -> Answering:
+        """What answers now, with one policy for good: a checker that follows a store is a sequence of such. Whoever
+        needs to know which policy gave an answer takes this once, and asks it for both."""
+        raise NotImplementedError
+
     async def check(self, input: PolicyInput) -> PolicyResult:
         """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
-        result = await self.evaluate(input)
+        asked = self.answering
+        result = await asked.evaluate(input)
         if type(result) is Deny:
-            self._report(input, result)
+            self._report(input, result, asked)
         return result
 
-    def _report(self, input: PolicyInput, result: Deny) -> None:
+    def _report(self, input: PolicyInput, result: Deny, asked: Answering) -> None:
         try:
-            self._events.denied(input, result, self.policy)
+            self._events.denied(input, result, asked.policy)
         except Exception as error:  # an input of any type: looking at it may raise
             _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
 
@@ -75,10 +98,11 @@ class BaseChecker:
     async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         """One answer for each of ``inputs``, in their order, as :meth:`check` gives it: all by the same policy, and
         together under one deadline."""
-        results = await self.evaluate_many(inputs)
+        asked = self.answering
+        results = await asked.evaluate_many(inputs)
         for input, result in zip(inputs, results, strict=True):
             if type(result) is Deny:
-                self._report(input, result)
+                self._report(input, result, asked)
         return results
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
@@ -124,6 +148,10 @@ class LocalPolicyChecker(BaseChecker):
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
         self.inputs = policy.inputs
 
+    @property
+    def answering(self) -> LocalPolicyChecker:
+        return self
+
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         return self.evaluate_now(input)
 
@@ -155,8 +183,8 @@ class LocalPolicyChecker(BaseChecker):
 class WasmPolicyChecker(BaseChecker):
     """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool.
 
-    After ``lifetime`` seconds, when the policy has expired, every answer is ``policy_unavailable``. ``inputs`` are what
-    the policy looks at, where its module does not show that itself but its manifest says so.
+    Once ``expires``, in seconds since the epoch by ``clock``, every answer is ``policy_unavailable``. ``inputs`` are
+    what the policy looks at, where its module does not show that itself but its manifest says so.
     """
 
     def __init__(
@@ -165,28 +193,39 @@ class WasmPolicyChecker(BaseChecker):
         *,
         vocabulary: Vocabulary = VOCABULARY,
         events: DecisionLog | None = None,
-        lifetime: float = math.inf,
+        expires: float | None = None,
+        clock: Callable[[], float] = time,
         inputs: frozenset[str] | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
-        self._until = monotonic() + lifetime
+        self.expires = expires
+        self._clock = clock
         self.pool = pool
         self.policy = pool.info
         self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
         self._call = pool.call
         self._deadline = pool.limits.deadline
 
+    @property
+    def answering(self) -> WasmPolicyChecker:
+        return self
+
     async def check(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:
-            self._report(input, result)
+            self._report(input, result, self)
         return result
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
         return await self._wait(input) if result is None else result
+
+    @property
+    def expired(self) -> bool:
+        """Whether the policy has expired, so that it denies everything."""
+        return self.expires is not None and not self._clock() < self.expires
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
@@ -197,9 +236,9 @@ class WasmPolicyChecker(BaseChecker):
         """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits,
         so no cancel scope is entered."""
         started = monotonic()
-        if started > self._until:
-            return _UNAVAILABLE
         try:
+            if self.expires is not None and self.expired:
+                return _UNAVAILABLE
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:

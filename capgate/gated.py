@@ -18,7 +18,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from .actors import ACTORS
-from .checker import DENIED
+from .checker import DENIED, Answering
 from .declare import Requirement, Requirements
 from .errors import MalformedInput, PolicyUnavailable
 from .events import DecisionLog, new_decision_id
@@ -46,6 +46,7 @@ class GatedRequest(Capabilities):
     what to pass on: the one replays what was read, the other notes that a response began."""
 
     __slots__ = (
+        "_asked",
         "_began",
         "_gate",
         "_input",
@@ -66,6 +67,7 @@ class GatedRequest(Capabilities):
         self._began = False
         self._source = source
         self._gate = source.gate
+        self._asked: Answering | None = None  # what gave the last answer
         self._actor = None
         self._input: PolicyInput | None = None
         self._raised: Decision | None = None
@@ -96,12 +98,13 @@ class GatedRequest(Capabilities):
                 result = await self._wait_and_ask(gate, requirements, params, actor)
             else:
                 self._actor = actor
+                self._asked = asked = gate.answering if gate.moves else gate
                 if len(requirements) == 1:  # nearly every request: nothing is called here that need not be
                     resource = first.resource(params) if first.template else first.fixed
                     self._input = input = PolicyInput(first.action, actor, resource, None, gate.env, self._started)
-                    answer = gate.answer_now(input)
+                    answer = asked.answer_now(input)
                 else:
-                    answer = self._ask_batch(gate, requirements, params, actor)
+                    answer = self._ask_batch(gate, asked, requirements, params, actor)
                 if answer is not None:
                     if type(answer) is not Allow:
                         return self._refused(answer)
@@ -178,11 +181,11 @@ class GatedRequest(Capabilities):
         return None if self._gate is None else self._gate.actor(self.scope)
 
     def _ask_batch(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
+        self, gate: Gate, asked: Answering, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult | None:
         """The decision where nothing has to be waited for, else ``None``."""
         inputs = self._questions(gate, requirements, params, actor, None)
-        results = gate.answer_many_now(inputs)
+        results = asked.answer_many_now(inputs)
         return None if results is None else self._weigh(gate, inputs, results)
 
     def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
@@ -199,7 +202,8 @@ class GatedRequest(Capabilities):
         denies."""
         inputs = self._questions(gate, requirements, params, actor, digest)
         if gate.bounds_itself:
-            return self._weigh(gate, inputs, await gate.evaluate_many(inputs))
+            self._asked = asked = gate.answering
+            return self._weigh(gate, inputs, await asked.evaluate_many(inputs))
         results: list[PolicyResult] = []
         while len(results) < len(inputs) and all(type(result) is Allow for result in results):
             self._input = inputs[len(results)]
@@ -278,7 +282,7 @@ class GatedRequest(Capabilities):
         (DecisionLog() if gate is None else gate.log).denied(
             self._input,
             result,
-            None if gate is None else gate.policy,
+            None if gate is None else (self._asked or gate).policy,
             decision_id=self.decision_id,
             env=self._source.env,
             duration_us=self._duration_us(),
@@ -290,7 +294,9 @@ class GatedRequest(Capabilities):
     def _report_allow(self, gate: Gate) -> None:
         method = self.scope.get("method", self.scope["type"])
         duration_us = self._duration_us()
-        gate.log.allowed(self._input, gate.policy, duration_us=duration_us, method=method, path=self.scope["path"])
+        gate.log.allowed(
+            self._input, (self._asked or gate).policy, duration_us=duration_us, method=method, path=self.scope["path"]
+        )
 
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000

@@ -19,7 +19,7 @@ import anyio.from_thread
 from .actors import ACTORS
 from .errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, PolicyUnavailable
 from .events import DecisionLog, new_decision_id
-from .judge import Judge, denied_for, ends_task
+from .judge import Answers, Judge, denied_for, ends_task
 from .model import (
     DEFAULT_ENVIRONMENT,
     Actor,
@@ -145,8 +145,7 @@ class Capabilities:
             if ends_task(error):
                 raise
             return self._denied(judge, len(questions), error)
-        results, cause = await judge.ask(inputs)
-        return self._concluded(judge, inputs, results, cause)
+        return self._concluded(judge, inputs, await judge.ask(inputs))
 
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
         judge, inputs = None, []
@@ -160,8 +159,7 @@ class Capabilities:
             if ends_task(error):
                 raise
             return self._denied(judge, len(questions), error)
-        results, cause = judge.ask_now(inputs)
-        return self._concluded(judge, inputs, results, cause)
+        return self._concluded(judge, inputs, judge.ask_now(inputs))
 
     async def _find_actor(self, judge: Judge) -> Any:
         found = self._who(judge)
@@ -186,10 +184,9 @@ class Capabilities:
         self._actor = actor
         return actor
 
-    def _concluded(
-        self, judge: Judge, inputs: list[PolicyInput], results: list[PolicyResult], cause: BaseException | None
-    ) -> list[Decision]:
-        policy, scope = judge.policy, self._scope()
+    def _concluded(self, judge: Judge, inputs: list[PolicyInput], answers: Answers) -> list[Decision]:
+        results, policy, cause = answers
+        scope = self._scope()
         method, path = scope.get("method", scope.get("type")), scope.get("path")
         found = []
         for input, result in zip(inputs, results, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 from ._generation import Probation
@@ -74,11 +73,9 @@ def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingCh
 
 def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> WasmPolicyChecker:
     manifest = policy.manifest
-    lifetime = math.inf
-    if manifest.expires is not None and not settings.keep_expired:
-        lifetime = manifest.expires.timestamp() - verifier.clock()
+    expires = None if manifest.expires is None or settings.keep_expired else manifest.expires.timestamp()
     inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
-    return WasmPolicyChecker(_pool(policy.artifact, settings), lifetime=lifetime, inputs=inputs)
+    return WasmPolicyChecker(_pool(policy.artifact, settings), expires=expires, clock=verifier.clock, inputs=inputs)
 
 
 def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:

@@ -13,15 +13,16 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from capgate._generation import Generation, Probation
+from capgate._generation import Alarm, Generation, Probation
 from capgate._watching import RETRY
 from capgate.cache import QuickChecker
 from capgate.checker import WasmPolicyChecker
 from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
 from capgate.follow import FollowingChecker
 from capgate.model import ALLOW, Deny, Reason
+from capgate.pool import WasmPool
 from capgate.select import select_checker
-from capgate.store import Active, StoreReader, VerifiedPolicy
+from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
 
 from ..conftest import EXPECTED_ENGINES
 from .following import SELDOM, STRANGER, Shelf, ask, document, trapping
@@ -158,10 +159,9 @@ async def test_what_was_refused_is_tried_again_less_and_less_often(
         assert loads == [2]
         waits = []
         for _ in range(12):
-            sequence, not_before, wait = checker._watcher._refused
-            waits.append(wait)
-            checker._watcher._refused = (sequence, 0.0, wait)
-            assert not_before > 0
+            refused = checker._watcher._refused
+            waits.append(refused.wait)
+            refused._not_before = 0.0
             await checker.refresh()
         assert waits[0] == RETRY[0]
         assert waits[-1] == RETRY[1]
@@ -331,19 +331,25 @@ async def test_the_first_policy_has_nothing_to_go_back_to(tmp_path: Path) -> Non
 
 
 def test_probation_ends() -> None:
-    probation = Probation(0.5, 4, 10.0)
-    generation = Generation(None, None)  # type: ignore[arg-type]
+    checker = WasmPolicyChecker(WasmPool(WasmArtifact.from_bytes(document(1)), 1))
+    alarm = Alarm()
+    generation = Generation(None, checker, Probation(0.5, 4, 10.0), alarm)  # type: ignore[arg-type]
     for result in (ALLOW, Deny(Reason.POLICY_TRAP), Deny(Reason.POLICY_TIMEOUT)):
-        generation.count(result)
-        assert not generation.fails(probation)
-    generation.count(Deny(Reason.NOT_IN_ALLOWLIST))
-    assert generation.fails(probation)
-    generation.count(ALLOW)
-    assert not generation.fails(probation)
-    generation.count(Deny(Reason.MALFORMED_RESULT))
-    assert generation.fails(probation)
+        generation._counted(result)
+        assert not generation.fails()
+    generation._counted(Deny(Reason.NOT_IN_ALLOWLIST))
+    assert generation.fails()
+    generation._counted(ALLOW)
+    assert not generation.fails()
+    assert not alarm.event.is_set()
+    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    assert generation.fails()
+    assert alarm.event.is_set()
+    alarm.event.clear()
+    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    assert not alarm.event.is_set()  # rung once, whatever becomes of it
     generation.since -= 10.5
-    assert not generation.fails(probation)
+    assert not generation.fails()
 
 
 @pytest.mark.parametrize("options", [{"share": 0}, {"share": 1.1}, {"questions": 0}, {"seconds": 0}, {"share": True}])
