@@ -22,6 +22,7 @@ from capgate.follow import FollowingChecker
 from capgate.model import ALLOW, Deny, Reason
 from capgate.pool import WasmPool
 from capgate.select import select_checker
+from capgate.settings import Settings
 from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
 
 from ..conftest import EXPECTED_ENGINES
@@ -113,8 +114,7 @@ def spoil(shelf: Shelf, fault: str) -> None:
     elif fault == "gone":
         record.unlink()
     elif fault == "expired":
-        shelf.release(2, expires=now + timedelta(seconds=1))
-        time.sleep(2.1)
+        Shelf(shelf.path, ago=100).release(2, expires=now - timedelta(seconds=10))  # not expired by then
     elif fault == "audience":
         other.release(2, service="another")
     elif fault == "start traps":
@@ -203,6 +203,26 @@ async def test_a_pinned_application_follows_nothing(shelf: Shelf, engine: str) -
         select_checker(shelf.settings(artifact_sha256="0" * 64))
 
 
+def test_a_store_without_keys_has_to_be_meant(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:  # A3, A16
+    """A store that is signed, and keys that were forgotten: whoever may write there would decide."""
+    with pytest.raises(ConfigError) as caught:
+        shelf.settings(trusted_keys=None)
+    assert caught.value.setting == "trusted_keys"
+    given = {"CAPGATE_STORE": str(shelf.path), "CAPGATE_POLICY_NAME": "orders"}
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(given)
+    assert caught.value.setting == "trusted_keys"
+    with pytest.raises(ConfigError):
+        Settings.from_env({**given, "CAPGATE_REQUIRE_SIGNATURE": "true"})
+    pinned = shelf.store.read_active("orders").sha256
+    assert type(select_checker(Settings.from_env({**given, "CAPGATE_ARTIFACT_SHA256": pinned}))) is WasmPolicyChecker
+    assert caplog.records == []
+    checker = select_checker(Settings.from_env({**given, "CAPGATE_REQUIRE_SIGNATURE": "false"}))
+    assert isinstance(checker, FollowingChecker)
+    assert checker.status().signers == ()
+    assert [record.name for record in caplog.records] == ["capgate.store"]
+
+
 def test_settings_that_make_no_sense_together(shelf: Shelf) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"policy": {}}, "store"),
@@ -224,11 +244,11 @@ def test_settings_that_make_no_sense_together(shelf: Shelf) -> None:
 
 @ENGINES
 async def test_a_policy_that_expires_while_it_runs_denies(shelf: Shelf, engine: str) -> None:  # A10
-    soon = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=3)
-    shelf.release(2, expires=soon)
+    shelf.release(2, expires=datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=1))
     async with follow(shelf, engine=engine) as checker, follow(shelf, engine=engine, keep_expired=True) as keeping:
         assert await checker.evaluate(ask(2)) == ALLOW
-        await anyio.sleep(3.5)
+        for one in (checker, keeping):
+            one.asked._clock = lambda: time.time() + 3_600
         assert await checker.evaluate(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert checker.evaluate_now(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert await keeping.evaluate(ask(2)) == ALLOW
