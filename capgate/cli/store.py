@@ -33,10 +33,16 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def open_store(
-    path: Path, keys: str | None, threshold: int | None, *, mode: str | None = None, service: str | None = None
+    path: Path,
+    keys: str | None,
+    threshold: int | None,
+    *,
+    mode: str | None = None,
+    service: str | None = None,
+    verifies: bool = True,
 ) -> PolicyStore:
-    """The store, with the limits of the environment. Says where no signature is looked at."""
-    if keys is None:
+    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature."""
+    if verifies and keys is None:
         print("No --trusted-keys: signatures are not looked at, here.", file=sys.stderr, flush=True)
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)

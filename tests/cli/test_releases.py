@@ -399,6 +399,8 @@ class TestStore:
         assert "signatures" not in signed.errors
         assert signed.json("status", "--store", "store")["policies"][0]["signers"] == []
         assert "signatures" in signed.errors
+        assert signed("history", "orders", "--store", "store") == 0
+        assert signed.errors == ""
 
     def test_a_module_that_changed_is_named(self, signed: Command, folder: Path) -> None:  # A13
         with (folder / "policy.wasm").open("ab") as module:
