@@ -75,7 +75,7 @@ class BaseChecker:
     def answering(self) -> Answering:
         """What answers now, with one policy for good: a checker that follows a store is a sequence of such. Whoever
         needs to know which policy gave an answer takes this once, and asks it for both."""
-        raise NotImplementedError
+        return self  # type: ignore[return-value]  # each checker has these methods
 
     async def check(self, input: PolicyInput) -> PolicyResult:
         """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
