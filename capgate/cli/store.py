@@ -91,7 +91,8 @@ def activate(
     limits = store.verifier.limits
     answering, expected = answers(engine, limits), read_fixtures(*fixtures, limits=limits) if fixtures else None
     wanted = parse_which(which)
-    _confirm(f"{_now(store, name)} {_release(wanted)} is to become active.", yes)
+    tried = "its fixtures pass" if fixtures else "it answers a question of each action (there are no --fixtures)"
+    _confirm(f"{_now(store, name)} {_release(wanted)} is to become active, if {tried}.", yes)
 
     def check(artifact: WasmArtifact) -> None:
         answering(artifact)

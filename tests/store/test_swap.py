@@ -106,9 +106,8 @@ def swap_after_answering(checker: PolicyChecker) -> None:
 WAYS = ["check", "check_many", "gate.check", "gate.check_many", "gate.check_now", "gate.check_many_now", "in a thread"]
 
 
-@ENGINES
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("cache_size", [0, 10])
+@pytest.mark.parametrize(("engine", "cache_size"), [*((engine, 0) for engine in EXPECTED_ENGINES), ("wasmtime", 10)])
 async def test_an_event_names_the_policy_that_answered(
     shelf: Shelf, engine: str, way: str, cache_size: int, events: list[DecisionEvent]
 ) -> None:  # A24
@@ -422,12 +421,11 @@ def disturb(path: Path, what: str) -> None:
         Shelf(path, ago=-4_000).release(2)
 
 
-@ENGINES
 @pytest.mark.parametrize("what", DISTURBANCES)
-async def test_a_store_that_is_disturbed_and_comes_back(shelf: Shelf, engine: str, what: str, tmp_path: Path) -> None:
+async def test_a_store_that_is_disturbed_and_comes_back(shelf: Shelf, what: str, tmp_path: Path) -> None:
     # A1, A10, A15, A16
     shutil.copytree(shelf.path, tmp_path / "kept", symlinks=True)
-    async with follow(shelf, engine=engine) as checker:
+    async with follow(shelf) as checker:
         disturb(shelf.path, what)
         for _ in range(2):
             assert await checker.refresh() is False
@@ -751,13 +749,17 @@ def test_many_swaps_leave_nothing(
 
     with at_once(monkeypatch):
         anyio.run(main)
-    half, end = seen
+    (half, *before), (end, *after) = seen
     with capsys.disabled():
-        grown = (end[3] - half[3]) / 1_024
-        print(f"\n{swaps} swaps on {engine}: {end[:3]} objects, descriptors, threads; {grown:+.0f} KiB since half time")
-    assert end[:3] == half[:3]
+        grown = (after[2] - before[2]) / 1_024
+        counted = f"{end}, {after[0]} descriptors, {after[1]} threads"
+        print(f"\n{swaps} swaps on {engine}: {counted}; {grown:+.0f} KiB since half time")
+    slack = 2  # whoever is about to drop one; what each swap leaves behind would be half as many as swaps
+    assert {name: count for name, count in end.items() if count > half.get(name, 0) + slack} == {}
+    assert after[0] <= before[0] + slack
+    assert after[1] <= before[1] + slack
     if IN_CI:
-        assert end[3] - half[3] < 4 * 1_048_576
+        assert after[2] - before[2] < 4 * 1_048_576
 
 
 @ENGINES
