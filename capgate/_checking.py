@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -27,8 +27,25 @@ class PolicyChecker(Protocol):
         """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
 
 
+class Answering(Protocol):
+    """What gives answers of one policy, and says which: whatever is active a moment later, ``policy`` is the one that
+    gave them. The methods are those of :class:`BaseChecker`, and of the checkers in :mod:`capgate.checker`."""
+
+    @property
+    def policy(self) -> PolicyInfo | None: ...
+
+    def answer_now(self, input: PolicyInput, /) -> PolicyResult | None: ...
+
+    def evaluate(self, input: PolicyInput, /) -> Awaitable[PolicyResult]: ...
+
+    def evaluate_many(self, inputs: Sequence[PolicyInput], /) -> Awaitable[list[PolicyResult]]: ...
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput], /) -> list[PolicyResult] | None: ...
+
+
 class BaseChecker:
-    """What both checkers share: the vocabulary, the events of a bare ``check``, the async context manager."""
+    """What all checkers of capgate's share: the vocabulary, the events of a bare ``check``, the async context
+    manager."""
 
     policy: PolicyInfo
     #: Which fields of an input the policy looks at, where that is known: ``action``, ``resource``, ``actor``, ``mode``.
@@ -38,16 +55,23 @@ class BaseChecker:
         self._vocabulary = vocabulary
         self._events = events or DecisionLog()
 
+    @property
+    def answering(self) -> Answering:
+        """What answers now, with one policy for good: a checker that follows a store is a sequence of such. Whoever
+        needs to know which policy gave an answer takes this once, and asks it for both."""
+        return self  # type: ignore[return-value]  # each checker has these methods
+
     async def check(self, input: PolicyInput) -> PolicyResult:
         """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
-        result = await self.evaluate(input)
+        asked = self.answering
+        result = await asked.evaluate(input)
         if type(result) is Deny:
-            self._report(input, result)
+            self._report(input, result, asked)
         return result
 
-    def _report(self, input: PolicyInput, result: Deny) -> None:
+    def _report(self, input: PolicyInput, result: Deny, asked: Answering) -> None:
         try:
-            self._events.denied(input, result, self.policy)
+            self._events.denied(input, result, asked.policy)
         except Exception as error:  # an input of any type: looking at it may raise
             _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
 
@@ -58,10 +82,11 @@ class BaseChecker:
     async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         """One answer for each of ``inputs``, in their order, as :meth:`check` gives it: all by the same policy, and
         together under one deadline."""
-        results = await self.evaluate_many(inputs)
+        asked = self.answering
+        results = await asked.evaluate_many(inputs)
         for input, result in zip(inputs, results, strict=True):
             if type(result) is Deny:
-                self._report(input, result)
+                self._report(input, result, asked)
         return results
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from .checker import WasmPolicyChecker
 from .limits import check_number
-from .model import Deny, Reason
+from .model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from .store.records import Active
 
 #: Answers that say something about the policy, and not about the question.
@@ -39,7 +41,8 @@ class Probation(msgspec.Struct, frozen=True):
 
 
 class FollowStatus(msgspec.Struct, frozen=True):
-    """A snapshot. ``sequence``, ``version`` and ``sha256`` are of the policy that answers.
+    """A snapshot. ``sequence``, ``version``, ``sha256`` and ``signers`` are of the policy that answers; where there are
+    no signers, nobody's signature was asked for.
 
     ``looked`` is when the store was last read with success, in nanoseconds since the epoch. ``problem`` says what is
     wrong since, or why what is active there does not answer here; ``None`` where all is well. ``rolled_back`` is the
@@ -54,29 +57,80 @@ class FollowStatus(msgspec.Struct, frozen=True):
     swaps: int
     problem: str | None
     rolled_back: int | None
+    signers: tuple[str, ...] = ()
+
+
+class Alarm:
+    """What wakes whoever looks at the store. Replaced as a whole after a fork."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
 
 
 class Generation:
-    """One policy that answers, or did. The counts are of its probation; threads that count at once may lose a few."""
+    """One policy that answers, or did: a :class:`~capgate.checker.Answering`, so that what was asked of it, the answer
+    and its ``policy`` belong together, whatever becomes active meanwhile.
 
-    __slots__ = ("active", "asked", "checker", "failed", "since")
+    The counts are of its probation; threads that count at once may lose a few. ``age`` is how many seconds ago it
+    became active.
+    """
 
-    def __init__(self, active: Active, checker: WasmPolicyChecker) -> None:
+    __slots__ = ("_alarm", "_probation", "active", "asked", "checker", "failed", "inputs", "policy", "signers", "since")
+
+    def __init__(
+        self,
+        active: Active,
+        checker: WasmPolicyChecker,
+        probation: Probation | None = None,
+        alarm: Alarm | None = None,
+        *,
+        signers: tuple[str, ...] = (),
+        age: float = 0.0,
+    ) -> None:
         self.active = active
         self.checker = checker
+        self.policy: PolicyInfo = checker.policy
+        self.inputs = checker.inputs
+        self.signers = signers
         self.asked = self.failed = 0
-        self.since = time.monotonic()
+        self.since = time.monotonic() - age
+        self._probation = probation
+        self._alarm = alarm
 
-    def count(self, result: object) -> bool:
-        """Count an answer. True if it was a fault."""
+    # -- asking
+
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        result = self.checker.answer_now(input)
+        return result if result is None else self._counted(result)
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return self._counted(await self.checker.evaluate(input))
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        return self._counted(self.checker.evaluate_now(input))
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return [self._counted(result) for result in await self.checker.evaluate_many(inputs)]
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        results = self.checker.answer_many_now(inputs)
+        return None if results is None else [self._counted(result) for result in results]
+
+    # -- probation
+
+    def _counted(self, result: PolicyResult) -> PolicyResult:
         self.asked += 1
         if type(result) is Deny and result.reason in FAULTS:
             self.failed += 1
-            return True
-        return False
+            alarm = self._alarm
+            if alarm is not None and self.fails():
+                self._alarm = None  # once: who looks may have nowhere to go back to
+                alarm.event.set()
+        return result
 
-    def fails(self, probation: Probation) -> bool:
-        """Whether it has to be rolled back."""
-        if self.asked < probation.questions or self.failed < probation.share * self.asked:
+    def fails(self) -> bool:
+        """Whether it has to be rolled back. That it expired is no fault of it, and no reason to have another answer."""
+        probation = self._probation
+        if probation is None or self.asked < probation.questions or self.failed < probation.share * self.asked:
             return False
-        return time.monotonic() - self.since <= probation.seconds
+        return time.monotonic() - self.since <= probation.seconds and not self.checker.expired

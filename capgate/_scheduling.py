@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
 _left_behind: object = None
@@ -32,37 +33,51 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
 
 def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
     """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
-    in between; and wait for that. False where the loop is gone, or did not get there in time. Raises what ``function``
+    in between; and wait for that, ``seconds`` at most. False where the loop is gone. Raises what ``function``
     raises."""
     if current_loop() is loop:
         while function():
             pass
         return True
-    done, failures = threading.Event(), []
-
-    def step() -> None:
-        if done.is_set():
-            return  # nobody waits any more
-        try:
-            more = function()
-        except Exception as error:
-            failures.append(error)
-            more = False
-        if more:
-            schedule(step)
-        else:
-            done.set()
-
-    schedule: Callable[[Callable[[], None]], object] = getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[attr-defined]
+    if isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running():
+        return False  # stopped, and perhaps never closed: it would take what it is given, and do nothing
+    steps = _Steps(loop, function)
     try:
-        schedule(step)
+        steps.schedule(steps)
     except RuntimeError:  # closed; trio's RunFinishedError is one too
         return False
-    reached = done.wait(seconds)
-    done.set()
-    if failures:
-        raise failures[0]
-    return reached
+    steps.done.wait(seconds)
+    steps.done.set()
+    if steps.failure is not None:
+        raise steps.failure
+    return True
+
+
+class _Steps:
+    """Calls ``function`` again and again. No closure: one that schedules itself would be a cycle, which keeps what it
+    is about, a pool, until a garbage collection."""
+
+    def __init__(self, loop: Any, function: Callable[[], object]) -> None:
+        self.done = threading.Event()
+        self.failure: BaseException | None = None
+        self.schedule: Callable[[Callable[[], None]], object] = (
+            getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe
+        )
+        self._function = function
+
+    def __call__(self) -> None:
+        if self.done.is_set():
+            return  # nobody waits any more
+        try:
+            if self._function():
+                self.schedule(self)
+                return
+        except (KeyboardInterrupt, SystemExit):
+            self.done.set()
+            raise
+        except BaseException as error:  # an engine's panic is no Exception; raised here, it would end trio's loop
+            self.failure = error
+        self.done.set()
 
 
 def _trio_token() -> object | None:

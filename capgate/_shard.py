@@ -8,7 +8,6 @@ it is, so cancellation loses none.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -214,25 +213,6 @@ class Shard:
         for interpreter in interpreters:
             self.counters.calls += interpreter.uses
             self.counters.closed += 1
-
-
-class Leash:
-    """Belongs to a thread, by a ``threading.local``, and so ends with it. Then its shard leaves ``shards``, and is
-    dropped, on this thread as engines demand. No lock is taken: this may run in the middle of anything."""
-
-    def __init__(self, shard: Shard, shards: set[Shard], ended: deque[Counters]) -> None:
-        self._shard, self._shards, self._ended = shard, shards, ended
-        self._thread = threading.get_ident()
-        shards.add(shard)
-
-    def __del__(self) -> None:
-        # Another thread clears this one's variables in a forked child, where the thread is gone. Nothing may be
-        # dropped there, and `shards` keeps it.
-        if threading.get_ident() == self._thread:
-            self._shard.close()
-            # In this order, somebody who adds up at the same time may miss this shard, but does not count it twice.
-            self._shards.discard(self._shard)
-            self._ended.append(self._shard.counters)
 
 
 def _report(error: Exception) -> None:

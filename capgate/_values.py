@@ -130,6 +130,11 @@ def _check_limits(name: str, value: object) -> None:
         raise ConfigError(name, value, "a capgate.Limits")
 
 
+def _check_choice(name: str, value: object) -> None:
+    if value is not None:
+        _check_flag(name, value)
+
+
 def _check_flag(name: str, value: object) -> None:
     if value is not True and value is not False:
         raise ConfigError(name, value, "True or False")
@@ -204,7 +209,7 @@ CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "contract": _check_path,
     "trusted_keys": _check_keys,
     "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
-    "require_signature": _check_flag,
+    "require_signature": _check_choice,
     "policy_name": _check_name,
     "store": _check_path,
     "store_poll": lambda name, value: check_number(name, value, *STORE_POLL, whole=False),

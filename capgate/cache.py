@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Union
 
+from ._generation import Generation
 from .actions import VOCABULARY, Vocabulary
 from .checker import BaseChecker, LocalPolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
@@ -28,6 +29,8 @@ _U64: Final = 2**64
 _SAFE: Final = "'action' or 'action kind:id', each exactly as it is asked"
 
 Operation = tuple[str, Any, Any]
+#: What has one policy for good, behind a checker of any kind.
+Asked = Union[LocalPolicyChecker, WasmPolicyChecker, Generation]
 
 
 class QuickChecker(BaseChecker):
@@ -54,9 +57,8 @@ class QuickChecker(BaseChecker):
         self.inner = inner
         self._safe = frozenset(_operation(text, vocabulary) for text in safe)
         self._size = size
-        self._known: dict[object, PolicyResult] = {}
-        self._follow(inner.policy)
-        if size and not self._usable:
+        self._memory = Memory(inner.answering, self._safe, size)
+        if size and not self._memory.usable:
             valid = "0 for a policy that does not say which inputs it looks at, or looks at the time"
             raise ConfigError("cache_size", size, valid)
 
@@ -66,52 +68,94 @@ class QuickChecker(BaseChecker):
         return self.inner.policy
 
     @property
+    def answering(self) -> Memory:
+        asked, memory = self.inner.answering, self._memory
+        if memory.asked is not asked or memory.policy is not asked.policy:
+            # Two threads may each make one. Neither has an answer of another policy in it, whichever stays.
+            self._memory = memory = Memory(asked, self._safe, self._size)
+        return memory
+
+    @property
     def remembered(self) -> int:
         """How many decisions are remembered now."""
-        return len(self._known)
+        return len(self.answering.known)
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return await self.answering.evaluate(input)
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        return self.answering.evaluate_now(input)
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return await self.answering.evaluate_many(inputs)
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        return self.answering.answer_many_now(inputs)
+
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        return self.answering.answer_now(input)
+
+    async def start(self) -> None:
+        await self.inner.start()
+
+    async def aclose(self) -> None:
+        self._memory = Memory(self.inner.answering, self._safe, 0)
+        await self.inner.aclose()
+
+
+class Memory:
+    """What one policy answered, and that policy: an :class:`~capgate.checker.Answering`. An answer gets in here only
+    from ``asked``, so that whoever is late, on whatever thread, puts nothing where another policy's answers are."""
+
+    __slots__ = ("_looks_at_hash", "_mortal", "_safe", "_size", "asked", "known", "policy", "usable")
+
+    def __init__(self, asked: Asked, safe: frozenset[Operation], size: int) -> None:
+        inputs = asked.inputs
+        self.asked = asked
+        self.policy = asked.policy
+        self.usable = inputs is not None and "timestamp" not in inputs
+        self.known: dict[object, PolicyResult] = {}
+        self._looks_at_hash = inputs is None or "args_hash" in inputs
+        self._safe = safe
+        self._size = size
+        checker = asked.checker if isinstance(asked, Generation) else asked
+        #: What expires: an answer that was an allow is none afterwards.
+        self._mortal = checker if isinstance(checker, WasmPolicyChecker) and checker.expires is not None else None
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
-        return await self._learn(input) if result is None else result
+        if result is None:
+            result = await self.asked.evaluate(input)
+            self._remember(input, result)
+        return result
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
-        return self.inner.evaluate_now(input) if result is None else result
+        return self.asked.evaluate_now(input) if result is None else result
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         results = self.answer_many_now(inputs)
-        return await self.inner.evaluate_many(inputs) if results is None else results
+        return await self.asked.evaluate_many(inputs) if results is None else results
 
     def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
         results = [self._look_up(input) for input in inputs]
         unknown = [input for input, result in zip(inputs, results, strict=True) if result is None]
         if not unknown:
             return [result for result in results if result is not None]
-        policy = self.inner.policy
-        answers = self.inner.answer_many_now(unknown)
+        answers = self.asked.answer_many_now(unknown)
         if answers is None or len(answers) != len(unknown):
             return None
-        if self._size:
-            for input, answer in zip(unknown, answers, strict=True):
-                self._remember(input, answer, policy)
+        for input, answer in zip(unknown, answers, strict=True):
+            self._remember(input, answer)
         fresh = iter(answers)
         return [next(fresh) if result is None else result for result in results]
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
         result = self._look_up(input)
-        if result is not None:
-            return result
-        policy = self.inner.policy
-        result = self.inner.answer_now(input)
-        if result is not None and self._size:
-            self._remember(input, result, policy)
-        return result
-
-    async def _learn(self, input: PolicyInput) -> PolicyResult:
-        policy = self.inner.policy
-        result = await self.inner.evaluate(input)
-        if self._size:
-            self._remember(input, result, policy)
+        if result is None:
+            result = self.asked.answer_now(input)
+            if result is not None:
+                self._remember(input, result)
         return result
 
     def _look_up(self, input: PolicyInput) -> PolicyResult | None:
@@ -119,21 +163,19 @@ class QuickChecker(BaseChecker):
         try:
             if self._safe and _operation_of(input) in self._safe and is_well_formed(input):
                 return ALLOW
-            if not self._size:
+            if not self._size or (self._mortal is not None and self._mortal.expired):
                 return None
-            if self.inner.policy is not self._of:
-                self._follow(self.inner.policy)
             key = self._key(input)
-            return self._known.get(key) if key is not None and self._usable else None
+            return self.known.get(key) if key is not None and self.usable else None
         except Exception:  # of an input that is none: the checker behind says what is wrong with it
             return None
 
-    def _remember(self, input: PolicyInput, result: PolicyResult, policy: PolicyInfo) -> None:
-        if type(result) is not Allow and not _is_answer(result):
+    def _remember(self, input: PolicyInput, result: PolicyResult) -> None:
+        if not self._size or (type(result) is not Allow and not _is_answer(result)):
             return
         key = self._key(input)
-        known = self._known
-        if key is None or not self._usable or policy is not self._of or self.inner.policy is not policy:
+        known = self.known
+        if key is None or not self.usable:
             return
         if len(known) >= self._size:
             with suppress(RuntimeError, StopIteration):  # another thread forgot something at the same time
@@ -161,21 +203,6 @@ class QuickChecker(BaseChecker):
         if len(getattr(input.actor, "id", "")) > _TEXT:
             return None
         return input.action, input.actor, input.env, kept, resource.kind, id
-
-    def _follow(self, policy: PolicyInfo) -> None:
-        """Forget everything, and see what the policy looks at now."""
-        inputs = self.inner.inputs
-        self._usable = inputs is not None and "timestamp" not in inputs
-        self._looks_at_hash = inputs is None or "args_hash" in inputs
-        self._known = {}
-        self._of = policy
-
-    async def start(self) -> None:
-        await self.inner.start()
-
-    async def aclose(self) -> None:
-        self._known = {}
-        await self.inner.aclose()
 
 
 def _is_answer(result: object) -> bool:

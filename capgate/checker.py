@@ -7,14 +7,13 @@ they share is in :mod:`capgate._checking`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from time import monotonic
+from collections.abc import Callable, Sequence
+from time import monotonic, time
 from typing import Final
 
 import anyio
 
-from ._checking import DENIED, BaseChecker, PolicyChecker, denied_for
+from ._checking import DENIED, Answering, BaseChecker, PolicyChecker, denied_for
 from .abi.lowering import check_lowerable
 from .actions import VOCABULARY, Vocabulary
 from .errors import PoolExhausted
@@ -24,7 +23,7 @@ from .model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Re
 from .policy import RuntimePolicy
 from .pool import WasmPool
 
-__all__ = ["DENIED", "BaseChecker", "LocalPolicyChecker", "PolicyChecker", "WasmPolicyChecker"]
+__all__ = ["DENIED", "Answering", "BaseChecker", "LocalPolicyChecker", "PolicyChecker", "WasmPolicyChecker"]
 
 _MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
@@ -49,6 +48,10 @@ class LocalPolicyChecker(BaseChecker):
         self._limits = limits or Limits()
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
         self.inputs = policy.inputs
+
+    @property
+    def answering(self) -> LocalPolicyChecker:
+        return self
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         return self.evaluate_now(input)
@@ -81,8 +84,8 @@ class LocalPolicyChecker(BaseChecker):
 class WasmPolicyChecker(BaseChecker):
     """Asks a :class:`~capgate.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool.
 
-    After ``lifetime`` seconds, when the policy has expired, every answer is ``policy_unavailable``. ``inputs`` are what
-    the policy looks at, where its module does not show that itself but its manifest says so.
+    Once ``expires``, in seconds since the epoch by ``clock``, every answer is ``policy_unavailable``. ``inputs`` are
+    what the policy looks at, where its module does not show that itself but its manifest says so.
     """
 
     def __init__(
@@ -91,16 +94,22 @@ class WasmPolicyChecker(BaseChecker):
         *,
         vocabulary: Vocabulary = VOCABULARY,
         events: DecisionLog | None = None,
-        lifetime: float = math.inf,
+        expires: float | None = None,
+        clock: Callable[[], float] = time,
         inputs: frozenset[str] | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
-        self._until = monotonic() + lifetime
+        self.expires = expires
+        self._clock = clock
         self.pool = pool
         self.policy = pool.info
         self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
         self._call = pool.call
         self._deadline = pool.limits.deadline
+
+    @property
+    def answering(self) -> WasmPolicyChecker:
+        return self
 
     async def check(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
@@ -109,12 +118,17 @@ class WasmPolicyChecker(BaseChecker):
         if result is None:
             result = await self._wait(input)
         if type(result) is Deny:
-            self._report(input, result)
+            self._report(input, result, self)
         return result
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
         return await self._wait(input) if result is None else result
+
+    @property
+    def expired(self) -> bool:
+        """Whether the policy has expired, so that it denies everything."""
+        return self.expires is not None and not self._clock() < self.expires
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         """:meth:`evaluate` for code that cannot await, such as a ``def`` endpoint in a worker thread. Does not wait."""
@@ -125,9 +139,9 @@ class WasmPolicyChecker(BaseChecker):
         """:meth:`evaluate` where an instance is idle, else ``None``. The path of nearly every check: nothing waits,
         so no cancel scope is entered."""
         started = monotonic()
-        if started > self._until:
-            return _UNAVAILABLE
         try:
+            if self.expires is not None and self.expired:
+                return _UNAVAILABLE
             if type(input) is not PolicyInput:
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:

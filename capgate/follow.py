@@ -1,13 +1,14 @@
 """A checker that follows a policy store: what becomes active there answers here, and never anything in between.
 
 A thread looks at one small file, again and again. What is new is loaded, verified, metered and compiled on that thread;
-then each loop that asks makes its instances; then one attribute is replaced, so that each question, and each batch, is
-answered by one policy or by the other. Whatever fails leaves the running policy where it is, and is told: in
-:meth:`FollowingChecker.status` and in the log.
+then each loop that asks makes its instances; then one attribute is replaced, which each question, and each batch, reads
+once: it is answered by one policy or by the other, and its event names that one. Whatever fails leaves the running
+policy where it is, and is told: in :meth:`FollowingChecker.status` and in the log.
 
 For a while after it became active a policy is on probation: if too many of its answers are faults (a trap, a timeout, a
 malformed result), the one before answers again, at once, and the store is rolled back by whichever process comes
-first. That happens once for each activation.
+first. That happens once for each activation, and only to what the record of the activation says was there before:
+nothing goes back to a policy that somebody has left.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from ._generation import FollowStatus, Generation, Probation
+from ._generation import Alarm, FollowStatus, Generation, Probation
 from ._scheduling import current_loop
 from ._values import STORE_POLL
 from ._watching import Make, Source, Watcher
@@ -57,25 +58,29 @@ class FollowingChecker(BaseChecker):
     ) -> None:
         super().__init__(vocabulary, events)
         check_number("store_poll", poll, *STORE_POLL, whole=False)
-        self._poll, self._probation = poll, probation
+        self._poll = poll
         self._watcher = Watcher(source, name, make, probation, rollback)
         self._reset_threads()
         _FOLLOWERS.add(self)
 
     def _reset_threads(self) -> None:
-        self._local = threading.local()
-        self._wake, self._stop = threading.Event(), threading.Event()
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     @property
     def policy(self) -> PolicyInfo:  # type: ignore[override]
         """Which policy answers now."""
-        return self._watcher.now.checker.policy
+        return self._watcher.now.policy
 
     @property
     def inputs(self) -> frozenset[str] | None:  # type: ignore[override]
         """Which fields of an input it looks at."""
-        return self._watcher.now.checker.inputs
+        return self._watcher.now.inputs
+
+    @property
+    def answering(self) -> Generation:
+        return self._watcher.now
 
     @property
     def asked(self) -> WasmPolicyChecker:
@@ -89,37 +94,19 @@ class FollowingChecker(BaseChecker):
     # -- asking
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
-        now = self._watcher.now
-        result = now.checker.answer_now(input)
-        return result if result is None else self._counted(now, result)
+        return self._watcher.now.answer_now(input)
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        now = self._watcher.now
-        return self._counted(now, await now.checker.evaluate(input))
+        return await self._watcher.now.evaluate(input)
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
-        now = self._watcher.now
-        seen = getattr(self._local, "seen", None)
-        if seen is not now:
-            self._local.seen = now
-            if seen is not None and current_loop() is None:
-                seen.checker.pool.close_here()  # this thread's instance of a policy that is no longer asked
-        return self._counted(now, now.checker.evaluate_now(input))
+        return self._watcher.now.evaluate_now(input)
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        now = self._watcher.now
-        return [self._counted(now, result) for result in await now.checker.evaluate_many(inputs)]
+        return await self._watcher.now.evaluate_many(inputs)
 
     def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
-        now = self._watcher.now
-        results = now.checker.answer_many_now(inputs)
-        return None if results is None else [self._counted(now, result) for result in results]
-
-    def _counted(self, now: Generation, result: PolicyResult) -> PolicyResult:
-        probation = self._probation
-        if probation is not None and now.count(result) and now is self._watcher.now and now.fails(probation):
-            self._wake.set()
-        return result
+        return self._watcher.now.answer_many_now(inputs)
 
     async def refresh(self) -> bool:
         """Look now, on a worker thread. True if another policy answers afterwards."""
@@ -136,26 +123,29 @@ class FollowingChecker(BaseChecker):
         self._start_thread()
 
     def _start_thread(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._stop.clear()
-            arguments = (weakref.ref(self), self._stop, self._wake, self._poll)
-            self._thread = threading.Thread(target=_keep_looking, args=arguments, name="capgate-follow", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._stop.clear()
+                arguments = (weakref.ref(self), self._stop, self._watcher.alarm, self._poll)
+                self._thread = threading.Thread(
+                    target=_keep_looking, args=arguments, name="capgate-follow", daemon=True
+                )
+                self._thread.start()
 
     async def aclose(self) -> None:
         self._stop.set()
-        self._wake.set()
+        self._watcher.alarm.event.set()
         thread, self._thread = self._thread, None
-        if thread is not None:
-            await anyio.to_thread.run_sync(thread.join, JOINING, abandon_on_cancel=True)
-        for generation in self._watcher.generations():
-            await generation.checker.aclose()
+        try:
+            if thread is not None:
+                await anyio.to_thread.run_sync(thread.join, JOINING, abandon_on_cancel=True)
+        finally:
+            self._watcher.close()
 
 
-def _keep_looking(
-    follower: weakref.ref[FollowingChecker], stop: threading.Event, wake: threading.Event, poll: float
-) -> None:
+def _keep_looking(follower: weakref.ref[FollowingChecker], stop: threading.Event, alarm: Alarm, poll: float) -> None:
     """Look every ``poll`` seconds or so, that several processes do not all look at once, until nobody follows."""
+    wake = alarm.event
     while not stop.is_set():
         wake.wait(poll * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
         wake.clear()

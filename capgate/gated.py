@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from .actors import ACTORS
 from .channels import Channels
-from .checker import DENIED
+from .checker import DENIED, Answering
 from .declare import Requirements
 from .errors import PolicyUnavailable
 from .events import DecisionLog, new_decision_id
@@ -42,6 +42,7 @@ class GatedRequest(Channels, eq=False):
 
     _actor: Any = None
     _input: PolicyInput | None = None  # what was asked last
+    _asked: Answering | None = None  # what gave the last answer
     _started: int = msgspec.field(default_factory=time.time_ns)
     decision_id: str | None = None  # of the event of a denial
 
@@ -74,7 +75,8 @@ class GatedRequest(Channels, eq=False):
                 # Nearly every request: nothing is called here that need not be.
                 resource = first.resource(params) if first.template else first.fixed
                 self._input = input = PolicyInput(first.action, actor, resource, None, gate.env, self._started)
-                answer = gate.answer_now(input)
+                self._asked = asked = gate.answering if gate.moves else gate
+                answer = asked.answer_now(input)
                 if answer is ALLOW or type(answer) is Allow:
                     if gate.samples_allows:
                         self._report_allow(gate)
@@ -113,7 +115,8 @@ class GatedRequest(Channels, eq=False):
             self._actor = actor
             if len(requirements) > 1:  # one alone was asked already, and found nobody idle
                 inputs = self._questions(gate, requirements, params, actor, None)
-                results = gate.answer_many_now(inputs)
+                self._asked = asked = gate.answering
+                results = asked.answer_many_now(inputs)
                 if results is not None:
                     return self._weigh(gate, inputs, results)
             result = await self._ask_all(gate, requirements, params, actor, None)
@@ -135,7 +138,8 @@ class GatedRequest(Channels, eq=False):
         denies."""
         inputs = self._questions(gate, requirements, params, actor, digest)
         if gate.bounds_itself:
-            return self._weigh(gate, inputs, await gate.evaluate_many(inputs))
+            self._asked = asked = gate.answering
+            return self._weigh(gate, inputs, await asked.evaluate_many(inputs))
         results: list[PolicyResult] = []
         while len(results) < len(inputs) and all(type(result) is Allow for result in results):
             self._input = inputs[len(results)]
@@ -193,7 +197,7 @@ class GatedRequest(Channels, eq=False):
         (DecisionLog() if gate is None else gate.log).denied(
             self._input,
             result,
-            None if gate is None else gate.policy,
+            None if gate is None else (self._asked or gate).policy,
             decision_id=self.decision_id,
             env=self._source.env,
             duration_us=self._duration_us(),
@@ -205,7 +209,9 @@ class GatedRequest(Channels, eq=False):
     def _report_allow(self, gate: Gate) -> None:
         method = self.scope.get("method", self.scope["type"])
         duration_us = self._duration_us()
-        gate.log.allowed(self._input, gate.policy, duration_us=duration_us, method=method, path=self.scope["path"])
+        gate.log.allowed(
+            self._input, (self._asked or gate).policy, duration_us=duration_us, method=method, path=self.scope["path"]
+        )
 
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000

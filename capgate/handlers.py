@@ -18,7 +18,7 @@ from .actors import ACTORS
 from .denials import refusal
 from .errors import CapabilityDenied, ConfigError, PolicyTimeout, PolicyUnavailable
 from .events import new_decision_id
-from .judge import Judge, ends_task
+from .judge import Answers, Judge, ends_task
 from .model import Actor, Allow, Decision, Deny, PolicyInput, PolicyResult
 from .questions import BATCH, Question, ResourceLike, inputs_of
 
@@ -128,8 +128,7 @@ class Capabilities:
             if ends_task(error):
                 raise
             return self._denied(judge, len(questions), error)
-        results, cause = await judge.ask(inputs)
-        return self._concluded(judge, inputs, results, cause)
+        return self._concluded(judge, inputs, await judge.ask(inputs))
 
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
         judge, inputs = None, []
@@ -143,8 +142,7 @@ class Capabilities:
             if ends_task(error):
                 raise
             return self._denied(judge, len(questions), error)
-        results, cause = judge.ask_now(inputs)
-        return self._concluded(judge, inputs, results, cause)
+        return self._concluded(judge, inputs, judge.ask_now(inputs))
 
     async def _find_actor(self, judge: Judge) -> Any:
         found = self._who(judge)
@@ -169,10 +167,9 @@ class Capabilities:
         self._actor = actor
         return actor
 
-    def _concluded(
-        self, judge: Judge, inputs: list[PolicyInput], results: list[PolicyResult], cause: BaseException | None
-    ) -> list[Decision]:
-        policy, scope = judge.policy, self._scope()
+    def _concluded(self, judge: Judge, inputs: list[PolicyInput], answers: Answers) -> list[Decision]:
+        results, policy, cause = answers
+        scope = self._scope()
         method, path = scope.get("method", scope.get("type")), scope.get("path")
         found = []
         for input, result in zip(inputs, results, strict=True):

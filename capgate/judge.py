@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 
 from .cache import QuickChecker
-from .checker import DENIED, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .checker import DENIED, Answering, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError, PolicyError
 from .events import DecisionLog
 from .follow import FollowingChecker
@@ -25,7 +25,15 @@ _log = logging.getLogger("capgate")
 #: The checkers that keep the deadline themselves.
 OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, QuickChecker, FollowingChecker)
 #: What they offer besides ``check``, with the same answers.
-_SHORTER: Final = ("evaluate", "evaluate_now", "evaluate_many", "answer_now", "answer_many_now")
+_SHORTER: Final = ("evaluate", "evaluate_now", "evaluate_many", "answer_now", "answer_many_now", "answering")
+
+
+class Answers(NamedTuple):
+    """One decision for each question, the policy that gave them, and what went wrong, if anything did."""
+
+    results: list[PolicyResult]
+    policy: PolicyInfo | None
+    cause: BaseException | None
 
 
 class Judge:
@@ -54,6 +62,8 @@ class Judge:
         self.samples_allows = sample_allows > 0
         #: capgate's own checkers keep the deadline themselves. A cancel scope costs more than ten checks.
         self.bounds_itself = False
+        #: Whether another policy may answer the next question, so that :attr:`answering` has to be asked.
+        self.moves = False
         self.evaluate: Callable[[PolicyInput], Awaitable[PolicyResult]] = checker.check
         self._evaluate_many: Callable[[Sequence[PolicyInput]], Awaitable[list[PolicyResult]]] | None = None
         #: The answer where nothing has to be waited for, else ``None``: without a coroutine for each question.
@@ -61,17 +71,25 @@ class Judge:
         self.answer_many_now: Callable[[Sequence[PolicyInput]], list[PolicyResult] | None] = _nothing_now
         if isinstance(checker, OWN) and not _overrides(checker):
             self.bounds_itself = True
+            self.moves = isinstance(checker, (QuickChecker, FollowingChecker))
             self.evaluate, self._evaluate_many = checker.evaluate, checker.evaluate_many
             self.answer_now, self.answer_many_now = checker.answer_now, checker.answer_many_now
 
     @property
     def policy(self) -> PolicyInfo | None:
-        """Which policy answers, where the checker says so."""
+        """Which policy answers now, where the checker says so."""
         try:
             info = getattr(self.checker, "policy", None)
         except Exception:  # a checker of the application's may raise anything; the event is written without
             return None
         return info if type(info) is PolicyInfo else None
+
+    @property
+    def answering(self) -> Answering:
+        """What answers now, with one policy for good."""
+        if self.moves and isinstance(self.checker, BaseChecker):
+            return self.checker.answering
+        return self
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         """One answer for each of ``inputs``. Raises what a checker of the application's raises."""
@@ -79,45 +97,49 @@ class Judge:
             return await self._evaluate_many(inputs)
         return [await self.evaluate(input) for input in inputs]
 
-    async def ask(self, inputs: Sequence[PolicyInput]) -> tuple[list[PolicyResult], BaseException | None]:
+    async def ask(self, inputs: Sequence[PolicyInput]) -> Answers:
         """One decision for each of ``inputs``, together under the deadline, whatever the checker does; and what went
         wrong, if anything did. Raises nothing but what ends the task."""
         results: list[Any] | None = None
+        asked: Answering = self
         try:
             if self.bounds_itself:
-                results = self.answer_many_now(inputs)
+                asked = self.answering
+                results = asked.answer_many_now(inputs)
                 if results is None:
-                    results = await self.evaluate_many(inputs)
-                return decisions(results, len(inputs)), None
+                    results = await asked.evaluate_many(inputs)
+                return Answers(decisions(results, len(inputs)), asked.policy, None)
             with anyio.move_on_after(self.deadline) as bound:
                 results = await self.evaluate_many(inputs)
                 if anyio.current_time() >= bound.deadline:
                     results = None
             if results is None:
-                return [DENIED[Reason.POLICY_TIMEOUT]] * len(inputs), None
-            return decisions(results, len(inputs)), None
+                return Answers([DENIED[Reason.POLICY_TIMEOUT]] * len(inputs), self.policy, None)
+            return Answers(decisions(results, len(inputs)), self.policy, None)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return [denied_for(error)] * len(inputs), error
+            return Answers([denied_for(error)] * len(inputs), asked.policy, error)
 
-    def ask_now(self, inputs: Sequence[PolicyInput]) -> tuple[list[PolicyResult], BaseException | None]:
+    def ask_now(self, inputs: Sequence[PolicyInput]) -> Answers:
         """:meth:`ask` for code that cannot await. Waits for nothing where the checker is capgate's own.
 
         Any other checker is asked on the event loop of which this is a worker thread (``anyio.to_thread``); elsewhere
         there is nobody to ask, and the answer is ``policy_unavailable``.
         """
+        asked: Answering = self
         try:
             if self.bounds_itself:
-                results = self.answer_many_now(inputs)
+                asked = self.answering
+                results = asked.answer_many_now(inputs)
                 if results is None:
-                    return [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs), None
-                return decisions(results, len(inputs)), None
+                    return Answers([DENIED[Reason.POOL_EXHAUSTED]] * len(inputs), asked.policy, None)
+                return Answers(decisions(results, len(inputs)), asked.policy, None)
             return anyio.from_thread.run(self.ask, inputs)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return [DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), error
+            return Answers([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), asked.policy, error)
 
 
 def decisions(results: object, count: int) -> list[PolicyResult]:

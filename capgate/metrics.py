@@ -105,6 +105,8 @@ class Metrics(Collector):
         yield self._family(gauge, "store_sequence", "Record of the store that answers.", status.sequence)
         yield self._family(gauge, "store_version", "Version of the policy that answers.", status.version)
         yield self._family(gauge, "store_looked_seconds", "When the store was last read.", status.looked / 1e9)
+        signers = "Trusted keys that signed the policy that answers; 0 where no signature is asked for."
+        yield self._family(gauge, "store_signers", signers, len(status.signers))
         problem = 0 if status.problem is None else 1
         yield self._family(gauge, "store_problem", "1 where the active policy does not answer.", problem)
         yield self._family(gauge, "store_rolled_back", "Record left for its faults, 0: none.", status.rolled_back or 0)

@@ -23,8 +23,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
+from ._leash import Leash, drop_orphans, leave_behind
 from ._making import Compiler, Counters
-from ._shard import Leash, Shard
+from ._shard import Shard
 from .engine import Engine, load_engine
 from .errors import PolicyTrap, PolicyUnavailable, PoolExhausted
 from .interpreter import PreparedPolicy, WasmInterpreter
@@ -156,6 +157,7 @@ class WasmPool:
         shard: Shard | None = getattr(self._local, "shard", None)
         if shard is None:
             self._fold_ended()
+            drop_orphans()
             shard = Shard(self.size, self._compiler)
             self._local.leash = Leash(shard, self._shards, self._ended)
             self._local.shard = shard
@@ -305,6 +307,7 @@ _POOLS: weakref.WeakSet[WasmPool] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    _BEFORE_FORK.append(leave_behind())
     for pool in list(_POOLS):
         _BEFORE_FORK.extend((pool._local, pool._shards, pool._compiler))
         pool._reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 
 from ._generation import Probation
@@ -17,6 +17,8 @@ from .store import PolicyStore
 from .store.configured import verifier_for
 from .store.loader import WasmArtifact, load_policy, load_wasm_artifact
 from .store.verify import VerifiedPolicy, Verifier
+
+_log = logging.getLogger("capgate.store")
 
 
 def select_checker(settings: Settings) -> PolicyChecker:
@@ -57,6 +59,8 @@ def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingCh
         raise ConfigError("policy_name", None, "the name of a policy, together with store")
     verifier = verifier_for(settings)
     store = PolicyStore(path, verifier)
+    if verifier.keys is None and settings.artifact_sha256 is None:
+        _log.warning("policy store %s: no signature is asked for; whoever may write there decides", store.path)
     if settings.artifact_sha256 is not None:
         return _verified(store.load_release(name, settings.artifact_sha256), verifier, settings)
     if settings.contract is not None:
@@ -74,11 +78,9 @@ def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingCh
 
 def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> WasmPolicyChecker:
     manifest = policy.manifest
-    lifetime = math.inf
-    if manifest.expires is not None and not settings.keep_expired:
-        lifetime = manifest.expires.timestamp() - verifier.clock()
+    expires = None if manifest.expires is None or settings.keep_expired else manifest.expires.timestamp()
     inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
-    return WasmPolicyChecker(_pool(policy.artifact, settings), lifetime=lifetime, inputs=inputs)
+    return WasmPolicyChecker(_pool(policy.artifact, settings), expires=expires, clock=verifier.clock, inputs=inputs)
 
 
 def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:

@@ -49,7 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
                          signed by them, with its manifest beside it, is refused
     ``signature_threshold``  how many of the keys have to have signed, 1 to 32
-    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed
+    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed. A store that
+                         is followed needs the keys as well, unless this is ``False`` in so many words: then whoever may
+                         write the store decides
     ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
     ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
                          answers, unless ``artifact_sha256`` pins one version
@@ -80,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     contract: str | os.PathLike[str] | None = None
     trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
     signature_threshold: int = 1
-    require_signature: bool = False
+    require_signature: bool | None = None
     policy_name: str | None = None
     store: str | os.PathLike[str] | None = None
     store_poll: float = 1.0
@@ -104,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         keys, threshold = self.trusted_keys, self.signature_threshold
         if keys is None and self.require_signature:
             raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
+        followed = self.store is not None and self.artifact_sha256 is None
+        if keys is None and followed and self.require_signature is None:
+            valid = f"{VALID}: without them whoever may write the store decides, which require_signature=False says"
+            raise ConfigError("trusted_keys", None, valid)
         if keys is None and threshold != 1:
             raise ConfigError("signature_threshold", threshold, "only together with trusted_keys")
         if keys is None and self.policy_name is not None and self.store is None:

@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from ..current import current
 from ..errors import ConfigError, PoolExhausted
 from ..handlers import Capabilities
+from ..judge import Answers
 from ..limits import check_number
 from ..model import Deny, PolicyInput, Reason, Resource
 
@@ -127,7 +128,8 @@ class GatedLimiter:
         seen = f"{self._waiting} callers wait for {self._capacity} slots, the limit is {self._most_waiting}"
         crowd, judge = PoolExhausted(seen), capabilities._judge()
         input = PolicyInput(ACTION, capabilities._actor, self._resource, None, judge.env, time.time_ns())
-        capabilities._insist(capabilities._concluded(judge, [input], [Deny(Reason.POOL_EXHAUSTED)], crowd))
+        refused = Answers([Deny(Reason.POOL_EXHAUSTED)], judge.policy, crowd)
+        capabilities._insist(capabilities._concluded(judge, [input], refused))
         raise crowd  # not reached: a denial is raised
 
 

@@ -133,7 +133,7 @@ def history(name: Name, store: Store, as_json: Json = False) -> None:
     from . import store as commands
 
     with refusing(as_json):
-        commands.history(commands.open_store(store, None, None), name, as_json=as_json)
+        commands.history(commands.open_store(store, None, None, verifies=False), name, as_json=as_json)
 
 
 def prune(
@@ -151,4 +151,4 @@ def prune(
     from . import store as commands
 
     with refusing(as_json):
-        commands.prune(commands.open_store(store, None, None), keep, yes=yes, as_json=as_json)
+        commands.prune(commands.open_store(store, None, None, verifies=False), keep, yes=yes, as_json=as_json)

@@ -13,12 +13,13 @@ import typer
 
 from ..actions import VOCABULARY
 from ..engine import load_engine
-from ..errors import ArtifactNotFound, ConfigError
+from ..errors import ArtifactNotFound, ConfigError, DigestMismatch
 from ..golden import check_fixtures, read_fixtures
 from ..golden.subject import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import PolicyInput, Resource
+from ..policy import is_label
 from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
 from ..store.loader import read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
@@ -32,9 +33,17 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def open_store(
-    path: Path, keys: str | None, threshold: int | None, *, mode: str | None = None, service: str | None = None
+    path: Path,
+    keys: str | None,
+    threshold: int | None,
+    *,
+    mode: str | None = None,
+    service: str | None = None,
+    verifies: bool = True,
 ) -> PolicyStore:
-    """The store, with the limits of the environment."""
+    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature."""
+    if verifies and keys is None:
+        print("No --trusted-keys: signatures are not looked at, here.", file=sys.stderr, flush=True)
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)
     return PolicyStore(path, Verifier(trusted(keys, threshold), audience=audience, limits=limits))
@@ -52,7 +61,10 @@ def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
     except ArtifactNotFound:
         signatures = None  # which the store refuses, where it trusts keys
     data = read_document(module, limits=store.verifier.limits)
-    release = store.publish(data, beside(MANIFEST_SUFFIX, MANIFEST_BYTES), signatures)
+    try:
+        release = store.publish(data, beside(MANIFEST_SUFFIX, MANIFEST_BYTES), signatures)
+    except DigestMismatch as error:  # of bytes, which have no name
+        raise DigestMismatch(expected=error.expected, actual=error.actual, path=str(module)) from error
     manifest = release.manifest
     rows = {
         "name": manifest.name,
@@ -78,14 +90,16 @@ def activate(
     """Activate a release that answers in the production runtime, and as its fixtures expect."""
     limits = store.verifier.limits
     answering, expected = answers(engine, limits), read_fixtures(*fixtures, limits=limits) if fixtures else None
-    _confirm(f"{_now(store, name)} Version {which} is to become active.", yes)
+    wanted = parse_which(which)
+    tried = "its fixtures pass" if fixtures else "it answers a question of each action (there are no --fixtures)"
+    _confirm(f"{_now(store, name)} {_release(wanted)} is to become active, if {tried}.", yes)
 
     def check(artifact: WasmArtifact) -> None:
         answering(artifact)
         if expected is not None:
             check_fixtures(artifact, expected, limits, engines=ALL if engine == "auto" else (engine,))
 
-    active = store.activate(name, parse_which(which), check=check, note=note)
+    active = store.activate(name, wanted, check=check, note=note)
     _show_active(active, as_json)
 
 
@@ -93,24 +107,24 @@ def rollback(
     store: PolicyStore, name: str, to: str | None, engine: str, note: str, *, yes: bool, as_json: bool
 ) -> None:
     """Go back to the release before, or to another one that was active."""
-    target = "the release before it" if to is None else f"version {to}"
-    _confirm(f"{_now(store, name)} It is to go back to {target}.", yes)
     wanted = None if to is None else parse_which(to)
+    target = "the release before it" if wanted is None else _release(wanted).lower()
+    _confirm(f"{_now(store, name)} It is to go back to {target}.", yes)
     active = store.rollback(name, wanted, check=answers(engine, store.verifier.limits), note=note)
     _show_active(active, as_json)
 
 
 def reset(store: PolicyStore, name: str, to: str | None, engine: str, note: str, *, yes: bool, as_json: bool) -> None:
     """Begin again at a release, and forget that a higher version was active."""
-    target = "the active release" if to is None else f"version {to}"
-    _confirm(f"{_now(store, name)} It is to begin again at {target}; every version above will be accepted.", yes)
     wanted = None if to is None else parse_which(to)
+    target = "the active release" if wanted is None else _release(wanted).lower()
+    _confirm(f"{_now(store, name)} It is to begin again at {target}; every version above will be accepted.", yes)
     _show_active(store.reset(name, wanted, check=answers(engine, store.verifier.limits), note=note), as_json)
 
 
 def status(store: PolicyStore, name: str | None, *, as_json: bool) -> int:
     """Show what is active; the exit code is 1 where a policy could not be loaded now."""
-    found = [store.status(each) for each in (store.names() if name is None else (name,))]
+    found = [store.status(each) for each in (store.names() if name is None else (_known(store, name),))]
     data = {"policies": [msgspec.to_builtins(each) for each in found]}
     columns = ("policy", "version", "label", "sha256", "since", "expires", "signed by", "published", "problem")
     show(Shown(data, columns, [_row(each) for each in found]), as_json=as_json)
@@ -156,10 +170,23 @@ def parse_which(text: str) -> int | str:
 
 
 def _now(store: PolicyStore, name: str) -> str:
-    state = store.status(name)
+    state = store.status(_known(store, name))
     if state.active is None:
         return f"{name}: nothing is active." if state.problem is None else f"{name}: {state.problem}."
     return f"{name}: version {state.active.version} ({state.active.sha256[:16]}) is active."
+
+
+def _known(store: PolicyStore, name: str) -> str:
+    """``name``, if anything was published under it: a misspelt one is not a policy of which nothing is active."""
+    names = store.names()
+    if is_label(name) and name not in names:
+        message = f"{name!r} was never published here; what was: {', '.join(names) or 'nothing'}"
+        raise ArtifactNotFound(message, path=store.path)
+    return name
+
+
+def _release(wanted: int | str) -> str:
+    return f"Version {wanted}" if isinstance(wanted, int) else f"Release {wanted[:16]}"
 
 
 def _confirm(plan: str, yes: bool) -> None:

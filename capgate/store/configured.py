@@ -47,7 +47,7 @@ def verifier_for(settings: Settings, *, vocabulary: Vocabulary = VOCABULARY, clo
     given = settings.trusted_keys
     return Verifier(
         None if given is None else load_trusted_keys(given, settings.signature_threshold),
-        require_signature=settings.require_signature,
+        require_signature=settings.require_signature is True,
         audience=Audience(
             name=settings.policy_name,
             mode=settings.mode,

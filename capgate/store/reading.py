@@ -125,15 +125,23 @@ class StoreReader:
                 return releases_of(tree, name)
 
     def status(self, name: str) -> Status:
-        """How things are with that name. Raises only where the store or the name cannot be looked at."""
-        published = self.releases(name)
+        """How things are with that name. Raises :class:`ArtifactNotFound` where there is no store, and
+        :class:`StoreError` where it cannot be looked at, or the name is none."""
+        _require_name(name)
+        with Folder.root(self.path):
+            pass
         active, policy, problem = None, None, None
+        published: tuple[Release, ...] = ()
+        try:
+            published = self.releases(name)
+        except ArtifactError as error:
+            problem = f"the releases cannot be listed: {error}"
         try:
             active = self.read_active(name)
             policy = self.load_active(name)
             active = policy.active
         except ArtifactNotFound as error:
-            problem = str(error) if active is not None else None
+            problem = str(error) if active is not None else problem
         except CapgateError as error:
             problem = str(error)
         manifest, signers = (None, ()) if policy is None else (policy.manifest, policy.signers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -66,6 +66,14 @@ def component_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 BUILT = build_policy(DOCUMENT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays() -> Iterator[None]:
+    """wasmtime keeps a descriptor for each compiled module, and a process has not many more than 1,000."""
+    yield
+    compiled.cache_clear()
+    hosted.cache_clear()
 
 
 @cache

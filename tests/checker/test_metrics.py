@@ -86,6 +86,7 @@ async def test_which_policy_of_a_store_answers(
     assert [found["capgate_store_version",] for found in (before, after)] == [1, 2]
     assert [found["capgate_store_swaps_total",] for found in (before, after)] == [0, 1]
     assert [found["capgate_store_problem",] for found in (before, after)] == [0, 1]
+    assert [found["capgate_store_signers",] for found in (before, after)] == [1, 1]
     assert before["capgate_cache_decisions",] == 1
     assert after["capgate_store_looked_seconds",] >= before["capgate_store_looked_seconds",] > 0
 

@@ -385,6 +385,29 @@ class TestStore:
         assert status["active"]["version"] == 1
         assert signed("status", "orders", *STORE) == 1
 
+    @pytest.mark.parametrize("command", [["status"], ["activate", "--yes"], ["rollback", "--yes"], ["reset", "--yes"]])
+    def test_a_misspelt_name_is_no_policy_of_which_nothing_is_active(self, signed: Command, command: list[str]) -> None:
+        release(signed, 1)
+        which = ["1"] if command[0] == "activate" else []
+        assert signed(command[0], "ordres", *which, *command[1:], *STORE) == 2
+        assert "orders" in signed.errors
+        assert signed.output == ""
+
+    def test_without_keys_it_says_that_no_signature_is_looked_at(self, signed: Command) -> None:  # A16
+        release(signed, 1)
+        assert signed("status", *STORE) == 0
+        assert "signatures" not in signed.errors
+        assert signed.json("status", "--store", "store")["policies"][0]["signers"] == []
+        assert "signatures" in signed.errors
+        assert signed("history", "orders", "--store", "store") == 0
+        assert signed.errors == ""
+
+    def test_a_module_that_changed_is_named(self, signed: Command, folder: Path) -> None:  # A13
+        with (folder / "policy.wasm").open("ab") as module:
+            module.write(b"\0\1\0")
+        assert signed("publish", "policy.wasm", *STORE) == 1
+        assert "policy.wasm" in signed.errors
+
     def test_a_store_that_others_may_write(self, signed: Command, folder: Path) -> None:  # A16
         release(signed, 1)
         (folder / "store").chmod(0o777)

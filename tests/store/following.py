@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -33,15 +34,17 @@ def trapping(version: int) -> bytes:
 
 
 class Shelf:
-    """A store, written by its operator."""
+    """A store, written by its operator, ``ago`` seconds before now."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ago: float = 0.0) -> None:
         self.path = path
-        self.store = PolicyStore(path, Verifier(TrustedKeys([KEY.public])), lock_seconds=30)
+        self.ago = ago
+        verifier = Verifier(TrustedKeys([KEY.public]), clock=lambda: time.time() - self.ago)
+        self.store = PolicyStore(path, verifier, lock_seconds=30)
 
     def publish(self, version: int, module: bytes | None = None, key: KeyPair = KEY, **fields: Any) -> None:
         data = document(version) if module is None else module
-        now = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(seconds=1)
+        now = (datetime.now(timezone.utc) - timedelta(seconds=1 + self.ago)).replace(microsecond=0)
         fields = {"name": "orders", "label": str(version), **fields}
         manifest = Manifest.describing(WasmArtifact.from_bytes(data), version=version, created=now, **fields).to_bytes()
         self.store.publish(data, manifest, format_signatures([key.sign(manifest)]))

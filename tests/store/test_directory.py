@@ -608,6 +608,18 @@ class TestStatus:
         with pytest.raises(ArtifactNotFound):
             store.load_active("orders")
 
+    @pytest.mark.parametrize("which", ["another release", "the folder of all", "the active one"])
+    def test_of_what_cannot_be_looked_at(self, path: Path, which: str) -> None:  # A14, A16
+        store = filled(path, 1, 2)
+        first, active = store.history("orders")[-1], store.read_active("orders")
+        digest = {"another release": first.manifest, "the active one": active.manifest}.get(which, "")
+        (path / "sha256" / digest).chmod(0o777)
+        status = store.status("orders")
+        assert status.active == active
+        assert status.problem is not None
+        assert (status.manifest is not None) == (which == "another release")
+        assert status.releases == ()
+
 
 def test_an_unsigned_store(path: Path) -> None:
     store = PolicyStore(path, Verifier(clock=Clock()))

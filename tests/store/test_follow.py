@@ -13,15 +13,17 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from capgate._generation import Generation, Probation
+from capgate._generation import Alarm, Generation, Probation
 from capgate._watching import RETRY
 from capgate.cache import QuickChecker
 from capgate.checker import WasmPolicyChecker
 from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
 from capgate.follow import FollowingChecker
 from capgate.model import ALLOW, Deny, Reason
+from capgate.pool import WasmPool
 from capgate.select import select_checker
-from capgate.store import Active, StoreReader, VerifiedPolicy
+from capgate.settings import Settings
+from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
 
 from ..conftest import EXPECTED_ENGINES
 from .following import SELDOM, STRANGER, Shelf, ask, document, trapping
@@ -112,8 +114,7 @@ def spoil(shelf: Shelf, fault: str) -> None:
     elif fault == "gone":
         record.unlink()
     elif fault == "expired":
-        shelf.release(2, expires=now + timedelta(seconds=1))
-        time.sleep(2.1)
+        Shelf(shelf.path, ago=100).release(2, expires=now - timedelta(seconds=10))  # not expired by then
     elif fault == "audience":
         other.release(2, service="another")
     elif fault == "start traps":
@@ -158,10 +159,9 @@ async def test_what_was_refused_is_tried_again_less_and_less_often(
         assert loads == [2]
         waits = []
         for _ in range(12):
-            sequence, not_before, wait = checker._watcher._refused
-            waits.append(wait)
-            checker._watcher._refused = (sequence, 0.0, wait)
-            assert not_before > 0
+            refused = checker._watcher._refused
+            waits.append(refused.wait)
+            refused._not_before = 0.0
             await checker.refresh()
         assert waits[0] == RETRY[0]
         assert waits[-1] == RETRY[1]
@@ -203,6 +203,26 @@ async def test_a_pinned_application_follows_nothing(shelf: Shelf, engine: str) -
         select_checker(shelf.settings(artifact_sha256="0" * 64))
 
 
+def test_a_store_without_keys_has_to_be_meant(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:  # A3, A16
+    """A store that is signed, and keys that were forgotten: whoever may write there would decide."""
+    with pytest.raises(ConfigError) as caught:
+        shelf.settings(trusted_keys=None)
+    assert caught.value.setting == "trusted_keys"
+    given = {"CAPGATE_STORE": str(shelf.path), "CAPGATE_POLICY_NAME": "orders"}
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(given)
+    assert caught.value.setting == "trusted_keys"
+    with pytest.raises(ConfigError):
+        Settings.from_env({**given, "CAPGATE_REQUIRE_SIGNATURE": "true"})
+    pinned = shelf.store.read_active("orders").sha256
+    assert type(select_checker(Settings.from_env({**given, "CAPGATE_ARTIFACT_SHA256": pinned}))) is WasmPolicyChecker
+    assert caplog.records == []
+    checker = select_checker(Settings.from_env({**given, "CAPGATE_REQUIRE_SIGNATURE": "false"}))
+    assert isinstance(checker, FollowingChecker)
+    assert checker.status().signers == ()
+    assert [record.name for record in caplog.records] == ["capgate.store"]
+
+
 def test_settings_that_make_no_sense_together(shelf: Shelf) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"policy": {}}, "store"),
@@ -224,11 +244,11 @@ def test_settings_that_make_no_sense_together(shelf: Shelf) -> None:
 
 @ENGINES
 async def test_a_policy_that_expires_while_it_runs_denies(shelf: Shelf, engine: str) -> None:  # A10
-    soon = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(seconds=3)
-    shelf.release(2, expires=soon)
+    shelf.release(2, expires=datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=1))
     async with follow(shelf, engine=engine) as checker, follow(shelf, engine=engine, keep_expired=True) as keeping:
         assert await checker.evaluate(ask(2)) == ALLOW
-        await anyio.sleep(3.5)
+        for one in (checker, keeping):
+            one.asked._clock = lambda: time.time() + 3_600
         assert await checker.evaluate(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert checker.evaluate_now(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert await keeping.evaluate(ask(2)) == ALLOW
@@ -331,19 +351,25 @@ async def test_the_first_policy_has_nothing_to_go_back_to(tmp_path: Path) -> Non
 
 
 def test_probation_ends() -> None:
-    probation = Probation(0.5, 4, 10.0)
-    generation = Generation(None, None)  # type: ignore[arg-type]
+    checker = WasmPolicyChecker(WasmPool(WasmArtifact.from_bytes(document(1)), 1))
+    alarm = Alarm()
+    generation = Generation(None, checker, Probation(0.5, 4, 10.0), alarm)  # type: ignore[arg-type]
     for result in (ALLOW, Deny(Reason.POLICY_TRAP), Deny(Reason.POLICY_TIMEOUT)):
-        generation.count(result)
-        assert not generation.fails(probation)
-    generation.count(Deny(Reason.NOT_IN_ALLOWLIST))
-    assert generation.fails(probation)
-    generation.count(ALLOW)
-    assert not generation.fails(probation)
-    generation.count(Deny(Reason.MALFORMED_RESULT))
-    assert generation.fails(probation)
+        generation._counted(result)
+        assert not generation.fails()
+    generation._counted(Deny(Reason.NOT_IN_ALLOWLIST))
+    assert generation.fails()
+    generation._counted(ALLOW)
+    assert not generation.fails()
+    assert not alarm.event.is_set()
+    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    assert generation.fails()
+    assert alarm.event.is_set()
+    alarm.event.clear()
+    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    assert not alarm.event.is_set()  # rung once, whatever becomes of it
     generation.since -= 10.5
-    assert not generation.fails(probation)
+    assert not generation.fails()
 
 
 @pytest.mark.parametrize("options", [{"share": 0}, {"share": 1.1}, {"questions": 0}, {"seconds": 0}, {"share": True}])

@@ -78,7 +78,7 @@ BAD: dict[str, list[Any]] = {
     "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
     "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
     "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
-    "require_signature": [None, 0, 1, "yes"],
+    "require_signature": [0, 1, "yes"],
     "policy_name": ["", ".", "a/b", "x" * 65, 5, b"x", "\u00e9", "a\n"],
     "store": ["", b"x", 5, {"a": 1}, "a\0b"],
     "store_poll": [0, -1, 0.01, 3_601, True, "1", None, float("nan")],
@@ -90,7 +90,7 @@ BAD: dict[str, list[Any]] = {
 TOGETHER: dict[str, dict[str, Any]] = {
     "artifact_sha256": {"artifact": "policy.wasm"},
     "trusted_keys": {"artifact": "policy.wasm"},
-    "store": {"policy_name": "orders"},
+    "store": {"policy_name": "orders", "trusted_keys": (LINE,)},
     **{
         name: {"artifact": "policy.wasm", "trusted_keys": (LINE,)}
         for name in ("signature_threshold", "require_signature", "policy_name")
@@ -228,7 +228,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert (settings.trusted_keys, settings.signature_threshold) == ((LINE,), 1)
     assert (settings.require_signature, settings.policy_name) == (True, "orders")
     store = {"CAPGATE_STORE": "policies", "CAPGATE_POLICY_NAME": "orders"}
-    assert Settings.from_env(store).store == "policies"
+    assert Settings.from_env({**store, "CAPGATE_TRUSTED_KEYS": LINE}).store == "policies"
     tested = (
         {variable for variable, *_ in FROM_ENV}
         | set(store)
