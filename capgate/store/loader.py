@@ -22,11 +22,16 @@ from ..limits import Limits
 from ..model import PolicyInfo
 from ..policy import RuntimePolicy
 from ..policy.strict import JSON, TOML, parse
-from ..wasm import decode
+from ..wasm import Module, decode
 from ..wasm.component import core_module
 from ..wasm.decode import MAGIC
 
 DEFAULT_LIMITS: Final = Limits()
+
+#: The interfaces that a module may have, see :attr:`WasmArtifact.abi`, and what shows the second one.
+CAPGATE: Final = "capgate"
+OPA: Final = "opa"
+OPA_VERSION: Final = "opa_wasm_abi_version"
 
 _PIN: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -52,6 +57,9 @@ class WasmArtifact:
     ``version``  of the policy, from the same section; else ``""``
     ``inputs``   the fields of a question that answers may depend on, as in :attr:`RuntimePolicy.inputs`; ``None`` where
                  that is not known, because only for capgate's own modules a label proves something
+    ``abi``      how the module is asked: ``"capgate"`` (the interface of ``policy.wit``), or ``"opa"`` for one that
+                 exports the global ``opa_wasm_abi_version``
+    ``rego_data``  for ``"opa"`` the JSON object that policies see as ``data``: ``{}`` for a bare module
 
     Everything but ``data`` and ``path`` is computed from them, so that a digest cannot stand beside other bytes.
     """
@@ -65,6 +73,8 @@ class WasmArtifact:
     name: str = field(init=False)
     version: str = field(init=False)
     inputs: frozenset[str] | None = field(init=False)
+    abi: str = field(init=False)
+    rego_data: bytes = field(init=False, repr=False)
 
     def __post_init__(self, pin: str | None, limits: Limits) -> None:
         if type(self.data) is not bytes:
@@ -75,10 +85,14 @@ class WasmArtifact:
         if pin is not None and pin != digest:
             raise DigestMismatch(expected=pin, actual=digest, path=self.path)
         core = core_module(self.data)
-        label = read_label(decode(core))
+        module = decode(core)
+        label = read_label(module)
         name, version = _label(label, self.path)
         inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
-        found = {"module": core, "sha256": digest, "name": name, "version": version, "inputs": inputs}
+        found = {
+            **{"module": core, "sha256": digest, "name": name, "version": version, "inputs": inputs},
+            **{"abi": _abi(module), "rego_data": b"{}"},
+        }
         for key, value in found.items():
             object.__setattr__(self, key, value)
 
@@ -249,6 +263,11 @@ def _looks_like(data: bytes) -> str:
     if data.lstrip().startswith((b"(", b";;")):
         return "is WebAssembly text; a policy is the binary that wat2wasm makes of it"
     return "is not an acceptable WebAssembly module"
+
+
+def _abi(module: Module) -> str:
+    version = module.export(OPA_VERSION)
+    return OPA if version is not None and version.kind == "global" else CAPGATE
 
 
 def _label(label: Label | None, path: str | None) -> tuple[str, str]:
