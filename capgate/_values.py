@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from .bundle_keys import HIDDEN, parse_bundle_keys
+from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
 from .limits import FRACTIONS, RANGES, Limits, check_number
@@ -68,7 +70,7 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 _Parser = tuple[Callable[[str], Any], str]
 PARSERS: Final[dict[str, _Parser]] = {
     "policy": (_text, "the path of a policy document"),
-    "artifact": (_text, "the path of a Wasm module"),
+    "artifact": (_text, "the path of a Wasm module, or of an OPA bundle"),
     "artifact_sha256": (_text, "64 lower-case hex digits"),
     "engine": (_text, f"one of {', '.join(ENGINES)}"),
     "pool_size": (_whole, "a whole number from {} to {}".format(*POOL_SIZE)),
@@ -88,6 +90,8 @@ PARSERS: Final[dict[str, _Parser]] = {
     "trusted_keys": (parse_trusted, f"{VALID}, commas between them; or the path of a file of them"),
     "signature_threshold": (_whole, f"a whole number from 1 to {MOST_KEYS}"),
     "require_signature": (_flag, "true, false, 1 or 0"),
+    "bundle_keys": (_text, "the path of a JSON or TOML file of keys that verify bundles"),
+    "bundle_scope": (_text, "printable text of 1 to 256 characters"),
     "policy_name": (_text, "the name of a policy: 1 to 64 letters, digits, dots, underscores, plus and minus signs"),
     "store": (_text, "the path of a policy store"),
     "store_poll": (_number, "a number from {:g} to {:g}".format(*STORE_POLL)),
@@ -171,6 +175,17 @@ def _check_keys(name: str, value: object) -> None:
         _check_path(name, value)
 
 
+def _check_bundle_keys(name: str, value: object) -> None:
+    if isinstance(value, dict):
+        parse_bundle_keys(value, name)
+    elif value is not None and not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(name, value, VALID_BUNDLE_KEYS)
+    elif isinstance(value, str) and "-----BEGIN" in value:
+        raise ConfigError(name, HIDDEN, VALID_BUNDLE_KEYS)
+    else:
+        _check_path(name, value)
+
+
 def _check_name(name: str, value: object) -> None:
     if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
         raise ConfigError(name, value, PARSERS[name][1])
@@ -205,6 +220,8 @@ CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "trusted_keys": _check_keys,
     "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
     "require_signature": _check_flag,
+    "bundle_keys": _check_bundle_keys,
+    "bundle_scope": lambda name, value: None if value is None else _check_label(name, value),
     "policy_name": _check_name,
     "store": _check_path,
     "store_poll": lambda name, value: check_number(name, value, *STORE_POLL, whole=False),

@@ -14,8 +14,8 @@ from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
 from .store import PolicyStore
-from .store.configured import verifier_for
-from .store.loader import WasmArtifact, load_policy, load_wasm_artifact
+from .store.configured import configured_artifact, verifier_for
+from .store.loader import WasmArtifact, load_policy
 from .store.verify import VerifiedPolicy, Verifier
 
 
@@ -44,8 +44,7 @@ def select_checker(settings: Settings) -> PolicyChecker:
 def _from_artifact(path: str | os.PathLike[str], settings: Settings) -> WasmPolicyChecker:
     """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
     if settings.trusted_keys is None:
-        artifact = load_wasm_artifact(path, settings.artifact_sha256, limits=settings.limits)
-        return WasmPolicyChecker(_pool(artifact, settings))
+        return WasmPolicyChecker(_pool(configured_artifact(settings), settings))
     verifier = verifier_for(settings)
     return _verified(verifier.load(path, settings.artifact_sha256), verifier, settings)
 

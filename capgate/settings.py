@@ -16,6 +16,8 @@ import msgspec
 import starlette.config
 
 from ._values import CHECKS, PARSERS, PREFIX, VARIABLES, limit_parser
+from .bundle_keys import HIDDEN
+from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import VALID
 from .limits import RANGES, Limits
@@ -28,8 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One gate's configuration. Every value is checked here, and a bad one raises :class:`ConfigError`.
 
     ``policy``           a policy document, or the path of a file that holds one; evaluated in Python
-    ``artifact``         path of a Wasm module; at most one of ``policy`` and ``artifact`` is given, and neither only
-                         where a checker is passed to the middleware
+    ``artifact``         path of a Wasm module or an OPA bundle; at most one of ``policy`` and ``artifact`` is given,
+                         and neither only where a checker is passed to the middleware
     ``artifact_sha256``  64 lower-case hex digits: the only module that is accepted
     ``engine``           ``auto`` (wasmer where it imports, else wasmtime), ``wasmer`` or ``wasmtime``
     ``pool_size``        instances per event loop, 1 to 1,024
@@ -49,7 +51,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
                          signed by them, with its manifest beside it, is refused
     ``signature_threshold``  how many of the keys have to have signed, 1 to 32
-    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed
+    ``require_signature``    refuse to start without ``trusted_keys`` (or, for an artifact, ``bundle_keys``), so that
+                         forgetting them is noticed
+    ``bundle_keys``      keys that verify OPA bundles, by id, see :mod:`capgate.bundle_keys`; or the path of a JSON or
+                         TOML file of them. With these, whatever is not a bundle signed by one of them is refused
+    ``bundle_scope``     the scope that bundles have to be signed for, in place of the one of the key
     ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
     ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
                          answers, unless ``artifact_sha256`` pins one version
@@ -81,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
     signature_threshold: int = 1
     require_signature: bool = False
+    bundle_keys: dict[str, Any] | str | os.PathLike[str] | None = None
+    bundle_scope: str | None = None
     policy_name: str | None = None
     store: str | os.PathLike[str] | None = None
     store_poll: float = 1.0
@@ -102,7 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def _check_trust(self) -> None:
         """Half of a configuration of signatures is none, and must not pass for a whole one."""
         keys, threshold = self.trusted_keys, self.signature_threshold
-        if keys is None and self.require_signature:
+        self._check_bundle_trust()
+        if keys is None and self.require_signature and self.bundle_keys is None:
             raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
         if keys is None and threshold != 1:
             raise ConfigError("signature_threshold", threshold, "only together with trusted_keys")
@@ -114,6 +123,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "signature_threshold", threshold, f"at most {len(keys)}, as many as there are trusted_keys"
             )
+
+    def _check_bundle_trust(self) -> None:
+        keys = self.bundle_keys
+        if keys is None and self.bundle_scope is not None:
+            raise ConfigError("bundle_keys", None, f"{VALID_BUNDLE_KEYS}, because there is a bundle_scope")
+        if keys is not None and self.artifact is None and self.store is None:
+            raise ConfigError("bundle_keys", HIDDEN, "only together with artifact or store: a document is no bundle")
+        if keys is not None and self.store is not None and self.trusted_keys is None:
+            # The manifests of a store say which version is the newest, and which entry point is asked.
+            raise ConfigError(
+                "trusted_keys", None, f"{VALID}, because bundle_keys do not cover the manifests of a store"
+            )
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        if isinstance(self.bundle_keys, dict):
+            shown["bundle_keys"] = dict.fromkeys(self.bundle_keys, HIDDEN)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
     def environment(self) -> Environment:

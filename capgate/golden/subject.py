@@ -9,16 +9,14 @@ from typing import Any, Final, Union
 
 from ..build import build_policy
 from ..engine import ENGINES, available_engines, load_engine
-from ..errors import ArtifactError, ConfigError, WasmError
+from ..errors import ConfigError
 from ..limits import Limits
 from ..policy import RuntimePolicy
-from ..store.loader import WasmArtifact, document_format, read_document
+from ..store.loader import WasmArtifact, artifact_of, document_format, is_module, read_document
 
 LOCAL: Final = "local"
 RUNTIMES: Final = (LOCAL, *ENGINES)
 ALL: Final = "all"
-
-_MAGIC: Final = b"\0asm"
 
 #: A policy, as a document or as a module; a path leads to either.
 PolicyLike = Union["PolicyUnderTest", RuntimePolicy, WasmArtifact, dict[str, Any], str, "os.PathLike[str]"]
@@ -49,15 +47,12 @@ class PolicyUnderTest:
         if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
             return cls(policy, limits)
         data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
-        if data[:4] != _MAGIC and not path.endswith(".wasm"):
+        if not is_module(data, path):
             document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
             found = cls(document, limits)
             found.path = path
             return found
-        try:
-            return cls(WasmArtifact(data, path=path, limits=limits or Limits()), limits)
-        except WasmError as error:
-            raise ArtifactError(f"is not an acceptable WebAssembly module: {error}", path=path) from error
+        return cls(artifact_of(data, path, None, limits or Limits()), limits)
 
     @functools.cached_property
     def artifact(self) -> WasmArtifact:
