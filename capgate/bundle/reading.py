@@ -18,8 +18,8 @@ from .signature import SIGNATURES, BundleKeys, BundleSignature
 
 MANIFEST: Final = ".manifest"
 MODULE: Final = "policy.wasm"
-#: Bytes of all ``data.json`` together, and of ``.manifest``.
-DATA_BYTES: Final = 8_388_608
+#: Bytes of all ``data.json`` together, which as values take up to sixty times as many; and of ``.manifest``.
+DATA_BYTES: Final = 4_194_304
 MANIFEST_BYTES: Final = 1_048_576
 #: Roots, and entry points, that a manifest may list.
 LISTED: Final = 256

@@ -114,14 +114,14 @@ class BundleKeys:
         token is not believed before the key has verified it."""
         if not isinstance(header, dict) or not isinstance(claims, dict) or not set(header) <= _HEADER:
             raise SignatureInvalid(f"the header has more than {sorted(_HEADER)}, or is none", reason="malformed")
-        named = {one for one in (header.get("kid"), claims.get("keyid")) if one is not None}
+        named = [one for one in (header.get("kid"), claims.get("keyid")) if one is not None]
         if not named and len(self._keys) == 1:
             return next(iter(self._keys.values()))
-        id = named.pop() if len(named) == 1 and all(type(one) is str for one in named) else None
-        if id not in self._keys:
-            message = f"it names the key {id!r}, or several; configured are {list(self._keys)}"
+        found = next((self._keys[id] for id in self._keys if named and all(one == id for one in named)), None)
+        if found is None:
+            message = f"the key it names is {' and '.join(map(repr, named))}; configured are {list(self._keys)}"
             raise SignatureInvalid(message, reason="key")
-        return self._keys[id]
+        return found
 
     def _check(self, claims: _Claims, key: BundleKey) -> None:
         wanted = self.scope or key.scope or ""
