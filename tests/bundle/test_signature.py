@@ -444,7 +444,7 @@ def test_keys_that_are_refused_and_not_shown(given: Any) -> None:
 def test_half_a_configuration_is_none(tmp_path: Path) -> None:  # A3
     path = tmp_path / "bundle.tar.gz"
     path.write_bytes(pack(signed()))
-    for given, setting in (
+    incomplete: list[tuple[dict[str, Any], str]] = [
         ({"bundle_scope": "write"}, "bundle_keys"),
         ({"bundle_keys": {}}, "bundle_keys"),
         ({"require_signature": True}, "trusted_keys"),
@@ -454,15 +454,17 @@ def test_half_a_configuration_is_none(tmp_path: Path) -> None:  # A3
             {"bundle_keys": configured(), "artifact": None, "store": "/srv/policies", "policy_name": "orders"},
             "trusted_keys",
         ),
-    ):
+    ]
+    for given, setting in incomplete:
         with pytest.raises(ConfigError) as caught:
             Settings(**{"artifact": path, **given})
         assert caught.value.setting == setting, given
-    for given, setting in (
+    unusable: list[tuple[dict[str, Any], str]] = [
         ({"bundle_keys": tmp_path / "no such file"}, "bundle_keys"),
         ({"bundle_keys": configured(scope="read"), "bundle_scope": "write"}, "bundle_scope"),
-        ({"bundle_keys": configured(key=PUBLIC[:100])}, "bundle_keys"),
-    ):
+        ({"bundle_keys": configured(key=PUBLIC[:-40])}, "bundle_keys"),
+    ]
+    for given, setting in unusable:
         with pytest.raises(ConfigError) as caught:
             select_checker(Settings(artifact=path, **given))
         assert caught.value.setting == setting, given
@@ -532,9 +534,7 @@ def test_without_the_libraries_it_is_said_what_to_install() -> None:
         "except ConfigError as error: print(error.setting, error.valid)\n"
     )
     for missing in ("jwt", "cryptography"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, missing], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code, missing], capture_output=True, text=True, check=True)
         assert done.stdout == "bundle_keys pip install 'capgate[sign]'\n", missing
 
 
