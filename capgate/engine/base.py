@@ -13,7 +13,8 @@ import msgspec
 
 from ..errors import PolicyError
 
-#: Why a guest trapped, in words that are the same on every engine. ``engine_fault`` is a failure of the engine itself.
+#: Why a guest trapped, in words that are the same on every engine. ``abort`` is the guest's own wish, by a function of the
+#: host; ``engine_fault`` is a failure of the engine itself.
 TRAP_KINDS: Final = (
     "unreachable",
     "memory_out_of_bounds",
@@ -24,6 +25,7 @@ TRAP_KINDS: Final = (
     "integer_divide_by_zero",
     "bad_conversion",
     "stack_overflow",
+    "abort",
     "engine_fault",
     "other",
 )
