@@ -22,6 +22,7 @@
     │   ├── PolicyTrap            .kind
     │   ├── PolicyTimeout
     │   ├── AbiError              .rule
+    │   ├── BuiltinError          .builtin .reason
     │   ├── PoolExhausted
     │   └── PolicyUnavailable
     ├── CapabilityDenied          .decision
@@ -280,6 +281,25 @@ class AbiError(PolicyError):
     def __init__(self, rule: str, detail: str = "") -> None:
         super().__init__(rule + (f": {detail}" if detail else ""))
         self.rule = rule
+
+
+class BuiltinError(PolicyError):
+    """A function that a Rego policy calls cannot be computed here, so that there is no telling what the policy says.
+
+    ``builtin`` is its Rego name, ``reason`` one of these:
+
+    ``limit``     it would take more work or memory than is granted, or its arguments are nested too deeply
+    ``text``      an argument or the result is no Rego value: malformed text, a lone surrogate, a number out of bounds
+    ``internal``  a fault of ours; the cause is what happened
+    """
+
+    code = "policy_trap"
+
+    def __init__(self, builtin: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"{builtin}: {reason}" + (f": {detail}" if detail else ""))
+        self.builtin = builtin
+        self.reason = reason
+        self.detail = detail
 
 
 class PoolExhausted(PolicyError):

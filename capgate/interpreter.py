@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from .abi import component, fixed
+from .abi import component, fixed, opa
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
-from .errors import MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
+from .errors import CapgateError, ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
 from .limits import Limits
-from .model import PolicyInfo, PolicyInput, PolicyResult
-from .store.loader import WasmArtifact
-from .wasm import Metered, decode, meter
+from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
+from .store.loader import OPA, WasmArtifact
+from .wasm import Metered, Module, decode, meter
 from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
+from .wasm.state import with_state
 
 
 class PreparedPolicy:
@@ -24,21 +25,38 @@ class PreparedPolicy:
     threads.
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
-    says that an answer cannot depend on earlier questions: the bytes are those which capgate's own build gives, so an
-    instance may be used again. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports
-    another interface than the policy's.
+    says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
+    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored.
+
+    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. Raises
+    :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface than the policy's;
+    :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
 
-    def __init__(self, artifact: WasmArtifact, limits: Limits) -> None:
+    def __init__(self, artifact: WasmArtifact, limits: Limits, entrypoint: Entrypoint = ONLY_ENTRYPOINT) -> None:
         module = decode(artifact.module)
-        component.check_exports(module)
         self.artifact = artifact
         self.limits = limits
+        self.entrypoint = entrypoint
         self.original = artifact.module
-        self.metered: Metered = meter(artifact.module, limits, entries=(component.CHECK, component.REALLOC))
-        self.pure = is_built_by_capgate(artifact.module)
-        self.has_post = module.export(component.POST) is not None
+        self.facts: opa.Facts | None = None
+        self.has_post = False
+        self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
         self._tried: set[str] = set()
+
+    def _prepare_own(self, module: Module) -> Metered:
+        for setting, value in (("entrypoint", self.entrypoint.name), ("entrypoint_result", self.entrypoint.result)):
+            if value != getattr(ONLY_ENTRYPOINT, setting.partition("_")[2] or "name"):
+                raise ConfigError(setting, value, f"none: only modules that OPA compiled have them, not {component.INTERFACE}")
+        component.check_exports(module)
+        self.pure = is_built_by_capgate(self.original)
+        self.has_post = module.export(component.POST) is not None
+        return meter(self.original, self.limits, entries=(component.CHECK, component.REALLOC))
+
+    def _prepare_opa(self, module: Module) -> Metered:
+        self.facts = opa.check_module(module)
+        self.pure = self.facts.restorable
+        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
 
     def try_compiling(self, engine: Engine) -> None:
         """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
@@ -67,23 +85,33 @@ class CompiledPolicy:
         self._module: CompiledModule = engine.compile(prepared.metered.data)
 
     def instantiate(self) -> WasmInterpreter:
-        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps."""
+        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps; of a module of
+        OPA's ABI also :class:`~capgate.errors.ConfigError` where it has no such entry point, and
+        :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not."""
         return WasmInterpreter._from_compiled(self, self._module)
 
 
 class WasmInterpreter:
     """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.
 
-    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``. Raises :class:`~capgate.errors.WasmError`,
+    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``; ``entrypoint`` is for modules that OPA compiled. Raises :class:`~capgate.errors.WasmError`,
     :class:`~capgate.errors.ConfigError` or :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run
     here. To be used, and dropped, on the thread that made it. ``uses`` counts the questions; ``broken`` is set after
-    a trap, a timeout or a broken ABI, and such an instance answers no more.
+    a trap, a timeout or a broken ABI, and such an instance answers no more; ``spent`` where it answered, and is not to
+    be asked again though the policy is pure: its memory grew.
     """
 
-    __slots__ = ("_ask", "_engine", "_instance", "broken", "prepared", "uses")
+    __slots__ = ("_ask", "_engine", "_guest", "_instance", "broken", "prepared", "uses")
 
-    def __init__(self, artifact: WasmArtifact, *, engine: str = "auto", limits: Limits | None = None) -> None:
-        compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits()), load_engine(engine))
+    def __init__(
+        self,
+        artifact: WasmArtifact,
+        *,
+        engine: str = "auto",
+        limits: Limits | None = None,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+    ) -> None:
+        compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits(), entrypoint), load_engine(engine))
         self._bind(compiled.prepared, compiled.engine, compiled._module)
 
     @classmethod
@@ -93,17 +121,38 @@ class WasmInterpreter:
         return interpreter
 
     def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
-        instance = module.instantiate()
-        limits, entries = prepared.limits, prepared.metered.entries
-        if prepared.pure:
-            self._ask: component.Ask = fixed.fixed_call(instance, limits, entries)
-        else:
-            self._ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
-        self._instance: Instance | None = instance
         self._engine = engine
         self.prepared = prepared
+        self._guest: opa.Guest | None = None
+        limits, entries = prepared.limits, prepared.metered.entries
+        if prepared.facts is not None:
+            self._guest = self._load(prepared.facts, module)
+            instance, self._ask = self._guest.instance, self._guest.ask
+        else:
+            instance = module.instantiate()
+            self._ask: component.Ask = (
+                fixed.fixed_call(instance, limits, entries)
+                if prepared.pure
+                else component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+            )
+        self._instance: Instance | None = instance
         self.uses = 0
         self.broken = False
+
+    def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
+        prepared = self.prepared
+        return opa.Guest(
+            module,
+            facts,
+            prepared.limits,
+            prepared.metered.entries,
+            data=prepared.artifact.rego_data,
+            entrypoint=prepared.entrypoint,
+        )
+
+    @property
+    def spent(self) -> bool:
+        return self._guest is not None and self._guest.grown
 
     def call_policy_check(self, input: PolicyInput) -> PolicyResult:
         """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
@@ -115,7 +164,7 @@ class WasmInterpreter:
             raise
         except BaseException as error:
             instance, self._instance = self._instance, None
-            self.broken, self._ask = True, _refuse
+            self.broken, self._ask, self._guest = True, _refuse, None
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):

@@ -1,0 +1,16 @@
+"""The ABI of the modules that OPA compiles from Rego, versions 1.0 to 1.3.
+
+The interface is described at https://www.openpolicyagent.org/docs/wasm, sections "Policy evaluation" and "ABI". The
+host makes the memory, provides seven functions, and asks by calls on values that lie in the guest's memory.
+
+``module``    what can be told of a module without running it: version, imports, exports
+``host``      the functions that the guest calls: builtins, abort
+``guest``     one live instance: start-up, and a question
+``document``  the input as JSON
+``answer``    what the JSON that comes back means
+"""
+
+from .guest import Guest
+from .module import ENTRIES, IMPORTS, Facts, check_module
+
+__all__ = ["ENTRIES", "IMPORTS", "Facts", "Guest", "check_module"]

@@ -1,0 +1,32 @@
+"""Functions that the host provides to Rego policies which OPA compiled to WebAssembly, on values in Python.
+
+:data:`BUILTINS` has those that are provided, by their Rego names; :data:`REFUSED` those that are not, each with the
+reason: they are impure, or there is no doing exactly what OPA does, or a library is not installed. A name in neither is
+not known. The functions and their results are those of OPA's reference,
+https://www.openpolicyagent.org/docs/policy-reference.
+"""
+
+from types import MappingProxyType
+from typing import Final
+
+from . import base, digests, values
+from .base import WORK, Builtin, Context, Undefined
+from .values import Number, Object, Set, Value
+
+BUILTINS: Final = MappingProxyType(base.BUILTINS)
+REFUSED: Final = MappingProxyType(base.REFUSED)
+
+__all__ = [
+    "BUILTINS",
+    "REFUSED",
+    "WORK",
+    "Builtin",
+    "Context",
+    "Number",
+    "Object",
+    "Set",
+    "Undefined",
+    "Value",
+    "digests",
+    "values",
+]
