@@ -90,6 +90,19 @@ class CompiledPolicy:
         :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not."""
         return WasmInterpreter._from_compiled(self, self._module)
 
+    def listing(self) -> opa.Listing:
+        """What a module of OPA's ABI says of itself, by an instance that is not asked anything else. Raises
+        :class:`~capgate.errors.PolicyError` where it cannot say, ``TypeError`` for a module of another interface."""
+        facts = self.prepared.facts
+        if facts is None:
+            raise TypeError("not a module of OPA's ABI")
+        try:
+            return opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
+        except (CapgateError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # what an engine raises
+            raise self.engine.explain(error) from error
+
 
 class WasmInterpreter:
     """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.

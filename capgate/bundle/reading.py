@@ -150,7 +150,8 @@ def _module_name(files: Mapping[str, bytes], resolvers: tuple[Resolver, ...]) ->
     found = [name for name in files if name.endswith(".wasm")]
     named = {resolver.module.removeprefix("/") for resolver in resolvers}
     if len(found) != 1:
-        message = f"{len(found)} modules are in it, where one is needed: {found[:8]}"
+        hint = f": {found[:8]}" if found else "; opa build -t wasm makes one of Rego"
+        message = f"{len(found)} modules are in it, where one is needed{hint}"
         raise BundleError(message, reason="module", member=found[1] if found else None)
     if named - {found[0]} or (not named and found[0] != MODULE):
         message = f"the module is {found[0]!r}, the manifest names {sorted(named)}; without a manifest it is {MODULE!r}"

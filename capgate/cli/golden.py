@@ -20,7 +20,7 @@ class Runtime(str, enum.Enum):
 
 
 def judge(
-    policy: Annotated[Path, typer.Argument(help="Policy document or Wasm module; with --own-policy: fixtures.")],
+    policy: Annotated[Path, typer.Argument(help="Policy document, module or OPA bundle; with --own-policy: fixtures.")],
     fixtures: Annotated[
         list[Path] | None,
         typer.Argument(help="Files and folders; without any, the folder `fixtures` beside the policy."),

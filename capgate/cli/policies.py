@@ -20,6 +20,17 @@ class Engine(str, enum.Enum):
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; without it standard output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Runs = Annotated[Engine, typer.Option(help="What runs a module; auto prefers wasmer.")]
+BundleKeysFile = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle-keys",
+        envvar="CAPGATE_BUNDLE_KEYS",
+        help="JSON or TOML file of keys that verify bundles. With keys, an OPA signature is required.",
+    ),
+]
+BundleScope = Annotated[
+    str | None, typer.Option(envvar="CAPGATE_BUNDLE_SCOPE", help="The scope that bundles have to be signed for.")
+]
 
 
 def schema(output: Output = None, as_json: Json = False) -> None:
@@ -63,7 +74,7 @@ def build(
 
 
 def explain(
-    policy: Annotated[Path, typer.Argument(help="Policy document, or module.")],
+    policy: Annotated[Path, typer.Argument(help="Policy document, module, or OPA bundle.")],
     question: Annotated[Path, typer.Argument(metavar="INPUT", help="The question in JSON; - is standard input.")],
     engine: Runs = Engine.auto,
     as_json: Json = False,
@@ -88,8 +99,35 @@ def explain(
     raise typer.Exit(run(policy, question, engine=engine.value, as_json=as_json))
 
 
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy document, module, component, or OPA bundle.")],
+    engine: Runs = Engine.auto,
+    bundle_keys: BundleKeysFile = None,
+    bundle_scope: BundleScope = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a policy file is: its digest, how it is asked, and what it needs; of a bundle, who signed it.
+
+    A module is restricted and metered under the limits of the environment (`CAPGATE_FUEL` and the others), and one
+    instance of it is made, as for an application; no question is asked. Modules that OPA compiled are asked for their
+    entry points and builtins. What would be refused is told, and the rest is shown all the same.
+
+    Exit codes: 0 an application would take it; 1 it would be refused; 2 usage, or a file that cannot be read.
+
+    Try:
+
+    - `capgate inspect bundle.tar.gz`
+    - `capgate inspect bundle.tar.gz --bundle-keys keys.json --json | jq .bundle.signature`
+    - `capgate inspect policy.wasm --json | jq -r '.entrypoints[]'`
+    """
+    from .inspect import run
+    from .trust import bundle_keys as configured
+
+    raise typer.Exit(run(file, engine.value, configured(bundle_keys, bundle_scope), as_json=as_json))
+
+
 def diff(
-    old: Annotated[Path, typer.Argument(help="The policy as it was: document, or module.")],
+    old: Annotated[Path, typer.Argument(help="The policy as it was: document, module, or OPA bundle.")],
     new: Annotated[Path, typer.Argument(help="The policy as it is.")],
     replay: Annotated[
         list[Path] | None,
@@ -122,5 +160,5 @@ def diff(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (schema, build, explain, diff):
+    for command in (schema, build, inspect, explain, diff):
         app.command()(command)

@@ -19,7 +19,7 @@ from ..store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_s
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
 from .files import create, read_secret, replace
 from .show import Shown, show, shown
-from .trust import trusted
+from .trust import configured_bundle_keys, trusted
 
 _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
 
@@ -73,7 +73,13 @@ def verify(
     """Verify the module with the two files beside it; what is wrong is raised."""
     if keys is None:
         raise ConfigError("--trusted-keys", None, "a file of public keys, or their lines with commas between them")
-    verifier = Verifier(trusted(keys, threshold), require_signature=True, audience=audience, limits=limits)
+    verifier = Verifier(
+        trusted(keys, threshold),
+        require_signature=True,
+        audience=audience,
+        limits=limits,
+        bundle_keys=configured_bundle_keys(),
+    )
     show(_verified(verifier.load(module)), as_json=as_json)
 
 

@@ -25,7 +25,7 @@ from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from .show import Shown, show
-from .trust import production_limits, trusted
+from .trust import configured_bundle_keys, production_limits, trusted
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -37,7 +37,10 @@ def open_store(
     """The store, with the limits of the environment."""
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)
-    return PolicyStore(path, Verifier(trusted(keys, threshold), audience=audience, limits=limits))
+    verifier = Verifier(
+        trusted(keys, threshold), audience=audience, limits=limits, bundle_keys=configured_bundle_keys()
+    )
+    return PolicyStore(path, verifier)
 
 
 def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:

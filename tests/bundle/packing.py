@@ -36,7 +36,7 @@ FILES: Final[dict[str, bytes]] = {
     "/policy.wasm": MODULE,
     "/.manifest": json.dumps(MANIFEST).encode(),
 }
-KEYS: Final = {
+KEYS: Final[dict[str, Any]] = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "ES384": ec.generate_private_key(ec.SECP384R1()),
     "ES512": ec.generate_private_key(ec.SECP521R1()),
@@ -105,7 +105,7 @@ def public_pem(algorithm: str) -> str:
     if algorithm.startswith("HS"):
         return SECRET
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    return private(algorithm).public_key().public_bytes(*form).decode()
+    return str(private(algorithm).public_key().public_bytes(*form).decode())
 
 
 def private(algorithm: str) -> Any:

@@ -6,11 +6,13 @@ host makes the memory, provides seven functions, and asks by calls on values tha
 ``module``    what can be told of a module without running it: version, imports, exports
 ``host``      the functions that the guest calls: builtins, abort
 ``guest``     one live instance: start-up, and a question
+``listing``   what a module says of itself, asked by nobody else
 ``document``  the input as JSON
 ``answer``    what the JSON that comes back means
 """
 
 from .guest import Guest
+from .listing import Listing
 from .module import ENTRIES, IMPORTS, Facts, check_module
 
-__all__ = ["ENTRIES", "IMPORTS", "Facts", "Guest", "check_module"]
+__all__ = ["ENTRIES", "IMPORTS", "Facts", "Guest", "Listing", "check_module"]
