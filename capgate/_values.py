@@ -24,6 +24,10 @@ BODY_BYTES: Final = (0, 1_073_741_824)
 CACHE_SIZE: Final = (0, 1_000_000)
 STORE_POLL: Final = (0.05, 3_600.0)
 
+#: What an entry point of a module that OPA compiled can give, see :class:`~capgate.model.Entrypoint`.
+RESULTS: Final = ("decision", "denials")
+ENTRYPOINT: Final = "the path of a rule, as given to opa build, such as 'orders/allow'"
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
@@ -75,6 +79,8 @@ PARSERS: Final[dict[str, _Parser]] = {
     "engine": (_text, f"one of {', '.join(ENGINES)}"),
     "pool_size": (_whole, "a whole number from {} to {}".format(*POOL_SIZE)),
     "reuse": (_flag, "true, false, 1 or 0"),
+    "entrypoint": (_text, ENTRYPOINT),
+    "entrypoint_result": (_text, f"one of {', '.join(RESULTS)}"),
     "safe": (_list, f"{_SAFE}; separated by commas"),
     "cache_size": (_whole, "a whole number from {} to {}".format(*CACHE_SIZE)),
     "service": (_text, "printable text of 1 to 256 characters"),
@@ -126,6 +132,16 @@ def _check_digest(name: str, value: object) -> None:
 
 def _check_engine(name: str, value: object) -> None:
     if value not in ENGINES:
+        raise ConfigError(name, value, PARSERS[name][1])
+
+
+def _check_entrypoint(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and 1 <= len(value) <= 1024 and value.isprintable()):
+        raise ConfigError(name, value, ENTRYPOINT)
+
+
+def _check_result(name: str, value: object) -> None:
+    if value not in RESULTS or not isinstance(value, str):
         raise ConfigError(name, value, PARSERS[name][1])
 
 
@@ -205,6 +221,8 @@ CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "pool_size": lambda name, value: check_number(name, value, *POOL_SIZE, whole=True),
     "limits": _check_limits,
     "reuse": _check_flag,
+    "entrypoint": _check_entrypoint,
+    "entrypoint_result": _check_result,
     "safe": _check_safe,
     "cache_size": lambda name, value: check_number(name, value, *CACHE_SIZE, whole=True),
     "service": _check_label,

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .abi import component, fixed, opa
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
-from .errors import CapgateError, ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
+from .errors import ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
@@ -47,7 +47,9 @@ class PreparedPolicy:
     def _prepare_own(self, module: Module) -> Metered:
         for setting, value in (("entrypoint", self.entrypoint.name), ("entrypoint_result", self.entrypoint.result)):
             if value != getattr(ONLY_ENTRYPOINT, setting.partition("_")[2] or "name"):
-                raise ConfigError(setting, value, f"none: only modules that OPA compiled have them, not {component.INTERFACE}")
+                raise ConfigError(
+                    setting, value, f"none: only modules that OPA compiled have them, not {component.INTERFACE}"
+                )
         component.check_exports(module)
         self.pure = is_built_by_capgate(self.original)
         self.has_post = module.export(component.POST) is not None

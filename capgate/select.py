@@ -81,7 +81,9 @@ def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) ->
 
 
 def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:
-    return WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
+    return WasmPool(
+        artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse, entrypoint=settings.entry
+    )
 
 
 def _quick(checker: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker, settings: Settings) -> PolicyChecker:

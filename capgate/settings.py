@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import starlette.config
@@ -21,7 +21,7 @@ from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import VALID
 from .limits import RANGES, Limits
-from .model import Environment
+from .model import Entrypoint, Environment
 
 __all__ = ["PREFIX", "VARIABLES", "Settings"]
 
@@ -37,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``pool_size``        instances per event loop, 1 to 1,024
     ``limits``           bounds on the module and on each call
     ``reuse``            the operator's word that a module which capgate did not build keeps no state between calls
+    ``entrypoint``       of a module that OPA compiled: the rule to ask, as in ``opa build -e``, such as ``orders/allow``;
+                         needed where it has several
+    ``entrypoint_result``  what that rule gives: ``decision`` (a boolean, or ``{"allow": ..., "reason": ...}``) or
+                         ``denials`` (a set or array of reasons, of which none allows)
     ``safe``             operations allowed without asking a policy: ``"action kind:id"``, or ``"action"``; exact
     ``cache_size``       decisions to remember, 0 (none) to 1,000,000; for policies that say which inputs they look at
     ``service, mode``    the environment that policies are told
@@ -72,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_size: int = 8
     limits: Limits = msgspec.field(default_factory=Limits)
     reuse: bool = False
+    entrypoint: str | None = None
+    entrypoint_result: Literal["decision", "denials"] = "decision"
     safe: tuple[str, ...] = ()
     cache_size: int = 0
     service: str = "capgate"
@@ -105,7 +111,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact or store")
         if self.store is not None and self.policy_name is None:
             raise ConfigError("policy_name", None, "the name of a policy, together with store")
+        self._check_entrypoint()
         self._check_trust()
+
+    def _check_entrypoint(self) -> None:
+        """A document has no entry points, and saying which of them to ask must not pass for having asked it."""
+        if self.policy is None:
+            return
+        if self.entrypoint is not None:
+            raise ConfigError("entrypoint", self.entrypoint, "only together with artifact or store")
+        if self.entrypoint_result != "decision":
+            raise ConfigError("entrypoint_result", self.entrypoint_result, "only together with artifact or store")
+
+    @property
+    def entry(self) -> Entrypoint:
+        """``entrypoint`` and ``entrypoint_result``, as pools take them."""
+        return Entrypoint(self.entrypoint, self.entrypoint_result)
 
     def _check_trust(self) -> None:
         """Half of a configuration of signatures is none, and must not pass for a whole one."""

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .entry import EntrypointName, EntrypointResult, Result, chosen
+
 
 class Engine(str, enum.Enum):
     """The ``engine`` of :class:`capgate.WasmPool`, for the command line."""
@@ -77,6 +79,8 @@ def explain(
     policy: Annotated[Path, typer.Argument(help="Policy document, module, or OPA bundle.")],
     question: Annotated[Path, typer.Argument(metavar="INPUT", help="The question in JSON; - is standard input.")],
     engine: Runs = Engine.auto,
+    entrypoint: EntrypointName = None,
+    entrypoint_result: EntrypointResult = Result.decision,
     as_json: Json = False,
 ) -> None:
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
@@ -96,7 +100,8 @@ def explain(
     """
     from .explain import run
 
-    raise typer.Exit(run(policy, question, engine=engine.value, as_json=as_json))
+    entry = chosen(entrypoint, entrypoint_result)
+    raise typer.Exit(run(policy, question, engine=engine.value, entrypoint=entry, as_json=as_json))
 
 
 def inspect(
@@ -136,6 +141,8 @@ def diff(
         ),
     ] = None,
     engine: Runs = Engine.auto,
+    entrypoint: EntrypointName = None,
+    entrypoint_result: EntrypointResult = Result.decision,
     as_json: Json = False,
 ) -> None:
     """Say which questions two policies answer differently: `+` allowed now, `-` denied now, `~` another reason.
@@ -155,7 +162,8 @@ def diff(
     """
     from .diff import run
 
-    raise typer.Exit(run(old, new, replay or [], engine=engine.value, as_json=as_json))
+    entry = chosen(entrypoint, entrypoint_result)
+    raise typer.Exit(run(old, new, replay or [], engine=engine.value, entrypoint=entry, as_json=as_json))
 
 
 def register(app: typer.Typer) -> None:

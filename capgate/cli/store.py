@@ -18,9 +18,10 @@ from ..golden import check_fixtures, read_fixtures
 from ..golden.subject import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
-from ..model import PolicyInput, Resource
+from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
+from ..settings import Settings
 from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
-from ..store.loader import read_document
+from ..store.loader import OPA, WasmArtifact, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
@@ -86,7 +87,8 @@ def activate(
     def check(artifact: WasmArtifact) -> None:
         answering(artifact)
         if expected is not None:
-            check_fixtures(artifact, expected, limits, engines=ALL if engine == "auto" else (engine,))
+            engines = ALL if engine == "auto" else (engine,)
+            check_fixtures(artifact, expected, limits, engines=engines, entrypoint=entrypoint_of(artifact))
 
     active = store.activate(name, parse_which(which), check=check, note=note)
     _show_active(active, as_json)
@@ -141,12 +143,17 @@ def answers(engine: str, limits: Limits) -> Callable[[WasmArtifact], None]:
     """A check that the artifact loads and answers one question of each action, in this runtime under these limits."""
 
     def check(artifact: WasmArtifact) -> None:
-        compiled = CompiledPolicy(PreparedPolicy(artifact, limits), load_engine(engine))
+        compiled = CompiledPolicy(PreparedPolicy(artifact, limits, entrypoint_of(artifact)), load_engine(engine))
         for action in VOCABULARY:
             resource = Resource(action.kind, "capgate-trial") if action.kind is not None else None
             compiled.instantiate().call_policy_check(PolicyInput(action.name, resource=resource))
 
     return check
+
+
+def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
+    """What the application's own settings say, where the module has entry points at all."""
+    return Settings.from_env().entry if artifact.abi == OPA else ONLY_ENTRYPOINT
 
 
 def parse_which(text: str) -> int | str:

@@ -102,7 +102,6 @@ class WasmerModule:
         except BaseException as error:
             raise ENGINE.explain(error) from error
 
-
     def _with(self, imports: Sequence[HostImport]) -> WasmerInstance:
         found, memory = wasmer.ImportObject(), None
         for name in {item.module for item in imports}:

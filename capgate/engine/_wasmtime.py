@@ -58,6 +58,9 @@ _GUEST_STACK: Final = 128 * 1024
 #: What host functions of an instance raised, the last one last.
 Raised = list[BaseException]
 
+#: ``WASM_I32`` of ``wasm.h``.
+_I32: Final = 0
+
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
 #: Without ``argtypes``, which ctypes would convert at each call: the arguments are made once, with their C types.
@@ -168,6 +171,7 @@ def _signed(value: int) -> int:
 
 def _host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
     i32 = wasmtime.ValType.i32()
+    # One of its own each time: a type belongs to the first engine that it was used with, and another one ends the process.
     kind = wasmtime.FuncType([i32] * item.parameters, [i32] * item.results)
     return wasmtime.Func(store, kind, _guarded(item.call, item.results, raised))
 
@@ -200,8 +204,7 @@ class WasmtimeInstance:
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
         function = self._export(name, wasmtime.Func)
-        kind = function.type(self._store)
-        if _types(kind.params) != ["i32"] * parameters or _types(kind.results) != ["i32"] * results:
+        if not _has_type(function.type(self._store), parameters, results):
             raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
         if self._is_unchecked:
             return _unchecked(self._store, function, parameters, results, self._raised)
@@ -258,7 +261,7 @@ class WasmtimeModule:
             return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException as error:
+        except BaseException:
             if raised:
                 error = _taken(raised)
             raise ENGINE.explain(error) from error
@@ -316,8 +319,15 @@ def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _types(types: Any) -> list[str]:
-    return [str(kind) for kind in types]
+def _has_type(kind: Any, parameters: int, results: int) -> bool:
+    """Whether a function takes so many i32s and gives so many. Without the package's objects, whose making takes most
+    of the time in which an instance is made."""
+    pointer = kind.ptr()
+    found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
+    return all(
+        types.size == count and all(ffi.wasm_valtype_kind(types.data[index]) == _I32 for index in range(count))
+        for types, count in zip(found, (parameters, results), strict=True)
+    )
 
 
 def _config() -> Any:

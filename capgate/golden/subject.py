@@ -11,6 +11,7 @@ from ..build import build_policy
 from ..engine import ENGINES, available_engines, load_engine
 from ..errors import ConfigError
 from ..limits import Limits
+from ..model import ONLY_ENTRYPOINT, Entrypoint
 from ..policy import RuntimePolicy
 from ..store.loader import WasmArtifact, artifact_of, document_format, is_module, read_document
 
@@ -23,14 +24,21 @@ PolicyLike = Union["PolicyUnderTest", RuntimePolicy, WasmArtifact, dict[str, Any
 
 
 class PolicyUnderTest:
-    """A policy that is to answer fixtures. ``document`` is ``None`` for a module, ``artifact`` what engines run.
+    """A policy that is to answer fixtures. ``document`` is ``None`` for a module, ``artifact`` what engines run;
+    ``entrypoint`` is for a module that OPA compiled.
 
     Raises :class:`ConfigError` for a bad document, :class:`ArtifactError` or :class:`WasmError` for a module or file
     that cannot be used.
     """
 
-    def __init__(self, policy: RuntimePolicy | WasmArtifact | dict[str, Any], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        policy: RuntimePolicy | WasmArtifact | dict[str, Any],
+        limits: Limits | None = None,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+    ) -> None:
         self.limits = limits or Limits()
+        self.entrypoint = entrypoint
         self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
         if isinstance(policy, RuntimePolicy):
             self.document = policy
@@ -40,19 +48,21 @@ class PolicyUnderTest:
         self.path = None if self._module is None else self._module.path
 
     @classmethod
-    def load(cls, policy: PolicyLike, limits: Limits | None = None) -> PolicyUnderTest:
+    def load(
+        cls, policy: PolicyLike, limits: Limits | None = None, entrypoint: Entrypoint = ONLY_ENTRYPOINT
+    ) -> PolicyUnderTest:
         """``policy``; if it is a path, the module or the document there, whichever the file is."""
         if isinstance(policy, PolicyUnderTest):
             return policy
         if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
-            return cls(policy, limits)
+            return cls(policy, limits, entrypoint)
         data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
         if not is_module(data, path):
             document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
-            found = cls(document, limits)
+            found = cls(document, limits, entrypoint)
             found.path = path
             return found
-        return cls(artifact_of(data, path, None, limits or Limits()), limits)
+        return cls(artifact_of(data, path, None, limits or Limits()), limits, entrypoint)
 
     @functools.cached_property
     def artifact(self) -> WasmArtifact:

@@ -47,6 +47,7 @@ EXPORTS: Final = {
     "opa_value_parse": (2, 1),
     "opa_value_dump": (1, 1),
     "opa_heap_ptr_get": (0, 1),
+    "opa_heap_ptr_set": (1, 0),
 }
 #: Since 1.2: evaluation in one call.
 EVAL: Final = "opa_eval"
