@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .abi import component, fixed, opa
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
-from .errors import ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
+from .errors import CapgateError, ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
@@ -28,7 +28,8 @@ class PreparedPolicy:
     says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
     which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored.
 
-    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. Raises
+    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; a signed manifest's cannot be contradicted.
+    Raises
     :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface than the policy's;
     :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
@@ -37,7 +38,7 @@ class PreparedPolicy:
         module = decode(artifact.module)
         self.artifact = artifact
         self.limits = limits
-        self.entrypoint = entrypoint
+        self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.Facts | None = None
         self.has_post = False

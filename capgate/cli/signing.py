@@ -13,6 +13,7 @@ import msgspec
 from ..actions import policy_hash
 from ..errors import ConfigError
 from ..limits import Limits
+from ..model import Entrypoint
 from ..store.loader import load_wasm_artifact, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience, Manifest
 from ..store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_signatures
@@ -109,8 +110,12 @@ def _described(module: Path, version: int, fields: dict[str, Any]) -> Manifest:
         fields["environment"] = tuple(sorted(set(fields["environment"])))
     if "limits" in fields:
         fields["limits"] = dict(map(_limit, fields["limits"]))
+    artifact = load_wasm_artifact(module)
+    asked = {key: fields.pop(f"entrypoint_{key}") for key in ("name", "result") if f"entrypoint_{key}" in fields}
+    if asked:
+        fields["entrypoint"] = Entrypoint(**asked)
     fields["policy_hash"] = _policy_hash(fields.get("policy_hash", "any"))
-    return Manifest.describing(load_wasm_artifact(module), version=version, created=created, **fields)
+    return Manifest.describing(artifact, version=version, created=created, **fields)
 
 
 def parse_time(text: str, now: datetime) -> datetime:

@@ -28,7 +28,7 @@ from ..errors import (
     WasmError,
 )
 from ..limits import Limits
-from ..model import PolicyInfo
+from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo
 from ..policy import RuntimePolicy
 from ..policy.strict import JSON, TOML, parse
 from ..wasm import Module, decode
@@ -72,14 +72,16 @@ class WasmArtifact:
     ``abi``      how the module is asked: ``"capgate"`` (the interface of ``policy.wit``), or ``"opa"`` for one that
                  exports the global ``opa_wasm_abi_version``
     ``rego_data``  for ``"opa"`` the JSON object that policies see as ``data``: ``{}`` for a bare module
+    ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
 
-    Everything but ``data`` and ``path`` is computed from them, so that a digest cannot stand beside other bytes. With
+    Everything but ``data``, ``path`` and ``entrypoint`` is computed from them, so that a digest cannot stand beside other bytes. With
     ``bundle_keys``, only a bundle that one of them has signed becomes an artifact at all.
     """
 
     data: bytes = field(repr=False)
     path: str | None = None
+    entrypoint: Entrypoint | None = None
     pin: InitVar[str | None] = None
     limits: InitVar[Limits] = DEFAULT_LIMITS
     bundle_keys: InitVar[BundleKeys | None] = None
@@ -142,6 +144,16 @@ class WasmArtifact:
         """Whether the bytes read are a component binary, from which the core module was taken."""
         return self.bundle is None and len(self.module) < len(self.data)
 
+    def asked(self, configured: Entrypoint) -> Entrypoint:
+        """The entry point to ask: the manifest's where there is one, which a configured one must not contradict, or else
+        :class:`ConfigError`; without a manifest the configured one."""
+        said = self.entrypoint
+        if said is None or configured == said:
+            return configured
+        if configured != ONLY_ENTRYPOINT:
+            raise ConfigError("entrypoint", configured, f"{said}, as the manifest says, or nothing")
+        return said
+
     def info(self, engine: str) -> PolicyInfo:
         """Name, version and digest for events and statistics, with the engine that runs it."""
         return PolicyInfo(self.name, self.version, self.sha256, engine)
@@ -168,11 +180,16 @@ def load_wasm_artifact(
 
 
 def artifact_of(
-    data: bytes, path: str | None, sha256: str | None, limits: Limits, bundle_keys: BundleKeys | None = None
+    data: bytes,
+    path: str | None,
+    sha256: str | None,
+    limits: Limits,
+    bundle_keys: BundleKeys | None = None,
+    entrypoint: Entrypoint | None = None,
 ) -> WasmArtifact:
     """The artifact that the bytes read at ``path`` are. Raises what :func:`load_wasm_artifact` raises for them."""
     try:
-        return WasmArtifact(data, path=path, pin=sha256, limits=limits, bundle_keys=bundle_keys)
+        return WasmArtifact(data, path, entrypoint, pin=sha256, limits=limits, bundle_keys=bundle_keys)
     except WasmError as error:
         raise ArtifactError(f"{_looks_like(data)}: {error}", path=path) from error
 

@@ -66,8 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``label``        what people call this version; the document's own, usually
     ``sha256``       of the module file
     ``abi``          the interface that the module exports
-    ``entrypoint``   of a module that OPA compiled: which entry point is asked, and how its answers read; ``None`` where
-                     settings say so, and for every other module
+    ``entrypoint``   of a module that OPA compiled: which entry point is asked, and how its answers read; ``None`` for
+                     every other module
     ``policy_hash``  the action vocabulary it was written for (:meth:`~capgate.actions.Vocabulary.policy_hash`), or
                      ``None`` for any
     ``inputs``       the parts of an input that the policy looks at, sorted, or ``None`` where that is not known
@@ -99,15 +99,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not is_valid(value):
                 spelled = _SPELLED.get(field, field)
                 raise ManifestError(f"{spelled} is {value!r}; valid: {valid}", field=spelled)
-        if self.entrypoint is not None and self.abi == ABI:
-            message = f"entrypoint is given, and a module of {ABI} has none to choose from"
+        if (self.entrypoint is None) == (self.abi == OPA_ABI):
+            message = (
+                f"entrypoint is {self.entrypoint!r}, and abi {self.abi!r}; it is for {OPA_ABI!r}, and only for that"
+            )
             raise ManifestError(message, field="entrypoint")
         if self.expires is not None and self.expires <= self.created:
             raise ManifestError(f"it expires at {self.expires}, which is not after {self.created}", field="expires")
 
     @classmethod
     def describing(cls, artifact: WasmArtifact, *, version: int, created: datetime, **fields: Any) -> Manifest:
-        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever."""
+        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever.
+
+        Of a module that OPA compiled, the only entry point is asked for a decision, unless they say otherwise.
+        """
         given: dict[str, Any] = {
             "name": artifact.name,
             "label": artifact.version,
@@ -118,7 +123,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "limits": {},
             "policy_hash": None,
             "abi": ABIS[artifact.abi],
-            "entrypoint": None,
+            "entrypoint": _entrypoint_of(artifact),
             "format": FORMAT,
             **fields,
         }
@@ -139,6 +144,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ManifestError(str(error), path=path) from error
         except ManifestError as error:
             raise ManifestError(str(error), field=error.field, path=path) from error
+
+
+def _entrypoint_of(artifact: WasmArtifact) -> Entrypoint | None:
+    if artifact.abi != OPA:
+        return None
+    listed = () if artifact.bundle is None else artifact.bundle.entrypoints
+    return Entrypoint(listed[0]) if len(listed) == 1 else Entrypoint()
 
 
 class Audience(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from ..bundle import BundleKeys
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from ..limits import Limits
 from .clock import Clock, steady_clock
-from .loader import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, load_wasm_artifact, read_document
+from .loader import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
 from .signing import SIGNATURE_BYTES, TrustedKeys
@@ -83,7 +83,9 @@ class Verifier:
 
     def artifact(self, manifest: Manifest, data: bytes, *, path: str | None = None) -> WasmArtifact:
         """The module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
-        return _require_agreement(artifact_of(data, path, manifest.sha256, self.limits, self.bundle_keys), manifest)
+        entrypoint = manifest.entrypoint
+        artifact = artifact_of(data, path, manifest.sha256, self.limits, self.bundle_keys, entrypoint)
+        return _require_agreement(artifact, manifest)
 
     def load(self, path: str | os.PathLike[str], sha256: str | None = None) -> VerifiedPolicy:
         """The policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
@@ -98,8 +100,8 @@ class Verifier:
         manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
         if sha256 is not None and sha256 != manifest.sha256:
             raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
-        artifact = load_wasm_artifact(path, manifest.sha256, limits=self.limits, bundle_keys=self.bundle_keys)
-        return VerifiedPolicy(_require_agreement(artifact, manifest), manifest, signers)
+        artifact = self.artifact(manifest, read_document(path, limits=self.limits), path=shown)
+        return VerifiedPolicy(artifact, manifest, signers)
 
 
 def _read_beside(path: str, most: int) -> bytes:

@@ -132,6 +132,7 @@ def test_another_form_is_refused(data: bytes) -> None:
                 "orders/allow",
                 {"name": "orders/allow"},
                 Entrypoint(),  # of capgate's own interface, which has none
+                Entrypoint("orders/allow"),
                 *(Entrypoint(name) for name in ("", "\n", "x" * 257)),
             ],
         ),
