@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from .abi import component, fixed, opa
 from .build import is_built_by_capgate
@@ -18,6 +18,8 @@ from .store.loader import OPA, WasmArtifact
 from .wasm import Metered, Module, decode, meter
 from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 from .wasm.state import with_state
+
+_NO_ENTRYPOINT: Final = f"none with a module of {component.INTERFACE}: those that OPA compiled have entry points"
 
 
 class PreparedPolicy:
@@ -46,11 +48,10 @@ class PreparedPolicy:
         self._tried: set[str] = set()
 
     def _prepare_own(self, module: Module) -> Metered:
-        for setting, value in (("entrypoint", self.entrypoint.name), ("entrypoint_result", self.entrypoint.result)):
-            if value != getattr(ONLY_ENTRYPOINT, setting.partition("_")[2] or "name"):
-                raise ConfigError(
-                    setting, value, f"none: only modules that OPA compiled have them, not {component.INTERFACE}"
-                )
+        if self.entrypoint.name is not None:
+            raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
+        if self.entrypoint.result != ONLY_ENTRYPOINT.result:
+            raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
         component.check_exports(module)
         self.pure = is_built_by_capgate(self.original)
         self.has_post = module.export(component.POST) is not None
@@ -88,8 +89,8 @@ class CompiledPolicy:
         self._module: CompiledModule = engine.compile(prepared.metered.data)
 
     def instantiate(self) -> WasmInterpreter:
-        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps; of a module of
-        OPA's ABI also :class:`~capgate.errors.ConfigError` where it has no such entry point, and
+        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps; of a module
+        of OPA's ABI also :class:`~capgate.errors.ConfigError` where it has no such entry point, and
         :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not."""
         return WasmInterpreter._from_compiled(self, self._module)
 
@@ -110,11 +111,12 @@ class CompiledPolicy:
 class WasmInterpreter:
     """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.
 
-    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``; ``entrypoint`` is for modules that OPA compiled. Raises :class:`~capgate.errors.WasmError`,
-    :class:`~capgate.errors.ConfigError` or :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run
-    here. To be used, and dropped, on the thread that made it. ``uses`` counts the questions; ``broken`` is set after
-    a trap, a timeout or a broken ABI, and such an instance answers no more; ``spent`` where it answered, and is not to
-    be asked again though the policy is pure: its memory grew.
+    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``; ``entrypoint`` is for modules that OPA compiled. Raises
+    :class:`~capgate.errors.WasmError`, :class:`~capgate.errors.ConfigError` or
+    :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run here. To be used, and dropped, on the thread
+    that made it. ``uses`` counts the questions; ``broken`` is set after a trap, a timeout or a broken ABI, and such an
+    instance answers no more; ``spent`` where it answered, and is not to be asked again though the policy is pure: its
+    memory grew.
     """
 
     __slots__ = ("_ask", "_engine", "_guest", "_instance", "broken", "prepared", "uses")
@@ -141,16 +143,16 @@ class WasmInterpreter:
         self.prepared = prepared
         self._guest: opa.Guest | None = None
         limits, entries = prepared.limits, prepared.metered.entries
+        self._ask: component.Ask
         if prepared.facts is not None:
             self._guest = self._load(prepared.facts, module)
             instance, self._ask = self._guest.instance, self._guest.ask
         else:
             instance = module.instantiate()
-            self._ask: component.Ask = (
-                fixed.fixed_call(instance, limits, entries)
-                if prepared.pure
-                else component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
-            )
+            if prepared.pure:
+                self._ask = fixed.fixed_call(instance, limits, entries)
+            else:
+                self._ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
         self._instance: Instance | None = instance
         self.uses = 0
         self.broken = False

@@ -58,9 +58,9 @@ class WasmPool:
     """Instances of one policy, for every thread and event loop of this process.
 
     ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
-    module which capgate did not build is pure; without it, such an instance answers one question and is replaced
-    afterwards. ``entrypoint`` is for modules that OPA compiled. An async context manager; without one it starts, and compiles, at the first call. Raises what
-    :class:`WasmInterpreter` raises.
+    module is pure of which that is not known; without it, such an instance answers one question and is replaced
+    afterwards. ``entrypoint`` is for modules that OPA compiled. An async context manager; without one it starts, and
+    compiles, at the first call. Raises what :class:`WasmInterpreter` raises.
 
     Making one decodes and rewrites the module, and has a child process compile it first unless it is small: seconds for
     a large one, so an application that serves already makes it in a worker thread (``anyio.to_thread.run_sync``).

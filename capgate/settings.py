@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``pool_size``        instances per event loop, 1 to 1,024
     ``limits``           bounds on the module and on each call
     ``reuse``            the operator's word that a module which capgate did not build keeps no state between calls
-    ``entrypoint``       of a module that OPA compiled: the rule to ask, as in ``opa build -e``, such as ``orders/allow``;
-                         needed where it has several
+    ``entrypoint``       of a module that OPA compiled: the rule to ask, as in ``opa build -e``, such as
+                         ``orders/allow``; needed where it has several
     ``entrypoint_result``  what that rule gives: ``decision`` (a boolean, or ``{"allow": ..., "reason": ...}``) or
                          ``denials`` (a set or array of reasons, of which none allows)
     ``safe``             operations allowed without asking a policy: ``"action kind:id"``, or ``"action"``; exact

@@ -20,8 +20,8 @@ from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
 from ..settings import Settings
-from ..store import Active, PolicyStore, Status, Verifier
-from ..store.loader import OPA, WasmArtifact, read_document
+from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
+from ..store.loader import OPA, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX

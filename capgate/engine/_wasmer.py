@@ -3,8 +3,8 @@
 Facts that shape this file: the GIL is held for the whole guest call; every object may be used only on the thread that
 made it, and misuse raises ``PanicException``, a ``BaseException``; ``Module()`` also accepts text, so the caller has
 checked the magic number; a trap is a ``RuntimeError`` whose text is the only sign of its kind; and a trap is a signal,
-so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process. What a host function
-raises comes out of the guest's call as the object that it was.
+so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process. What a host
+function raises comes out of the guest's call as the object that it was.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ layout a test has seen; with any other version the public call serves, slower.
 The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
 it back after a call of one microsecond, and a guest is bounded by fuel in any case.
 
-What a host function raises ends the guest's call as a trap. The package keeps the exception in a variable that all threads
-share, and only its public call looks there; so an instance keeps its own, and whichever call fails raises that.
+What a host function raises ends the guest's call as a trap. The package keeps the exception in a variable that all
+threads share, and only its public call looks there; so an instance keeps its own, and whichever call fails raises that.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _signed(value: int) -> int:
 
 def _host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
     i32 = wasmtime.ValType.i32()
-    # One of its own each time: a type belongs to the first engine that it was used with, and another one ends the process.
+    # Made anew each time: it belongs to the first engine that it is used with, and with another one the process ends.
     kind = wasmtime.FuncType([i32] * item.parameters, [i32] * item.results)
     return wasmtime.Func(store, kind, _guarded(item.call, item.results, raised))
 
@@ -193,11 +193,13 @@ def _guarded(call: Callable[..., int | None], results: int, raised: Raised) -> C
 class WasmtimeInstance:
     """One instance in a store of its own, see :class:`~capgate.engine.base.Instance`."""
 
-    def __init__(self, store: Any, instance: Any, unchecked: bool, memory: Any, raised: Raised) -> None:
+    def __init__(
+        self, store: Any, instance: Any, unchecked: bool, memory: Any = None, raised: Raised | None = None
+    ) -> None:
         self._store = store
         self._exports = instance.exports(store)
         self._is_unchecked = unchecked
-        self._raised = raised
+        self._raised: Raised = [] if raised is None else raised
         self._memory: Any = None
         if memory is not None:
             self._keep(memory)
@@ -325,7 +327,7 @@ def _has_type(kind: Any, parameters: int, results: int) -> bool:
     pointer = kind.ptr()
     found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
     return all(
-        types.size == count and all(ffi.wasm_valtype_kind(types.data[index]) == _I32 for index in range(count))
+        types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
         for types, count in zip(found, (parameters, results), strict=True)
     )
 

@@ -13,8 +13,8 @@ import msgspec
 
 from ..errors import PolicyError
 
-#: Why a guest trapped, in words that are the same on every engine. ``abort`` is the guest's own wish, by a function of the
-#: host; ``engine_fault`` is a failure of the engine itself.
+#: Why a guest trapped, in words that are the same on every engine. ``abort`` is the guest's own wish, by a function of
+#: the host; ``engine_fault`` is a failure of the engine itself.
 TRAP_KINDS: Final = (
     "unreachable",
     "memory_out_of_bounds",

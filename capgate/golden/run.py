@@ -161,9 +161,9 @@ def run_fixtures(
     """One outcome for each of ``fixtures`` (or of those at a path), in their order, as ``policy`` answers them.
 
     Without ``policy``, each fixture is judged by the document that it brings; with one, none may bring its own. See
-    :meth:`PolicyUnderTest.runtimes` for ``engines``. ``entrypoint`` is for a module that OPA compiled. ``on_outcome`` is called with each as it comes. Blocks until all
-    are done. Raises :class:`FixtureError` and what :class:`PolicyUnderTest` and :class:`WasmPool` raise; a policy that
-    fails on a fixture is an outcome.
+    :meth:`PolicyUnderTest.runtimes` for ``engines``. ``entrypoint`` is for a module that OPA compiled. ``on_outcome``
+    is called with each as it comes. Blocks until all are done. Raises :class:`FixtureError` and what
+    :class:`PolicyUnderTest` and :class:`WasmPool` raise; a policy that fails on a fixture is an outcome.
     """
     given = read_fixtures(fixtures) if isinstance(fixtures, (str, os.PathLike)) else fixtures
     engines = engines if isinstance(engines, str) else tuple(engines)

@@ -9,7 +9,7 @@ https://www.openpolicyagent.org/docs/policy-reference.
 from types import MappingProxyType
 from typing import Final
 
-from . import base, digests, values
+from . import base, digests, numbers, strings, times, values
 from .base import WORK, Builtin, Context, Undefined
 from .values import Number, Object, Set, Value
 

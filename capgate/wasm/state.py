@@ -2,7 +2,8 @@
 
 What a call can leave behind is linear memory, which hosts reach anyway; mutable globals; tables and dropped segments.
 :func:`with_state` adds a function that notes all globals and one that sets them back; :func:`leaves_state` says whether
-there is code for the rest. Where there is none, memory and globals are the whole state of an instance, whatever it does.
+there is code for the rest. Where there is none, memory and globals are the whole state of an instance, whatever it
+does.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ OPA answers an array of at most one object, ``[{"result": X}]``. With ``result="
 ``true``, ``{"allow": true, "reason"?: text}``    allow
 ``false``, ``{"allow": false, "reason"?: text}``  deny, without a reason as ``not_in_allowlist``
 
-and with ``result="denials"`` an array of texts, which is also how OPA writes a set: the empty one allows, any other denies
-with the first of its texts in the order of their code points, so that the answer is the same whatever their order was.
+and with ``result="denials"`` an array of texts, which is also how OPA writes a set: the empty one allows, any other
+denies with the first of its texts in the order of their code points, so that the answer is the same whatever their
+order was.
 
 ``[]`` says that the entry point is undefined for this input: a denial, ``malformed_result``. Whatever else is an
 :class:`AbiError`, which has the same reason code.

@@ -1,11 +1,11 @@
 """One live instance of a module that OPA compiled: how it is started, and how it is asked.
 
-The answer to an input must not depend on what was asked before. OPA's own code resets its heap for each evaluation; but a
-module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed: all that an
-instance can remember is its memory and its globals (:mod:`capgate.wasm.state` says which modules have more, and those
-are used once), and before each question both are set to what they were when it was loaded. That also frees whatever the
-question before has allocated, and takes a fraction of what an evaluation does. Only the size of a memory cannot be set
-back: an instance whose memory grew says so by ``grown``, and is replaced.
+The answer to an input must not depend on what was asked before. OPA's own code resets its heap for each evaluation; but
+a module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed: all that
+an instance can remember is its memory and its globals (:mod:`capgate.wasm.state` says which modules have more, and
+those are used once), and before each question both are set to what they were when it was loaded. That also frees
+whatever the question before has allocated, and takes a fraction of what an evaluation does. Only the size of a memory
+cannot be set back: an instance whose memory grew says so by ``grown``, and is replaced.
 
 Data, builtins and the entry point are told once, when the instance is loaded, and are part of what is restored.
 """
@@ -31,8 +31,8 @@ MASK: Final = 0xFFFFFFFF
 PAGE: Final = 65_536
 #: Bytes of the names that a module gives its builtins and entry points.
 NAMES: Final = 1_048_576
-#: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of what
-#: that takes. More of it means more to restore: some 20 microseconds for each MiB.
+#: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
+#: what that takes. More of it means more to restore: some 25 microseconds for each MiB.
 SPARE: Final = 262_144
 #: Bytes of a text that are looked at first. Most are shorter.
 _FIRST: Final = 256
@@ -41,9 +41,10 @@ _FIRST: Final = 256
 class Guest:
     """One instance, loaded. ``ask`` raises :class:`PolicyError`, or what the engine raises.
 
-    ``entries`` are those of the metered module. ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and which
-    does not say whether the input could be read. Raises :class:`ConfigError` where the module has no such entry point,
-    :class:`RestrictedModule` where it needs builtins that there are not, :class:`AbiError`, or what the engine raises.
+    ``entries`` are those of the metered module. ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and
+    which does not say whether the input could be read. Raises :class:`ConfigError` where the module has no such entry
+    point, :class:`RestrictedModule` where it needs builtins that there are not, :class:`AbiError`, or what the engine
+    raises.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Guest:
         self._call = call
         self._begin = self.instance.function(entries[RESTORE], 0, 0)
         self._used = False
-        self._load(entries, data, entrypoint)
-        if one_call:
-            self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE)
-            self._evaluate = self._in_one_call
+        context = self._load(entries, data, entrypoint)
+        self._evaluate: Callable[[bytes], int] = self._in_one_call if one_call else self._by_context(context)
+        self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE) if one_call else None
 
     # -- loading
 
-    def _load(self, entries: Mapping[str, str], data: bytes, entrypoint: Entrypoint) -> None:
+    def _load(self, entries: Mapping[str, str], data: bytes, entrypoint: Entrypoint) -> int:
+        """Tell the guest all that stays the same, and take note of what it is then. The address of its context."""
         begin, call = self.instance.function(entries[LOADING], 1, 1), self._call
         begin(0)
         self._host.provide(_provided(self._names("builtins")))
@@ -89,13 +90,13 @@ class Guest:
         value = self._parsed(data, call["opa_json_parse"], begin)
         if not value:
             raise AbiError("data_not_parsed", f"{len(data)} bytes of data are no JSON for the module")
-        context = call["opa_eval_ctx_new"]()
+        context = call["opa_eval_ctx_new"]() & MASK
         call["opa_eval_ctx_set_data"](context, value)
         call["opa_eval_ctx_set_entrypoint"](context, number)
-        self._evaluate = self._by_context(context & MASK)
         self._question = (number, value & MASK, self._reserved())
         self.instance.function(SAVE, 0, 0)()
         self._image = bytes(self.instance.memory_view())
+        return context
 
     def _reserved(self) -> int:
         """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""
@@ -170,6 +171,8 @@ class Guest:
             memory = self.instance.memory_view()
         _check(heap, len(text), len(memory))
         memory[heap : heap + len(text)] = text
+        if self._eval is None:
+            raise AbiError("missing_export", repr(EVAL))
         return self._eval(0, number, data, heap, len(text), heap + len(text), 0)
 
     # -- values

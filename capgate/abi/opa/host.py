@@ -1,9 +1,9 @@
 """What the guest may call: ``opa_abort``, ``opa_println`` and the builtins that the policy was compiled against.
 
-Every one of them looks at the clock before and after, because their work costs no fuel: a question that has taken longer
-than ``limits.deadline`` ends with :class:`PolicyTimeout`. They are there for questions only, and not while the guest is
-loaded. Whatever goes wrong raises, which ends the question; and ``failed`` stays set, so that no answer counts that comes
-afterwards all the same.
+Every one of them looks at the clock before and after, because their work costs no fuel: a question that has taken
+longer than ``limits.deadline`` ends with :class:`PolicyTimeout`. They are there for questions only, and not while the
+guest is loaded. Whatever goes wrong raises, which ends the question; and ``failed`` stays set, so that no answer counts
+that comes afterwards all the same.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""``sprintf`` and the ``strings.*`` that OPA's compiler does not compile in."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import BuiltinError
+from .base import Context, Undefined, array, builtin, string, strings
+from .gofmt import Argument, sprintf
+from .gotext import term
+from .values import Number, Object, Set, Value
+
+
+@builtin("sprintf")
+def sprintf_values(context: Context, format: Value, values: Value) -> Value:
+    """``fmt.Sprintf`` of numbers as Go has them, strings, and the Rego text of everything else."""
+    return sprintf(string(format), [_argument(value) for value in array(values)], context.spend)
+
+
+def _argument(value: Value) -> Argument:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Number):
+        number = float(value.text)
+        return value.text if math.isinf(number) else number
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return term(value)
+
+
+@builtin("internal.template_string")
+def template_string(context: Context, parts: Value) -> Value:
+    """``$"…"`` of newer compilers: strings as they are, the Rego text of others; a set holds an expression's value."""
+    return "".join(map(_shown, array(parts)))
+
+
+def _shown(part: Value) -> str:
+    if isinstance(part, Set):
+        if len(part) > 1:
+            raise BuiltinError("internal.template_string", "version", "an expression with more than one value")
+        return _text(part.items[0]) if part else "<undefined>"
+    if isinstance(part, (tuple, Object)):
+        raise BuiltinError("internal.template_string", "version", "an expression that is in no set")
+    return _text(part)
+
+
+def _text(value: Value) -> str:
+    return value if isinstance(value, str) else term(value)
+
+
+@builtin("strings.any_prefix_match")
+def any_prefix_match(context: Context, texts: Value, prefixes: Value) -> Value:
+    """Whether any of the strings begins with any of the prefixes; each is a string, an array or a set of them."""
+    found, sought = _one_or_more(texts), tuple(_one_or_more(prefixes))
+    context.spend(len(found) * len(sought))
+    return any(text.startswith(sought) for text in found)
+
+
+@builtin("strings.any_suffix_match")
+def any_suffix_match(context: Context, texts: Value, suffixes: Value) -> Value:
+    found, sought = _one_or_more(texts), tuple(_one_or_more(suffixes))
+    context.spend(len(found) * len(sought))
+    return any(text.endswith(sought) for text in found)
+
+
+def _one_or_more(value: Value) -> list[str]:
+    return [value] if isinstance(value, str) else strings(value)
+
+
+@builtin("strings.count")
+def count(context: Context, text: Value, part: Value) -> Value:
+    """How often ``part`` is in ``text`` without overlap; an empty one is before and after each character."""
+    return string(text).count(string(part))
+
+
+@builtin("indexof_n")
+def index_of_all(context: Context, text: Value, part: Value) -> Value:
+    """Where ``part`` begins in ``text``, in characters, overlapping or not."""
+    whole, sought = string(text), string(part)
+    if not sought:
+        raise Undefined
+    found: list[Value] = []
+    at = whole.find(sought)
+    while at >= 0:
+        found.append(at)
+        context.spend(1 + len(sought))
+        at = whole.find(sought, at + 1)
+    return tuple(found)
+
+
+@builtin("strings.reverse")
+def reverse(context: Context, text: Value) -> Value:
+    return string(text)[::-1]
