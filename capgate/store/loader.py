@@ -75,8 +75,8 @@ class WasmArtifact:
     ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
 
-    Everything but ``data``, ``path`` and ``entrypoint`` is computed from them, so that a digest cannot stand beside other bytes. With
-    ``bundle_keys``, only a bundle that one of them has signed becomes an artifact at all.
+    Everything but ``data``, ``path`` and ``entrypoint`` is computed from them, so that a digest cannot stand beside
+    other bytes. With ``bundle_keys``, only a bundle that one of them has signed becomes an artifact at all.
     """
 
     data: bytes = field(repr=False)
@@ -145,8 +145,8 @@ class WasmArtifact:
         return self.bundle is None and len(self.module) < len(self.data)
 
     def asked(self, configured: Entrypoint) -> Entrypoint:
-        """The entry point to ask: the manifest's where there is one, which a configured one must not contradict, or else
-        :class:`ConfigError`; without a manifest the configured one."""
+        """The entry point to ask: the manifest's, where there is one, and otherwise the configured one. If that was
+        configured as well and is another, :class:`ConfigError`."""
         said = self.entrypoint
         if said is None or configured == said:
             return configured

@@ -23,7 +23,8 @@ class Listing(Guest):
     def __init__(self, compiled: CompiledModule, facts: Facts, limits: Limits, entries: Mapping[str, str]) -> None:
         super().__init__(compiled, facts, limits, entries, entrypoint=ONLY_ENTRYPOINT)
 
-    def _load(self, entries: Mapping[str, str], data: bytes, entrypoint: Entrypoint) -> None:
+    def _load(self, entries: Mapping[str, str], data: bytes, entrypoint: Entrypoint) -> int:
         self.instance.function(entries[LOADING], 1, 1)(0)  # which begins with all the fuel
         self.builtins = tuple(sorted(self._names("builtins")))
         self.entrypoints = tuple(sorted(self._names("entrypoints")))
+        return 0
