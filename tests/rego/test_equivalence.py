@@ -13,6 +13,7 @@ from capgate.limits import Limits
 from capgate.model import Allow, Entrypoint, canonical
 
 from ..policy.fixtures import Fixture, load_fixtures
+from ..tools import IN_CI
 from .guests import opa_artifact
 
 DECISION = Entrypoint("capgate/decision")
@@ -32,7 +33,7 @@ def opened(engine_name: str, fixture: Fixture, minor: int, entrypoint: Entrypoin
     return CompiledPolicy(found, load_engine(engine_name)).instantiate()
 
 
-@pytest.mark.parametrize("fixture", load_fixtures(), ids=lambda fixture: fixture.name)
+@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if IN_CI else 12], ids=lambda fixture: fixture.name)
 def test_the_fixtures_are_answered_the_same(engine_name: str, fixture: Fixture) -> None:
     interpreter = opened(engine_name, fixture, minor=len(fixture.name) % 4)
     for _ in range(2):  # the second time restored
