@@ -9,7 +9,9 @@ from capgate.limits import Limits
 from capgate.model import ONLY_ENTRYPOINT, Allow, Deny, Entrypoint, PolicyInput, Resource, User
 from capgate.store.loader import WasmArtifact
 
-INPUT = PolicyInput("db.write", User("alice"), Resource("sql_query", "upsert_user"), timestamp=1_700_000_000_123_456_789)
+INPUT = PolicyInput(
+    "db.write", User("alice"), Resource("sql_query", "upsert_user"), timestamp=1_700_000_000_123_456_789
+)
 #: Enough for every guest here, and soon spent by one that loops.
 LIMITS = Limits(fuel=100_000, memory_pages=16, deadline=10.0)
 

@@ -70,7 +70,9 @@ def _rebuilt(module: Module, minor: int, pages: int) -> bytes:
 
 def _imports(imports: Iterable[Import], pages: int) -> list[bytes]:
     return [
-        import_entry(Import(item.module, item.name, item.kind, MemoryType(pages, None)) if item.kind == "memory" else item)
+        import_entry(
+            Import(item.module, item.name, item.kind, MemoryType(pages, None)) if item.kind == "memory" else item
+        )
         for item in imports
     ]
 
@@ -114,8 +116,8 @@ def liar(
     answer: bytes = b'[{"result":true}]\0',
     *,
     extra: str = "",
-    builtins: bytes = b"{}",
-    entrypoints: bytes = b'{"p":0}',
+    builtin_names: bytes = b"{}",
+    entrypoint_names: bytes = b'{"p":0}',
     imported: str | None = None,
     versions: str = VERSIONS,
     memory: str = '(export "memory" (memory 0))',
@@ -125,17 +127,15 @@ def liar(
 ) -> bytes:
     """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end; ``bodies``
     take the place of :data:`HONEST` ones; ``without`` is a function that it lacks; ``extra`` are more fields."""
-    functions = "".join(
-        _function(name, bodies.get(name, HONEST[name])) for name in HONEST if name != without
-    )
+    functions = "".join(_function(name, bodies.get(name, HONEST[name])) for name in HONEST if name != without)
     return wat(
         f"(module {IMPORTED.format(pages=pages) if imported is None else imported} {memory} {versions}"
         f"(global $next (mut i32) (i32.const {HEAP}))"
         "(func $bump (param $size i32) (result i32) (local $at i32) (local.set $at (global.get $next))"
         "(global.set $next (i32.and (i32.add (local.get $at) (i32.add (local.get $size) (i32.const 15)))"
         " (i32.const -8))) (local.get $at))"
-        f"{functions} {data(ANSWER, answer)} {data(BUILTINS_AT, builtins + bytes(1))}"
-        f"{data(ENTRYPOINTS_AT, entrypoints + bytes(1))} {extra})"
+        f"{functions} {data(ANSWER, answer)} {data(BUILTINS_AT, builtin_names + bytes(1))}"
+        f"{data(ENTRYPOINTS_AT, entrypoint_names + bytes(1))} {extra})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Every equivalence fixture through the ABI of OPA, on each engine: the policies of ``fixtures/policy``, asked in JSON."""
+"""Every equivalence fixture through the ABI of OPA, on each engine: ``fixtures/policy``, asked in JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from functools import cache
 
 import pytest
 
-from capgate.abi.opa import Guest
 from capgate.engine import load_engine
 from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
-from capgate.model import Allow, Entrypoint, canonical
+from capgate.model import Entrypoint, canonical
 
 from ..policy.fixtures import Fixture, load_fixtures
 from ..tools import IN_CI
