@@ -159,14 +159,19 @@ class WasmInterpreter:
 
     def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
         prepared = self.prepared
-        return opa.Guest(
-            module,
-            facts,
-            prepared.limits,
-            prepared.metered.entries,
-            data=prepared.artifact.rego_data,
-            entrypoint=prepared.entrypoint,
-        )
+        guest = opa.Guest(module, facts, prepared.limits, prepared.metered.entries, prepared.entrypoint)
+        try:
+            guest.load(prepared.artifact.rego_data)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            exhausted = self._status(guest.instance)
+            del guest
+            if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
+                raise
+            self._explain(error, exhausted)
+            raise
+        return guest
 
     @property
     def spent(self) -> bool:
@@ -191,12 +196,16 @@ class WasmInterpreter:
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            if exhausted == OUT_OF_FUEL:
-                raise PolicyTimeout(f"out of fuel, of which a call has {self.prepared.limits.fuel}") from error
-            if exhausted == TOO_DEEP:
-                raise PolicyTrap("stack_overflow", "too deep") from error
-            if isinstance(error, PolicyTrap):
-                raise
+            self._explain(error, exhausted)
+            raise
+
+    def _explain(self, error: BaseException, exhausted: int) -> None:
+        """Raise what ``error`` means, where it is not a trap that says so itself."""
+        if exhausted == OUT_OF_FUEL:
+            raise PolicyTimeout(f"out of fuel, of which a call has {self.prepared.limits.fuel}") from error
+        if exhausted == TOO_DEEP:
+            raise PolicyTrap("stack_overflow", "too deep") from error
+        if not isinstance(error, PolicyTrap):
             raise self._engine.explain(error) from error
 
     def _status(self, instance: Instance | None) -> int:

@@ -263,10 +263,13 @@ class WasmtimeModule:
             return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException:
-            if raised:
-                error = _taken(raised)
-            raise ENGINE.explain(error) from error
+        except BaseException as error:
+            if not raised:
+                raise ENGINE.explain(error) from error
+        of_host = _taken(raised)
+        if isinstance(of_host, Exception):
+            raise ENGINE.explain(of_host) from of_host
+        raise of_host
 
 
 class WasmtimeEngine:

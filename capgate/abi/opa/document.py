@@ -12,10 +12,8 @@ nesting beyond that above.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...errors import MalformedInput
-from ...model import Anonymous, PolicyInput, canonical
+from ...model import Anonymous, Environment, PolicyInput, Resource, canonical
 from ..lowering import lower
 
 
@@ -28,9 +26,7 @@ def document(input: PolicyInput, limit: int) -> bytes:
         size = sum(map(len, strings)) + sum(len(str.encode(text)) for item in attributes.items() for text in item)
         if size > limit:
             raise MalformedInput(f"{size} bytes of text, attributes included; the limit is {limit}")
-    if not _is_plain(input):
-        return canonical(_plain(input, strings, timestamp))
-    return canonical(input)
+    return canonical(input if _is_plain(input) else _plain(input, strings, timestamp))
 
 
 def _is_plain(input: PolicyInput) -> bool:
@@ -55,28 +51,22 @@ def _is_plain(input: PolicyInput) -> bool:
     )
 
 
-def _plain(input: PolicyInput, strings: tuple[bytes, ...], timestamp: int) -> dict[str, Any]:
-    """The same document, of the bytes that were checked."""
+def _plain(input: PolicyInput, strings: tuple[bytes, ...], timestamp: int) -> PolicyInput:
+    """The same input, of the bytes that were checked."""
     who, action, kind, id, args_hash, service, mode = (text.decode() for text in strings)
-    actor = {"kind": type(input.actor).__struct_config__.tag}
-    if type(input.actor) is not Anonymous:
-        actor["id"] = who
-    resource: dict[str, Any] | None = None
-    if input.resource is not None:
-        pairs = [(str.encode(key).decode(), str.encode(value).decode()) for key, value in _items(input)]
+    resource = input.resource
+    if resource is not None:
+        pairs = [(str.encode(key).decode(), str.encode(value).decode()) for key, value in resource.attributes.items()]
         attributes = dict(pairs)
         if len(attributes) != len(pairs):
             raise MalformedInput("attributes: a key is there twice")
-        resource = {"kind": kind, "id": None if input.resource.id is None else id, "attributes": attributes}
-    return {
-        "action": action,
-        "actor": actor,
-        "resource": resource,
-        "args_hash": None if input.args_hash is None else args_hash,
-        "env": {"service": service, "mode": mode},
-        "timestamp": int(timestamp),
-    }
-
-
-def _items(input: PolicyInput) -> list[tuple[str, str]]:
-    return [] if input.resource is None else list(input.resource.attributes.items())
+        resource = Resource(kind, None if resource.id is None else id, attributes)
+    actor = input.actor
+    return PolicyInput(
+        action,
+        Anonymous() if isinstance(actor, Anonymous) else type(actor)(who),
+        resource,
+        None if input.args_hash is None else args_hash,
+        Environment(service, mode),
+        int.__index__(timestamp),
+    )

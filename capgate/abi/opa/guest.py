@@ -39,12 +39,10 @@ _FIRST: Final = 256
 
 
 class Guest:
-    """One instance, loaded. ``ask`` raises :class:`PolicyError`, or what the engine raises.
+    """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
 
-    ``entries`` are those of the metered module. ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and
-    which does not say whether the input could be read. Raises :class:`ConfigError` where the module has no such entry
-    point, :class:`RestrictedModule` where it needs builtins that there are not, :class:`AbiError`, or what the engine
-    raises.
+    ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and which does not say whether the input could be
+    read. Raises :class:`PolicyError` where the start function traps.
     """
 
     def __init__(
@@ -53,12 +51,12 @@ class Guest:
         facts: Facts,
         limits: Limits,
         entries: Mapping[str, str],
-        *,
-        data: bytes = b"{}",
         entrypoint: Entrypoint,
+        *,
         one_call: bool = False,
     ) -> None:
         self.grown = False
+        self._entrypoint = entrypoint
         self._limits = limits
         self._host = Host(limits)
         self._answers = Answers(entrypoint, limits.output_bytes)
@@ -72,31 +70,33 @@ class Guest:
             call[name] for name in ("opa_malloc", "opa_value_dump", "opa_value_parse")
         )
         self._call = call
+        self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE) if one_call else None
+        self._begin_loading = self.instance.function(entries[LOADING], 1, 1)
         self._begin = self.instance.function(entries[RESTORE], 0, 0)
         self._used = False
-        context = self._load(entries, data, entrypoint)
-        self._evaluate: Callable[[bytes], int] = self._in_one_call if one_call else self._by_context(context)
-        self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE) if one_call else None
 
     # -- loading
 
-    def _load(self, entries: Mapping[str, str], data: bytes, entrypoint: Entrypoint) -> int:
-        """Tell the guest all that stays the same, and take note of what it is then. The address of its context."""
-        begin, call = self.instance.function(entries[LOADING], 1, 1), self._call
+    def load(self, data: bytes = b"{}") -> None:
+        """Tell the guest all that stays the same, ``data`` being JSON, and take note of what it is then.
+
+        Raises :class:`ConfigError` where the module has no such entry point, :class:`RestrictedModule` where it needs
+        builtins that there are not, :class:`AbiError`, or what the engine raises. It has the fuel of two questions.
+        """
+        begin, call = self._begin_loading, self._call
         begin(0)
         self._host.provide(_provided(self._names("builtins")))
-        number = _number(self._names("entrypoints"), entrypoint)
-        # With fuel of its own: it may be large, and the rest is not.
-        value = self._parsed(data, call["opa_json_parse"], begin)
+        number = _number(self._names("entrypoints"), self._entrypoint)
+        value = self._parsed(data, call["opa_json_parse"], begin)  # with fuel of its own, since it may be large
         if not value:
             raise AbiError("data_not_parsed", f"{len(data)} bytes of data are no JSON for the module")
         context = call["opa_eval_ctx_new"]() & MASK
         call["opa_eval_ctx_set_data"](context, value)
         call["opa_eval_ctx_set_entrypoint"](context, number)
         self._question = (number, value & MASK, self._reserved())
+        self._evaluate: Callable[[bytes], int] = self._by_context(context) if self._eval is None else self._in_one_call
         self.instance.function(SAVE, 0, 0)()
         self._image = bytes(self.instance.memory_view())
-        return context
 
     def _reserved(self) -> int:
         """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""
