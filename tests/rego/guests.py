@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -123,11 +123,14 @@ def liar(
     memory: str = '(export "memory" (memory 0))',
     pages: int = 2,
     without: str = "",
-    **bodies: str,
+    bodies: Mapping[str, str] | None = None,
+    **others: str,
 ) -> bytes:
-    """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end; ``bodies``
-    take the place of :data:`HONEST` ones; ``without`` is a function that it lacks; ``extra`` are more fields."""
-    functions = "".join(_function(name, bodies.get(name, HONEST[name])) for name in HONEST if name != without)
+    """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end; ``bodies``,
+    and others, take the place of :data:`HONEST` ones; ``without`` is a function that it lacks; ``extra`` are more fields."""
+    functions = "".join(
+        _function(name, {**HONEST, **(bodies or {}), **others}[name]) for name in HONEST if name != without
+    )
     return wat(
         f"(module {IMPORTED.format(pages=pages) if imported is None else imported} {memory} {versions}"
         f"(global $next (mut i32) (i32.const {HEAP}))"

@@ -46,7 +46,7 @@ def test_an_abort_in_any_call_denies(engine_name: str, export: str) -> None:
     asked = "(global.get $asked)"
     parts = {"opa_heap_ptr_get": "(global.set $asked (i32.const 1)) (global.get $next)"}
     parts[export] = f"(if {asked} (then (call $abort (i32.const 0)))) (i32.const 65536)"
-    module = liar(extra="(global $asked (mut i32) (i32.const 0))", **{**parts, "builtins": "(i32.const 1024)"})
+    module = liar(extra="(global $asked (mut i32) (i32.const 0))", bodies={**parts, "builtins": "(i32.const 1024)"})
     if export == "opa_json_dump":
         module = liar(
             extra="(global $asked (mut i32) (i32.const 0))",
@@ -58,7 +58,7 @@ def test_an_abort_in_any_call_denies(engine_name: str, export: str) -> None:
 
 @pytest.mark.parametrize("export", ["builtins", "entrypoints", "opa_eval_ctx_new", "opa_malloc"])
 def test_an_abort_while_it_is_loaded(engine_name: str, export: str) -> None:
-    module = liar(**{export: "(call $abort (i32.const 0)) (i32.const 0)"})
+    module = liar(bodies={export: "(call $abort (i32.const 0)) (i32.const 0)"})
     assert outcome_of(engine_name, module) == "load: trap abort"
 
 
@@ -160,13 +160,13 @@ def test_no_builtin_is_called_from_within_one(engine_name: str, export: str) -> 
     honest = "(call $bump (local.get $a))" if export == "opa_malloc" else "(local.get $a)"
     parts[export] = f"{asked.format(again)} {honest}"
     extra = "(global $asked (mut i32) (i32.const 0))" + data(TEXT, b'"a"\0')
-    assert outcome_of(engine_name, liar(builtin_names=NAMES, extra=extra, **parts)) == "abi host_call"
+    assert outcome_of(engine_name, liar(builtin_names=NAMES, extra=extra, bodies=parts)) == "abi host_call"
 
 
 @pytest.mark.parametrize("export", ["opa_json_parse", "opa_eval_ctx_new", "opa_heap_ptr_get"])
 def test_no_builtin_is_called_while_it_is_loaded(engine_name: str, export: str) -> None:
     body = f"(drop (call $builtin1 (i32.const 7) (i32.const 0) (i32.const {TEXT}))) (i32.const 16384)"
-    module = liar(builtin_names=NAMES, extra=data(TEXT, b'"a"\0'), **{export: body})
+    module = liar(builtin_names=NAMES, extra=data(TEXT, b'"a"\0'), bodies={export: body})
     assert outcome_of(engine_name, module) == "load: abi host_call"
 
 

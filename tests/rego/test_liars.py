@@ -81,7 +81,7 @@ def test_a_text_ends_with_the_memory_or_does_not(engine_name: str) -> None:
 @pytest.mark.parametrize("export", ["builtins", "entrypoints"])
 @pytest.mark.parametrize("pointer", [0, SIZE, 2**31, 2**32 - 1])
 def test_the_names_are_where_there_is_no_memory(engine_name: str, export: str, pointer: int) -> None:
-    found = outcome_of(engine_name, liar(**{export: constant(pointer)}), TIGHT)
+    found = outcome_of(engine_name, liar(bodies={export: constant(pointer)}), TIGHT)
     assert found == "load: abi text_out_of_bounds"
 
 
@@ -119,7 +119,7 @@ def test_a_loop_while_it_is_loaded(engine_name: str, export: str) -> None:
 
 @pytest.mark.parametrize("export", ASKING)
 def test_a_loop_while_it_answers(engine_name: str, export: str) -> None:
-    assert outcome_of(engine_name, liar(**{export: LOOP})) == "timeout"
+    assert outcome_of(engine_name, liar(bodies={export: LOOP})) == "timeout"
 
 
 @pytest.mark.parametrize("export", ["opa_malloc", "opa_json_parse", "opa_json_dump"])
@@ -130,7 +130,7 @@ def test_a_loop_only_when_it_answers(engine_name: str, export: str) -> None:
         "opa_heap_ptr_get": "(global.set $asked (i32.const 2)) (global.get $next)",
         export: f"(if (i32.eq (global.get $asked) (i32.const 2)) (then (loop $again (br $again)))) {HONEST[export]}",
     }
-    module = liar(extra="(global $asked (mut i32) (i32.const 0))", **parts)
+    module = liar(extra="(global $asked (mut i32) (i32.const 0))", bodies=parts)
     assert outcome_of(engine_name, module, TIGHT) == "timeout"
 
 
@@ -150,7 +150,7 @@ def test_recursion_without_end(engine_name: str, export: str) -> None:
 
 def _loaded_with(engine_name: str, export: str, body: str) -> str:
     limits = TIGHT if export != "opa_heap_ptr_set" else LIMITS
-    return outcome_of(engine_name, liar(**{export: body}), limits)
+    return outcome_of(engine_name, liar(bodies={export: body}), limits)
 
 
 # M9: the budget is one, and is all of the question
@@ -164,8 +164,8 @@ def test_allocating_reading_answering_and_writing_are_one_budget(engine_name: st
         parts = {
             name: f"{spends} {HONEST[name]}" for name in ("opa_eval_ctx_set_input", "eval", "opa_eval_ctx_get_result")
         }
-        assert {outcome_of(engine_name, liar(**{name: body})) for name, body in parts.items()} == {"allow"}
-        assert outcome_of(engine_name, liar(**parts)) == expected
+        assert {outcome_of(engine_name, liar(bodies={name: body})) for name, body in parts.items()} == {"allow"}
+        assert outcome_of(engine_name, liar(bodies=parts)) == expected
 
 
 # G19, M8: traps
@@ -173,7 +173,7 @@ def test_allocating_reading_answering_and_writing_are_one_budget(engine_name: st
 
 @pytest.mark.parametrize("export", ASKING)
 def test_a_trap_while_it_answers(engine_name: str, export: str) -> None:
-    interpreter = opened(engine_name, liar(**{export: "unreachable"}))
+    interpreter = opened(engine_name, liar(bodies={export: "unreachable"}))
     assert outcome(interpreter) == "trap unreachable"
     with pytest.raises(PolicyUnavailable):
         interpreter.call_policy_check(INPUT)
@@ -191,7 +191,7 @@ def test_memory_that_is_not_there(engine_name: str) -> None:
 )
 def test_memory_that_grows_meanwhile_is_read_where_it_went(engine_name: str, export: str) -> None:
     grows = f"(drop (memory.grow (i32.const 1))) {HONEST[export]}"
-    interpreter = opened(engine_name, liar(**{export: grows}))
+    interpreter = opened(engine_name, liar(bodies={export: grows}))
     assert outcome(interpreter) == "allow"
     assert interpreter.spent
 

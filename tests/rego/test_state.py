@@ -34,16 +34,16 @@ def counting() -> Iterator[tuple[str, bytes]]:
     for place in PLACES:
         counter = f"(i32.load (i32.const {place}))"
         add = f"(i32.store (i32.const {place}) (i32.add {counter} (i32.const 1)))"
-        yield f"memory at {place}", liar(b'[{"result":false}]\0', extra=TEXTS, **second_time(counter, add))
+        yield f"memory at {place}", liar(b'[{"result":false}]\0', extra=TEXTS, bodies=second_time(counter, add))
     for kind in ("i32", "i64"):
         counter = "(global.get $count)" if kind == "i32" else "(i32.wrap_i64 (global.get $count))"
         add = f"(global.set $count ({kind}.add (global.get $count) ({kind}.const 1)))"
         extra = f"{TEXTS} (global $count (mut {kind}) ({kind}.const 0))"
-        yield f"a global {kind}", liar(b'[{"result":false}]\0', extra=extra, **second_time(counter, add))
+        yield f"a global {kind}", liar(b'[{"result":false}]\0', extra=extra, bodies=second_time(counter, add))
     counter = "(i32.trunc_f64_u (global.get $count))"
     add = "(global.set $count (f64.add (global.get $count) (f64.const 1)))"
     extra = f'{TEXTS} (global $count (export "count") (mut f64) (f64.const 0))'
-    yield "a global that is exported", liar(b'[{"result":false}]\0', extra=extra, **second_time(counter, add))
+    yield "a global that is exported", liar(b'[{"result":false}]\0', extra=extra, bodies=second_time(counter, add))
     counter = "(i32.add (i32.const 1) (ref.is_null (global.get $count)))"
     add = "(global.set $count (ref.null func))"
     extra = f"{TEXTS} (func $f) (elem declare func $f) (global $count (mut funcref) (ref.func $f))"
