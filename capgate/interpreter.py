@@ -30,9 +30,9 @@ class PreparedPolicy:
     says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
     which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored.
 
-    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; a signed manifest's cannot be contradicted.
-    Raises
-    :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface than the policy's;
+    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
+    contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
+    than the policy's;
     :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
 
@@ -101,7 +101,9 @@ class CompiledPolicy:
         if facts is None:
             raise TypeError("not a module of OPA's ABI")
         try:
-            return opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
+            listing = opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
+            listing.load()
+            return listing
         except (CapgateError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # what an engine raises
