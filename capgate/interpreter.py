@@ -6,12 +6,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from .abi import component, fixed, opa
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
-from .errors import CapgateError, ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
+from .errors import (
+    CapgateError,
+    ConfigError,
+    MalformedInput,
+    PolicyError,
+    PolicyTimeout,
+    PolicyTrap,
+    PolicyUnavailable,
+    RestrictedModule,
+)
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
@@ -20,6 +29,9 @@ from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 from .wasm.state import with_state
 
 _NO_ENTRYPOINT: Final = f"none with a module of {component.INTERFACE}: those that OPA compiled have entry points"
+
+
+_Guest = TypeVar("_Guest", bound=opa.Guest)
 
 
 class PreparedPolicy:
@@ -32,8 +44,7 @@ class PreparedPolicy:
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
-    than the policy's;
-    :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
+    than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
 
     def __init__(self, artifact: WasmArtifact, limits: Limits, entrypoint: Entrypoint = ONLY_ENTRYPOINT) -> None:
@@ -59,6 +70,9 @@ class PreparedPolicy:
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
+        if self.facts.memory.minimum > self.limits.memory_pages:
+            where = f"memory_pages is {self.limits.memory_pages}"
+            raise RestrictedModule("memory", where, f"its data need {self.facts.memory.minimum} pages")
         self.pure = self.facts.restorable
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
 
@@ -100,14 +114,10 @@ class CompiledPolicy:
         facts = self.prepared.facts
         if facts is None:
             raise TypeError("not a module of OPA's ABI")
-        try:
-            listing = opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
-            listing.load()
-            return listing
-        except (CapgateError, KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # what an engine raises
-            raise self.engine.explain(error) from error
+        interpreter = WasmInterpreter.__new__(WasmInterpreter)
+        interpreter._engine, interpreter.prepared = self.engine, self.prepared
+        listing = opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
+        return interpreter._loaded(listing)
 
 
 class WasmInterpreter:
@@ -162,8 +172,11 @@ class WasmInterpreter:
     def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
         prepared = self.prepared
         guest = opa.Guest(module, facts, prepared.limits, prepared.metered.entries, prepared.entrypoint)
+        return self._loaded(guest)
+
+    def _loaded(self, guest: _Guest) -> _Guest:
         try:
-            guest.load(prepared.artifact.rego_data)
+            guest.load(self.prepared.artifact.rego_data)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:

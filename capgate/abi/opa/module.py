@@ -17,6 +17,7 @@ MINOR: Final = "opa_wasm_abi_minor_version"
 #: The minor versions of ABI 1 that are known. A higher one may mean anything.
 MINORS: Final = range(4)
 
+PAGE: Final = 65_536
 MODULE: Final = "env"
 MEMORY: Final = "memory"
 ABORT: Final = "opa_abort"
@@ -62,8 +63,9 @@ ENTRIES: Final = (LOADING, RESTORE)
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """``minor`` version of the ABI, ``functions`` imported, in their order among all ``imports``, ``memory`` as it is
-    imported; ``restorable`` where memory and globals are all that an instance can remember."""
+    """``minor`` version of the ABI, ``imports`` by name, in their order; ``memory`` as it is imported, but large enough
+    for the module's data, for which what OPA declares may be too small; ``restorable`` where memory and globals are all
+    that an instance can remember."""
 
     minor: int
     imports: tuple[str, ...]
@@ -92,7 +94,18 @@ def check_module(module: Module) -> Facts:
         raise RestrictedModule("missing_export", MEMORY, f"version 1.{minor} exports its memory")
     if exported is not None and (exported.kind, exported.index) != ("memory", 0):
         raise RestrictedModule("export_kind", MEMORY, "is not the memory that is imported")
-    return Facts(minor, tuple(item.name for item in module.imports), memory, not leaves_state(module))
+    return Facts(minor, tuple(item.name for item in module.imports), _holding(module, memory), not leaves_state(module))
+
+
+def _holding(module: Module, memory: MemoryType) -> MemoryType:
+    """``memory``, at least as large as what is written into it at the start: OPA's compiler adds data to its library,
+    and leaves the memory as that declares it."""
+    ends = [
+        (read_signed(data.offset, 1, 32)[0] & 0xFFFFFFFF) + data.end - data.start
+        for data in module.data
+        if data.offset is not None and data.offset[:1] == b"\x41"
+    ]
+    return MemoryType(max(memory.minimum, -(-max(ends, default=0) // PAGE)), memory.maximum)
 
 
 def _minor(module: Module) -> int:
