@@ -71,8 +71,8 @@ class PreparedPolicy:
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
         if self.facts.memory.minimum > self.limits.memory_pages:
-            where = f"memory_pages is {self.limits.memory_pages}"
-            raise RestrictedModule("memory", where, f"its data need {self.facts.memory.minimum} pages")
+            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
+            raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure = self.facts.restorable
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
 

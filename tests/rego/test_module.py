@@ -148,7 +148,7 @@ def test_other_modules_have_no_entry_points(entrypoint: Entrypoint, setting: str
 
 
 def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) -> None:
-    """OPA declares the memory of its library, to which a policy may add more than fits: 3 pages for 3.2, as it happens."""
+    """OPA declares the memory of its library, to which a policy may add more than fits: 3 pages for 3.2, for one."""
     artifact = WasmArtifact.from_bytes(liar(extra=data(3 * 65_536 - 1, b"ab"), pages=2))
     prepared = PreparedPolicy(artifact, Limits())
     assert prepared.facts is not None
@@ -156,7 +156,7 @@ def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) ->
     assert WasmInterpreter(artifact, engine=engine_name).call_policy_check(PolicyInput("db.read")) == ALLOW
     with pytest.raises(RestrictedModule) as caught:
         PreparedPolicy(artifact, Limits(memory_pages=3))  # G14
-    assert caught.value.rule == "memory"
+    assert caught.value.rule == "memory_pages"
     top = WasmArtifact.from_bytes(liar(extra=data(0xFFFFFFFF, b"a"), pages=2))
     with pytest.raises(RestrictedModule):
         PreparedPolicy(top, Limits())
