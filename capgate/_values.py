@@ -196,7 +196,7 @@ def _check_bundle_keys(name: str, value: object) -> None:
         parse_bundle_keys(value, name)
     elif value is not None and not isinstance(value, (str, os.PathLike)):
         raise ConfigError(name, value, VALID_BUNDLE_KEYS)
-    elif isinstance(value, str) and "-----BEGIN" in value:
+    elif isinstance(value, str) and any(sign in value for sign in ("-----BEGIN", "{", "\n")):  # the keys themselves
         raise ConfigError(name, HIDDEN, VALID_BUNDLE_KEYS)
     else:
         _check_path(name, value)

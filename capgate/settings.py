@@ -158,10 +158,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What may be shown: everything but keys, of which some are secrets."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         if isinstance(self.bundle_keys, dict):
             shown["bundle_keys"] = dict.fromkeys(self.bundle_keys, HIDDEN)
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return list(shown.items())
 
     @property
     def environment(self) -> Environment:
@@ -190,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if error.setting not in values and error.setting not in limits:
                 raise
             variable = PREFIX + error.setting.upper()
-            raise ConfigError(variable, environ[variable], error.valid) from None
+            raise ConfigError(variable, HIDDEN if error.seen == HIDDEN else environ[variable], error.valid) from None
 
 
 def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..contract.parts import quoted
 from ..engine import load_engine
 from ..errors import BundleError, CapgateError, SignatureInvalid
 from ..interpreter import CompiledPolicy, PreparedPolicy
-from ..limits import RANGES, Limits
+from ..limits import Limits
 from ..policy import RuntimePolicy
 from ..rego import BUILTINS, REFUSED
 from ..store.loader import OPA, WasmArtifact, document_format, is_module, read_document
@@ -49,8 +49,7 @@ def run(path: Path, engine: str, keys: BundleKeys | None, *, as_json: bool) -> i
     Raises :class:`CapgateError` only where there is nothing to look at.
     """
     limits = production_limits()
-    roomy = Limits(module_bytes=max(limits.module_bytes, Limits().module_bytes))
-    data = read_document(path, limits=roomy)
+    data = read_document(path, limits=_roomy(limits))
     seen = Seen({"path": shown(path), "kind": "", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     if len(data) > limits.module_bytes:
         seen.refused.append(f"{len(data)} bytes, the limit module_bytes is {limits.module_bytes}")
@@ -61,6 +60,10 @@ def run(path: Path, engine: str, keys: BundleKeys | None, *, as_json: bool) -> i
     facts = {**seen.facts, "refused": seen.refused, "unknown": seen.unknown}
     show(Shown(facts) if as_json else Shown(_rows(facts)), as_json=as_json)
     return 1 if seen.refused else 0
+
+
+def _roomy(limits: Limits) -> Limits:
+    return Limits(module_bytes=max(limits.module_bytes, Limits().module_bytes))
 
 
 def _inspect_document(seen: Seen, data: bytes, path: Path) -> None:
@@ -79,7 +82,7 @@ def _inspect_module(seen: Seen, data: bytes, path: str, engine: str, limits: Lim
     seen.facts["kind"] = "bundle" if is_archive(data) else "module"
     try:
         # Without keys, that there is something to show where a signature is wrong; and with room.
-        artifact = WasmArtifact(data, path, limits=Limits(module_bytes=int(RANGES["module_bytes"][1])))
+        artifact = WasmArtifact(data, path, limits=_roomy(limits))
     except CapgateError as error:
         seen.refuse(error)
         if isinstance(error, BundleError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+from rich.console import Console
 
 from capgate.bundle import BundleKeys, read_bundle
 from capgate.bundle_keys import ALGORITHMS, ASYMMETRIC
@@ -172,6 +177,29 @@ def test_every_flipped_bit_of_a_file_is_seen_or_means_nothing(name: str) -> None
         flipped[position] ^= 1 << position % 8
         with pytest.raises(SignatureInvalid):
             trusted.verify({**files, name[1:]: bytes(flipped)})
+
+
+SIGNED = pack(signed())
+UNPACKED = gzip.decompress(SIGNED)
+
+
+@drawn(st.lists(st.tuples(st.integers(0, len(UNPACKED) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_whatever_is_changed_only_what_was_signed_runs(changes: list[tuple[int, int]]) -> None:  # A1
+    """Also inside of the compression, where no checksum helps."""
+    tar = bytearray(UNPACKED)
+    for position, value in changes:
+        tar[position] = value
+        header = position - position % 512
+        block = tar[header : header + 512]
+        if block[257:262] == b"ustar":  # with a checksum that fits
+            block[148:156] = b" " * 8
+            tar[header + 148 : header + 156] = b"%06o\0 " % sum(block)
+    expected = read_bundle(SIGNED, MOST, keys())
+    try:
+        found = read_bundle(gzip.compress(tar, 1), MOST, keys())
+    except (BundleError, SignatureInvalid):
+        return
+    assert (found.module, found.data, found.bundle.roots) == (expected.module, expected.data, expected.bundle.roots)
 
 
 # -- which files
@@ -475,6 +503,15 @@ def test_settings_do_not_show_secrets() -> None:
     assert SECRET not in repr(settings)
     assert "release" in repr(settings)
     assert SECRET not in repr(BundleKeys(configured("HS256")))
+    shown = StringIO()
+    Console(file=shown, width=10_000).print(settings)
+    assert SECRET not in shown.getvalue()
+    assert "release" in shown.getvalue()
+    for given in (json.dumps(configured("HS256")), f"[release]\nkey = '{SECRET}'", PUBLIC):
+        with pytest.raises(ConfigError) as caught:
+            Settings.from_env({"CAPGATE_ARTIFACT": "bundle.tar.gz", "CAPGATE_BUNDLE_KEYS": given})
+        assert caught.value.setting == "CAPGATE_BUNDLE_KEYS"
+        assert SECRET not in str(caught.value)
 
 
 def test_nothing_unsigned_gets_past_settings(tmp_path: Path) -> None:  # A2, A3, A4
