@@ -11,7 +11,16 @@ from typing import Any, Final, NoReturn
 from .abi import component, fixed, opa
 from .build import is_built_by_capgate
 from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
-from .errors import CapgateError, ConfigError, MalformedInput, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable
+from .errors import (
+    CapgateError,
+    ConfigError,
+    MalformedInput,
+    PolicyError,
+    PolicyTimeout,
+    PolicyTrap,
+    PolicyUnavailable,
+    RestrictedModule,
+)
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
@@ -59,6 +68,9 @@ class PreparedPolicy:
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
         self.pure = self.facts.restorable
+        most = self.limits.memory_pages
+        if self.facts.minimum > most:
+            raise RestrictedModule("memory_pages", "data", f"{self.facts.minimum}, the limit is {most}")
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
 
     def try_compiling(self, engine: Engine) -> None:

@@ -25,10 +25,9 @@ from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
 from .host import Host
-from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, Facts
+from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
 
 MASK: Final = 0xFFFFFFFF
-PAGE: Final = 65_536
 #: Bytes of the names that a module gives its builtins and entry points.
 NAMES: Final = 1_048_576
 #: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
@@ -61,10 +60,9 @@ class Guest:
         self._host = Host(limits)
         self._answers = Answers(entrypoint, limits.output_bytes)
         self._answer_bytes = limits.output_bytes * JSON_FACTOR + JSON_AROUND
-        maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
-        maximum = min(maximum, limits.memory_pages)
+        maximum = limits.memory_pages if facts.maximum is None else min(facts.maximum, limits.memory_pages)
         self._most = maximum * PAGE
-        self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))
+        self.instance = compiled.instantiate(self._host.imports(facts, facts.minimum, maximum))
         call = {name: self.instance.function(name, *signature) for name, signature in EXPORTS.items()}
         self._malloc, self._dump_value, self._parse_value = (
             call[name] for name in ("opa_malloc", "opa_value_dump", "opa_value_parse")

@@ -14,6 +14,8 @@ from ...wasm.state import RESTORE, leaves_state
 
 VERSION: Final = "opa_wasm_abi_version"
 MINOR: Final = "opa_wasm_abi_minor_version"
+PAGE: Final = 65_536
+_I32_CONST: Final = b"\x41"
 #: The minor versions of ABI 1 that are known. A higher one may mean anything.
 MINORS: Final = range(4)
 
@@ -62,12 +64,16 @@ ENTRIES: Final = (LOADING, RESTORE)
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """``minor`` version of the ABI, ``functions`` imported, in their order among all ``imports``, ``memory`` as it is
-    imported; ``restorable`` where memory and globals are all that an instance can remember."""
+    """``minor`` version of the ABI; the names of all ``imports``, in their order; ``minimum`` and ``maximum`` of the
+    memory, in pages; ``restorable`` where memory and globals are all that an instance can remember.
+
+    Of the memory that OPA's compiler declares, two pages, its own data need more: ``minimum`` is what they need.
+    """
 
     minor: int
     imports: tuple[str, ...]
-    memory: MemoryType
+    minimum: int
+    maximum: int | None
     restorable: bool
 
     @property
@@ -92,7 +98,17 @@ def check_module(module: Module) -> Facts:
         raise RestrictedModule("missing_export", MEMORY, f"version 1.{minor} exports its memory")
     if exported is not None and (exported.kind, exported.index) != ("memory", 0):
         raise RestrictedModule("export_kind", MEMORY, "is not the memory that is imported")
-    return Facts(minor, tuple(item.name for item in module.imports), memory, not leaves_state(module))
+    names = tuple(item.name for item in module.imports)
+    return Facts(minor, names, max(memory.minimum, _data_pages(module)), memory.maximum, not leaves_state(module))
+
+
+def _data_pages(module: Module) -> int:
+    """The pages that active data segments reach into, where their offsets are constants; others the engine checks."""
+    ends = [0]
+    for item in module.data:
+        if item.offset is not None and item.offset[:1] == _I32_CONST:
+            ends.append((read_signed(item.offset, 1, 32)[0] & 0xFFFFFFFF) + item.end - item.start)
+    return -(-max(ends) // PAGE)
 
 
 def _minor(module: Module) -> int:
@@ -111,7 +127,7 @@ def _constant(module: Module, name: str) -> int:
     if not 0 <= index < len(module.globals):
         raise RestrictedModule("abi_version", name, "is no global of this module")
     item = module.globals[index]
-    if item.type.mutable or item.type.type != I32 or item.init[:1] != b"\x41":
+    if item.type.mutable or item.type.type != I32 or item.init[:1] != _I32_CONST:
         raise RestrictedModule("abi_version", name, "is not a constant i32")
     return read_signed(item.init, 1, 32)[0]
 
