@@ -24,7 +24,7 @@ from .errors import (
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
-from .wasm import Metered, Module, decode, meter
+from .wasm import Loading, Metered, Module, decode, meter
 from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 from .wasm.state import with_state
 
@@ -71,7 +71,9 @@ class PreparedPolicy:
         most = self.limits.memory_pages
         if self.facts.minimum > most:
             raise RestrictedModule("memory_pages", "data", f"{self.facts.minimum}, the limit is {most}")
-        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
+        fuel = opa.loading_fuel(self.limits, len(self.original), len(self.artifact.rego_data))
+        loading = Loading(fuel, frozenset({opa.LOADING}))
+        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
 
     def try_compiling(self, engine: Engine) -> None:
         """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
