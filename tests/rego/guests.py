@@ -127,8 +127,9 @@ def liar(
     **others: str,
 ) -> bytes:
     """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end.
-    ``bodies``, and ``others`` by name, take the place of :data:`HONEST` ones; ``without`` is a function that it lacks; ``extra``
-    are more fields.
+
+    ``bodies``, and ``others`` by name, take the place of :data:`HONEST` ones; ``without`` is a function that it lacks;
+    ``extra`` are more fields.
     """
     all_bodies = {**HONEST, **(bodies or {}), **others}
     functions = "".join(_function(name, all_bodies[name]) for name in HONEST if name != without)
