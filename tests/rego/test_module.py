@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from capgate.errors import ConfigError, RestrictedModule
-from capgate.interpreter import PreparedPolicy
+from capgate.interpreter import PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
-from capgate.model import Entrypoint
+from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.store.loader import WasmArtifact
 from capgate.wasm import decode
 from capgate.wasm.module import MemoryType
 
-from ..guests import artifact, guest
+from ..guests import artifact, data, guest
 from .guests import HONEST, SIGNATURES, VERSIONS, liar, opa_policy
 
 
@@ -145,3 +145,18 @@ def test_other_modules_have_no_entry_points(entrypoint: Entrypoint, setting: str
     with pytest.raises(ConfigError) as caught:
         PreparedPolicy(artifact(guest()), Limits(), entrypoint)
     assert caught.value.setting == setting
+
+
+def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) -> None:
+    """OPA declares the memory of its library, to which a policy may add more than fits: 3 pages for 3.2, for one."""
+    artifact = WasmArtifact.from_bytes(liar(extra=data(3 * 65_536 - 1, b"ab"), pages=2))
+    prepared = PreparedPolicy(artifact, Limits())
+    assert prepared.facts is not None
+    assert prepared.facts.memory.minimum == 4
+    assert WasmInterpreter(artifact, engine=engine_name).call_policy_check(PolicyInput("db.read")) == ALLOW
+    with pytest.raises(RestrictedModule) as caught:
+        PreparedPolicy(artifact, Limits(memory_pages=3))  # G14
+    assert caught.value.rule == "memory_pages"
+    top = WasmArtifact.from_bytes(liar(extra=data(0xFFFFFFFF, b"a"), pages=2))
+    with pytest.raises(RestrictedModule):
+        PreparedPolicy(top, Limits())

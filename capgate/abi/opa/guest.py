@@ -41,7 +41,8 @@ class Guest:
     """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
 
     ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and which does not say whether the input could be
-    read. Raises :class:`PolicyError` where the start function traps.
+    read. ``share`` is given what the instance is restored from, and gives the bytes to keep. Raises
+    :class:`PolicyError` where the start function traps.
     """
 
     def __init__(
@@ -53,16 +54,19 @@ class Guest:
         entrypoint: Entrypoint,
         *,
         one_call: bool = False,
+        share: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.grown = False
         self._entrypoint = entrypoint
+        self._share = share
         self._limits = limits
         self._host = Host(limits)
         self._answers = Answers(entrypoint, limits.output_bytes)
         self._answer_bytes = limits.output_bytes * JSON_FACTOR + JSON_AROUND
-        maximum = limits.memory_pages if facts.maximum is None else min(facts.maximum, limits.memory_pages)
+        maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
+        maximum = min(maximum, limits.memory_pages)
         self._most = maximum * PAGE
-        self.instance = compiled.instantiate(self._host.imports(facts, facts.minimum, maximum))
+        self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))
         call = {name: self.instance.function(name, *signature) for name, signature in EXPORTS.items()}
         self._malloc, self._dump_value, self._parse_value = (
             call[name] for name in ("opa_malloc", "opa_value_dump", "opa_value_parse")
@@ -94,7 +98,7 @@ class Guest:
         self._question = (number, value & MASK, self._reserved())
         self._evaluate: Callable[[bytes], int] = self._by_context(context) if self._eval is None else self._in_one_call
         self.instance.function(SAVE, 0, 0)()
-        self._image = bytes(self.instance.memory_view())
+        self._image = self._share(bytes(self.instance.memory_view()))
 
     def _reserved(self) -> int:
         """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""

@@ -15,11 +15,10 @@ from ...wasm.state import RESTORE, leaves_state
 
 VERSION: Final = "opa_wasm_abi_version"
 MINOR: Final = "opa_wasm_abi_minor_version"
-PAGE: Final = 65_536
-_I32_CONST: Final = b"\x41"
 #: The minor versions of ABI 1 that are known. A higher one may mean anything.
 MINORS: Final = range(4)
 
+PAGE: Final = 65_536
 MODULE: Final = "env"
 MEMORY: Final = "memory"
 ABORT: Final = "opa_abort"
@@ -72,16 +71,13 @@ DATA_BYTE: Final = 2_000
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """``minor`` version of the ABI; the names of all ``imports``, in their order; ``minimum`` and ``maximum`` of the
-    memory, in pages; ``restorable`` where memory and globals are all that an instance can remember.
-
-    Of the memory that OPA's compiler declares, two pages, its own data need more: ``minimum`` is what they need.
-    """
+    """``minor`` version of the ABI, ``imports`` by name, in their order; ``memory`` as it is imported, but large enough
+    for the module's data, for which what OPA declares may be too small; ``restorable`` where memory and globals are all
+    that an instance can remember."""
 
     minor: int
     imports: tuple[str, ...]
-    minimum: int
-    maximum: int | None
+    memory: MemoryType
     restorable: bool
 
     @property
@@ -112,18 +108,18 @@ def check_module(module: Module) -> Facts:
         raise RestrictedModule("missing_export", MEMORY, f"version 1.{minor} exports its memory")
     if exported is not None and (exported.kind, exported.index) != ("memory", 0):
         raise RestrictedModule("export_kind", MEMORY, "is not the memory that is imported")
-    names = tuple(item.name for item in module.imports)
-    return Facts(minor, names, max(memory.minimum, _data_pages(module)), memory.maximum, not leaves_state(module))
+    return Facts(minor, tuple(item.name for item in module.imports), _holding(module, memory), not leaves_state(module))
 
 
-def _data_pages(module: Module) -> int:
-    """The pages that active data segments reach into, where their offsets are constants; others the engine checks."""
-    ends = (
-        (read_signed(item.offset, 1, 32)[0] & 0xFFFFFFFF) + item.end - item.start
-        for item in module.data
-        if item.offset is not None and item.offset[:1] == _I32_CONST
-    )
-    return -(-max(ends, default=0) // PAGE)
+def _holding(module: Module, memory: MemoryType) -> MemoryType:
+    """``memory``, at least as large as what is written into it at the start: OPA's compiler adds data to its library,
+    and leaves the memory as that declares it."""
+    ends = [
+        (read_signed(data.offset, 1, 32)[0] & 0xFFFFFFFF) + data.end - data.start
+        for data in module.data
+        if data.offset is not None and data.offset[:1] == b"\x41"
+    ]
+    return MemoryType(max(memory.minimum, -(-max(ends, default=0) // PAGE)), memory.maximum)
 
 
 def _minor(module: Module) -> int:
@@ -142,7 +138,7 @@ def _constant(module: Module, name: str) -> int:
     if not 0 <= index < len(module.globals):
         raise RestrictedModule("abi_version", name, "is no global of this module")
     item = module.globals[index]
-    if item.type.mutable or item.type.type != I32 or item.init[:1] != _I32_CONST:
+    if item.type.mutable or item.type.type != I32 or item.init[:1] != b"\x41":
         raise RestrictedModule("abi_version", name, "is not a constant i32")
     return read_signed(item.init, 1, 32)[0]
 
