@@ -290,6 +290,7 @@ class BuiltinError(PolicyError):
 
     ``limit``     it would take more work or memory than is granted, or its arguments are nested too deeply
     ``text``      an argument or the result is no Rego value: malformed text, a lone surrogate, a number out of bounds
+    ``ambiguous`` releases of OPA give different results, or machines do
     ``internal``  a fault of ours; the cause is what happened
     """
 

@@ -24,7 +24,7 @@ from .errors import (
 from .limits import Limits
 from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import OPA, WasmArtifact
-from .wasm import Metered, Module, decode, meter
+from .wasm import Loading, Metered, Module, decode, meter
 from .wasm.charges import OUT_OF_FUEL, TOO_DEEP
 from .wasm.state import with_state
 
@@ -54,6 +54,7 @@ class PreparedPolicy:
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.Facts | None = None
+        self._image = b""
         self.has_post = False
         self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
         self._tried: set[str] = set()
@@ -74,7 +75,9 @@ class PreparedPolicy:
             detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure = self.facts.restorable
-        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS)
+        fuel = opa.loading_fuel(self.limits, len(self.original), len(self.artifact.rego_data))
+        loading = Loading(fuel, frozenset({opa.LOADING}))
+        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
 
     def try_compiling(self, engine: Engine) -> None:
         """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
@@ -84,6 +87,14 @@ class PreparedPolicy:
         if not self.pure and not is_small(self.metered.data):
             try_compiling(engine, self.original, self.metered.data, self.limits)
         self._tried.add(engine.name)
+
+    def share(self, image: bytes) -> bytes:
+        """``image``, or the same bytes as an earlier instance has them: with much data, each instance needs less."""
+        known = self._image
+        if known == image:
+            return known
+        self._image = image
+        return image
 
     def info(self, engine: str) -> PolicyInfo:
         """Which policy this is, and on which engine."""
@@ -171,7 +182,8 @@ class WasmInterpreter:
 
     def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
         prepared = self.prepared
-        guest = opa.Guest(module, facts, prepared.limits, prepared.metered.entries, prepared.entrypoint)
+        entries = prepared.metered.entries
+        guest = opa.Guest(module, facts, prepared.limits, entries, prepared.entrypoint, share=prepared.share)
         return self._loaded(guest)
 
     def _loaded(self, guest: _Guest) -> _Guest:
@@ -184,7 +196,7 @@ class WasmInterpreter:
             del guest
             if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
                 raise
-            self._explain(error, exhausted)
+            self._explain(error, exhausted, "fuel to load it, of which there is more where fuel of the limits is")
             raise
         return guest
 
@@ -211,13 +223,13 @@ class WasmInterpreter:
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            self._explain(error, exhausted)
+            self._explain(error, exhausted, f"fuel, of which a call has {self.prepared.limits.fuel}")
             raise
 
-    def _explain(self, error: BaseException, exhausted: int) -> None:
-        """Raise what ``error`` means, where it is not a trap that says so itself."""
+    def _explain(self, error: BaseException, exhausted: int, spent: str) -> None:
+        """Raise what ``error`` means, where it is not a trap that says so itself; ``spent`` is what may be used up."""
         if exhausted == OUT_OF_FUEL:
-            raise PolicyTimeout(f"out of fuel, of which a call has {self.prepared.limits.fuel}") from error
+            raise PolicyTimeout(f"out of {spent}") from error
         if exhausted == TOO_DEEP:
             raise PolicyTrap("stack_overflow", "too deep") from error
         if not isinstance(error, PolicyTrap):

@@ -86,6 +86,8 @@ class WasmPool:
         self._reuse = reuse or self._prepared.pure
         # An instance of OPA's ABI has to be looked at after each answer.
         self._keeps = self._reuse and self._prepared.facts is None
+        # What was restored is as good as new, so that asking a new one would bring nothing else.
+        self._retries = self._prepared.facts is None
         self._closed = False
         self._reset()
         _POOLS.add(self)
@@ -183,7 +185,7 @@ class WasmPool:
         try:
             result = interpreter.call_policy_check(input)
         except PolicyTrap:
-            if interpreter.uses > 1:
+            if interpreter.uses > 1 and self._retries:
                 return self._retry(shard, interpreter, input)
             shard.give_back(interpreter, self._reuse)
             raise

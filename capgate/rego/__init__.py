@@ -9,24 +9,33 @@ https://www.openpolicyagent.org/docs/policy-reference.
 from types import MappingProxyType
 from typing import Final
 
-from . import base, digests, numbers, strings, times, values
+from . import (
+    base,
+    digests,
+    encodings,
+    networks,
+    numbers,
+    objects,
+    patches,
+    patterns,
+    refused,
+    strings,
+    times,
+    tokens,
+    values,
+    versions,
+    yamls,
+)
 from .base import WORK, Builtin, Context, Undefined
-from .values import Number, Object, Set, Value
+from .terms import Number, Object, Set, Value
 
 BUILTINS: Final = MappingProxyType(base.BUILTINS)
 REFUSED: Final = MappingProxyType(base.REFUSED)
 
-__all__ = [
-    "BUILTINS",
-    "REFUSED",
-    "WORK",
-    "Builtin",
-    "Context",
-    "Number",
-    "Object",
-    "Set",
-    "Undefined",
-    "Value",
-    "digests",
-    "values",
-]
+__all__ = ["BUILTINS", "REFUSED", "WORK", "Builtin", "Context", "Number", "Object", "Set", "Undefined", "Value"]
+
+#: The modules that fill the two, which they do when they are imported.
+_FAMILIES: Final = (
+    *(digests, encodings, networks, numbers, objects, patches, patterns),
+    *(refused, strings, times, tokens, values, versions, yamls),
+)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import BuiltinError
-from .values import Number, Object, Set, Value, weigh
+from .terms import Number, Object, Set, Value, weigh
 
 #: Units of work that the builtins of one evaluation may do together. A unit is a character or a value that is looked
 #: at or made, or a step that takes about as long; a million are some tenths of a second at most.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .base import Context, Undefined, builtin, string, text_of
-from .values import Value
+from .terms import Value
 
 _ALGORITHMS: Final = ("md5", "sha1", "sha256")
 

@@ -10,7 +10,7 @@ from urllib.parse import quote_plus, unquote_to_bytes
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, boolean, builtin, mapping, string, text_of
-from .values import Number, Object, Set, Value, number, plain
+from .terms import Number, Object, Set, Value, number, plain
 
 _PERCENT: Final = re.compile("%(?![0-9a-fA-F]{2})", re.ASCII)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -77,7 +77,7 @@ def _lines(value: Value, indent: str | None, prefix: str, margin: str) -> str:
         colon = ":" if indent is None else ": "
         parts = [f"{_quoted(key)}{colon}{_lines(by_key[key], indent, prefix, inner)}" for key in sorted(by_key)]
         if len(parts) != len(value):
-            raise BuiltinError("json", "version", "keys that are the same in JSON")
+            raise BuiltinError("json", "ambiguous", "keys that are the same in JSON")
     else:
         parts = [_lines(item, indent, prefix, inner) for item in value]
     opening, closing = ("{", "}") if isinstance(value, Object) else ("[", "]")
@@ -100,7 +100,7 @@ def _quoted(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     char = match[0]
     if char in "\b\f":  # Go 1.22 began to write \b and \f
-        raise BuiltinError("json", "version", f"{char!r} is written in one way or the other")
+        raise BuiltinError("json", "ambiguous", f"{char!r} is written in one way or the other")
     return _SHORT.get(char, f"\\u{ord(char):04x}")
 
 
@@ -172,7 +172,7 @@ def encode_object(context: Context, query: Value) -> Value:
     pairs: list[tuple[str, str]] = []
     for key, value in mapping(query).items:
         if not isinstance(key, str):
-            raise BuiltinError("urlquery", "version", "a key that is no string")
+            raise BuiltinError("urlquery", "ambiguous", "a key that is no string")
         values = (value,) if isinstance(value, str) else value
         if not isinstance(values, (tuple, Set)):
             raise Undefined

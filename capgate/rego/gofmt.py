@@ -73,8 +73,15 @@ def _verb(parser: _Parser) -> str:
         flags.plus_v, flags.plus = flags.plus, False
     value = parser.arguments[parser.argument]
     parser.argument += 1
-    parser.spend((flags.width or 0) + (flags.precision or 0) + (len(value) * 10 if isinstance(value, str) else 700))
+    parser.spend((flags.width or 0) + (flags.precision or 0) + _most(value))
     return complaints + _show(value, flags, verb)
+
+
+def _most(value: Argument) -> int:
+    """How many characters a verb can make of ``value`` without width and precision, or somewhat more."""
+    if isinstance(value, str):
+        return 10 * len(value)
+    return 350 if isinstance(value, float) else 20 + value.bit_length()
 
 
 def _flags(parser: _Parser) -> Flags:
@@ -175,7 +182,7 @@ def _show(value: Argument, flags: Flags, verb: str) -> str:
     if verb == "T":
         return string_text(kind, flags)
     if kind == "*big.Int" and verb in "pw":
-        raise BuiltinError("sprintf", "internal", f"%{verb} of a big integer shows how Go keeps it in memory")
+        raise BuiltinError("sprintf", "ambiguous", f"%{verb} of a big integer shows how Go keeps it in memory")
     shown: str | None
     if isinstance(value, str):
         shown = _string(value, flags, verb)

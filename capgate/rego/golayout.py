@@ -1,19 +1,15 @@
 """Go's layouts of times, such as ``2006-01-02T15:04:05Z07:00``: the reference time written as times shall be.
 
-Writing and reading follow https://pkg.go.dev/time#pkg-constants and ``time.Parse``, where the local zone is UTC: a zone's
-abbreviation other than UTC is accepted and says nothing of the offset.
+See https://pkg.go.dev/time#pkg-constants. For reading times with them see :mod:`capgate.rego.goparse`.
 """
 
 from __future__ import annotations
 
-import calendar
 import datetime
 import re
 from typing import Final
 
 import msgspec
-
-from .base import Undefined
 
 #: OPA's names for layouts.
 LAYOUTS: Final = {
@@ -28,21 +24,9 @@ LAYOUTS: Final = {
     "RFC3339": "2006-01-02T15:04:05Z07:00",
     "RFC3339Nano": "2006-01-02T15:04:05.999999999Z07:00",
 }
-MONTHS: Final = tuple(
-    [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ]
+MONTHS: Final = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
 )
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -51,7 +35,6 @@ _ELEMENT: Final = re.compile(
     r"January|Jan(?![a-z])|Monday|Mon(?![a-z])|MST|0[1-6]|002|15|1|2006|2|_(?=2006)|_2|__2|3|4|5|PM|pm"
     r"|[-Z](?:070000|07:00:00|0700|07:00|07)|[.,](?:0+|9+)(?![0-9])"
 )
-_OFFSET: Final = re.compile(r"([+-])([0-9]{2}):?([0-9]{2})?:?([0-9]{2})?", re.ASCII)
 
 
 class Moment(msgspec.Struct):
@@ -88,18 +71,23 @@ def elements(layout: str) -> list[tuple[str, str]]:
 
 def write(moment: Moment, layout: str) -> str:
     """``Time.Format``."""
-    return "".join(text + (_written(moment, element) if element else "") for text, element in elements(layout))
+    texts = _texts(moment)
+    return "".join(text + (_written(moment, element, texts) if element else "") for text, element in elements(layout))
 
 
-def _written(moment: Moment, element: str) -> str:
+def _written(moment: Moment, element: str, texts: dict[str, str]) -> str:
     if element[0] in "-Z":
         return _offset_text(moment.offset, element)
     if element[0] in ".,":
         return _fraction_text(moment.nanosecond, element)
+    return texts[element]
+
+
+def _texts(moment: Moment) -> dict[str, str]:
     hour = moment.hour % 12 or 12
     half = "PM" if moment.hour >= 12 else "AM"
     day_of_year = moment.date().timetuple().tm_yday
-    texts = {
+    return {
         "2006": f"{moment.year:04d}",
         "06": f"{moment.year % 100:02d}",
         "January": MONTHS[moment.month - 1],
@@ -124,7 +112,6 @@ def _written(moment: Moment, element: str) -> str:
         "pm": half.lower(),
         "MST": moment.zone,
     }
-    return texts[element]
 
 
 def _offset_text(offset: int, element: str) -> str:
@@ -143,243 +130,3 @@ def _fraction_text(nanosecond: int, element: str) -> str:
         digits = digits.rstrip("0")
         return element[0] + digits if digits else ""
     return element[0] + digits
-
-
-class _Read(msgspec.Struct):
-    """What was read so far, and the rest of the text; -1 is what was not."""
-
-    rest: str
-    year: int = 0
-    month: int = -1
-    day: int = -1
-    day_of_year: int = -1
-    hour: int = 0
-    minute: int = 0
-    second: int = 0
-    nanosecond: int = 0
-    half: str = ""
-    offset: int = 0
-
-
-def read(layout: str, text: str) -> int:
-    """``time.Parse``: nanoseconds since the epoch, or :class:`Undefined` where the text is not of that layout."""
-    found = _Read(text)
-    parts = elements(layout)
-    for index, (literal, element) in enumerate(parts):
-        found.rest = _skip(found.rest, literal)
-        if element:
-            _take(found, element, parts[index + 1][1])
-    if found.rest:
-        raise Undefined
-    if found.half == "PM" and found.hour < 12:
-        found.hour += 12
-    elif found.half == "AM" and found.hour == 12:
-        found.hour = 0
-    month, day = _month_and_day(found)
-    if not 1 <= found.year <= 9999:  # neither is in the range of OPA's times
-        raise Undefined
-    days = datetime.date(found.year, month, day).toordinal() - datetime.date(1970, 1, 1).toordinal()
-    seconds = ((days * 24 + found.hour) * 60 + found.minute) * 60 + found.second - found.offset
-    return seconds * 1_000_000_000 + found.nanosecond
-
-
-def _skip(text: str, literal: str) -> str:
-    """``text`` after ``literal``, in which a run of spaces stands for any number of them."""
-    while literal:
-        if literal[0] == " ":
-            if text and text[0] != " ":
-                raise Undefined
-            literal, text = literal.lstrip(" "), text.lstrip(" ")
-            continue
-        run = literal.partition(" ")[0]
-        if not text.startswith(run):
-            raise Undefined
-        literal, text = literal[len(run) :], text[len(run) :]
-    return text
-
-
-def _take(found: _Read, element: str, following: str) -> None:
-    if element in _NUMBERS:
-        name, fixed, low, high = _NUMBERS[element]
-        if element == "_2" and found.rest.startswith(" "):
-            found.rest = found.rest[1:]
-        value = _digits(found, 2 if fixed else 1, 2)
-        if not low <= value <= high:
-            raise Undefined
-        setattr(found, name, value)
-        if name == "second":
-            _unannounced_fraction(found, following)
-    elif element in _NAMES:
-        name, words = _NAMES[element]
-        setattr(found, name, _word(found, words)) if name else _word(found, words)
-    elif element == "2006":
-        if not _is_digit(found.rest[:1]):
-            raise Undefined
-        found.year = _signed(found, 4)
-    elif element == "06":
-        year = _signed(found, 2)
-        found.year = year + (1900 if year >= 69 else 2000)
-    elif element in ("__2", "002"):
-        if element == "__2":
-            spaces = len(found.rest[:2]) - len(found.rest[:2].lstrip(" "))
-            found.rest = found.rest[spaces:]
-        found.day_of_year = _digits(found, 3 if element == "002" else 1, 3)
-    elif element in ("PM", "pm"):
-        half, found.rest = found.rest[:2], found.rest[2:]
-        if half not in (("PM", "AM") if element == "PM" else ("pm", "am")):
-            raise Undefined
-        found.half = half.upper()
-    elif element == "MST":
-        found.rest = found.rest[_zone_length(found.rest) :]
-    elif element[0] in ".,":
-        _take_fraction(found, element)
-    else:
-        _take_offset(found, element)
-
-
-#: element -> what it is, whether it has two digits always, and the bounds that Go checks at once.
-_NUMBERS: Final = {
-    "1": ("month", False, 1, 12),
-    "01": ("month", True, 1, 12),
-    "2": ("day", False, 0, 99),
-    "_2": ("day", False, 0, 99),
-    "02": ("day", True, 0, 99),
-    "15": ("hour", False, 0, 23),
-    "3": ("hour", False, 0, 12),
-    "03": ("hour", True, 0, 12),
-    "4": ("minute", False, 0, 59),
-    "04": ("minute", True, 0, 59),
-    "5": ("second", False, 0, 59),
-    "05": ("second", True, 0, 59),
-}
-_NAMES: Final = {
-    "January": ("month", MONTHS),
-    "Jan": ("month", tuple(name[:3] for name in MONTHS)),
-    "Monday": ("", DAYS),  # a weekday is read and not compared
-    "Mon": ("", tuple(name[:3] for name in DAYS)),
-}
-
-
-def _is_digit(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _digits(found: _Read, least: int, most: int) -> int:
-    count = 0
-    while count < most and _is_digit(found.rest[count : count + 1]):
-        count += 1
-    if count < least:
-        raise Undefined
-    value, found.rest = int(found.rest[:count]), found.rest[count:]
-    return value
-
-
-def _signed(found: _Read, count: int) -> int:
-    """A number in the next ``count`` characters, which may begin with a sign."""
-    text, found.rest = found.rest[:count], found.rest[count:]
-    digits = text[1:] if text[:1] in ("+", "-") else text
-    if len(text) < count or (digits and not _is_digit(digits)):
-        raise Undefined
-    return -int(digits or 0) if text[:1] == "-" else int(digits or 0)
-
-
-def _word(found: _Read, words: tuple[str, ...]) -> int:
-    for index, word in enumerate(words):
-        start = found.rest[: len(word)]
-        if start.isascii() and start.lower() == word.lower():
-            found.rest = found.rest[len(word) :]
-            return index + 1
-    raise Undefined
-
-
-def _unannounced_fraction(found: _Read, following: str) -> None:
-    """A fraction after the seconds is accepted though the layout has none."""
-    if found.rest[:1] in (".", ",") and _is_digit(found.rest[1:2]) and following[:1] not in (".", ","):
-        _take_run(found)
-
-
-def _take_run(found: _Read) -> None:
-    count = 1
-    while _is_digit(found.rest[count : count + 1]):
-        count += 1
-    found.nanosecond, found.rest = _nanoseconds(found.rest[:count]), found.rest[count:]
-
-
-def _take_fraction(found: _Read, element: str) -> None:
-    if element[1] == "0":
-        text, found.rest = found.rest[: len(element)], found.rest[len(element) :]
-        if len(text) < len(element):
-            raise Undefined
-        found.nanosecond = _nanoseconds(text)
-    elif found.rest[:1] in (".", ",") and _is_digit(found.rest[1:2]):
-        _take_run(found)
-
-
-def _nanoseconds(text: str) -> int:
-    if text[:1] not in (".", ","):
-        raise Undefined
-    part = _Read(text[1:10])
-    value = _signed(part, len(part.rest))
-    if value < 0:
-        raise Undefined
-    return int(value * 10 ** (9 - len(text[1:10])))
-
-
-def _take_offset(found: _Read, element: str) -> None:
-    if element[0] == "Z" and found.rest.startswith("Z"):
-        found.rest, found.offset = found.rest[1:], 0
-        return
-    size = len(element)
-    text, found.rest = found.rest[:size], found.rest[size:]
-    match = _OFFSET.fullmatch(text)
-    if (
-        match is None
-        or len(text) != size
-        or [at for at in (3, 6) if text[at : at + 1] == ":"] != [at for at in (3, 6) if element[at : at + 1] == ":"]
-    ):
-        raise Undefined
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()[1:])
-    if hours > 24 or minutes > 60 or seconds > 60:
-        raise Undefined
-    found.offset = ((hours * 60 + minutes) * 60 + seconds) * (-1 if match[1] == "-" else 1)
-
-
-def _zone_length(text: str) -> int:
-    """How long the abbreviation of a zone at the start of ``text`` is, by Go's rules for what looks like one."""
-    if text.startswith("UTC"):
-        return 3
-    if len(text) >= 3 and text.startswith(("ChST", "MeST")):
-        return 4
-    if text.startswith("GMT"):
-        return 3 + _signed_offset(text[3:])
-    if len(text) >= 3 and text[0] in "+-":
-        length = _signed_offset(text)
-    else:
-        upper = len(text[:6]) - len(text[:6].lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-        named = upper == 3 or (upper in (4, 5) and text[upper - 1] == "T") or (upper == 4 and text[:4] == "WITA")
-        length = upper if named else 0
-    if not length:
-        raise Undefined
-    return length
-
-
-def _signed_offset(text: str) -> int:
-    match = re.match(r"[+-]([0-9]+)", text, re.ASCII)
-    if match is None or len(match[1]) > 19 or int(match[1]) > 23:
-        return 0
-    return match.end()
-
-
-def _month_and_day(found: _Read) -> tuple[int, int]:
-    month, day = max(found.month, 1) if found.month >= 0 else 1, found.day if found.day >= 0 else 1
-    leap = found.year % 4 == 0 and (found.year % 100 != 0 or found.year % 400 == 0)
-    if found.day_of_year >= 0:
-        if not 1 <= found.day_of_year <= 365 + leap:
-            raise Undefined
-        that = datetime.date(2000 if leap else 2001, 1, 1) + datetime.timedelta(found.day_of_year - 1)
-        if (found.month >= 0 and found.month != that.month) or (found.day >= 0 and found.day != that.day):
-            raise Undefined
-        month, day = that.month, that.day
-    if not 1 <= day <= calendar.monthrange(2000 if leap else 2001, month)[1]:
-        raise Undefined
-    return month, day

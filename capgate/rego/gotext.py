@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .values import Number, Object, Set, Value
+from .terms import Number, Object, Set, Value
 
 #: What ``strconv`` writes with a letter; the two quotes are escaped where they would end the literal.
 _LETTERS: Final = {

@@ -14,7 +14,7 @@ from ..errors import BuiltinError
 from .base import Undefined
 from .encodings import read_json
 from .encodings import url_bytes as _bytes
-from .values import Object, Value
+from .terms import Object, Value
 
 try:
     from cryptography import x509
@@ -60,7 +60,7 @@ def read_keys(text: str) -> list[Key]:
 
 
 def _unusable(detail: str) -> BuiltinError:
-    return BuiltinError("io.jwt", "version", f"a key that is not read: {detail}")
+    return BuiltinError("io.jwt", "ambiguous", f"a key that is not read: {detail}")
 
 
 def _pem(text: str) -> Any:
@@ -133,7 +133,8 @@ def _verify(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
             return False
         key.verify(signature, message)
         return True
-    hash_ = {"256": hashes.SHA256, "384": hashes.SHA384, "512": hashes.SHA512}[algorithm[2:]]()
+    made: dict[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+    hash_ = made[algorithm[2:]]
     if algorithm.startswith("ES"):
         if not isinstance(key, ec.EllipticCurvePublicKey) or not signature:
             return False

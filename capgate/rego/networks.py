@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, string
-from .values import Object, Set, Value
+from .terms import Object, Set, Value
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,7 +31,7 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     if isinstance(found, ipaddress.IPv6Address) and found in _MAPPED:
-        raise BuiltinError("net", "version", f"{text!r} is an IPv4 address in IPv6, which Go takes for either")
+        raise BuiltinError("net", "ambiguous", f"{text!r} is an IPv4 address in IPv6, which Go takes for either")
     return found
 
 
@@ -131,11 +131,11 @@ def _range(item: Value) -> tuple[Address, Address, str | None]:
     if address is None:
         network = _network(item)
         if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_LOW):
-            raise BuiltinError("net.cidr_merge", "version", f"{item!r}: addresses that begin with a zero byte")
+            raise BuiltinError("net.cidr_merge", "ambiguous", f"{item!r}: addresses that begin with a zero byte")
         return network[0], network[-1], str(network)
     byte = int(address) >> 24
     prefix = next((prefix for bound, prefix in _CLASSES if byte < bound), None)
     if prefix is None:
-        raise BuiltinError("net.cidr_merge", "version", f"{item!r} is in no class that has a prefix")
+        raise BuiltinError("net.cidr_merge", "ambiguous", f"{item!r} is in no class that has a prefix")
     network = ipaddress.ip_network((int(address), prefix), strict=False)
     return network[0], network[-1], f"{address}/{prefix}"

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, numeric, string
-from .values import MAX_NUMBER, Number, Value, number
+from .terms import MAX_NUMBER, Number, Value, number
 
 #: A greater exponent is an error in OPA, where it is in scientific notation.
 _EXPONENT_DIGITS: Final = 6

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import BuiltinError
-from .base import Context, Undefined, array, builtin, mapping
-from .values import Object, Set, Value, equal, order, weigh
+from .base import Context, Undefined, array, boolean, builtin, mapping, string
+from .terms import Object, Set, Value, equal, order, weigh
 
 
 @builtin("object.subset")
@@ -19,7 +19,7 @@ def subset(context: Context, super_: Value, sub: Value) -> Value:
     if isinstance(super_, tuple) and isinstance(sub, Set):
         inside = _set_subset(Set(super_), sub)
         if inside != _counted(super_, sub):
-            raise BuiltinError("object.subset", "version", "OPA counts members of the array that are there twice")
+            raise BuiltinError("object.subset", "ambiguous", "OPA counts members of the array that are there twice")
         return inside
     raise Undefined
 
@@ -35,6 +35,7 @@ def _object_subset(context: Context, super_: Object, sub: Object) -> bool:
         if key not in super_:
             return False
         other = super_.get(key)
+        context.spend(weigh(item))
         if equal(item, other):
             continue
         if isinstance(other, Object) and isinstance(item, Object):
@@ -139,6 +140,38 @@ def _union(left: Object, right: Object) -> Object:
             (key, _union(other, value) if isinstance(other, Object) and isinstance(value, Object) and both else value)
         )
     return Object(pairs)
+
+
+@builtin("cast_array")
+def cast_array(context: Context, value: Value) -> Value:
+    return value.items if isinstance(value, Set) else array(value)
+
+
+@builtin("cast_set")
+def cast_set(context: Context, value: Value) -> Value:
+    return value if isinstance(value, Set) else Set(array(value))
+
+
+@builtin("cast_boolean")
+def cast_boolean(context: Context, value: Value) -> Value:
+    return boolean(value)
+
+
+@builtin("cast_null")
+def cast_null(context: Context, value: Value) -> Value:
+    if value is not None:
+        raise Undefined
+    return None
+
+
+@builtin("cast_object")
+def cast_object(context: Context, value: Value) -> Value:
+    return mapping(value)
+
+
+@builtin("cast_string")
+def cast_string(context: Context, value: Value) -> Value:
+    return string(value)
 
 
 @builtin("trace")

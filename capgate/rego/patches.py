@@ -11,7 +11,7 @@ from typing import Final, Union
 
 from ..errors import BuiltinError
 from .base import INT_MAX, INT_MIN, Context, Undefined, array, builtin, mapping
-from .values import Object, Order, Set, Value, equal, order, weigh
+from .terms import Object, Order, Set, Value, equal, order, weigh
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 Path = tuple[Value, ...]
@@ -41,7 +41,7 @@ def patch(context: Context, target: Value, operations: Value) -> Value:
     for operation in array(operations):
         _apply(context, root, mapping(operation))
     if not root:
-        raise BuiltinError("json.patch", "version", "the whole value was removed")
+        raise BuiltinError("json.patch", "ambiguous", "the whole value was removed")
     return _rendered(root[0])
 
 
@@ -110,7 +110,7 @@ def _unfold(context: Context, root: list[_Node], path: Path, *, edit: bool = Fal
             if not _has(node, key):
                 raise Undefined
             if edit:
-                raise BuiltinError("json.patch", "version", "an edit of a member of a set")
+                raise BuiltinError("json.patch", "ambiguous", "an edit of a member of a set")
             child = _opened(context, key)
         else:
             raise Undefined
@@ -123,7 +123,7 @@ def _at(context: Context, node: _Array, key: Value) -> _Node:
     if not 0 <= index < len(node.items):
         raise Undefined
     if node.origins[index] not in (None, index):  # where OPA looks at what was there before the patch
-        raise BuiltinError("json.patch", "version", "a path through what moved in its array in the same patch")
+        raise BuiltinError("json.patch", "ambiguous", "a path through what moved in its array in the same patch")
     child = node.items[index] = _opened(context, node.items[index])
     node.origins[index] = None
     return child
@@ -199,7 +199,7 @@ def _put(context: Context, root: list[_Node], path: Path, value: Set) -> None:
     elif isinstance(node, _Array):
         node.items[_index(path[-1], len(node.items))] = value
     else:
-        raise BuiltinError("json.patch", "version", "an edit of a member of a set")
+        raise BuiltinError("json.patch", "ambiguous", "an edit of a member of a set")
 
 
 def _index(key: Value, length: int) -> int:

@@ -1,8 +1,8 @@
 """``regex.*`` that OPA's compiler leaves to the host, on RE2, whose syntax is Go's and whose time is linear; and
 ``glob.quote_meta``.
 
-RE2 and Go differ in nothing that these functions show, with the exceptions that are refused below: ``\\C``, and patterns
-that are too large for the memory that is granted.
+RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, and patterns that are too
+large for the memory that is granted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, integer, string
-from .values import Value
+from .terms import Value
 
 try:
     import re2
@@ -22,7 +22,7 @@ except ImportError:  # pragma: no cover - the functions are refused then
 
 _NEEDS: Final = (("google-re2", re2),)
 #: Bytes that a compiled pattern and its caches may take.
-_MAX_MEMORY: Final = 2_000_000
+_MAX_MEMORY: Final = 1_000_000
 #: Characters of a pattern; compiling takes time in proportion to the program, which the memory bounds as well.
 _MAX_PATTERN: Final = 10_000
 #: RE2's instructions that one unit of work pays for, at one character.
@@ -35,7 +35,7 @@ _META: Final = frozenset(r"\.+*?()|[]{}^$")
 _GLOB_META: Final = frozenset(r"*?\[]{}")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _compiled(pattern: str) -> Any:
     options = re2.Options()
     options.max_mem, options.log_errors = _MAX_MEMORY, False
@@ -52,7 +52,7 @@ def _compile(context: Context, pattern: str) -> Any:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
     if "\\C" in pattern:
-        raise BuiltinError("regex", "version", "\\C is RE2's, Go has no such escape")
+        raise BuiltinError("regex", "ambiguous", "\\C is RE2's, Go has no such escape")
     context.spend(10 * len(pattern))
     return _compiled(pattern)
 
@@ -117,7 +117,8 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     begin = 0
-    for match in _matches(context, compiled, whole):
+    _pay(context, compiled, whole)
+    for match in compiled.finditer(whole):
         context.spend(1 + len(template))
         replaced = expand(match)
         context.spend(len(replaced))
@@ -125,7 +126,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
         begin = match.end()
         spans.append(match.span())
     if any(start == end for start, end in spans) or not _same_alone(context, compiled, whole, spans):
-        raise BuiltinError("regex.replace", "version", "releases of OPA differ in what is replaced")
+        raise BuiltinError("regex.replace", "ambiguous", "releases of OPA differ in what is replaced")
     return "".join(parts) + whole[begin:]
 
 

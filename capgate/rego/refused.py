@@ -35,6 +35,7 @@ refuse(
 )
 refuse("its results are the messages of the library that OPA uses", "json.match_schema", "json.verify_schema")
 refuse("line breaks and quotes are those of the library that OPA uses", "yaml.marshal")
+refuse("it needs the reader of package URLs that OPA uses", "purl.is_valid", "purl.parse")
 refuse("it needs Go's text/template", "strings.render_template")
 refuse("it needs the library for intersections of globs that OPA uses", "regex.globs_match")
 refuse("it is for OPA's own tests", "internal.test_case")

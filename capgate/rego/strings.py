@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 
 from ..errors import BuiltinError
-from .base import Context, Undefined, array, builtin, string, strings
+from .base import Context, Undefined, array, builtin, integer, string, strings
 from .gofmt import Argument, sprintf
 from .gotext import term
-from .values import Number, Object, Set, Value
+from .terms import Number, Object, Set, Value, weigh
 
 
 @builtin("sprintf")
 def sprintf_values(context: Context, format: Value, values: Value) -> Value:
     """``fmt.Sprintf`` of numbers as Go has them, strings, and the Rego text of everything else."""
-    return sprintf(string(format), [_argument(value) for value in array(values)], context.spend)
+    return sprintf(string(format), [_argument(context, value) for value in array(values)], context.spend)
 
 
-def _argument(value: Value) -> Argument:
+def _argument(context: Context, value: Value) -> Argument:
     if isinstance(value, str):
         return value
     if isinstance(value, Number):
@@ -25,6 +25,7 @@ def _argument(value: Value) -> Argument:
         return value.text if math.isinf(number) else number
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    context.spend(weigh(value))
     return term(value)
 
 
@@ -37,10 +38,10 @@ def template_string(context: Context, parts: Value) -> Value:
 def _shown(part: Value) -> str:
     if isinstance(part, Set):
         if len(part) > 1:
-            raise BuiltinError("internal.template_string", "version", "an expression with more than one value")
+            raise BuiltinError("internal.template_string", "ambiguous", "an expression with more than one value")
         return _text(part.items[0]) if part else "<undefined>"
     if isinstance(part, (tuple, Object)):
-        raise BuiltinError("internal.template_string", "version", "an expression that is in no set")
+        raise BuiltinError("internal.template_string", "ambiguous", "an expression that is in no set")
     return _text(part)
 
 
@@ -71,6 +72,14 @@ def _one_or_more(value: Value) -> list[str]:
 def count(context: Context, text: Value, part: Value) -> Value:
     """How often ``part`` is in ``text`` without overlap; an empty one is before and after each character."""
     return string(text).count(string(part))
+
+
+@builtin("strings.split_n")
+def split_some(context: Context, text: Value, delimiter: Value, count: Value) -> Value:
+    """The first ``count`` parts of ``text``, or the last ones where that is negative."""
+    whole, between, most = string(text), string(delimiter), integer(count)
+    parts = whole.split(between) if between else list(whole)
+    return tuple(parts[:most] if most >= 0 else parts[most:])
 
 
 @builtin("indexof_n")

@@ -15,9 +15,10 @@ from typing import Final
 
 from ..errors import BuiltinError
 from .base import INT_MAX, INT_MIN, Context, Undefined, builtin, integer, numeric, string
-from .golayout import DAYS, LAYOUTS, Moment, read, write
+from .golayout import DAYS, LAYOUTS, Moment, write
+from .goparse import read
 from .numbers import round_to_64_bits
-from .values import Number, Value
+from .terms import Number, Value
 
 _BILLION: Final = 1_000_000_000
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -50,6 +51,7 @@ def parse_rfc3339(context: Context, text: Value) -> Value:
 @builtin("time.parse_ns")
 def parse(context: Context, layout: Value, text: Value) -> Value:
     name = string(layout)
+    context.spend(10 * len(name))
     return _in_range(read(LAYOUTS.get(name, name), string(text)))
 
 
@@ -133,6 +135,7 @@ def weekday(context: Context, time: Value) -> Value:
 @builtin("time.format", needs=_NEEDS)
 def format_time(context: Context, time: Value) -> Value:
     moment, _, layout = _moment(time)
+    context.spend(10 * len(layout))
     return write(moment, LAYOUTS.get(layout or "RFC3339Nano", layout))
 
 
@@ -218,7 +221,7 @@ def _zone(name: str) -> Zone:
     if name in ("", "UTC"):
         return datetime.timezone.utc
     if name == "Local":
-        raise BuiltinError("time", "impure", "the zone 'Local' is that of the machine")
+        raise BuiltinError("time", "ambiguous", "the zone 'Local' is that of the machine")
     return _load(name)
 
 

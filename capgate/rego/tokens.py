@@ -18,7 +18,7 @@ from .base import Context, Undefined, builtin, mapping, numeric, string, text_of
 from .encodings import read_json, url_bytes
 from .gotext import general
 from .keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
-from .values import Number, Object, Value
+from .terms import Number, Object, Value
 
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _UNVERIFIED: Final = (False, Object(), Object())
@@ -68,7 +68,7 @@ def decode(context: Context, token: Value) -> Value:
         data = url_bytes(parts.payload)
         kind = header.get("cty", "")
         if not isinstance(kind, str):
-            raise BuiltinError("io.jwt.decode", "version", "'cty' is no string")
+            raise BuiltinError("io.jwt.decode", "ambiguous", "'cty' is no string")
         if kind != "JWT":
             break
         token = text_of(data).strip("\"'")
@@ -200,14 +200,14 @@ def _is_signed(key: Key, algorithm: str, message: bytes, signature: bytes) -> bo
         return hmac.compare_digest(signature, hmac.new(key.key, message, _HASHES[algorithm[2:]]).digest())
     curve = getattr(getattr(key.key, "curve", None), "name", None)
     if curve is not None and algorithm in _CURVES and curve != _CURVES[algorithm]:
-        raise BuiltinError("io.jwt.decode_verify", "version", f"{algorithm} with a key on {curve}")
+        raise BuiltinError("io.jwt.decode_verify", "ambiguous", f"{algorithm} with a key on {curve}")
     return is_signed(key.key, algorithm, message, signature)
 
 
 def _meets(asked: _Constraints, payload: Object) -> bool:
     issuer = payload.get("iss")
     if asked.iss and "iss" in payload and not isinstance(issuer, str):
-        raise BuiltinError("io.jwt.decode_verify", "version", "'iss' is no string")
+        raise BuiltinError("io.jwt.decode_verify", "ambiguous", "'iss' is no string")
     if asked.iss and issuer != asked.iss:
         return False
     if "aud" in payload:

@@ -9,10 +9,17 @@ import msgspec
 
 from ..errors import BuiltinError
 from .base import INT_MAX, Context, Undefined, builtin, string
-from .values import Object, Value
+from .terms import Object, Value
 
 _IDENTIFIERS: Final = re.compile(r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)
+#: What https://semver.org suggests.
+_STRICT: Final = re.compile(
+    r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){2}"
+    r"(?:-(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?"
+    r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    re.ASCII,
+)
 _UUID: Final = re.compile(
     r"([0-9a-fA-F]{8})-([0-9a-fA-F]{4})-([0-9a-fA-F]{4})-([0-9a-fA-F]{4})-([0-9a-fA-F]{12})", re.ASCII
 )
@@ -28,7 +35,17 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def _version(text: str) -> _Version:
-    """As OPA reads versions: a ``v`` may stand in front, and numbers may begin with zeros."""
+    """A version that every release of OPA takes for one, or :class:`Undefined` for what none does.
+
+    Releases differ in a ``v`` in front, in zeros at the start of numbers, and in parts that are empty.
+    """
+    found = _lenient_version(text)
+    if _STRICT.fullmatch(text) is None:
+        raise BuiltinError("semver", "ambiguous", f"{text[:80]!r} is a version to some releases of OPA")
+    return found
+
+
+def _lenient_version(text: str) -> _Version:
     text, _, metadata = text.removeprefix("v").partition("+")
     text, _, prerelease = text.partition("-")
     if any(part and not _IDENTIFIERS.fullmatch(part) for part in (metadata, prerelease)):
@@ -63,7 +80,9 @@ def compare(context: Context, first: Value, second: Value) -> Value:
         return 1 if not one.prerelease else -1
     keys = [[_key(part) for part in version.prerelease.split(".")] for version in (one, two)]
     if keys[0] == keys[1]:
-        raise BuiltinError("semver.compare", "version", "pre-releases that differ in zeros only, where OPA never ends")
+        raise BuiltinError(
+            "semver.compare", "ambiguous", "pre-releases that differ beyond 64 bits, where OPA never ends"
+        )
     return -1 if keys[0] < keys[1] else 1
 
 
@@ -82,7 +101,8 @@ def parse_uuid(context: Context, text: Value) -> Value:
     version = data[6] >> 4
     found: dict[str, Value] = {"version": version, "variant": _variant(data[8])}
     if version in (1, 2):
-        found["nodeid"] = f"{_scope(data[10])}:{data[10:].hex()}"
+        found["nodeid"] = data[10:].hex("-")
+        found["macvariables"] = _scope(data[10])
         found["clocksequence"] = int.from_bytes(data[8:10], "big") & 0x3FFF
         ticks = int.from_bytes(data[6:8] + data[4:6] + data[:4], "big") & (2**60 - 1)
         found["time"] = (ticks - _GREGORIAN) * 100

@@ -1,8 +1,8 @@
 """``yaml.unmarshal`` and ``yaml.is_valid``, where every reader of YAML agrees.
 
-YAML 1.1 and 1.2, and their readers, differ in what ``yes``, ``0o7``, ``1_000``, ``12:30`` or a date are, in what two equal
-keys mean, in tags and merges. A document with any of that raises :class:`BuiltinError`, since a guess could allow what OPA
-denies. What is left is most of what people write: mappings, sequences, text, true and false, null, decimal numbers.
+YAML 1.1 and 1.2, and their readers, differ in what ``yes``, ``0o7``, ``1_000``, ``12:30`` or a date are, in what two
+equal keys mean, in tags and merges. A document with any of that raises :class:`BuiltinError`, since a guess could allow
+what OPA denies. What is left is most of what people write: mappings, sequences, text, booleans, null, numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, string
-from .values import Object, Value, number, weigh
+from .terms import Object, Value, number, weigh
 
 try:
     import yaml
@@ -28,13 +28,15 @@ _PLAIN: Final[dict[str, Value]] = {
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,14}|-?(?:0|[1-9][0-9]{0,6})\.[0-9]{0,6}[1-9]", re.ASCII)
 #: Plain text that some reader takes for something else.
 _DOUBTFUL: Final = re.compile(r"(?i:y|n|yes|no|on|off|<<|=|[-+]?\.(?:inf|nan))|[-+.]?[0-9].*", re.ASCII | re.DOTALL)
+#: What begins with a digit and is text to everybody: a letter of no number and of no time, or three numbers with dots.
+_TEXT: Final = re.compile(r"(?![0-9]{4}-)[0-9][^:]*[g-np-wyzG-NP-WYZ][^:]*|[0-9]+(?:\.[0-9]+){2,}", re.ASCII)
 #: What a unit of work pays for is less in the pure parser, which takes some microseconds for a character.
 _COST: Final = 40
 _MAX_DEPTH: Final = 50
 
 
 def _doubtful(detail: str) -> BuiltinError:
-    return BuiltinError("yaml", "version", f"readers of YAML differ in {detail}")
+    return BuiltinError("yaml", "ambiguous", f"readers of YAML differ in {detail}")
 
 
 @builtin("yaml.unmarshal", needs=_NEEDS)
@@ -123,10 +125,11 @@ def _scalar(node: Any) -> Value:
         if node.tag != "tag:yaml.org,2002:str":
             raise _doubtful(f"the tag {node.tag!r}")
         return text
-    if text in _PLAIN:
+    kind = node.tag.rpartition(":")[2]
+    if text in _PLAIN and kind in ("null", "bool"):
         return _PLAIN[text]
-    if _NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text) and kind == ("float" if "." in text else "int"):
         return number(text)
-    if node.tag != "tag:yaml.org,2002:str" or _DOUBTFUL.fullmatch(text):
+    if kind != "str" or (_DOUBTFUL.fullmatch(text) and not _TEXT.fullmatch(text)):
         raise _doubtful(f"what {text[:80]!r} is")
     return text

@@ -126,11 +126,13 @@ def liar(
     bodies: Mapping[str, str] | None = None,
     **others: str,
 ) -> bytes:
-    """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end; ``bodies``,
-    and others, take the place of :data:`HONEST` ones; ``without`` is a function that it lacks; ``extra`` are more fields."""
-    functions = "".join(
-        _function(name, {**HONEST, **(bodies or {}), **others}[name]) for name in HONEST if name != without
-    )
+    """A module of OPA's ABI that has no policy. ``answer`` is its answer as bytes, with the zero at the end.
+
+    ``bodies``, and ``others`` by name, take the place of :data:`HONEST` ones; ``without`` is a function that it lacks;
+    ``extra`` are more fields.
+    """
+    all_bodies = {**HONEST, **(bodies or {}), **others}
+    functions = "".join(_function(name, all_bodies[name]) for name in HONEST if name != without)
     return wat(
         f"(module {IMPORTED.format(pages=pages) if imported is None else imported} {memory} {versions}"
         f"(global $next (mut i32) (i32.const {HEAP}))"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, Literal
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from capgate.abi.opa.answer import Answers
+from capgate.errors import AbiError
 from capgate.limits import Limits
-from capgate.model import Entrypoint
+from capgate.model import Allow, Entrypoint
 
+from ..tools import IN_CI
 from .asking import LIMITS, opened, outcome
 from .guests import liar
 
@@ -111,3 +119,40 @@ def test_an_answer_is_read_up_to_the_zero_only(engine_name: str) -> None:
 def test_the_order_of_denials_does_not_matter(engine_name: str) -> None:
     for answer in (b'[{"result":["z","\\u00e9","Z"]}]\0', b'[{"result":["\\u00e9","Z","z"]}]\0'):
         assert outcome(opened(engine_name, liar(answer), DENIALS, LIMITS)) == "deny Z"
+
+
+@settings(max_examples=500 if IN_CI else 150, deadline=None)
+@given(
+    st.recursive(
+        st.sampled_from([None, True, False, 0, 1, "", "allow", "true", "reason", 1.5]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["result", "allow", "reason", "deny", ""]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+    st.booleans(),
+    st.sampled_from(["decision", "denials"]),
+)
+def test_whatever_the_answer_is(value: Any, wrapped: bool, result: Literal["decision", "denials"]) -> None:
+    """M6: against a second judge, which shares no code with the first."""
+    text = json.dumps([{"result": value}] if wrapped else value).encode()
+    answers = Answers(Entrypoint("p", result), LONG)
+    try:
+        found: object = answers.read(text)
+    except AbiError:
+        found = None
+    assert (type(found) is Allow) == allows(json.loads(text), result)
+
+
+def allows(whole: Any, result: str) -> bool:
+    """Whether this is one of the shapes that allow."""
+    listed: list[str] = ["[]"] if result == "denials" else ["true", '{"allow": true}']
+    for shape in listed:
+        if repr(whole) == repr([{"result": json.loads(shape)}]):
+            return True
+    reasons = ["", "allow", "true", "reason"] if result == "decision" else []
+    shapes = [{"allow": True, "reason": text} for text in reasons] + [
+        {"reason": text, "allow": True} for text in reasons
+    ]
+    return any(repr(whole) == repr([{"result": shape}]) for shape in shapes)

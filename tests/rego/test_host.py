@@ -11,6 +11,7 @@ from capgate.errors import PolicyTrap, RestrictedModule
 from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Entrypoint, PolicyInput, Resource
+from capgate.pool import WasmPool
 from capgate.store.loader import WasmArtifact
 
 from ..guests import PAGE, data
@@ -39,6 +40,17 @@ def test_an_abort_denies_wherever_its_message_is(engine_name: str, pointer: int)
     assert caught.value.kind == "abort"
     assert ("conflict" in str(caught.value)) is (pointer == TEXT)
     assert interpreter.broken
+
+
+def test_an_abort_retires_the_instance_and_is_not_tried_again(engine_name: str) -> None:
+    """What was restored is as good as new: asking a new instance would cost one, and give the same."""
+    module = WasmArtifact.from_bytes(liar(eval="(call $abort (i32.const 0)) (i32.const 0)"))
+    pool = WasmPool(module, 1, engine_name, LIMITS)
+    for number in range(1, 4):
+        with pytest.raises(PolicyTrap):
+            pool.call(INPUT)
+        assert pool.statistics().retired == number
+        assert pool.statistics().calls == number
 
 
 @pytest.mark.parametrize("export", ["opa_json_parse", "opa_eval_ctx_get_result", "opa_json_dump"])

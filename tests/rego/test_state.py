@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from capgate.checker import WasmPolicyChecker
+from capgate.engine import load_engine
+from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource
 from capgate.pool import WasmPool
@@ -141,3 +143,12 @@ async def test_a_pool_reuses_what_it_restores(engine_name: str) -> None:
             assert await checker.check(asked) == (Allow() if number % 3 else Deny("not_in_allowlist"))
         assert pool.statistics().made == 2
         assert pool.statistics().calls == 200
+
+
+def test_instances_of_one_policy_share_what_they_are_restored_from(engine_name: str) -> None:
+    prepared = PreparedPolicy(opa_artifact(DOCUMENT, spare=4), Limits(), Entrypoint("capgate/allow"))
+    compiled = CompiledPolicy(prepared, load_engine(engine_name))
+    guests = [compiled.instantiate()._guest for _ in range(3)]
+    assert len({id(guest._image) for guest in guests if guest is not None}) == 1
+    assert prepared.share(b"other") == b"other"
+    assert prepared.share(b"others") == b"others"

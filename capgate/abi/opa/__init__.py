@@ -13,6 +13,6 @@ host makes the memory, provides seven functions, and asks by calls on values tha
 
 from .guest import Guest
 from .listing import Listing
-from .module import ENTRIES, IMPORTS, Facts, check_module
+from .module import ENTRIES, IMPORTS, LOADING, Facts, check_module, loading_fuel
 
-__all__ = ["ENTRIES", "IMPORTS", "Facts", "Guest", "Listing", "check_module"]
+__all__ = ["ENTRIES", "IMPORTS", "LOADING", "Facts", "Guest", "Listing", "check_module", "loading_fuel"]

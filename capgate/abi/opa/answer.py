@@ -33,6 +33,7 @@ class Answers:
     """Answers by their bytes: policies repeat a few, so reading them again is not needed."""
 
     _SIZE: Final = 64
+    _BYTES: Final = 1_024
 
     def __init__(self, entrypoint: Entrypoint, limit: int) -> None:
         self._denials = entrypoint.result == "denials"
@@ -44,7 +45,7 @@ class Answers:
         known = self._known.get(raw)
         if known is None:
             known = self._read(raw)
-            if len(self._known) < self._SIZE:
+            if len(self._known) < self._SIZE and len(raw) <= self._BYTES:
                 self._known[raw] = known
         return known
 

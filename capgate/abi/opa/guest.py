@@ -25,10 +25,9 @@ from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
 from .host import Host
-from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, Facts
+from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
 
 MASK: Final = 0xFFFFFFFF
-PAGE: Final = 65_536
 #: Bytes of the names that a module gives its builtins and entry points.
 NAMES: Final = 1_048_576
 #: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
@@ -42,7 +41,8 @@ class Guest:
     """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
 
     ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and which does not say whether the input could be
-    read. Raises :class:`PolicyError` where the start function traps.
+    read. ``share`` is given what the instance is restored from, and gives the bytes to keep. Raises
+    :class:`PolicyError` where the start function traps.
     """
 
     def __init__(
@@ -54,9 +54,11 @@ class Guest:
         entrypoint: Entrypoint,
         *,
         one_call: bool = False,
+        share: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.grown = False
         self._entrypoint = entrypoint
+        self._share = share
         self._limits = limits
         self._host = Host(limits)
         self._answers = Answers(entrypoint, limits.output_bytes)
@@ -96,7 +98,7 @@ class Guest:
         self._question = (number, value & MASK, self._reserved())
         self._evaluate: Callable[[bytes], int] = self._by_context(context) if self._eval is None else self._in_one_call
         self.instance.function(SAVE, 0, 0)()
-        self._image = bytes(self.instance.memory_view())
+        self._image = self._share(bytes(self.instance.memory_view()))
 
     def _reserved(self) -> int:
         """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""
