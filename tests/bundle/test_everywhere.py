@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from capgate import build_policy, load_wasm_artifact
+from capgate.bundle import BundleKeys
 from capgate.checker import WasmPolicyChecker
 from capgate.contract import HandlerContract
-from capgate.errors import ConfigError, ManifestError, SignatureInvalid
+from capgate.errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from capgate.follow import FollowingChecker
 from capgate.golden import PolicyUnderTest, read_fixtures, run_fixtures
 from capgate.interpreter import WasmInterpreter
@@ -129,6 +130,28 @@ def test_settings_must_not_contradict_the_manifest() -> None:
             WasmInterpreter(said, entrypoint=other)
     unsaid = WasmArtifact.from_bytes(bundle(1))
     assert unsaid.asked(DECISION) == DECISION
+
+
+def test_a_pin_is_that_of_the_bundle_and_looked_at_first(tmp_path: Path) -> None:  # A13, A22
+    path = tmp_path / "bundle.tar.gz"
+    path.write_bytes(bundle(1))
+    digest = hashlib.sha256(bundle(1)).hexdigest()
+    assert load_wasm_artifact(path, digest).sha256 == digest
+    for other in (digest.upper(), digest[:-1], f"{digest}\n", f" {digest}", ""):
+        with pytest.raises(ConfigError):
+            load_wasm_artifact(path, other)
+    inner = hashlib.sha256(opa_policy(document(1))).hexdigest()
+    with pytest.raises(DigestMismatch):
+        load_wasm_artifact(path, inner)
+    path.write_bytes(bundle(1)[:-1])  # damaged, but that is not what is said: it was not unpacked
+    with pytest.raises(DigestMismatch):
+        load_wasm_artifact(path, digest, bundle_keys=BundleKeys(configured()))
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:  # A14
+    os.mkfifo(tmp_path / "bundle.tar.gz")
+    with pytest.raises(ArtifactNotFound):
+        load_wasm_artifact(tmp_path / "bundle.tar.gz")
 
 
 # -- a running application
