@@ -91,8 +91,8 @@ class WasmArtifact:
     version: str = field(init=False)
     inputs: frozenset[str] | None = field(init=False)
     abi: str = field(init=False)
-    rego_data: bytes = field(init=False, repr=False)
-    bundle: Bundle | None = field(init=False, repr=False)
+    rego_data: bytes = field(init=False, repr=False, compare=False)
+    bundle: Bundle | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, pin: str | None, limits: Limits, bundle_keys: BundleKeys | None) -> None:
         if type(self.data) is not bytes:

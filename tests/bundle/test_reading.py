@@ -52,6 +52,7 @@ def test_a_bundle_is_an_artifact(tmp_path: Path) -> None:
     assert artifact.bundle is not None
     assert artifact.bundle.module == "policy.wasm"
     assert not artifact.is_component
+    assert len({artifact, WasmArtifact(pack(), str(path))}) == 1
     path.rename(tmp_path / "anything")
     opened = read_policy(tmp_path / "anything")  # by how it begins, whatever it is called
     assert opened.document is None
