@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,6 +17,7 @@ from capgate.pool import WasmPool
 from capgate.store.loader import WasmArtifact
 
 from ..guests import PAGE, data
+from ..tools import ROOT
 from .asking import INPUT, LIMITS, opened, outcome, outcome_of
 from .guests import liar, opa_policy
 
@@ -248,3 +251,16 @@ def test_what_a_host_function_raises_stays_with_its_instance(engine: str) -> Non
         thread.join()
     assert len(found) == 30 * len(threads)
     assert all(expected == seen for expected, seen in found)
+
+
+def test_who_needs_no_builtins_does_not_import_them() -> None:
+    """They bring libraries along that take as long to import as all the rest."""
+    code = (
+        "import sys, capgate\n"
+        "from tests.rego.guests import liar\n"
+        "interpreter = capgate.WasmInterpreter(capgate.WasmArtifact.from_bytes(liar()))\n"
+        "assert type(interpreter.call_policy_check(capgate.PolicyInput('db.write'))) is capgate.Allow\n"
+        "sys.exit('capgate.rego' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == 0

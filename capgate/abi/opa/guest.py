@@ -13,19 +13,21 @@ Data, builtins and the entry point are told once, when the instance is loaded, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ...engine import CompiledModule, RawFunction
 from ...errors import AbiError, ConfigError, RestrictedModule
 from ...limits import Limits
 from ...model import Entrypoint, PolicyInput, PolicyResult
 from ...policy.strict import parse_json
-from ...rego import BUILTINS, REFUSED, Builtin
 from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
 from .host import Host
 from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
+
+if TYPE_CHECKING:
+    from ...rego import Builtin
 
 MASK: Final = 0xFFFFFFFF
 #: Bytes of the names that a module gives its builtins and entry points.
@@ -218,6 +220,10 @@ def _check(at: int, size: int, end: int) -> None:
 
 def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
     """The builtins that the module needs, by their numbers."""
+    if not names:
+        return {}
+    from ...rego import BUILTINS, REFUSED  # only here, because of what they import
+
     absent = [f"{name} ({REFUSED.get(name, 'not known')})" for name in sorted(names) if name not in BUILTINS]
     if absent:
         raise RestrictedModule("builtin", ", ".join(absent), "the policy needs what is not provided")

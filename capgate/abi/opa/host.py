@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import monotonic
-from typing import Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from ...engine import HostFunction, HostImport, HostMemory
 from ...errors import AbiError, PolicyTimeout, PolicyTrap
 from ...limits import Limits
-from ...rego import Builtin, Context, Undefined
-from ...rego.values import dump, parse
 from .module import ABORT, FUNCTIONS, MEMORY, MODULE, PRINTLN, Facts
+
+if TYPE_CHECKING:  # the builtins bring libraries along, which take longer to import than all the rest
+    from ...rego import Builtin, Context
 
 #: Bytes of a message that is passed on in an error.
 MESSAGE: Final = 200
@@ -47,7 +48,8 @@ class Host:
         self._builtins: Mapping[int, Builtin] = {}
         self._guest: Values | None = None
         self._until = 0.0
-        self._context = Context(0)
+        self._timestamp = 0
+        self._context: Context | None = None
 
     def imports(self, facts: Facts, minimum: int, maximum: int) -> list[HostImport]:
         """What the module imports, in its order. Sizes of the memory are in pages."""
@@ -67,7 +69,7 @@ class Host:
     def begin(self, guest: Values, timestamp: int) -> None:
         """A question begins; ``timestamp`` is what builtins take for the time."""
         self._guest, self._until = guest, monotonic() + self._deadline
-        self._context = Context(timestamp)
+        self._timestamp, self._context = timestamp, None
 
     def end(self) -> None:
         """It ended: the guest is not kept, and may call nothing."""
@@ -119,6 +121,9 @@ class Host:
         return result
 
     def _result(self, guest: Values, number: int, arguments: tuple[int, ...]) -> int:
+        from ...rego import Context, Undefined
+        from ...rego.values import dump, parse
+
         builtin = self._builtins.get(number)
         if builtin is None:
             raise AbiError("builtin_unknown", f"number {number}; there are {sorted(self._builtins)}")
@@ -132,6 +137,8 @@ class Host:
             if left < 0:
                 raise AbiError("builtin_size", f"{builtin.name} gets more than {self._limit} bytes")
             values.append(parse(text))
+        if self._context is None:
+            self._context = Context(self._timestamp)
         try:
             result = dump(builtin.call(self._context, *values))
         except Undefined:
