@@ -129,7 +129,7 @@ class Shard:
 
     def give_back(self, interpreter: WasmInterpreter, reuse: bool) -> None:
         """After whatever happened: an instance that is fit for use becomes idle, any other is replaced."""
-        if not interpreter.broken and (reuse or not interpreter.uses):
+        if not interpreter.broken and ((reuse and not interpreter.spent) or not interpreter.uses):
             self.idle.append(interpreter)
             self.hand_over()
             return

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from .bundle_keys import HIDDEN, parse_bundle_keys
+from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
 from .limits import FRACTIONS, RANGES, Limits, check_number
@@ -21,6 +23,10 @@ POOL_SIZE: Final = (1, 1_024)
 BODY_BYTES: Final = (0, 1_073_741_824)
 CACHE_SIZE: Final = (0, 1_000_000)
 STORE_POLL: Final = (0.05, 3_600.0)
+
+#: What an entry point of a module that OPA compiled can give, see :class:`~capgate.model.Entrypoint`.
+RESULTS: Final = ("decision", "denials")
+ENTRYPOINT: Final = "the path of a rule, as given to opa build, such as 'orders/allow'"
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
@@ -68,11 +74,13 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 _Parser = tuple[Callable[[str], Any], str]
 PARSERS: Final[dict[str, _Parser]] = {
     "policy": (_text, "the path of a policy document"),
-    "artifact": (_text, "the path of a Wasm module"),
+    "artifact": (_text, "the path of a Wasm module, or of an OPA bundle"),
     "artifact_sha256": (_text, "64 lower-case hex digits"),
     "engine": (_text, f"one of {', '.join(ENGINES)}"),
     "pool_size": (_whole, "a whole number from {} to {}".format(*POOL_SIZE)),
     "reuse": (_flag, "true, false, 1 or 0"),
+    "entrypoint": (_text, ENTRYPOINT),
+    "entrypoint_result": (_text, f"one of {', '.join(RESULTS)}"),
     "safe": (_list, f"{_SAFE}; separated by commas"),
     "cache_size": (_whole, "a whole number from {} to {}".format(*CACHE_SIZE)),
     "service": (_text, "printable text of 1 to 256 characters"),
@@ -88,6 +96,8 @@ PARSERS: Final[dict[str, _Parser]] = {
     "trusted_keys": (parse_trusted, f"{VALID}, commas between them; or the path of a file of them"),
     "signature_threshold": (_whole, f"a whole number from 1 to {MOST_KEYS}"),
     "require_signature": (_flag, "true, false, 1 or 0"),
+    "bundle_keys": (_text, "the path of a JSON or TOML file of keys that verify bundles"),
+    "bundle_scope": (_text, "printable text of 1 to 256 characters"),
     "policy_name": (_text, "the name of a policy: 1 to 64 letters, digits, dots, underscores, plus and minus signs"),
     "store": (_text, "the path of a policy store"),
     "store_poll": (_number, "a number from {:g} to {:g}".format(*STORE_POLL)),
@@ -122,6 +132,16 @@ def _check_digest(name: str, value: object) -> None:
 
 def _check_engine(name: str, value: object) -> None:
     if value not in ENGINES:
+        raise ConfigError(name, value, PARSERS[name][1])
+
+
+def _check_entrypoint(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and 1 <= len(value) <= 1024 and value.isprintable()):
+        raise ConfigError(name, value, ENTRYPOINT)
+
+
+def _check_result(name: str, value: object) -> None:
+    if value not in RESULTS or not isinstance(value, str):
         raise ConfigError(name, value, PARSERS[name][1])
 
 
@@ -176,6 +196,17 @@ def _check_keys(name: str, value: object) -> None:
         _check_path(name, value)
 
 
+def _check_bundle_keys(name: str, value: object) -> None:
+    if isinstance(value, dict):
+        parse_bundle_keys(value, name)
+    elif value is not None and not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(name, value, VALID_BUNDLE_KEYS)
+    elif isinstance(value, str) and any(sign in value for sign in ("-----BEGIN", "{", "\n")):  # the keys themselves
+        raise ConfigError(name, HIDDEN, VALID_BUNDLE_KEYS)
+    else:
+        _check_path(name, value)
+
+
 def _check_name(name: str, value: object) -> None:
     if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
         raise ConfigError(name, value, PARSERS[name][1])
@@ -195,6 +226,8 @@ CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "pool_size": lambda name, value: check_number(name, value, *POOL_SIZE, whole=True),
     "limits": _check_limits,
     "reuse": _check_flag,
+    "entrypoint": _check_entrypoint,
+    "entrypoint_result": _check_result,
     "safe": _check_safe,
     "cache_size": lambda name, value: check_number(name, value, *CACHE_SIZE, whole=True),
     "service": _check_label,
@@ -210,6 +243,8 @@ CHECKS: Final[dict[str, Callable[[str, Any], None]]] = {
     "trusted_keys": _check_keys,
     "signature_threshold": lambda name, value: check_number(name, value, 1, MOST_KEYS, whole=True),
     "require_signature": _check_choice,
+    "bundle_keys": _check_bundle_keys,
+    "bundle_scope": lambda name, value: None if value is None else _check_label(name, value),
     "policy_name": _check_name,
     "store": _check_path,
     "store_poll": lambda name, value: check_number(name, value, *STORE_POLL, whole=False),

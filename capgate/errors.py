@@ -9,6 +9,7 @@
     │   ├── DigestMismatch        .expected .actual
     │   ├── SignatureInvalid      .reason .signers .threshold
     │   ├── ManifestError         .field
+    │   ├── BundleError           .reason .member
     │   ├── StoreError            .reason
     │   ├── ContractDrift         .field .expected .actual
     │   └── FixturesFailed        .failures .total
@@ -104,7 +105,9 @@ class SignatureInvalid(ArtifactError):
     """A signature is required, and what there is does not suffice.
 
     ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
-    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those.
+    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those. Of a
+    bundle's own signature also ``key`` (no configured key), ``algorithm`` (not the one that the key is configured for),
+    ``scope``, ``time`` (expired, or not yet valid) or ``files`` (it does not cover exactly the files that there are).
     """
 
     def __init__(
@@ -131,6 +134,29 @@ class ManifestError(ArtifactError):
     def __init__(self, message: str, *, field: str | None = None, path: str | None = None) -> None:
         super().__init__(message, path=path)
         self.field = field
+
+
+class BundleError(ArtifactError):
+    """An OPA bundle that will not be used. ``member`` is the file in it that is at fault, if one is; ``reason`` is one
+    of these:
+
+    ``gzip``      no gzip file, a damaged one, or more than one
+    ``tar``       no archive of the one form that is read, or a damaged one
+    ``size``      more bytes than the limit, packed or unpacked, of all or of one file
+    ``count``     too many members
+    ``kind``      a member that is neither a plain file nor a folder
+    ``name``      a name that is unusable, there twice, or of a file that OPA would take for something else
+    ``manifest``  ``.manifest`` is malformed or contradicts itself
+    ``data``      data that are malformed, said twice, or in a format that is not read
+    ``roots``     data, or an entry point, outside of the roots that the manifest declares
+    ``module``    not exactly one WebAssembly module
+    ``delta``     a bundle of changes, which has no policy of its own
+    """
+
+    def __init__(self, message: str, *, reason: str, member: str | None = None, path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.reason = reason
+        self.member = member
 
 
 class StoreError(ArtifactError):

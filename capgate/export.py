@@ -27,7 +27,8 @@ from .policy import RuntimePolicy
 from .report import report_routes
 from .routing import REST
 from .settings import Settings
-from .store.loader import load_policy, load_wasm_artifact, read_document
+from .store.configured import configured_artifact
+from .store.loader import load_policy, read_document
 from .targets import Target, Unresolvable, find_target
 
 #: SHA-256 of the Wasm policy, and of the policy artifact whatever it is: 64 hex digits each.
@@ -121,7 +122,7 @@ def digests_of(checker: PolicyChecker) -> Digests:
 def _digests_named(settings: Settings) -> Digests:
     """The digests of the policy that ``settings`` name, read and checked, and not run."""
     if settings.artifact is not None:
-        artifact = load_wasm_artifact(settings.artifact, settings.artifact_sha256, limits=settings.limits)
+        artifact = configured_artifact(settings)
         return artifact.sha256, artifact.sha256
     if settings.policy is None:
         return _NO_POLICY

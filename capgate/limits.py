@@ -37,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``call_depth``      nested calls inside the guest, weighted by frame size
     ``input_bytes``     UTF-8 bytes of all strings of one policy input together
     ``output_bytes``    UTF-8 bytes of a reason
-    ``module_bytes``    size of a module file
+    ``module_bytes``    size of a module file; of a bundle, also of all that is in it together
     ``waiters``         callers that may wait for an instance at once; the next one is denied immediately
     ``compile_seconds``    processor time that compiling a module may take, in a child process that tries it first;
                            not for small modules and those built by capgate, see :mod:`capgate.engine.trial`

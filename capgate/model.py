@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn, Union
+from typing import Any, Final, Literal, NoReturn, Union
 
 import msgspec
 
@@ -95,6 +95,21 @@ class PolicyInfo(msgspec.Struct, frozen=True, gc=False):
     version: str
     sha256: str
     engine: str = "local"
+
+
+class Entrypoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Which question a module that OPA compiled is asked, and what its answers mean. Other modules have but one.
+
+    ``name``    as in ``opa build -e``, such as ``orders/allow``; ``None`` for the module's only one
+    ``result``  ``decision``: a boolean, or ``{"allow": bool, "reason"?: str}``; ``denials``: a set or array of reasons,
+                of which any denies, and none allows
+    """
+
+    name: str | None = None
+    result: Literal["decision", "denials"] = "decision"
+
+
+ONLY_ENTRYPOINT: Final = Entrypoint()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -30,7 +30,7 @@ from .engine import Engine, load_engine
 from .errors import PolicyTrap, PolicyUnavailable, PoolExhausted
 from .interpreter import PreparedPolicy, WasmInterpreter
 from .limits import Limits, check_number
-from .model import PolicyInfo, PolicyInput, PolicyResult
+from .model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .store.loader import WasmArtifact
 
 
@@ -38,7 +38,7 @@ class PoolStatistics(msgspec.Struct, frozen=True):
     """A snapshot over all threads. ``made`` = ``idle`` + ``in_use`` + ``retired`` + ``spent`` + ``closed``, but for
     threads that are in the middle of a call, or ending.
 
-    ``retired`` trapped, timed out or broke the ABI; ``spent`` answered once and are not to be reused; ``closed`` were
+    ``retired`` trapped, timed out or broke the ABI; ``spent`` answered and are not to be reused; ``closed`` were
     dropped with their thread, their event loop or the pool. ``denied_fast`` counts attempts to make an instance that
     were refused because earlier ones failed.
     """
@@ -59,9 +59,9 @@ class WasmPool:
     """Instances of one policy, for every thread and event loop of this process.
 
     ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
-    module which capgate did not build is pure; without it, such an instance answers one question and is replaced
-    afterwards. An async context manager; without one it starts, and compiles, at the first call. Raises what
-    :class:`WasmInterpreter` raises.
+    module is pure of which that is not known; without it, such an instance answers one question and is replaced
+    afterwards. ``entrypoint`` is for modules that OPA compiled. An async context manager; without one it starts, and
+    compiles, at the first call. Raises what :class:`WasmInterpreter` raises.
 
     Making one decodes and rewrites the module, and has a child process compile it first unless it is small: seconds for
     a large one, so an application that serves already makes it in a worker thread (``anyio.to_thread.run_sync``).
@@ -75,15 +75,20 @@ class WasmPool:
         limits: Limits | None = None,
         *,
         reuse: bool = False,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     ) -> None:
         check_number("pool_size", size, 1, 1024, whole=True)
         self.size = size
         self.limits = limits or Limits()
         self.artifact = artifact
         self._engine: Engine = load_engine(engine)
-        self._prepared = PreparedPolicy(artifact, self.limits)
+        self._prepared = PreparedPolicy(artifact, self.limits, entrypoint)
         self._prepared.try_compiling(self._engine)
         self._reuse = reuse or self._prepared.pure
+        # An instance of OPA's ABI has to be looked at after each answer.
+        self._keeps = self._reuse and self._prepared.facts is None
+        # What was restored is as good as new, so that asking a new one would bring nothing else.
+        self._retries = self._prepared.facts is None
         self._closed = False
         self._reset()
         _POOLS.add(self)
@@ -184,12 +189,12 @@ class WasmPool:
             result = interpreter.ask(input)
         except BaseException as error:
             return self._failed(shard, interpreter, input, error)
-        if self._reuse:
+        if self._keeps:
             shard.idle.append(interpreter)
             if shard.waiters:
                 shard.hand_over()
         else:
-            shard.give_back(interpreter, False)
+            shard.give_back(interpreter, self._reuse)
         return result
 
     def _take_slowly(self) -> tuple[Shard, WasmInterpreter]:
@@ -209,7 +214,7 @@ class WasmPool:
         try:
             interpreter.fail(error)
         except PolicyTrap:
-            if interpreter.uses > 1:
+            if interpreter.uses > 1 and self._retries:
                 return self._retry(shard, interpreter, input)
             shard.give_back(interpreter, self._reuse)
             raise

@@ -14,8 +14,8 @@ from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
 from .store import PolicyStore
-from .store.configured import verifier_for
-from .store.loader import WasmArtifact, load_policy, load_wasm_artifact
+from .store.configured import configured_artifact, verifier_for
+from .store.loader import WasmArtifact, load_policy
 from .store.verify import VerifiedPolicy, Verifier
 
 _log = logging.getLogger("capgate.store")
@@ -46,8 +46,7 @@ def select_checker(settings: Settings) -> PolicyChecker:
 def _from_artifact(path: str | os.PathLike[str], settings: Settings) -> WasmPolicyChecker:
     """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
     if settings.trusted_keys is None:
-        artifact = load_wasm_artifact(path, settings.artifact_sha256, limits=settings.limits)
-        return WasmPolicyChecker(_pool(artifact, settings))
+        return WasmPolicyChecker(_pool(configured_artifact(settings), settings))
     verifier = verifier_for(settings)
     return _verified(verifier.load(path, settings.artifact_sha256), verifier, settings)
 
@@ -84,7 +83,9 @@ def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) ->
 
 
 def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:
-    return WasmPool(artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse)
+    return WasmPool(
+        artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse, entrypoint=settings.entry
+    )
 
 
 def _quick(checker: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker, settings: Settings) -> PolicyChecker:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import starlette.config
 
 from ._values import CHECKS, PARSERS, PREFIX, VARIABLES, limit_parser
+from .bundle_keys import HIDDEN
+from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import VALID
 from .limits import RANGES, Limits
-from .model import Environment
+from .model import Entrypoint, Environment
 
 __all__ = ["PREFIX", "VARIABLES", "Settings"]
 
@@ -28,13 +30,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One gate's configuration. Every value is checked here, and a bad one raises :class:`ConfigError`.
 
     ``policy``           a policy document, or the path of a file that holds one; evaluated in Python
-    ``artifact``         path of a Wasm module; at most one of ``policy`` and ``artifact`` is given, and neither only
-                         where a checker is passed to the middleware
+    ``artifact``         path of a Wasm module or an OPA bundle; at most one of ``policy`` and ``artifact`` is given,
+                         and neither only where a checker is passed to the middleware
     ``artifact_sha256``  64 lower-case hex digits: the only module that is accepted
     ``engine``           ``auto`` (wasmer where it imports, else wasmtime), ``wasmer`` or ``wasmtime``
     ``pool_size``        instances per event loop, 1 to 1,024
     ``limits``           bounds on the module and on each call
     ``reuse``            the operator's word that a module which capgate did not build keeps no state between calls
+    ``entrypoint``       of a module that OPA compiled: the rule to ask, as in ``opa build -e``, such as
+                         ``orders/allow``; needed where it has several
+    ``entrypoint_result``  what that rule gives: ``decision`` (a boolean, or ``{"allow": ..., "reason": ...}``) or
+                         ``denials`` (a set or array of reasons, of which none allows)
     ``safe``             operations allowed without asking a policy: ``"action kind:id"``, or ``"action"``; exact
     ``cache_size``       decisions to remember, 0 (none) to 1,000,000; for policies that say which inputs they look at
     ``service, mode``    the environment that policies are told
@@ -49,9 +55,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``trusted_keys``     public keys as lines of text, or the path of a file of them; with keys, an artifact that is not
                          signed by them, with its manifest beside it, is refused
     ``signature_threshold``  how many of the keys have to have signed, 1 to 32
-    ``require_signature``    refuse to start without ``trusted_keys``, so that forgetting them is noticed. A store that
-                         is followed needs the keys as well, unless this is ``False`` in so many words: then whoever may
-                         write the store decides
+    ``require_signature``    refuse to start without ``trusted_keys`` (or, for an artifact, ``bundle_keys``), so that
+                         forgetting them is noticed. A store that is followed needs ``trusted_keys`` as well, unless
+                         this is ``False`` in so many words: then whoever may write the store decides
+    ``bundle_keys``      keys that verify OPA bundles, by id, see :mod:`capgate.bundle_keys`; or the path of a JSON or
+                         TOML file of them. With these, whatever is not a bundle signed by one of them is refused
+    ``bundle_scope``     the scope that bundles have to be signed for, in place of the one of the key
     ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
     ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
                          answers, unless ``artifact_sha256`` pins one version
@@ -68,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_size: int = 8
     limits: Limits = msgspec.field(default_factory=Limits)
     reuse: bool = False
+    entrypoint: str | None = None
+    entrypoint_result: Literal["decision", "denials"] = "decision"
     safe: tuple[str, ...] = ()
     cache_size: int = 0
     service: str = "capgate"
@@ -83,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_keys: tuple[str, ...] | str | os.PathLike[str] | None = None
     signature_threshold: int = 1
     require_signature: bool | None = None
+    bundle_keys: dict[str, Any] | str | os.PathLike[str] | None = None
+    bundle_scope: str | None = None
     policy_name: str | None = None
     store: str | os.PathLike[str] | None = None
     store_poll: float = 1.0
@@ -99,12 +112,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact or store")
         if self.store is not None and self.policy_name is None:
             raise ConfigError("policy_name", None, "the name of a policy, together with store")
+        self._check_entrypoint()
         self._check_trust()
+
+    def _check_entrypoint(self) -> None:
+        """A document has no entry points, and saying which of them to ask must not pass for having asked it."""
+        if self.policy is None:
+            return
+        if self.entrypoint is not None:
+            raise ConfigError("entrypoint", self.entrypoint, "only together with artifact or store")
+        if self.entrypoint_result != "decision":
+            raise ConfigError("entrypoint_result", self.entrypoint_result, "only together with artifact or store")
+
+    @property
+    def entry(self) -> Entrypoint:
+        """``entrypoint`` and ``entrypoint_result``, as pools take them."""
+        return Entrypoint(self.entrypoint, self.entrypoint_result)
 
     def _check_trust(self) -> None:
         """Half of a configuration of signatures is none, and must not pass for a whole one."""
         keys, threshold = self.trusted_keys, self.signature_threshold
-        if keys is None and self.require_signature:
+        self._check_bundle_trust()
+        if keys is None and self.require_signature and self.bundle_keys is None:
             raise ConfigError("trusted_keys", None, f"{VALID}, because require_signature is set")
         followed = self.store is not None and self.artifact_sha256 is None
         if keys is None and followed and self.require_signature is None:
@@ -120,6 +149,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "signature_threshold", threshold, f"at most {len(keys)}, as many as there are trusted_keys"
             )
+
+    def _check_bundle_trust(self) -> None:
+        keys = self.bundle_keys
+        if keys is None and self.bundle_scope is not None:
+            raise ConfigError("bundle_keys", None, f"{VALID_BUNDLE_KEYS}, because there is a bundle_scope")
+        if keys is not None and self.artifact is None and self.store is None:
+            raise ConfigError("bundle_keys", HIDDEN, "only together with artifact or store: a document is no bundle")
+        if keys is not None and self.store is not None and self.trusted_keys is None:
+            # The manifests of a store say which version is the newest, and which entry point is asked.
+            raise ConfigError(
+                "trusted_keys", None, f"{VALID}, because bundle_keys do not cover the manifests of a store"
+            )
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What may be shown: everything but keys, of which some are secrets."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        if isinstance(self.bundle_keys, dict):
+            shown["bundle_keys"] = dict.fromkeys(self.bundle_keys, HIDDEN)
+        return list(shown.items())
 
     @property
     def environment(self) -> Environment:
@@ -148,7 +199,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if error.setting not in values and error.setting not in limits:
                 raise
             variable = PREFIX + error.setting.upper()
-            raise ConfigError(variable, environ[variable], error.valid) from None
+            raise ConfigError(variable, HIDDEN if error.seen == HIDDEN else environ[variable], error.valid) from None
 
 
 def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, Any]:

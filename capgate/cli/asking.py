@@ -15,11 +15,11 @@ from ..engine import load_engine
 from ..errors import ArtifactError, ArtifactNotFound, ConfigError, MalformedInput, PolicyError
 from ..interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from ..limits import Limits
-from ..model import Deny, PolicyInput, PolicyResult
+from ..model import ONLY_ENTRYPOINT, Deny, Entrypoint, PolicyInput, PolicyResult
 from ..policy import RuntimePolicy
 from ..policy.places import Key, find
 from ..policy.strict import parse
-from ..store.loader import PolicyFile, WasmArtifact
+from ..store.loader import OPA, PolicyFile, WasmArtifact
 from .recorded import CUT, question_of
 
 #: In place of a path: standard input.
@@ -33,12 +33,19 @@ _STEP: Final = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+|\.\.\.)\]")
 
 class Asker:
     """A policy in the production runtime: a document is built into a module. Each instance is used as a pool would use
-    it: again, where the module is known to keep no state, else once."""
+    it: again, where the module is known to keep no state, else once. ``entrypoint`` is for a module that OPA compiled;
+    any other policy has none."""
 
-    def __init__(self, policy: RuntimePolicy | WasmArtifact, engine: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        policy: RuntimePolicy | WasmArtifact,
+        engine: str,
+        limits: Limits,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+    ) -> None:
         if isinstance(policy, RuntimePolicy):
             policy = WasmArtifact.from_bytes(build_policy(policy, input_bytes=_room(limits)), limits=limits)
-        self._prepared = PreparedPolicy(policy, limits)
+        self._prepared = PreparedPolicy(policy, limits, entrypoint if policy.abi == OPA else ONLY_ENTRYPOINT)
         self._compiled = CompiledPolicy(self._prepared, load_engine(engine))
         self._idle: WasmInterpreter | None = None
         self.engine = self._compiled.engine.name
@@ -48,12 +55,14 @@ class Asker:
         """The answer, or the denial that a failure is. Raises nothing of the policy's."""
         try:
             interpreter = self._idle or self._compiled.instantiate()
-            self._idle = interpreter if self._prepared.pure else None
-            return interpreter.call_policy_check(input)
+            self._idle = None
+            result = interpreter.call_policy_check(input)
+            if self._prepared.pure and not interpreter.spent:
+                self._idle = interpreter
+            return result
         except MalformedInput as error:
             return Deny(error.code)
         except PolicyError as error:
-            self._idle = None
             return Deny(error.code)
 
 

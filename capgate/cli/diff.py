@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from ..errors import ConfigError
-from ..model import Allow, Deny, PolicyResult
+from ..model import Allow, Deny, Entrypoint, PolicyResult
 from ..policy import RuntimePolicy
 from ..policy.difference import Change, Difference, difference
 from ..settings import Settings
@@ -24,13 +24,13 @@ SHOWN: Final = 50
 _SIGNS: Final = {"allowed": ("+", "yellow"), "denied": ("-", "green"), "reason": ("~", "")}
 
 
-def run(old: Path, new: Path, recorded: Sequence[Path], *, engine: str, as_json: bool) -> int:
+def run(old: Path, new: Path, recorded: Sequence[Path], *, engine: str, entrypoint: Entrypoint, as_json: bool) -> int:
     """Print what changes; 1 if anything does, else 0. Raises :class:`CapgateError` for files that cannot be used."""
     limits = Settings.from_env().limits
     before, after = (read_policy(path, limits=limits) for path in (old, new))
     policies = {"old": about(before), "new": about(after)}
     if recorded:
-        played = replay(before, after, recorded, engine=engine, limits=limits)
+        played = replay(before, after, recorded, engine=engine, limits=limits, entrypoint=entrypoint)
         if as_json:
             print_json({**policies, "exact": False, **_replay_as_data(played)})
         else:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from ..model import Allow, PolicyInput, PolicyResult
+from ..model import Allow, Entrypoint, PolicyInput, PolicyResult
 from ..policy import RuntimePolicy
 from ..policy.advice import Account, Need, Standing, account_for
 from ..policy.places import find
@@ -31,7 +31,7 @@ _WHY: Final = {
 _QUESTION: Final = "No change of the document allows this; it would have to be another question."
 
 
-def run(policy: Path, question: Path, *, engine: str, as_json: bool) -> int:
+def run(policy: Path, question: Path, *, engine: str, entrypoint: Entrypoint, as_json: bool) -> int:
     """Explain the answer; 0 if it is an allow, else 1. Raises :class:`CapgateError` for files that cannot be used."""
     limits = Settings.from_env().limits
     opened, input = read_policy(policy, limits=limits), read_question(question)
@@ -39,7 +39,7 @@ def run(policy: Path, question: Path, *, engine: str, as_json: bool) -> int:
         account = account_for(opened.raw, input)
         result, told = account.result, _as_data(account)
     else:
-        asker = Asker(opened.policy, engine, limits)
+        asker = Asker(opened.policy, engine, limits, entrypoint)
         account, result = None, asker.ask(input)
         inputs = None if asker.inputs is None else sorted(asker.inputs)
         told = {"by": "module", "engine": asker.engine, "inputs": inputs}

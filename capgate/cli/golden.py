@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .entry import EntrypointName, EntrypointResult, Result, chosen
+
 
 class Runtime(str, enum.Enum):
     """Where fixtures are judged."""
@@ -20,7 +22,7 @@ class Runtime(str, enum.Enum):
 
 
 def judge(
-    policy: Annotated[Path, typer.Argument(help="Policy document or Wasm module; with --own-policy: fixtures.")],
+    policy: Annotated[Path, typer.Argument(help="Policy document, module or OPA bundle; with --own-policy: fixtures.")],
     fixtures: Annotated[
         list[Path] | None,
         typer.Argument(help="Files and folders; without any, the folder `fixtures` beside the policy."),
@@ -44,6 +46,8 @@ def judge(
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the outcomes as JUnit XML, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    entrypoint: EntrypointName = None,
+    entrypoint_result: EntrypointResult = Result.decision,
     watch: Annotated[
         bool, typer.Option("--watch", help="Run again whenever the policy or a fixture changes, until Ctrl-C.")
     ] = False,
@@ -65,6 +69,7 @@ def judge(
     - `capgate test policy.json --min-coverage 100 --junit report.xml`
     - `capgate test policy.json -k refund --watch`
     - `capgate test --own-policy fixtures/policy`
+    - `capgate test policy.wasm --entrypoint orders/allow`
     """
     from .golden_run import Options, run
 
@@ -77,6 +82,7 @@ def judge(
         min_coverage=min_coverage,
         junit=junit,
         as_json=as_json,
+        entrypoint=chosen(entrypoint, entrypoint_result),
     )
     if not watch:
         raise typer.Exit(run(options))

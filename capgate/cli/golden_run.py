@@ -23,6 +23,7 @@ from ..golden.report import as_data, describe_unit, details, junit, printable, t
 from ..golden.run import DISAGREEMENT, FAILED, PASSED, own_policy
 from ..golden.subject import LOCAL
 from ..limits import Limits
+from ..model import ONLY_ENTRYPOINT, Entrypoint
 from ..settings import Settings
 from .build import write
 
@@ -45,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     min_coverage: float | None = None
     junit: Path | None = None
     as_json: bool = False
+    entrypoint: Entrypoint = ONLY_ENTRYPOINT
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -95,7 +97,7 @@ def judge(options: Options) -> Run:
     """Read, judge and count. Raises what :func:`~capgate.golden.run_fixtures` raises."""
     started = time.perf_counter()
     limits = Settings.from_env().limits
-    policy = None if options.policy is None else PolicyUnderTest.load(options.policy, limits)
+    policy = None if options.policy is None else PolicyUnderTest.load(options.policy, limits, options.entrypoint)
     if options.coverage and (policy is None or policy.document is None):
         seen = "--own-policy" if policy is None else f"{options.policy}"
         raise ConfigError("--coverage", seen, "a policy document: what a module consists of, nobody can tell")

@@ -14,7 +14,10 @@ import typer
 from ..errors import ArtifactError, ArtifactNotFound, PolicyError, WasmError
 
 Module = Annotated[
-    Path, typer.Argument(help="The module; its two files are beside it, with .manifest.json and .signature.json.")
+    Path,
+    typer.Argument(
+        help="The module, or OPA bundle; its two files are beside it, with .manifest.json and .signature.json."
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="Name of the policy.")]
 Which = Annotated[str, typer.Argument(help="Version, or SHA-256 of the module or of the manifest.")]

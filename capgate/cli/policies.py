@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .entry import EntrypointName, EntrypointResult, Result, chosen
+
 
 class Engine(str, enum.Enum):
     """The ``engine`` of :class:`capgate.WasmPool`, for the command line."""
@@ -20,6 +22,17 @@ class Engine(str, enum.Enum):
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; without it standard output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Runs = Annotated[Engine, typer.Option(help="What runs a module; auto prefers wasmer.")]
+BundleKeysFile = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle-keys",
+        envvar="CAPGATE_BUNDLE_KEYS",
+        help="JSON or TOML file of keys that verify bundles. With keys, an OPA signature is required.",
+    ),
+]
+BundleScope = Annotated[
+    str | None, typer.Option(envvar="CAPGATE_BUNDLE_SCOPE", help="The scope that bundles have to be signed for.")
+]
 
 
 def schema(output: Output = None, as_json: Json = False) -> None:
@@ -63,9 +76,11 @@ def build(
 
 
 def explain(
-    policy: Annotated[Path, typer.Argument(help="Policy document, or module.")],
+    policy: Annotated[Path, typer.Argument(help="Policy document, module, or OPA bundle.")],
     question: Annotated[Path, typer.Argument(metavar="INPUT", help="The question in JSON; - is standard input.")],
     engine: Runs = Engine.auto,
+    entrypoint: EntrypointName = None,
+    entrypoint_result: EntrypointResult = Result.decision,
     as_json: Json = False,
 ) -> None:
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
@@ -85,11 +100,39 @@ def explain(
     """
     from .explain import run
 
-    raise typer.Exit(run(policy, question, engine=engine.value, as_json=as_json))
+    entry = chosen(entrypoint, entrypoint_result)
+    raise typer.Exit(run(policy, question, engine=engine.value, entrypoint=entry, as_json=as_json))
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy document, module, component, or OPA bundle.")],
+    engine: Runs = Engine.auto,
+    bundle_keys: BundleKeysFile = None,
+    bundle_scope: BundleScope = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a policy file is: its digest, how it is asked, and what it needs; of a bundle, who signed it.
+
+    A module is restricted and metered under the limits of the environment (`CAPGATE_FUEL` and the others), and one
+    instance of it is made, as for an application; no question is asked. Modules that OPA compiled are asked for their
+    entry points and builtins. What would be refused is told, and the rest is shown all the same.
+
+    Exit codes: 0 an application would take it; 1 it would be refused; 2 usage, or a file that cannot be read.
+
+    Try:
+
+    - `capgate inspect bundle.tar.gz`
+    - `capgate inspect bundle.tar.gz --bundle-keys keys.json --json | jq .bundle.signature`
+    - `capgate inspect policy.wasm --json | jq -r '.entrypoints[]'`
+    """
+    from .inspect import run
+    from .trust import bundle_keys as configured
+
+    raise typer.Exit(run(file, engine.value, configured(bundle_keys, bundle_scope), as_json=as_json))
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(help="The policy as it was: document, or module.")],
+    old: Annotated[Path, typer.Argument(help="The policy as it was: document, module, or OPA bundle.")],
     new: Annotated[Path, typer.Argument(help="The policy as it is.")],
     replay: Annotated[
         list[Path] | None,
@@ -98,6 +141,8 @@ def diff(
         ),
     ] = None,
     engine: Runs = Engine.auto,
+    entrypoint: EntrypointName = None,
+    entrypoint_result: EntrypointResult = Result.decision,
     as_json: Json = False,
 ) -> None:
     """Say which questions two policies answer differently: `+` allowed now, `-` denied now, `~` another reason.
@@ -117,10 +162,11 @@ def diff(
     """
     from .diff import run
 
-    raise typer.Exit(run(old, new, replay or [], engine=engine.value, as_json=as_json))
+    entry = chosen(entrypoint, entrypoint_result)
+    raise typer.Exit(run(old, new, replay or [], engine=engine.value, entrypoint=entry, as_json=as_json))
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (schema, build, explain, diff):
+    for command in (schema, build, inspect, explain, diff):
         app.command()(command)

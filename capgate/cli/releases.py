@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .entry import Result
 from .options import Json, Keys, Mode, Module, Passphrase, Service, Store, Threshold, refusing
 
 
@@ -63,17 +64,26 @@ def sign(
     vocabulary: Annotated[
         str | None, typer.Option(help="Actions it was written for: any, builtin, or a policyHash of 64 hex digits.")
     ] = None,
+    entrypoint: Annotated[
+        str | None,
+        typer.Option(help="Of a module that OPA compiled: the rule to ask, such as orders/allow, if it has several."),
+    ] = None,
+    entrypoint_result: Annotated[
+        Result | None, typer.Option(help="What that rule gives: a decision (as if left out), or denials.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a manifest that is there.")] = False,
     passphrase_file: Passphrase = None,
     as_json: Json = False,
 ) -> None:
-    """Write the manifest of a module, and sign it; or add a signature to the one that is there.
+    """Write the manifest of a module or of an OPA bundle, and sign it; or add a signature to the one that is there.
 
-    Signed is everything in the manifest, with the SHA-256 of the module.
+    Signed is everything in the manifest, with the SHA-256 of the file. Of a module that OPA compiled, that includes
+    which entry point is asked, and what it gives.
 
     Try:
 
     - `capgate sign policy.wasm --key release.pem --version 7 --expires 90d --environment prod`
+    - `capgate sign bundle.tar.gz --key release.pem --version 7 --name orders --entrypoint orders/allow`
     - `capgate sign policy.wasm --key second.pem`, which adds a second signature
     """
     from . import signing
@@ -86,6 +96,8 @@ def sign(
         "service": service,
         "limits": limit or None,
         "policy_hash": vocabulary,
+        "entrypoint_name": entrypoint,
+        "entrypoint_result": None if entrypoint_result is None else entrypoint_result.value,
     }
     fields: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     with refusing(as_json):
@@ -103,7 +115,8 @@ def verify(
     service: Service = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a signed module, as an application with these keys would. The exit code is 1 if it would be refused.
+    """Verify a signed module or bundle, as an application with these keys would. The exit code is 1 if it would be
+    refused. With `CAPGATE_BUNDLE_KEYS`, a bundle's own signature has to hold as well.
 
     Try:
 

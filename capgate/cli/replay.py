@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import ConfigError
 from ..limits import Limits
-from ..model import PolicyInput, PolicyResult, canonical
+from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, PolicyResult, canonical
 from ..policy.strict import parse
 from ..store.loader import PolicyFile
 from .asking import Asker, convert_question, read_text, shown
@@ -41,10 +41,18 @@ class Replay(msgspec.Struct, frozen=True):
     changes: list[Replayed]
 
 
-def replay(old: PolicyFile, new: PolicyFile, paths: Sequence[Path], *, engine: str, limits: Limits) -> Replay:
+def replay(
+    old: PolicyFile,
+    new: PolicyFile,
+    paths: Sequence[Path],
+    *,
+    engine: str,
+    limits: Limits,
+    entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+) -> Replay:
     """Put what ``paths`` recorded to both. Raises :class:`ConfigError` where nothing is recorded there, or something
     is malformed."""
-    askers = [Asker(policy.policy, engine, limits) for policy in (old, new)]
+    askers = [Asker(policy.policy, engine, limits, entrypoint) for policy in (old, new)]
     # What no policy looks at need not differ; the time is nearly always another.
     look = all(asker.inputs is not None for asker in askers)
     counts: Counter[bytes] = Counter()

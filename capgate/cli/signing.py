@@ -13,13 +13,14 @@ import msgspec
 from ..actions import policy_hash
 from ..errors import ConfigError
 from ..limits import Limits
+from ..model import Entrypoint
 from ..store.loader import load_wasm_artifact, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience, Manifest
 from ..store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_signatures
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
 from .files import create, read_secret, replace
 from .show import Shown, show, shown
-from .trust import trusted
+from .trust import configured_bundle_keys, trusted
 
 _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
 
@@ -73,7 +74,13 @@ def verify(
     """Verify the module with the two files beside it; what is wrong is raised."""
     if keys is None:
         raise ConfigError("--trusted-keys", None, "a file of public keys, or their lines with commas between them")
-    verifier = Verifier(trusted(keys, threshold), require_signature=True, audience=audience, limits=limits)
+    verifier = Verifier(
+        trusted(keys, threshold),
+        require_signature=True,
+        audience=audience,
+        limits=limits,
+        bundle_keys=configured_bundle_keys(),
+    )
     show(_verified(verifier.load(module)), as_json=as_json)
 
 
@@ -103,8 +110,12 @@ def _described(module: Path, version: int, fields: dict[str, Any]) -> Manifest:
         fields["environment"] = tuple(sorted(set(fields["environment"])))
     if "limits" in fields:
         fields["limits"] = dict(map(_limit, fields["limits"]))
+    artifact = load_wasm_artifact(module)
+    asked = {key: fields.pop(f"entrypoint_{key}") for key in ("name", "result") if f"entrypoint_{key}" in fields}
+    if asked:
+        fields["entrypoint"] = Entrypoint(**asked)
     fields["policy_hash"] = _policy_hash(fields.get("policy_hash", "any"))
-    return Manifest.describing(load_wasm_artifact(module), version=version, created=created, **fields)
+    return Manifest.describing(artifact, version=version, created=created, **fields)
 
 
 def parse_time(text: str, now: datetime) -> datetime:

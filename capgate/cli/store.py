@@ -18,15 +18,16 @@ from ..golden import check_fixtures, read_fixtures
 from ..golden.subject import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
-from ..model import PolicyInput, Resource
+from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
 from ..policy import is_label
+from ..settings import Settings
 from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
-from ..store.loader import read_document
+from ..store.loader import OPA, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from .show import Shown, show
-from .trust import production_limits, trusted
+from .trust import configured_bundle_keys, production_limits, trusted
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -46,7 +47,10 @@ def open_store(
         print("No --trusted-keys: signatures are not looked at, here.", file=sys.stderr, flush=True)
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)
-    return PolicyStore(path, Verifier(trusted(keys, threshold), audience=audience, limits=limits))
+    verifier = Verifier(
+        trusted(keys, threshold), audience=audience, limits=limits, bundle_keys=configured_bundle_keys()
+    )
+    return PolicyStore(path, verifier)
 
 
 def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
@@ -97,7 +101,8 @@ def activate(
     def check(artifact: WasmArtifact) -> None:
         answering(artifact)
         if expected is not None:
-            check_fixtures(artifact, expected, limits, engines=ALL if engine == "auto" else (engine,))
+            engines = ALL if engine == "auto" else (engine,)
+            check_fixtures(artifact, expected, limits, engines=engines, entrypoint=entrypoint_of(artifact))
 
     active = store.activate(name, wanted, check=check, note=note)
     _show_active(active, as_json)
@@ -152,12 +157,17 @@ def answers(engine: str, limits: Limits) -> Callable[[WasmArtifact], None]:
     """A check that the artifact loads and answers one question of each action, in this runtime under these limits."""
 
     def check(artifact: WasmArtifact) -> None:
-        compiled = CompiledPolicy(PreparedPolicy(artifact, limits), load_engine(engine))
+        compiled = CompiledPolicy(PreparedPolicy(artifact, limits, entrypoint_of(artifact)), load_engine(engine))
         for action in VOCABULARY:
             resource = Resource(action.kind, "capgate-trial") if action.kind is not None else None
             compiled.instantiate().call_policy_check(PolicyInput(action.name, resource=resource))
 
     return check
+
+
+def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
+    """What the application's own settings say, where the module has entry points at all."""
+    return Settings.from_env().entry if artifact.abi == OPA else ONLY_ENTRYPOINT
 
 
 def parse_which(text: str) -> int | str:

@@ -5,15 +5,33 @@ from __future__ import annotations
 import os
 
 from .._values import PREFIX, parse_trusted
+from ..bundle import BundleKeys
+from ..errors import ConfigError
 from ..limits import RANGES, Limits
 from ..settings import Settings
-from ..store.configured import load_trusted_keys
+from ..store.configured import load_bundle_keys, load_trusted_keys
 from ..store.signing import TrustedKeys
 
 
 def trusted(keys: str | None, threshold: int | None) -> TrustedKeys | None:
     """The keys of ``--trusted-keys``, a path or lines with commas between them; ``None`` without the option."""
     return None if keys is None else load_trusted_keys(parse_trusted(keys), 1 if threshold is None else threshold)
+
+
+def bundle_keys(path: str | None, scope: str | None) -> BundleKeys | None:
+    """The keys of ``--bundle-keys``; ``None`` without the option."""
+    if path is None and scope is not None:
+        raise ConfigError("--bundle-keys", None, "a file of keys, because there is a scope")
+    return None if path is None else load_bundle_keys(path, scope)
+
+
+def configured_bundle_keys() -> BundleKeys | None:
+    """The keys of the environment that applications have, for commands that have no option for them."""
+    names = (f"{PREFIX}BUNDLE_KEYS", f"{PREFIX}BUNDLE_SCOPE")
+    path, scope = (os.environ.get(name) for name in names)
+    if path == "":
+        raise ConfigError(names[0], path, "the path of a file of keys")
+    return bundle_keys(path, scope)
 
 
 def production_limits() -> Limits:

@@ -1,6 +1,6 @@
 """WebAssembly engines behind one small interface. Only the two adapters import an engine."""
 
-from .base import TRAP_KINDS, CompiledModule, Engine, Instance, RawFunction
+from .base import TRAP_KINDS, CompiledModule, Engine, HostFunction, HostImport, HostMemory, Instance, RawFunction
 from .registry import ENGINES, available_engines, load_engine
 from .trial import is_small, try_compiling
 
@@ -9,6 +9,9 @@ __all__ = [
     "TRAP_KINDS",
     "CompiledModule",
     "Engine",
+    "HostFunction",
+    "HostImport",
+    "HostMemory",
     "Instance",
     "RawFunction",
     "available_engines",

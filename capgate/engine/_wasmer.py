@@ -3,7 +3,8 @@
 Facts that shape this file: the GIL is held for the whole guest call; every object may be used only on the thread that
 made it, and misuse raises ``PanicException``, a ``BaseException``; ``Module()`` also accepts text, so the caller has
 checked the magic number; a trap is a ``RuntimeError`` whose text is the only sign of its kind; and a trap is a signal,
-so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process.
+so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process. What a host
+function raises comes out of the guest's call as the object that it was.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import signal
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import wasmer
@@ -19,8 +21,9 @@ from wasmer_compiler_cranelift import Compiler
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from ._views import view_of
-from .base import RawFunction
+from .base import HostFunction, HostImport, HostMemory, RawFunction
 
+_MASK: Final = 0xFFFFFFFF
 #: The text of a trap (wasmer-vm 1.0, ``TrapCode::message``) -> our kind.
 _KINDS: Final = (
     ("unreachable", "unreachable"),
@@ -39,11 +42,11 @@ _KINDS: Final = (
 class WasmerInstance:
     """One instance of a module, see :class:`~capgate.engine.base.Instance`."""
 
-    def __init__(self, instance: Any) -> None:
+    def __init__(self, instance: Any, memory: Any = None) -> None:
         # The instance object keeps code and memory alive; each access of `.exports` builds a new object, so keep one.
         self._instance = instance
         self._exports = instance.exports
-        self._memory: Any = None
+        self._memory: Any = memory
         self._view = memoryview(b"")
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
@@ -85,16 +88,49 @@ class WasmerInstance:
 class WasmerModule:
     """A compiled module. Belongs to the thread that compiled it."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, store: Any, module: Any) -> None:
+        self._store = store
         self._module = module
 
-    def instantiate(self) -> WasmerInstance:
+    def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmerInstance:
         try:
-            return WasmerInstance(wasmer.Instance(self._module))
+            if not imports:
+                return WasmerInstance(wasmer.Instance(self._module))
+            return self._with(imports)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             raise ENGINE.explain(error) from error
+
+    def _with(self, imports: Sequence[HostImport]) -> WasmerInstance:
+        found, memory = wasmer.ImportObject(), None
+        for name in {item.module for item in imports}:
+            given: dict[str, Any] = {}
+            for item in imports:
+                if item.module != name:
+                    continue
+                if isinstance(item, HostMemory):
+                    kind = wasmer.MemoryType(item.minimum, item.maximum, False)
+                    given[item.name] = memory = wasmer.Memory(self._store, kind)
+                else:
+                    given[item.name] = self._function(item)
+            found.register(name, given)
+        return WasmerInstance(wasmer.Instance(self._module, found), memory)
+
+    def _function(self, item: HostFunction) -> Any:
+        i32 = wasmer.Type.I32
+        kind = wasmer.FunctionType([i32] * item.parameters, [i32] * item.results)
+        return wasmer.Function(self._store, _unsigned(item.call, item.results), kind)
+
+
+def _unsigned(call: Callable[..., int | None], results: int) -> Callable[..., int | None]:
+    """``call`` for wasmer, which hands on signed numbers, and takes one of 32 bits as a result."""
+
+    def called(*arguments: int) -> int | None:
+        result = call(*[argument & _MASK for argument in arguments])
+        return (result or 0) & _MASK if results else None
+
+    return called
 
 
 class WasmerEngine:
@@ -116,7 +152,8 @@ class WasmerEngine:
 
     def compile(self, data: bytes) -> WasmerModule:
         try:
-            return WasmerModule(wasmer.Module(_store(), data))
+            store = _store()
+            return WasmerModule(store, wasmer.Module(store, data))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:

@@ -7,23 +7,28 @@ layout a test has seen; with any other version the public call serves, slower.
 
 The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
 it back after a call of one microsecond, and a guest is bounded by fuel in any case.
+
+What a host function raises ends the guest's call as a trap. The package keeps the exception in a variable that all
+threads share, and only its public call looks there; so an instance keeps its own, and whichever call fails raises that.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import wasmtime
+import wasmtime._func
 from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from ._views import view_of
-from .base import RawFunction
+from .base import HostFunction, HostImport, HostMemory, RawFunction
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
 #: them.
@@ -49,6 +54,12 @@ _REFUSED_FEATURES: Final = (
 #: Native stack for guest code, in bytes. On a thread whose own stack is smaller, a recursion of the guest would end the
 #: process; this leaves room in one of 256 KiB.
 _GUEST_STACK: Final = 128 * 1024
+
+#: What host functions of an instance raised, the last one last.
+Raised = list[BaseException]
+
+#: ``WASM_I32`` of ``wasm.h``.
+_I32: Final = 0
 
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
@@ -78,7 +89,7 @@ def _address(value: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(ctypes.addressof(value))
 
 
-def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawFunction:
+def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
     """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
     to alive."""
     slots = max(parameters, results, 1)
@@ -91,9 +102,15 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     count, call = ctypes.c_size_t.from_param(slots), _call_unchecked
     keep = (store, function, values, trap)
 
-    def failed(error: int | None) -> PolicyError:
+    def failed(error: int | None) -> BaseException:
         pointer: Any = trap.value
         trap.value = None
+        if raised:
+            if error is not None:
+                _engine_fault(keep, error)  # which lets go of it
+            else:
+                wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t)))
+            return _taken(raised)
         if error is not None:
             return _engine_fault(keep, error)
         return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
@@ -118,36 +135,83 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     return call_one if parameters == 1 else call_many
 
 
-def _checked(store: Any, function: Any) -> RawFunction:
+def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
     """The public call: every version has it."""
 
     def call(*arguments: int) -> int:
         # An i32 is signed for the public call, which would cut one that is too large.
         if not all(0 <= a <= 0xFFFFFFFF for a in arguments):
             raise ValueError(f"{arguments!r}: an argument is from 0 to 0xFFFFFFFF")
-        result = function(store, *(a - (1 << 32) if a > 0x7FFFFFFF else a for a in arguments))
+        try:
+            result = function(store, *map(_signed, arguments))
+        except BaseException as error:
+            if raised:
+                raise _taken(raised) from None
+            if isinstance(error, _HostRaised):  # another thread's: this one only trapped at the same time
+                raise PolicyTrap("other", "the guest trapped") from None
+            raise
         return 0 if result is None else int(result)
 
     return call
 
 
+class _HostRaised(Exception):
+    """Tells the package that a host function raised. What it raised stays with the instance."""
+
+
+def _taken(raised: Raised) -> BaseException:
+    error = raised.pop()
+    raised.clear()
+    wasmtime._func.LAST_EXCEPTION = None  # or it would keep the frames of the call until the next one
+    return error
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value > 0x7FFFFFFF else value
+
+
+def _host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
+    i32 = wasmtime.ValType.i32()
+    # Made anew each time: it belongs to the first engine that it is used with, and with another one the process ends.
+    kind = wasmtime.FuncType([i32] * item.parameters, [i32] * item.results)
+    return wasmtime.Func(store, kind, _guarded(item.call, item.results, raised))
+
+
+def _guarded(call: Callable[..., int | None], results: int, raised: Raised) -> Callable[..., int | None]:
+    """``call`` for wasmtime, which hands on signed numbers, and takes one such as a result."""
+
+    def called(*arguments: int) -> int | None:
+        try:
+            result = call(*[argument & 0xFFFFFFFF for argument in arguments])
+            return _signed((result or 0) & 0xFFFFFFFF) if results else None
+        except BaseException as error:
+            raised.append(error)
+        raise _HostRaised
+
+    return called
+
+
 class WasmtimeInstance:
     """One instance in a store of its own, see :class:`~capgate.engine.base.Instance`."""
 
-    def __init__(self, store: Any, instance: Any, unchecked: bool) -> None:
+    def __init__(
+        self, store: Any, instance: Any, unchecked: bool, memory: Any = None, raised: Raised | None = None
+    ) -> None:
         self._store = store
         self._exports = instance.exports(store)
         self._is_unchecked = unchecked
+        self._raised: Raised = [] if raised is None else raised
         self._memory: Any = None
+        if memory is not None:
+            self._keep(memory)
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
         function = self._export(name, wasmtime.Func)
-        kind = function.type(self._store)
-        if _types(kind.params) != ["i32"] * parameters or _types(kind.results) != ["i32"] * results:
+        if not _has_type(function.type(self._store), parameters, results):
             raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
         if self._is_unchecked:
-            return _unchecked(self._store, function, parameters, results)
-        return _checked(self._store, function)
+            return _unchecked(self._store, function, parameters, results, self._raised)
+        return _checked(self._store, function, self._raised)
 
     def memory_size(self) -> int:
         context, memory = self._linear_memory()
@@ -160,9 +224,11 @@ class WasmtimeInstance:
 
     def _linear_memory(self) -> tuple[Any, Any]:
         if self._memory is None:
-            memory = self._export("memory", wasmtime.Memory)
-            self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
+            self._keep(self._export("memory", wasmtime.Memory))
         return self._memory[0], self._memory[1]
+
+    def _keep(self, memory: Any) -> None:
+        self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
 
     def _export(self, name: str, kind: type) -> Any:
         try:
@@ -182,14 +248,29 @@ class WasmtimeModule:
         self._module = module
         self._is_unchecked = unchecked
 
-    def instantiate(self) -> WasmtimeInstance:
+    def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
+        raised: Raised = []
+        memory, given = None, []
         try:
-            return WasmtimeInstance(store, wasmtime.Instance(store, self._module, []), self._is_unchecked)
+            for item in imports:
+                if isinstance(item, HostMemory):
+                    limits = wasmtime.Limits(item.minimum, item.maximum)
+                    memory = wasmtime.Memory(store, wasmtime.MemoryType(limits))
+                    given.append(memory)
+                else:
+                    given.append(_host_function(store, item, raised))
+            instance = wasmtime.Instance(store, self._module, given)
+            return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            raise ENGINE.explain(error) from error
+            if not raised:
+                raise ENGINE.explain(error) from error
+        of_host = _taken(raised)
+        if isinstance(of_host, Exception):
+            raise ENGINE.explain(of_host) from of_host
+        raise of_host
 
 
 class WasmtimeEngine:
@@ -244,8 +325,15 @@ def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _types(types: Any) -> list[str]:
-    return [str(kind) for kind in types]
+def _has_type(kind: Any, parameters: int, results: int) -> bool:
+    """Whether a function takes so many i32s and gives so many. Without the package's objects, whose making takes most
+    of the time in which an instance is made."""
+    pointer = kind.ptr()
+    found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
+    return all(
+        types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
+        for types, count in zip(found, (parameters, results), strict=True)
+    )
 
 
 def _config() -> Any:

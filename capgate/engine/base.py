@@ -1,16 +1,20 @@
 """What an engine has to offer: compile, instantiate, call an export with i32s, show memory, say why it trapped.
 
-Everything else that engines can do (imports, WASI, host functions) is left out on purpose: a policy is pure.
+Host functions and a memory made by the host are there for the ABI of OPA, whose modules import them; everything else
+that engines can do is left out on purpose: a policy is pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, Union
+
+import msgspec
 
 from ..errors import PolicyError
 
-#: Why a guest trapped, in words that are the same on every engine. ``engine_fault`` is a failure of the engine itself.
+#: Why a guest trapped, in words that are the same on every engine. ``abort`` is the guest's own wish, by a function of
+#: the host; ``engine_fault`` is a failure of the engine itself.
 TRAP_KINDS: Final = (
     "unreachable",
     "memory_out_of_bounds",
@@ -21,6 +25,7 @@ TRAP_KINDS: Final = (
     "integer_divide_by_zero",
     "bad_conversion",
     "stack_overflow",
+    "abort",
     "engine_fault",
     "other",
 )
@@ -29,6 +34,35 @@ TRAP_KINDS: Final = (
 #: back signed, so callers mask it with 0xFFFFFFFF; without a result, what comes back means nothing. Raises what
 #: :meth:`Engine.explain` understands.
 RawFunction = Callable[..., int]
+
+
+class HostMemory(msgspec.Struct, frozen=True):
+    """A linear memory that the module imports under ``module`` and ``name``; sizes in pages of 64 KiB."""
+
+    module: str
+    name: str
+    minimum: int
+    maximum: int
+
+
+class HostFunction(msgspec.Struct, frozen=True):
+    """A function that the module imports under ``module`` and ``name``, taking ``parameters`` i32s and giving
+    ``results`` (0 or 1) i32s.
+
+    ``call`` gets Python integers from 0 to 0xFFFFFFFF, and gives one where there is a result. It may call the guest.
+    Whatever it raises ends every call of the guest that is under way, and comes out of the raw function as it is. An
+    engine may keep ``call`` for as long as the instance lives, so it must not keep the instance: the two would keep
+    each other.
+    """
+
+    module: str
+    name: str
+    parameters: int
+    results: int
+    call: Callable[..., int | None]
+
+
+HostImport = Union[HostMemory, HostFunction]
 
 
 class Instance(Protocol):
@@ -53,8 +87,9 @@ class Instance(Protocol):
 class CompiledModule(Protocol):
     """A module compiled by one engine."""
 
-    def instantiate(self) -> Instance:
-        """A new instance with its own memory. Raises :class:`~capgate.errors.PolicyError` if start code traps."""
+    def instantiate(self, imports: Sequence[HostImport] = ()) -> Instance:
+        """A new instance with its own memory: that of ``imports`` where it imports one. ``imports`` are those of the
+        module, in its order. Raises :class:`~capgate.errors.PolicyError` if start code traps, or they do not fit."""
 
 
 class Engine(Protocol):

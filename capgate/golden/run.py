@@ -18,7 +18,7 @@ from ..actions import VOCABULARY, Vocabulary
 from ..checker import LocalPolicyChecker, WasmPolicyChecker
 from ..errors import CapgateError, ConfigError, FixtureError, FixturesFailed
 from ..limits import Limits
-from ..model import Deny, PolicyInput, PolicyResult, Reason, canonical
+from ..model import ONLY_ENTRYPOINT, Deny, Entrypoint, PolicyInput, PolicyResult, Reason, canonical
 from ..policy import Explanation
 from ..pool import WasmPool
 from .fixtures import Fixture, read_fixtures
@@ -104,7 +104,8 @@ class Runner:
     def _pool(self, runtime: str) -> tuple[WasmPool, list[int]]:
         found = self._pools.get(runtime)
         if found is None:
-            pool = WasmPool(self.policy.artifact, 1, runtime, self.policy.limits)
+            policy = self.policy
+            pool = WasmPool(policy.artifact, 1, runtime, policy.limits, entrypoint=policy.entrypoint)
             # Whatever the answer: compiling is for start-up, and no question's deadline.
             WasmPolicyChecker(pool).evaluate_now(PolicyInput("env.read"))
             self._pools[runtime] = found = pool, [0]
@@ -154,21 +155,22 @@ def run_fixtures(
     limits: Limits | None = None,
     *,
     vocabulary: Vocabulary = VOCABULARY,
+    entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     on_outcome: Callable[[Outcome], object] | None = None,
 ) -> list[Outcome]:
     """One outcome for each of ``fixtures`` (or of those at a path), in their order, as ``policy`` answers them.
 
     Without ``policy``, each fixture is judged by the document that it brings; with one, none may bring its own. See
-    :meth:`PolicyUnderTest.runtimes` for ``engines``. ``on_outcome`` is called with each as it comes. Blocks until all
-    are done. Raises :class:`FixtureError` and what :class:`PolicyUnderTest` and :class:`WasmPool` raise; a policy that
-    fails on a fixture is an outcome.
+    :meth:`PolicyUnderTest.runtimes` for ``engines``. ``entrypoint`` is for a module that OPA compiled. ``on_outcome``
+    is called with each as it comes. Blocks until all are done. Raises :class:`FixtureError` and what
+    :class:`PolicyUnderTest` and :class:`WasmPool` raise; a policy that fails on a fixture is an outcome.
     """
     given = read_fixtures(fixtures) if isinstance(fixtures, (str, os.PathLike)) else fixtures
     engines = engines if isinstance(engines, str) else tuple(engines)
     found: list[Outcome | None] = [None] * len(given)
 
     def run() -> list[Outcome]:
-        for subject, numbers in _subjects(policy, given, limits):
+        for subject, numbers in _subjects(policy, given, limits, entrypoint):
             runner = Runner(subject, engines, vocabulary)
             for number in numbers:
                 found[number] = outcome = runner.judge(given[number])
@@ -180,10 +182,10 @@ def run_fixtures(
 
 
 def _subjects(
-    policy: PolicyLike | None, fixtures: Sequence[Fixture], limits: Limits | None
+    policy: PolicyLike | None, fixtures: Sequence[Fixture], limits: Limits | None, entrypoint: Entrypoint
 ) -> Iterable[tuple[PolicyUnderTest, Iterable[int]]]:
     if policy is not None:
-        subject = PolicyUnderTest.load(policy, limits)
+        subject = PolicyUnderTest.load(policy, limits, entrypoint)
         require_policies(fixtures, own=False)
         yield subject, range(len(fixtures))
         return
@@ -224,10 +226,11 @@ def check_fixtures(
     *,
     engines: str | Iterable[str] = ALL,
     vocabulary: Vocabulary = VOCABULARY,
+    entrypoint: Entrypoint = ONLY_ENTRYPOINT,
 ) -> None:
     """Raise :class:`FixturesFailed` unless ``policy`` answers every one of ``fixtures`` as expected, of which there has
     to be one at least: what has to hold before a policy is activated. Raises what :func:`run_fixtures` raises."""
-    subject = PolicyUnderTest.load(policy, limits)
+    subject = PolicyUnderTest.load(policy, limits, entrypoint)
     outcomes = run_fixtures(subject, fixtures, engines, limits, vocabulary=vocabulary)
     failures = tuple(outcome for outcome in outcomes if not outcome.passed)
     if not outcomes:

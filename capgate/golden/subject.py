@@ -9,30 +9,36 @@ from typing import Any, Final, Union
 
 from ..build import build_policy
 from ..engine import ENGINES, available_engines, load_engine
-from ..errors import ArtifactError, ConfigError, WasmError
+from ..errors import ConfigError
 from ..limits import Limits
+from ..model import ONLY_ENTRYPOINT, Entrypoint
 from ..policy import RuntimePolicy
-from ..store.loader import WasmArtifact, document_format, read_document
+from ..store.loader import WasmArtifact, artifact_of, document_format, is_module, read_document
 
 LOCAL: Final = "local"
 RUNTIMES: Final = (LOCAL, *ENGINES)
 ALL: Final = "all"
-
-_MAGIC: Final = b"\0asm"
 
 #: A policy, as a document or as a module; a path leads to either.
 PolicyLike = Union["PolicyUnderTest", RuntimePolicy, WasmArtifact, dict[str, Any], str, "os.PathLike[str]"]
 
 
 class PolicyUnderTest:
-    """A policy that is to answer fixtures. ``document`` is ``None`` for a module, ``artifact`` what engines run.
+    """A policy that is to answer fixtures. ``document`` is ``None`` for a module, ``artifact`` what engines run;
+    ``entrypoint`` is for a module that OPA compiled.
 
     Raises :class:`ConfigError` for a bad document, :class:`ArtifactError` or :class:`WasmError` for a module or file
     that cannot be used.
     """
 
-    def __init__(self, policy: RuntimePolicy | WasmArtifact | dict[str, Any], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        policy: RuntimePolicy | WasmArtifact | dict[str, Any],
+        limits: Limits | None = None,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+    ) -> None:
         self.limits = limits or Limits()
+        self.entrypoint = entrypoint
         self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
         if isinstance(policy, RuntimePolicy):
             self.document = policy
@@ -42,22 +48,21 @@ class PolicyUnderTest:
         self.path = None if self._module is None else self._module.path
 
     @classmethod
-    def load(cls, policy: PolicyLike, limits: Limits | None = None) -> PolicyUnderTest:
+    def load(
+        cls, policy: PolicyLike, limits: Limits | None = None, entrypoint: Entrypoint = ONLY_ENTRYPOINT
+    ) -> PolicyUnderTest:
         """``policy``; if it is a path, the module or the document there, whichever the file is."""
         if isinstance(policy, PolicyUnderTest):
             return policy
         if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
-            return cls(policy, limits)
+            return cls(policy, limits, entrypoint)
         data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
-        if data[:4] != _MAGIC and not path.endswith(".wasm"):
+        if not is_module(data, path):
             document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
-            found = cls(document, limits)
+            found = cls(document, limits, entrypoint)
             found.path = path
             return found
-        try:
-            return cls(WasmArtifact(data, path=path, limits=limits or Limits()), limits)
-        except WasmError as error:
-            raise ArtifactError(f"is not an acceptable WebAssembly module: {error}", path=path) from error
+        return cls(artifact_of(data, path, None, limits or Limits()), limits, entrypoint)
 
     @functools.cached_property
     def artifact(self) -> WasmArtifact:

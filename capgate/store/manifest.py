@@ -5,6 +5,7 @@
     {
       "abi": "capgate:policy@0.1.0",
       "created": "2026-10-01T12:00:00Z",
+      "entrypoint": null,
       "environment": ["prod"],
       "expires": null,
       "format": 1,
@@ -30,12 +31,16 @@ import msgspec
 
 from ..errors import ManifestError
 from ..limits import RANGES, Limits
+from ..model import Entrypoint
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
-from .loader import WasmArtifact
+from .loader import CAPGATE, OPA, WasmArtifact
 
 FORMAT: Final = 1
 ABI: Final = "capgate:policy@0.1.0"
+OPA_ABI: Final = "opa:wasm@1"
+#: What a manifest calls the interface of an artifact, by :attr:`WasmArtifact.abi`.
+ABIS: Final = {CAPGATE: ABI, OPA: OPA_ABI}
 #: Bytes of a manifest file.
 MANIFEST_BYTES: Final = 65_536
 #: JSON has no whole numbers above this that every reader keeps exact.
@@ -61,6 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``label``        what people call this version; the document's own, usually
     ``sha256``       of the module file
     ``abi``          the interface that the module exports
+    ``entrypoint``   of a module that OPA compiled: which entry point is asked, and how its answers read; ``None`` for
+                     every other module
     ``policy_hash``  the action vocabulary it was written for (:meth:`~capgate.actions.Vocabulary.policy_hash`), or
                      ``None`` for any
     ``inputs``       the parts of an input that the policy looks at, sorted, or ``None`` where that is not known
@@ -74,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     version: int
     sha256: str
+    entrypoint: Entrypoint | None
     created: datetime
     label: str
     expires: datetime | None
@@ -91,12 +99,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not is_valid(value):
                 spelled = _SPELLED.get(field, field)
                 raise ManifestError(f"{spelled} is {value!r}; valid: {valid}", field=spelled)
+        if (self.entrypoint is None) == (self.abi == OPA_ABI):
+            message = (
+                f"entrypoint is {self.entrypoint!r}, and abi {self.abi!r}; it is for {OPA_ABI!r}, and only for that"
+            )
+            raise ManifestError(message, field="entrypoint")
         if self.expires is not None and self.expires <= self.created:
             raise ManifestError(f"it expires at {self.expires}, which is not after {self.created}", field="expires")
 
     @classmethod
     def describing(cls, artifact: WasmArtifact, *, version: int, created: datetime, **fields: Any) -> Manifest:
-        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever."""
+        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever.
+
+        Of a module that OPA compiled, the only entry point is asked for a decision, unless they say otherwise.
+        """
         given: dict[str, Any] = {
             "name": artifact.name,
             "label": artifact.version,
@@ -106,7 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "inputs": None if artifact.inputs is None else tuple(sorted(artifact.inputs)),
             "limits": {},
             "policy_hash": None,
-            "abi": ABI,
+            "abi": ABIS[artifact.abi],
+            "entrypoint": _entrypoint_of(artifact),
             "format": FORMAT,
             **fields,
         }
@@ -129,6 +146,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ManifestError(str(error), field=error.field, path=path) from error
 
 
+def _entrypoint_of(artifact: WasmArtifact) -> Entrypoint | None:
+    if artifact.abi != OPA:
+        return None
+    listed = () if artifact.bundle is None else artifact.bundle.entrypoints
+    return Entrypoint(listed[0]) if len(listed) == 1 else Entrypoint()
+
+
 class Audience(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks for a policy. What is ``None`` is not compared: a command that publishes need not know the mode."""
 
@@ -145,8 +169,8 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
     def refuse(field: str, wanted: object, given: object) -> None:
         raise ManifestError(f"{field} is {given!r}, and here it is {wanted!r}", field=field, path=path)
 
-    if manifest.abi != ABI:
-        refuse("abi", ABI, manifest.abi)
+    if manifest.abi not in ABIS.values():
+        refuse("abi", tuple(ABIS.values()), manifest.abi)
     if audience.name is not None and manifest.name != audience.name:
         refuse("name", audience.name, manifest.name)
     if audience.mode is not None and manifest.environment is not None and audience.mode not in manifest.environment:
@@ -193,6 +217,10 @@ def is_digest(value: object) -> bool:
     return type(value) is str and _DIGEST.fullmatch(value) is not None
 
 
+def _is_entrypoint(value: object) -> bool:
+    return isinstance(value, Entrypoint) and (value.name is None or (_is_text(value.name) and value.name != ""))
+
+
 def _is_sorted(value: object, is_item: Callable[[object], bool]) -> bool:
     """A tuple that is not empty, in order, nothing twice."""
     return type(value) is tuple and len(value) > 0 and all(map(is_item, value)) and list(value) == sorted(set(value))
@@ -212,6 +240,10 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "label": (_is_text, "printable text of at most 256 characters"),
     "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {ABI!r}"),
     "sha256": (is_digest, "64 lower-case hex digits"),
+    "entrypoint": (
+        lambda value: value is None or _is_entrypoint(value),
+        "name (printable text of at most 256 characters, or null) and result, or null",
+    ),
     "policy_hash": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or null"),
     "inputs": (
         lambda value: value is None or _is_sorted(value, INPUTS.__contains__),

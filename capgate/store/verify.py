@@ -10,19 +10,12 @@ from typing import Final
 
 import msgspec
 
-from ..errors import (
-    ArtifactError,
-    ArtifactNotFound,
-    ConfigError,
-    DigestMismatch,
-    ManifestError,
-    SignatureInvalid,
-    WasmError,
-)
+from ..bundle import BundleKeys
+from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from ..limits import Limits
 from .clock import Clock, steady_clock
-from .loader import DEFAULT_LIMITS, WasmArtifact, check_pin, load_wasm_artifact, read_document
-from .manifest import MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
+from .loader import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
+from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
 from .signing import SIGNATURE_BYTES, TrustedKeys
 
@@ -48,7 +41,8 @@ class Verifier:
     """Which signatures, which audience, which limits, which clock. Immutable; may be shared by threads.
 
     Without ``keys`` signatures are not looked at; ``require_signature`` makes that a :class:`ConfigError`. With
-    ``keys`` a signature is required, always.
+    ``keys`` a signature is required, always. With ``bundle_keys`` the module has to be a bundle with a signature of its
+    own, as well.
     """
 
     def __init__(
@@ -59,7 +53,10 @@ class Verifier:
         audience: Audience | None = None,
         limits: Limits = DEFAULT_LIMITS,
         clock: Clock | None = None,
+        bundle_keys: BundleKeys | None = None,
     ) -> None:
+        if bundle_keys is not None and not isinstance(bundle_keys, BundleKeys):
+            raise ConfigError("bundle_keys", type(bundle_keys).__name__, "a capgate.bundle.BundleKeys")
         if keys is not None and not isinstance(keys, TrustedKeys):
             raise ConfigError("trusted_keys", keys, "a capgate.store.TrustedKeys")
         if require_signature and keys is None:
@@ -68,6 +65,7 @@ class Verifier:
         self.audience = audience or Audience()
         self.limits = limits
         self.clock = clock or steady_clock()
+        self.bundle_keys = bundle_keys
 
     def manifest(
         self, data: bytes, signatures: bytes | None, *, path: str | None = None, name: str | None = None
@@ -85,11 +83,9 @@ class Verifier:
 
     def artifact(self, manifest: Manifest, data: bytes, *, path: str | None = None) -> WasmArtifact:
         """The module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
-        try:
-            artifact = WasmArtifact(data, path=path, pin=manifest.sha256, limits=self.limits)
-        except WasmError as error:
-            raise ArtifactError(f"is not an acceptable WebAssembly module: {error}", path=path) from error
-        return _require_inputs(artifact, manifest)
+        entrypoint = manifest.entrypoint
+        artifact = artifact_of(data, path, manifest.sha256, self.limits, self.bundle_keys, entrypoint)
+        return _require_agreement(artifact, manifest)
 
     def load(self, path: str | os.PathLike[str], sha256: str | None = None) -> VerifiedPolicy:
         """The policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
@@ -104,8 +100,8 @@ class Verifier:
         manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
         if sha256 is not None and sha256 != manifest.sha256:
             raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
-        artifact = load_wasm_artifact(path, manifest.sha256, limits=self.limits)
-        return VerifiedPolicy(_require_inputs(artifact, manifest), manifest, signers)
+        artifact = self.artifact(manifest, read_document(path, limits=self.limits), path=shown)
+        return VerifiedPolicy(artifact, manifest, signers)
 
 
 def _read_beside(path: str, most: int) -> bytes:
@@ -115,8 +111,12 @@ def _read_beside(path: str, most: int) -> bytes:
         raise SignatureInvalid("is not there, and the module is to be signed", reason="missing", path=path) from error
 
 
-def _require_inputs(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
-    """Refuse a manifest by which the module would look at less than it is known to."""
+def _require_agreement(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
+    """Refuse a manifest of another interface than the module has, or by which it would look at less than it does."""
+    abi = ABIS[artifact.abi]
+    if manifest.abi != abi:
+        message = f"the module has {abi!r}, the manifest says {manifest.abi!r}"
+        raise ManifestError(message, field="abi", path=artifact.path)
     known = artifact.inputs
     if manifest.inputs is not None and known is not None and not known <= set(manifest.inputs):
         message = f"the module looks at {sorted(known)}, the manifest says {list(manifest.inputs)}"

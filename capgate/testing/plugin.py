@@ -31,7 +31,6 @@ from ..golden.fixtures import find_files, read_file
 from ..golden.report import details, title
 from ..golden.run import own_policy, require_policies
 from ..golden.subject import ALL
-from ..limits import Limits
 from ..model import canonical
 from ..settings import Settings
 from .recorded import RecordedGate, make_checker
@@ -50,12 +49,12 @@ class WrongAnswer(AssertionError):
 class GoldenFixtures:
     """What is configured: the files with fixtures, and whom to ask. The policy is read once, at the first question."""
 
-    def __init__(self, policy: Path | None, folders: list[Path], engines: tuple[str, ...], limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, policy: Path | None, folders: list[Path], engines: tuple[str, ...], settings: Settings) -> None:
+        self.limits = limits = settings.limits
         self.engines = engines
         self.names = {os.path.realpath(file.path): file.name for file in find_files(folders)}
         self.collected: set[str] = set()
-        self.policy = None if policy is None else PolicyUnderTest.load(policy, limits)
+        self.policy = None if policy is None else PolicyUnderTest.load(policy, limits, settings.entry)
         self._runner: tuple[object, Runner] | None = None
 
     def name_of(self, path: Path) -> str | None:
@@ -148,7 +147,7 @@ def pytest_configure(config: pytest.Config) -> None:
     base = config.rootpath if config.inipath is None else config.inipath.parent
     engines = tuple(config.getini("capgate_engines"))
     try:
-        golden = GoldenFixtures(base / policy if policy else None, folders, engines, Settings.from_env().limits)
+        golden = GoldenFixtures(base / policy if policy else None, folders, engines, Settings.from_env())
         if golden.policy is not None:
             golden.policy.runtimes(engines)
     except CapgateError as error:

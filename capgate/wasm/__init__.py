@@ -8,9 +8,11 @@ from .edit import with_custom, with_data, with_memory, with_section
 from .encode import encode
 from .metering import Metered, meter
 from .module import Module
+from .plan import Loading
 from .restrict import restrict
 
 __all__ = [
+    "Loading",
     "Metered",
     "Module",
     "core_module",

@@ -29,7 +29,6 @@ _CLASS_OF: Final = {
     "func": _INDEX,
     "local": _INDEX,
     "global": _INDEX,
-    "table": _INDEX,
     "i32": _S32,
     "memarg": _MEMARG,
     "block": _OPEN,
@@ -48,6 +47,9 @@ def _classes() -> bytes:
 
 _CLASSES: Final = _classes()
 _USES_DATA: Final = frozenset({0xFC08, 0xFC09})
+#: table.set, data.drop, table.init, elem.drop, table.copy, table.grow, table.fill: they leave something behind that is
+#: neither in linear memory nor in a global.
+_LEAVES_STATE: Final = frozenset({0x26, 0xFC09, 0xFC0C, 0xFC0D, 0xFC0E, 0xFC0F, 0xFC11})
 
 
 class Sequence(msgspec.Struct, gc=False):
@@ -57,6 +59,7 @@ class Sequence(msgspec.Struct, gc=False):
     uses_data: bool = False
     nesting: int = 0
     branch_targets: int = 0
+    leaves_state: bool = False
 
 
 def skip_sequence(data: bytes, pos: int) -> Sequence:
@@ -114,6 +117,8 @@ def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
         number, pos = read_unsigned(data, pos)
         code = 0xFC00 | number if number < 0x100 else -1
         seen.uses_data = seen.uses_data or code in _USES_DATA
+    if code in _LEAVES_STATE:
+        seen.leaves_state = True
     row = OPCODES.get(code)
     if row is None or not row.allowed:
         raise DecodeError(at, ILLEGAL)

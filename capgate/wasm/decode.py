@@ -240,7 +240,7 @@ class _Decoder:
         read.pos = seen.end
         if read.pos != entry + size:
             raise DecodeError(start, "section size mismatch")
-        return Body(tuple(runs), entry, code, read.pos, seen.nesting, seen.branch_targets)
+        return Body(tuple(runs), entry, code, read.pos, seen.nesting, seen.branch_targets, seen.leaves_state)
 
     def local_run(self) -> tuple[int, int]:
         count = self.reader.u32()

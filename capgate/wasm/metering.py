@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ..limits import Limits
+from .plan import Loading
 from .prices import Prices, prices_for
 from .restrict import ImportNames, admit
 from .rewrite import FUEL, RESET, STATUS, Rewriter, memory_maximum
@@ -53,15 +54,18 @@ def meter(
     prices: Prices | None = None,
     entries: Iterable[str] | None = None,
     imports: ImportNames = (),
+    loading: Loading | None = None,
 ) -> Metered:
     """Restrict ``data``, and rewrite it so that it pays fuel. Raises ``DecodeError`` or ``RestrictedModule``.
 
     ``prices`` replaces the cost table that the size of the memory calls for. ``entries`` names the exported functions
-    that get an entry (all, if ``None``). ``imports`` are the pairs of module and name that may be imported.
+    that get an entry (all, if ``None``). ``imports`` are the pairs of module and name that may be imported. ``loading``
+    says what has other fuel than a call: the start function, and entries that get an instance ready.
     """
     limits = limits or Limits()
+    loading = loading or Loading(limits.fuel)
     module = admit(data, limits, imports)
     table = prices or prices_for(memory_maximum(module, limits))
-    output, names = Rewriter(module, limits, table).run(entries)
-    verify(module, output, limits, table)
+    output, names = Rewriter(module, limits, table, loading).run(entries)
+    verify(module, output, limits, table, loading)
     return Metered(output, names)

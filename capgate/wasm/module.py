@@ -154,8 +154,8 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     """A function body. ``locals`` are runs of (count, value type).
 
     ``entry`` is where the declarations of the locals start; ``start`` to ``end`` is the code, its ``end`` included.
-    ``nesting`` is how deep its blocks go, ``branch_targets`` the length of its longest br_table; both 0 where the
-    module was decoded without looking into bodies.
+    ``nesting`` is how deep its blocks go, ``branch_targets`` the length of its longest br_table, ``leaves_state``
+    whether it changes a table or drops a segment; 0 and false where the module was decoded without looking into bodies.
     """
 
     locals: tuple[tuple[int, int], ...]
@@ -164,6 +164,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     end: int
     nesting: int = 0
     branch_targets: int = 0
+    leaves_state: bool = False
 
     @property
     def local_count(self) -> int:

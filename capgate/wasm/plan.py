@@ -13,6 +13,13 @@ CHARGE, HEAD, CALL, SAVE, BULK, RETURN = range(6)
 BULK_OPERATIONS: Final = frozenset({0x40, 0xFC08, 0xFC0A, 0xFC0B, 0xFC0C, 0xFC0E, 0xFC0F, 0xFC11})
 
 
+class Loading(msgspec.Struct, frozen=True):
+    """The ``fuel`` of the start function, and of the entries that call ``exports``."""
+
+    fuel: int
+    exports: frozenset[str] = frozenset()
+
+
 class Site(msgspec.Struct, frozen=True, gc=False):
     """Something to write before ``position`` (for a call also after it, at ``argument``).
 

@@ -33,7 +33,7 @@ from .encode import (
 )
 from .leb128 import signed, unsigned
 from .module import I32, I64, Body, Export, FuncType, Import, MemoryType, Module, TableType
-from .plan import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Plan, Site
+from .plan import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Loading, Plan, Site
 from .prices import Prices, frame_weight
 from .references import Shape, check_index, check_references
 from .restrict import RESERVED_PREFIX
@@ -71,10 +71,11 @@ def memory_maximum(module: Module, limits: Limits) -> int:
 class Rewriter:
     """The rewriting of one module. Raises ``RestrictedModule`` where it cannot be metered."""
 
-    def __init__(self, module: Module, limits: Limits, prices: Prices) -> None:
+    def __init__(self, module: Module, limits: Limits, prices: Prices, loading: Loading | None = None) -> None:
         self.module = module
         self.limits = limits
         self.prices = prices
+        self.loading = loading or Loading(limits.fuel)
         self.shape = Shape.of(module)
         check_references(module, self.shape)
         first = self.shape.globals
@@ -223,16 +224,17 @@ class Rewriter:
                 raise RestrictedModule("entry", f"export {name!r}", "there is no such function")
             target = exported[name]
             parameters, _ = self.shape.functions[target]
-            code = entry_body(self.counters, target, parameters, self.limits.fuel, self.limits.call_depth)
+            fuel = self.loading.fuel if name in self.loading.exports else self.limits.fuel
+            code = entry_body(self.counters, target, parameters, fuel, self.limits.call_depth)
             self.add_function(self.type_indices[target], code, ENTRY + name)
         return {name: ENTRY + name for name in names}
 
     def add_start(self) -> int | None:
-        """The start function runs with the fuel of one call; behind it nothing is left."""
+        """The start function runs with the fuel of loading; behind it nothing is left."""
         start = self.module.start
         if start is None:
             return None
-        code = start_body(self.counters, start, self.limits.fuel, self.limits.call_depth)
+        code = start_body(self.counters, start, self.loading.fuel, self.limits.call_depth)
         return self.add_function(self.type_indices[start], code)
 
     # The sections

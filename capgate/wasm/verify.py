@@ -15,6 +15,7 @@ from . import patterns as p
 from .decode import decode
 from .module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
 from .patterns import number, signed_number
+from .plan import Loading
 from .prices import Prices
 from .proof import BodyProof, Facts
 
@@ -25,7 +26,7 @@ _PREFIX: Final = "capgate-meter:"
 _VERBATIM: Final = (0, 9, 11, 12)
 
 
-def verify(original: Module, metered: bytes, limits: Limits, prices: Prices) -> None:
+def verify(original: Module, metered: bytes, limits: Limits, prices: Prices, loading: Loading | None = None) -> None:
     """Raise ``RestrictedModule`` with the rule ``unproven`` unless ``metered`` pays at these prices and is
     ``original``."""
     if not prices.prices_cycles():
@@ -35,7 +36,7 @@ def verify(original: Module, metered: bytes, limits: Limits, prices: Prices) -> 
     except DecodeError as error:
         _fail("module", f"does not decode: {error}")
     try:
-        _Proof(original, module, limits, prices).check()
+        _Proof(original, module, limits, prices, loading or Loading(limits.fuel)).check()
     except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
         _fail("module", f"is not put together like the original: {error}")
 
@@ -45,11 +46,12 @@ def _fail(where: str, what: str) -> NoReturn:
 
 
 class _Proof:
-    def __init__(self, original: Module, module: Module, limits: Limits, prices: Prices) -> None:
+    def __init__(self, original: Module, module: Module, limits: Limits, prices: Prices, loading: Loading) -> None:
         self.original = original
         self.module = module
         self.limits = limits
         self.prices = prices
+        self.loading = loading
         self.functions = len(original.function_types())
         self.globals = len(original.globals) + len(original.imported("global"))
         self.first_added = len(original.code)
@@ -149,22 +151,24 @@ class _Proof:
             return "reset", -1
         if found := p.START_BODY.fullmatch(code):
             self.check_numbers((found[2], found[4], found[5], found[7]), (fuel, depth, status, fuel))
-            return "start", self.target(found[1], found[3], found[6], kind)
+            return "start", self.target(found[1], found[3], found[6], kind, self.loading.fuel)
         if found := p.ENTRY_BODY.fullmatch(code):
             self.check_numbers((found[2], found[4], found[5]), (fuel, depth, status))
             arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(kind.params)))
             if found[6] != arguments:
                 _fail("entry", "other arguments are passed on")
-            return "entry", self.target(found[1], found[3], found[7], kind)
+            fuel = self.loading.fuel if signed_number(found[1]) == self.loading.fuel else self.limits.fuel
+            role = "entry" if fuel == self.limits.fuel else "loading"
+            return role, self.target(found[1], found[3], found[7], kind, fuel)
         _fail("added function", code.hex())
 
     def check_numbers(self, found: tuple[bytes, ...], expected: tuple[int, ...]) -> None:
         if tuple(map(number, found)) != expected:
             _fail("added function", "uses other counters")
 
-    def target(self, fuel: bytes, depth: bytes, index: bytes, kind: FuncType) -> int:
-        """The function of the guest that is called, with the fuel and depth of the limits."""
-        if (signed_number(fuel), signed_number(depth)) != (self.limits.fuel, self.limits.call_depth):
+    def target(self, fuel: bytes, depth: bytes, index: bytes, kind: FuncType, granted: int) -> int:
+        """The function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
+        if (signed_number(fuel), signed_number(depth)) != (granted, self.limits.call_depth):
             _fail("added function", "sets other limits")
         target = number(index)
         if target >= self.functions or self.original.function_type(target) != kind:
@@ -179,12 +183,18 @@ class _Proof:
                 _fail("exports", f"{item.name!r}")
             role, target = self.roles.get(item.index, ("guest", -1))
             name = item.name[len(_PREFIX) :]
-            if role == "entry":
+            if role in ("entry", "loading"):
                 expected = original.get(name.removeprefix("call:"))
                 if expected is None or expected.kind != "function" or expected.index != target:
                     _fail("exports", f"{item.name!r} calls another function")
+                if role != self.entry_role(expected.name):
+                    _fail("exports", f"{item.name!r} sets other limits")
             elif (role, name, target) not in self.services():
                 _fail("exports", f"{item.name!r} is a {role} function")
+
+    def entry_role(self, name: str) -> str:
+        is_loading = name in self.loading.exports and self.loading.fuel != self.limits.fuel
+        return "loading" if is_loading else "entry"
 
     def services(self) -> tuple[tuple[str, str, int], ...]:
         return ("read", "fuel", self.globals), ("read", "status", self.globals + 2), ("reset", "reset", -1)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from capgate.actions import VOCABULARY, Vocabulary
 from capgate.errors import ManifestError
 from capgate.limits import Limits
+from capgate.model import Entrypoint
 from capgate.store import Audience, Manifest
 from capgate.store.clock import steady_clock
 from capgate.store.manifest import (
@@ -44,6 +45,7 @@ def test_the_file_is_for_people_too() -> None:
     assert json.loads(MADE.manifest) == {
         "abi": "capgate:policy@0.1.0",
         "created": "2024-10-01T12:00:00Z",
+        "entrypoint": None,
         "environment": ["prod", "test"],
         "expires": "2024-12-30T12:00:00Z",
         "format": 1,
@@ -123,6 +125,17 @@ def test_another_form_is_refused(data: bytes) -> None:
         ("version", "version", [0, -1, HIGHEST_VERSION + 1, True, 1.0, "1", None]),
         ("label", "label", ["\n", "x" * 257, "\u202e", "\ud800", None, 7]),
         ("abi", "abi", ["", "A", "a b", "x" * 65, None]),
+        (
+            "entrypoint",
+            "entrypoint",
+            [
+                "orders/allow",
+                {"name": "orders/allow"},
+                Entrypoint(),  # of capgate's own interface, which has none
+                Entrypoint("orders/allow"),
+                *(Entrypoint(name) for name in ("", "\n", "x" * 257)),
+            ],
+        ),
         ("sha256", "sha256", ["", MANIFEST.sha256.upper(), MANIFEST.sha256[:63], MANIFEST.sha256 + "\n", None]),  # A22
         ("policy_hash", "policyHash", ["", "0" * 63, "A" * 64, 7]),
         ("inputs", "inputs", [(), ("resource", "action"), ("action", "action"), ("colour",), ["action"], "action"]),

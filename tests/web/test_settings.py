@@ -15,6 +15,7 @@ from capgate.settings import VARIABLES, Settings
 from ..store.support import KEYS
 
 DIGEST = "0123456789abcdef" * 4
+BUNDLE_KEYS = {"release": {"algorithm": "HS256", "key": "not much of a secret, but long enough"}}
 LINE = KEYS[0].public.line
 
 GOOD: dict[str, list[Any]] = {
@@ -38,6 +39,8 @@ GOOD: dict[str, list[Any]] = {
     "trusted_keys": [(LINE,), (LINE, KEYS[1].public.line), "keys.txt", Path("/etc/capgate/keys")],
     "signature_threshold": [1],
     "require_signature": [True, False],
+    "bundle_keys": [BUNDLE_KEYS, "keys.json", Path("/etc/capgate/bundle-keys.toml")],
+    "bundle_scope": ["write", "x" * 256],
     "policy_name": ["orders", "a", "Orders-v2.1+x_y", "x" * 64],
     "store": ["store", Path("/srv/policies")],
     "store_poll": [0.05, 1, 3_600.0],
@@ -79,6 +82,8 @@ BAD: dict[str, list[Any]] = {
     "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
     "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
     "require_signature": [0, 1, "yes"],
+    "bundle_keys": ["", b"x", 5, ("release",), "a\0b"],
+    "bundle_scope": ["", "a\n", "x" * 257, 5],
     "policy_name": ["", ".", "a/b", "x" * 65, 5, b"x", "\u00e9", "a\n"],
     "store": ["", b"x", 5, {"a": 1}, "a\0b"],
     "store_poll": [0, -1, 0.01, 3_601, True, "1", None, float("nan")],
@@ -91,6 +96,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "artifact_sha256": {"artifact": "policy.wasm"},
     "trusted_keys": {"artifact": "policy.wasm"},
     "store": {"policy_name": "orders", "trusted_keys": (LINE,)},
+    "bundle_keys": {"artifact": "bundle.tar.gz"},
+    "bundle_scope": {"artifact": "bundle.tar.gz", "bundle_keys": BUNDLE_KEYS},
     **{
         name: {"artifact": "policy.wasm", "trusted_keys": (LINE,)}
         for name in ("signature_threshold", "require_signature", "policy_name")
@@ -229,9 +236,13 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert (settings.require_signature, settings.policy_name) == (True, "orders")
     store = {"CAPGATE_STORE": "policies", "CAPGATE_POLICY_NAME": "orders"}
     assert Settings.from_env({**store, "CAPGATE_TRUSTED_KEYS": LINE}).store == "policies"
+    bundle = {"CAPGATE_ARTIFACT": "b.tar.gz", "CAPGATE_BUNDLE_KEYS": "keys.json", "CAPGATE_BUNDLE_SCOPE": "write"}
+    settings = Settings.from_env(bundle)
+    assert (settings.bundle_keys, settings.bundle_scope) == ("keys.json", "write")
     tested = (
         {variable for variable, *_ in FROM_ENV}
         | set(store)
+        | set(bundle)
         | set(digest)
         | set(trust)
         | {f"CAPGATE_{name.upper()}" for name in RANGES}

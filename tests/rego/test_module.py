@@ -1,0 +1,162 @@
+"""Which modules of OPA's ABI are refused before anything of them runs, and by which name (M1, M10, G22)."""
+
+from __future__ import annotations
+
+import pytest
+
+from capgate.errors import ConfigError, RestrictedModule
+from capgate.interpreter import PreparedPolicy, WasmInterpreter
+from capgate.limits import Limits
+from capgate.model import ALLOW, Entrypoint, PolicyInput
+from capgate.store.loader import WasmArtifact
+from capgate.wasm import decode
+from capgate.wasm.module import MemoryType
+
+from ..guests import artifact, data, guest
+from .guests import HONEST, SIGNATURES, VERSIONS, liar, opa_policy
+
+
+def refusal(module: bytes) -> tuple[str, str]:
+    with pytest.raises(RestrictedModule) as caught:
+        PreparedPolicy(WasmArtifact.from_bytes(module), Limits())
+    return caught.value.rule, caught.value.where
+
+
+def versions(major: str, minor: str | None) -> str:
+    fields = f'(global (export "opa_wasm_abi_version") {major})'
+    return fields if minor is None else f'{fields} (global (export "opa_wasm_abi_minor_version") {minor})'
+
+
+def i32(value: int) -> str:
+    return f"i32 (i32.const {value})"
+
+
+@pytest.mark.parametrize("minor", range(4))
+def test_the_versions_that_are_known(minor: int) -> None:
+    prepared = PreparedPolicy(WasmArtifact.from_bytes(opa_policy({}, minor=minor)), Limits())
+    assert prepared.facts is not None
+    assert prepared.facts.minor == minor
+    assert prepared.facts.has_eval == (minor >= 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        versions(i32(0), i32(3)),
+        versions(i32(2), i32(0)),
+        versions(i32(-1), i32(0)),
+        versions(i32(1), i32(4)),
+        versions(i32(1), i32(-1)),
+        versions(i32(1), i32(2**31)),
+        versions(i32(1), None),
+        versions("(mut i32) (i32.const 1)", i32(3)),
+        versions(i32(1), "(mut i32) (i32.const 3)"),
+        versions("i64 (i64.const 1)", i32(3)),
+        versions("f32 (f32.const 1)", i32(3)),
+    ],
+)
+def test_other_versions(text: str) -> None:
+    assert refusal(liar(versions=text))[0] == "abi_version"
+
+
+def test_a_module_without_a_version_is_none_of_this_abi() -> None:
+    module = liar(versions="")
+    assert WasmArtifact.from_bytes(module).abi == "capgate"
+    assert refusal(module)[0] == "missing_export"
+    function = liar(versions='(func (export "opa_wasm_abi_version"))')
+    assert WasmArtifact.from_bytes(function).abi == "capgate"
+
+
+@pytest.mark.parametrize("name", sorted(HONEST))
+def test_an_export_that_is_missing(name: str) -> None:
+    assert refusal(liar(without=name)) == ("missing_export", name)
+
+
+@pytest.mark.parametrize("name", sorted(HONEST))
+@pytest.mark.parametrize(
+    "instead", ["(func {export} (param i64))", "(func {export} {more} )", "(global {export} i32 (i32.const 0))"]
+)
+def test_an_export_of_another_type(name: str, instead: str) -> None:
+    parameters, results = SIGNATURES[name]
+    more = f"{'(param i32)' * (parameters + 1)} {'(result i32) (i32.const 0)' * results}"
+    field = instead.format(export=f'(export "{name}")', more=more)
+    rule, where = refusal(liar(without=name, extra=field))
+    assert rule == ("export_kind" if field.startswith("(global") else "export_type")
+    assert where == name
+
+
+def test_a_version_lacks_what_came_later_and_a_later_one_does_not() -> None:
+    older = VERSIONS.replace("(i32.const 3)", "(i32.const 1)")
+    PreparedPolicy(WasmArtifact.from_bytes(liar(without="opa_eval", versions=older)), Limits())
+    assert refusal(liar(without="opa_eval"))[1] == "opa_eval"
+    oldest = VERSIONS.replace("(i32.const 3)", "(i32.const 0)")
+    PreparedPolicy(WasmArtifact.from_bytes(liar(memory="", without="opa_eval", versions=oldest)), Limits())
+    assert refusal(liar(memory="", without="opa_eval", versions=older)) == ("missing_export", "memory")
+    assert refusal(liar(memory='(global (export "memory") i32 (i32.const 0))')) == ("export_kind", "memory")
+
+
+MEMORY = '(import "env" "memory" (memory 2))'
+
+
+@pytest.mark.parametrize(
+    ("extra", "rule"),
+    [
+        ('(import "env" "clock" (func (param i32)))', "import"),
+        ('(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))', "import"),
+        ('(import "env2" "opa_abort" (func (param i32)))', "import"),
+        ('(import "env" "opa_builtin5" (func (param i32 i32 i32 i32 i32 i32 i32) (result i32)))', "import"),
+        ('(import "env" "opa_Abort" (func (param i32)))', "import"),
+        ('(import "env" "table" (table 1 funcref))', "import"),
+        ('(import "env" "opa_abort" (func (param i32))) (import "env" "opa_abort" (func (param i32)))', "import"),
+        ('(import "env" "opa_abort" (func (param i64)))', "import_type"),
+        ('(import "env" "opa_abort" (func (param i32) (result i32)))', "import_type"),
+        ('(import "env" "opa_builtin0" (func (param i32) (result i32)))', "import_type"),
+        ('(import "env" "opa_abort" (global i32))', "import_type"),
+        ('(import "env" "opa_println" (table 1 funcref))', "import_type"),
+    ],
+)
+def test_imports_of_something_else(extra: str, rule: str) -> None:
+    assert refusal(liar(imported=f"{MEMORY} {extra}"))[0] == rule
+
+
+def test_the_memory_is_imported() -> None:
+    assert refusal(liar(imported="(memory 2)"))[0] == "missing_import"
+    assert refusal(liar(imported='(import "env" "memory" (global i32)) (memory 2)'))[0] == "import_type"
+
+
+def test_the_memory_is_within_the_limits() -> None:
+    """G14, G15: what there is at first, and what it may become."""
+    assert refusal(liar(pages=1_025))[0] == "memory_pages"
+    metered = decode(PreparedPolicy(WasmArtifact.from_bytes(liar()), Limits()).metered.data)
+    assert [item.type for item in metered.imported("memory")] == [MemoryType(2, Limits().memory_pages)]
+
+
+def test_names_of_ours_are_refused() -> None:
+    """G23, G24."""
+    for name in ("capgate-state:restore", "capgate-state:x", "capgate-meter:fuel"):
+        assert refusal(liar(extra=f'(func (export "{name}"))'))[0] == "reserved_name"
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "setting"),
+    [(Entrypoint("p"), "entrypoint"), (Entrypoint(result="denials"), "entrypoint_result")],
+)
+def test_other_modules_have_no_entry_points(entrypoint: Entrypoint, setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PreparedPolicy(artifact(guest()), Limits(), entrypoint)
+    assert caught.value.setting == setting
+
+
+def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) -> None:
+    """OPA declares the memory of its library, to which a policy may add more than fits: 3 pages for 3.2, for one."""
+    artifact = WasmArtifact.from_bytes(liar(extra=data(3 * 65_536 - 1, b"ab"), pages=2))
+    prepared = PreparedPolicy(artifact, Limits())
+    assert prepared.facts is not None
+    assert prepared.facts.memory.minimum == 4
+    assert WasmInterpreter(artifact, engine=engine_name).call_policy_check(PolicyInput("db.read")) == ALLOW
+    with pytest.raises(RestrictedModule) as caught:
+        PreparedPolicy(artifact, Limits(memory_pages=3))  # G14
+    assert caught.value.rule == "memory_pages"
+    top = WasmArtifact.from_bytes(liar(extra=data(0xFFFFFFFF, b"a"), pages=2))
+    with pytest.raises(RestrictedModule):
+        PreparedPolicy(top, Limits())
