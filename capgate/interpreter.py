@@ -196,7 +196,9 @@ class WasmInterpreter:
             del guest
             if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
                 raise
-            self._explain(error, exhausted, "fuel to load it, of which there is more where fuel of the limits is")
+            self._explain(
+                error, exhausted, "fuel while it was loaded, for which there is more with more fuel for a call"
+            )
             raise
         return guest
 

@@ -73,8 +73,20 @@ def test_an_abort_in_any_call_denies(engine_name: str, export: str) -> None:
 
 @pytest.mark.parametrize("export", ["builtins", "entrypoints", "opa_eval_ctx_new", "opa_malloc"])
 def test_an_abort_while_it_is_loaded(engine_name: str, export: str) -> None:
-    module = liar(bodies={export: "(call $abort (i32.const 0)) (i32.const 0)"})
-    assert outcome_of(engine_name, module) == "load: trap abort"
+    body = f"(call $abort (i32.const {TEXT})) (i32.const 0)"
+    with pytest.raises(PolicyTrap) as caught:
+        opened(engine_name, liar(bodies={export: body}, extra=data(TEXT, b"conflict\0")))
+    assert caught.value.kind == "abort"
+    assert "conflict" in str(caught.value)
+
+
+def test_no_answer_counts_after_the_host_has_ended_a_question(engine_name: str) -> None:
+    """No engine lets a guest go on then; if one did, it would not help."""
+    interpreter = opened(engine_name, liar())
+    assert outcome(interpreter) == "allow"
+    assert interpreter._guest is not None
+    interpreter._guest._host.failed = True
+    assert outcome(interpreter) == "abi answer_after_failure"
 
 
 def test_an_abort_in_the_start_function(engine_name: str) -> None:

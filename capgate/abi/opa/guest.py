@@ -85,13 +85,22 @@ class Guest:
         """Tell the guest all that stays the same, ``data`` being JSON, and take note of what it is then.
 
         Raises :class:`ConfigError` where the module has no such entry point, :class:`RestrictedModule` where it needs
-        builtins that there are not, :class:`AbiError`, or what the engine raises. It has the fuel of two questions.
+        builtins that there are not, :class:`AbiError`, or what the engine raises. The data have fuel of their own,
+        since they may be large; so has everything else together.
         """
-        begin, call = self._begin_loading, self._call
-        begin(0)
-        self._host.provide(_provided(self._names("builtins")))
-        number = _number(self._names("entrypoints"), self._entrypoint)
-        value = self._parsed(data, call["opa_json_parse"], begin)  # with fuel of its own, since it may be large
+        self._host.begin_loading(self)
+        try:
+            self._begin_loading(0)
+            self._host.provide(_provided(self._names("builtins")))
+            self._prepare(_number(self._names("entrypoints"), self._entrypoint), data)
+        finally:
+            self._host.end()
+        self._image = self._share(bytes(self.instance.memory_view()))
+
+    def _prepare(self, number: int, data: bytes) -> None:
+        """Have the guest read the data, and make a context with them and the entry point."""
+        call = self._call
+        value = self._parsed(data, call["opa_json_parse"], self._begin_loading)
         if not value:
             raise AbiError("data_not_parsed", f"{len(data)} bytes of data are no JSON for the module")
         context = call["opa_eval_ctx_new"]() & MASK
@@ -100,7 +109,6 @@ class Guest:
         self._question = (number, value & MASK, self._reserved())
         self._evaluate: Callable[[bytes], int] = self._by_context(context) if self._eval is None else self._in_one_call
         self.instance.function(SAVE, 0, 0)()
-        self._image = self._share(bytes(self.instance.memory_view()))
 
     def _reserved(self) -> int:
         """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""

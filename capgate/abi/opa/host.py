@@ -47,6 +47,7 @@ class Host:
         self._limit = limits.input_bytes
         self._builtins: Mapping[int, Builtin] = {}
         self._guest: Values | None = None
+        self._loading: Values | None = None
         self._until = 0.0
         self._timestamp = 0
         self._context: Context | None = None
@@ -72,8 +73,12 @@ class Host:
         self._timestamp, self._context = timestamp, None
 
     def end(self) -> None:
-        """It ended: the guest is not kept, and may call nothing."""
-        self._guest = None
+        """It ended, or loading did: the guest is not kept, and may call nothing."""
+        self._guest = self._loading = None
+
+    def begin_loading(self, guest: Values) -> None:
+        """The guest may call nothing yet; but if it aborts, its message can be read."""
+        self._loading = guest
 
     def _raise(self, error: Exception) -> NoReturn:
         self.failed = True
@@ -94,10 +99,11 @@ class Host:
         raise PolicyTrap("abort", self._message(pointer))
 
     def _message(self, pointer: int) -> str:
-        if self._guest is None:
-            return "while it was loaded"
+        guest = self._guest or self._loading
+        if guest is None:
+            return "before it was loaded"
         try:
-            return self._guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
+            return guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
         except AbiError as error:
             return f"without a message: {error}"
 
