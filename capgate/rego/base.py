@@ -18,8 +18,8 @@ from ..errors import BuiltinError
 from .terms import Number, Object, Set, Value, weigh
 
 #: Units of work that the builtins of one evaluation may do together. A unit is a character or a value that is looked
-#: at or made, or a step that takes about as long; a million are some tenths of a second at most.
-WORK: Final = 1_000_000
+#: at or made, or a step that takes about as long: most take a tenth of a microsecond, none much more than one.
+WORK: Final = 250_000
 #: The range of Go's ``int`` and ``int64``.
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1

@@ -54,6 +54,7 @@ def sprintf(format: str, arguments: Sequence[Argument], spend: Spend) -> str:
 
 
 def _verb(parser: _Parser) -> str:
+    parser.spend(15)  # what Go says of a mistake is about as long
     format, flags, parser.good = parser.format, _flags(parser), True
     complaints = _sizes(parser, flags)
     if not parser.after_index:
@@ -154,6 +155,7 @@ def _index(parser: _Parser) -> None:
         return
     parser.reordered = True
     end = format.find("]", start)
+    parser.spend(((end if end >= 0 else len(format)) - start) // 16)  # it is searched again for every one
     if len(format) - start < 3 or end < 0:
         parser.at, parser.good = start + 1, False
         return

@@ -33,6 +33,7 @@ ALGORITHMS: Final = frozenset(f"{kind}{bits}" for kind in ("RS", "PS", "ES", "HS
 }
 _PEM: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END \1-----\n?", re.ASCII)
 _CURVES: Final = {"P-256": "SECP256R1", "P-384": "SECP384R1", "P-521": "SECP521R1"}
+_CURVE_NAMES: Final = frozenset(name.lower() for name in _CURVES.values())
 #: A signature takes about as long as this many units of work.
 COST: Final = 2_000
 MAX_KEYS: Final = 50
@@ -69,8 +70,13 @@ def _pem(text: str) -> Any:
         raise _unusable("PEM that is not one certificate or one public key")
     try:
         if match[1] == "CERTIFICATE":
-            return x509.load_pem_x509_certificate(text.encode()).public_key()
-        return load_pem_public_key(text.encode())
+            key: Any = x509.load_pem_x509_certificate(text.encode()).public_key()
+        else:
+            key = load_pem_public_key(text.encode())
+        curve = getattr(getattr(key, "curve", None), "name", None)
+        if isinstance(key, (rsa.RSAPublicKey, ed25519.Ed25519PublicKey)) or curve in _CURVE_NAMES:
+            return key
+        raise _unusable(f"{type(key).__name__} {curve or ''}")
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(str(error)[:200]) from error
 

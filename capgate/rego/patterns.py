@@ -1,8 +1,8 @@
 """``regex.*`` that OPA's compiler leaves to the host, on RE2, whose syntax is Go's and whose time is linear; and
 ``glob.quote_meta``.
 
-RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, and patterns that are too
-large for the memory that is granted.
+RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, names of groups in a form
+that older Go has not, and patterns that are too large for the memory that is granted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _NEEDS: Final = (("google-re2", re2),)
 _MAX_MEMORY: Final = 1_000_000
 #: Characters of a pattern; compiling takes time in proportion to the program, which the memory bounds as well.
 _MAX_PATTERN: Final = 10_000
+#: Groups of a pattern. Go refuses a thousand of them within each other, RE2 does not.
+_MAX_GROUPS: Final = 500
 #: RE2's instructions that one unit of work pays for, at one character.
 _PER_UNIT: Final = 16
 #: What RE2 says of patterns that are too large, for which Go has other bounds.
@@ -51,8 +53,10 @@ def _compiled(pattern: str) -> Any:
 def _compile(context: Context, pattern: str) -> Any:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
-    if "\\C" in pattern:
-        raise BuiltinError("regex", "ambiguous", "\\C is RE2's, Go has no such escape")
+    if pattern.count("(") > _MAX_GROUPS:
+        raise BuiltinError("regex", "limit", f"{pattern.count('(')} groups, at most {_MAX_GROUPS}")
+    if "\\C" in pattern or "(?<" in pattern:
+        raise BuiltinError("regex", "ambiguous", "\\C is RE2's, and (?<name>) is new in Go")
     context.spend(10 * len(pattern))
     return _compiled(pattern)
 
@@ -66,6 +70,7 @@ def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
     _pay(context, compiled, text)
     previous = -1
     for match in compiled.finditer(text):
+        context.spend(4)
         start, end = match.span()
         if start != end or start != previous:
             yield match
@@ -119,7 +124,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     begin = 0
     _pay(context, compiled, whole)
     for match in compiled.finditer(whole):
-        context.spend(1 + len(template))
+        context.spend(4 + len(template))
         replaced = expand(match)
         context.spend(len(replaced))
         parts += [whole[begin : match.start()], replaced]
@@ -149,22 +154,20 @@ def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[in
 
 def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
     pieces: list[str | int] = []
-    rest = template
-    while rest:
-        text, dollar, rest = rest.partition("$")
-        pieces.append(text)
-        if not dollar:
+    at = 0
+    while at < len(template):
+        dollar = template.find("$", at)
+        pieces.append(template[at:] if dollar < 0 else template[at:dollar])
+        if dollar < 0:
             break
-        if rest.startswith("$"):
+        at = dollar + 1
+        name, end = _group_name(template, at)
+        if template.startswith("$", at) or not name:  # two stand for one, and one that begins no name for itself
             pieces.append("$")
-            rest = rest[1:]
-            continue
-        name, after = _group_name(rest)
-        if not name:
-            pieces.append("$")
-            continue
-        rest = after
-        pieces.append(_group_number(name, compiled))
+            at += template.startswith("$", at)
+        else:
+            pieces.append(_group_number(name, compiled))
+            at = end
 
     def expand(match: Any) -> str:
         return "".join(
@@ -174,15 +177,15 @@ def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
     return expand
 
 
-def _group_name(text: str) -> tuple[str, str]:
-    """The name at the start of ``text`` and what follows it, or an empty one where ``$`` stands for itself."""
-    braced = text.startswith("{")
-    start = end = 1 if braced else 0
+def _group_name(text: str, at: int) -> tuple[str, int]:
+    """The name of a group at ``at`` and where it ends, or an empty one where there is none."""
+    braced = text.startswith("{", at)
+    start = end = at + braced
     while end < len(text) and (text[end] == "_" or text[end].isalpha() or text[end].isdecimal()):
         end += 1
-    if end == start or (braced and text[end : end + 1] != "}"):
-        return "", text
-    return text[start:end], text[end + braced :]
+    if end == start or (braced and not text.startswith("}", end)):
+        return "", at
+    return text[start:end], end + braced
 
 
 def _group_number(name: str, compiled: Any) -> int:

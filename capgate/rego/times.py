@@ -45,13 +45,14 @@ def now(context: Context) -> Value:
 
 @builtin("time.parse_rfc3339_ns")
 def parse_rfc3339(context: Context, text: Value) -> Value:
+    context.spend(len(string(text)) // 2)
     return _in_range(read(LAYOUTS["RFC3339"], string(text)))
 
 
 @builtin("time.parse_ns")
 def parse(context: Context, layout: Value, text: Value) -> Value:
     name = string(layout)
-    context.spend(10 * len(name))
+    context.spend(10 * len(name) + len(name) * len(string(text)) // 64)  # what is left of it is copied for each element
     return _in_range(read(LAYOUTS.get(name, name), string(text)))
 
 
@@ -59,6 +60,7 @@ def parse(context: Context, layout: Value, text: Value) -> Value:
 def parse_duration(context: Context, text: Value) -> Value:
     """Go's ``time.ParseDuration``: ``1h15m30.918s``."""
     rest = string(text)
+    context.spend(len(rest) ** 2 // 64)
     negative = rest.startswith("-")
     if rest[:1] in ("-", "+"):
         rest = rest[1:]

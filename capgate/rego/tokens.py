@@ -123,10 +123,7 @@ def _constraints(context: Context, given: Object) -> _Constraints:
         if name == "cert":
             found.keys = read_keys(string(value))
         elif name == "time":
-            time = float(numeric(value))
-            if not 0 <= time < float("inf"):
-                raise Undefined
-            found.time = time
+            found.time = _nanoseconds(numeric(value))
         elif name in ("secret", "alg", "iss", "aud") and isinstance(name, str):
             setattr(found, name, string(value))
         else:
@@ -134,6 +131,17 @@ def _constraints(context: Context, given: Object) -> _Constraints:
     if (found.keys is None) == (not found.secret):  # one of them, and not both
         raise Undefined
     return found
+
+
+def _nanoseconds(value: int | Number) -> float:
+    """A time as a float, which is what OPA reckons with; it is not negative."""
+    try:
+        time = float(value)
+    except OverflowError:
+        raise Undefined from None
+    if not 0 <= time < float("inf"):
+        raise Undefined
+    return time
 
 
 @builtin("io.jwt.decode_verify", needs=NEEDS)

@@ -169,6 +169,7 @@ STRINGS: Final = _cases(
             ('["[", "abc"]', UNDEFINED),
             ('[1, "abc"]', UNDEFINED),
             ('["\\\\C", "abc"]', deny("ambiguous")),
+            ('["(?<x>a)", "abc"]', deny("ambiguous")),
         ],
         "regex.find_n": [
             ('["a.", "paranormal", -1]', '["ar", "an", "al"]'),

@@ -243,6 +243,8 @@ UNDEFINED: list[tuple[str, tuple[Any, ...]]] = [
     ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "cert": RFC_KEY})),
     ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "sub": "b"})),
     ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "time": -1})),
+    ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "time": 10**500})),
+    ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "time": Number("1e400")})),
     ("io.jwt.decode_verify", (RFC_TOKEN, {"secret": "a", "alg": 1})),
     ("io.jwt.decode_verify", (token("HS256", {"exp": "soon"}), {"secret": "secret"})),
     ("io.jwt.decode_verify", (token("HS256", b"[]"), {"secret": "secret"})),
