@@ -42,9 +42,9 @@ _FIRST: Final = 256
 class Guest:
     """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
 
-    ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2, and which does not say whether the input could be
-    read. ``share`` is given what the instance is restored from, and gives the bytes to keep. Raises
-    :class:`PolicyError` where the start function traps.
+    ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2. That is 3 microseconds of 25 quicker, and not used
+    by pools, because it does not say whether the input could be read. ``share`` is given what the instance is restored
+    from, and gives the bytes to keep. Raises :class:`PolicyError` where the start function traps.
     """
 
     def __init__(
