@@ -6,10 +6,12 @@ from functools import cache
 
 import pytest
 
+from capgate.abi.opa import Guest
 from capgate.engine import load_engine
 from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
-from capgate.model import Entrypoint, canonical
+from capgate.model import ALLOW as ALLOW_RESULT
+from capgate.model import Allow, Deny, Entrypoint, canonical
 
 from ..policy.fixtures import Fixture, load_fixtures
 from ..tools import IN_CI
@@ -37,3 +39,26 @@ def test_the_fixtures_are_answered_the_same(engine_name: str, fixture: Fixture) 
     interpreter = opened(engine_name, fixture, minor=len(fixture.name) % 4)
     for _ in range(2):  # the second time restored
         assert canonical(interpreter.call_policy_check(fixture.input)) == fixture.answer
+
+
+@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if IN_CI else 20], ids=lambda fixture: fixture.name)
+def test_in_one_call_the_answers_are_the_same(engine_name: str, fixture: Fixture) -> None:
+    found = prepared(fixture.name, minor=3)
+    compiled = load_engine(engine_name).compile(found.metered.data)
+    assert found.facts is not None
+    guest = Guest(compiled, found.facts, found.limits, found.metered.entries, DECISION, one_call=True)
+    guest.load()
+    for _ in range(2):
+        assert canonical(guest.ask(fixture.input)) == fixture.answer
+
+
+@pytest.mark.parametrize("entrypoint", [ALLOW, DENIALS], ids=lambda entrypoint: entrypoint.name)
+def test_the_other_rules_of_the_guest_say_the_same(engine_name: str, entrypoint: Entrypoint) -> None:
+    """A boolean has no reason, so any of the policy's is ``not_in_allowlist``."""
+    for fixture in load_fixtures()[:: 10 if IN_CI else 60]:
+        result = opened(engine_name, fixture, 2, entrypoint).call_policy_check(fixture.input)
+        assert (type(result) is Allow) == (fixture.answer == canonical(ALLOW_RESULT))
+        if entrypoint is DENIALS:
+            assert canonical(result) == fixture.answer
+        elif isinstance(result, Deny):
+            assert result.reason == "not_in_allowlist"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -152,3 +154,26 @@ def test_instances_of_one_policy_share_what_they_are_restored_from(engine_name: 
     assert len({id(guest._image) for guest in guests if guest is not None}) == 1
     assert prepared.share(b"other") == b"other"
     assert prepared.share(b"others") == b"others"
+
+
+@pytest.mark.parametrize("ends", ["", "(call $abort (i32.const 0))", "unreachable", "(call $println (i32.const 0))"])
+def test_an_instance_goes_when_nobody_has_it(engine_name: str, ends: str) -> None:
+    """P5, P17: without the garbage collector, which may run on a thread where it must not be dropped."""
+    compiled = opened_policy(engine_name, liar(eval=f"{ends} (i32.const 0)"))
+    kept: list[weakref.ref[object]] = []
+    gc.disable()
+    try:
+        for _ in range(10):
+            interpreter = compiled.instantiate()
+            guest = interpreter._guest
+            assert guest is not None
+            kept += [weakref.ref(guest), weakref.ref(guest.instance), weakref.ref(guest._host)]
+            outcome(interpreter)
+            del interpreter, guest
+        assert [reference() for reference in kept] == [None] * 30
+    finally:
+        gc.enable()
+
+
+def opened_policy(engine_name: str, module: bytes) -> CompiledPolicy:
+    return CompiledPolicy(PreparedPolicy(WasmArtifact.from_bytes(module), LIMITS), load_engine(engine_name))
