@@ -39,7 +39,16 @@ def available_engines() -> tuple[str, ...]:
     return tuple(name for name in ENGINES if _import(name, []) is not None)
 
 
+def _has_global_lock() -> bool:
+    """Free-threaded builds of CPython 3.13 and later can do without it (PEP 703). Nothing here was tried on those."""
+    enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return enabled
+
+
 def _import(name: str, failures: list[str]) -> Engine | None:
+    if not _has_global_lock():
+        failures.append("a CPython with its global interpreter lock (PYTHON_GIL=1), which calls into guests rely on")
+        return None
     try:
         engine: Engine = import_module(f"{__package__}._{name}").ENGINE
     except Exception as error:  # not only ImportError: a native library that does not load raises others

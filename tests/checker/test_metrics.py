@@ -68,7 +68,7 @@ async def test_a_policys_own_words_are_no_label(registry: CollectorRegistry, clo
     assert read(registry)["capgate_denials_total", "db.read", OTHER] == 1
 
 
-async def test_which_policy_of_a_store_answers(
+async def test_which_policy_of_a_store_answers(  # O7
     tmp_path: Path, registry: CollectorRegistry, closing: list[Metrics]
 ) -> None:
     shelf = Shelf(tmp_path / "store")

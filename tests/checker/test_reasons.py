@@ -79,7 +79,7 @@ async def every_way(checker: LocalPolicyChecker | WasmPolicyChecker, input: Any)
     return [*results, checker.evaluate_now(input)]
 
 
-def test_every_code_is_forced() -> None:  # A11
+def test_every_code_is_forced() -> None:  # A11, O8
     given = {answer.reason for _, answer in (*QUESTIONS.values(), *ORDERS.values()) if isinstance(answer, Deny)}
     assert given - {TOLD.reason} | ELSEWHERE == REASONS - {Reason.UNDECLARED_ROUTE}  # which only a gate gives
 

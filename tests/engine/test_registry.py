@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from capgate.engine import ENGINES, available_engines, load_engine
-from capgate.errors import ConfigError
+from capgate.errors import ConfigError, EngineUnavailable
 
 from ..conftest import EXPECTED_ENGINES
 from ..tools import ROOT
@@ -99,3 +99,13 @@ def test_without_any_engine_the_error_says_what_each_needs(failure: str) -> None
     assert "wasmer==1.1.0" in hint
     assert "wasmtime>=46" in hint
     assert sys.version.split()[0] in hint
+
+
+@pytest.mark.parametrize("name", ["auto", *ENGINES])
+def test_without_the_global_lock_there_is_no_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # C1, P18
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(EngineUnavailable) as caught:
+        load_engine(name)
+    assert caught.value.engine == name
+    assert "PYTHON_GIL" in caught.value.hint
+    assert available_engines() == ()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.types import Message
 
 from capgate import events as module
 from capgate.events import DecisionEvent, DecisionLog, add_sink, describe, printable, remove_sink, statistics
@@ -25,7 +26,8 @@ from capgate.model import (
     User,
 )
 
-from .support import events
+from ..asgi import Call, http_scope
+from .support import Ran, events, example
 
 POLICY = PolicyInfo("orders", "7", "ab" * 32, "wasmtime")
 INPUT = PolicyInput("db.write", User("ada"), Resource("sql_query", "save"), None, Environment("shop", "test"), 5)
@@ -290,3 +292,25 @@ def test_results_are_told_apart_by_type(kept: Kept) -> None:
     module._emit(None, INPUT, None)  # type: ignore[arg-type]
     assert [event.decision for event in kept.events] == ["allow", "deny", "deny"]
     assert type(ALLOW) is Allow
+
+
+async def test_a_denial_is_written_before_it_is_answered() -> None:  # O10
+    """A process that is killed in between has written what it never said, and has never said what it did not write."""
+    order: list[str] = []
+
+    class Sent(Call):
+        async def send(self, message: Message) -> None:
+            order.append(message["type"])
+            await super().send(message)
+
+    class Sink:
+        def emit(self, event: DecisionEvent) -> None:
+            order.append("event")
+
+    sink = Sink()
+    add_sink(sink)
+    try:
+        await Sent(http_scope("/bad")).to(example(Ran()))
+    finally:
+        remove_sink(sink)
+    assert order[:2] == ["event", "http.response.start"]
