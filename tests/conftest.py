@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Generator
 from typing import Any, Final
@@ -33,6 +34,9 @@ if IN_CI:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts this in the background has SIGINT ignored, here and in every child that a test interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in EXPECTED_ENGINES:
         _require_engine(name)
 

@@ -14,7 +14,7 @@ DECIMALS = st.from_regex(
 )
 NUMBERS = st.one_of(st.integers(-(10**30), 10**30), DECIMALS.map(number))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(10**30), 10**30), TEXTS)
 
 
 def _containers(members: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
@@ -22,7 +22,9 @@ def _containers(members: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
     return st.one_of(lists.map(tuple), lists.map(Set), st.lists(st.tuples(members, members), max_size=4).map(Object))
 
 
-VALUES: Final = st.recursive(SCALARS, _containers, max_leaves=12)
+#: Values that are written in one way only. Decimals have several: 0.0 and 0E0 are equal.
+SPELLED: Final = st.recursive(PLAIN, _containers, max_leaves=12)
+VALUES: Final = st.recursive(st.one_of(PLAIN, NUMBERS), _containers, max_leaves=12)
 
 
 def nested(depth: int) -> Value:
