@@ -7,7 +7,6 @@
                "resource": {"kind": "sql_query", "id": "audit"}},                      a policy input
      "register": ["invoice.send"],                    optional: actions that the application brings
      "policy": {"sql": ["list_users"]},               optional: the document that this fixture is about
-     "name": "orders/audit",                          optional: what it is called, if not as its file is
      "expected": {"kind": "deny", "reason": "not_in_allowlist"}}
 
 A file holds one of these or a list of them; a ``.jsonl`` (or ``.ndjson``) file has one on each line. ``expected`` may
@@ -40,9 +39,10 @@ _DEFAULT_LIMITS: Final = Limits()
 
 
 class Fixture(Written, frozen=True):
-    """A fixture, and where it is. ``name`` is, unless it brings one, the path below the folder that was given, without
-    suffix, and the number in a file of several; ``line`` is where it begins."""
+    """A fixture, and where it is. ``name`` is the path below the folder that was given, without suffix, and the number
+    in a file of several; ``line`` is where it begins."""
 
+    name: str = ""
     path: str = ""
     line: int = 1
 
@@ -218,4 +218,4 @@ def _fixture(value: object, name: str, path: str, line: int) -> Fixture:
     if fault is not None:
         raise FixtureError(fault[1], path=path, line=line, where=fault[0])
     fields = {key: getattr(written, key) for key in Written.__struct_fields__}
-    return Fixture(**{**fields, "name": written.name or name}, path=path, line=line)
+    return Fixture(**fields, name=name, path=path, line=line)

@@ -1,6 +1,6 @@
 """The golden fixtures of a release: one file beside the module, whose digest is in the manifest, and so is signed.
 
-It is a file of fixtures like any other, which :mod:`capgate.golden` reads as well: a list, in one canonical form. That is
+It is a list of them as :mod:`capgate.golden` reads them from many files, each with its name, in one canonical form:
 two spaces of indentation, keys sorted, what is empty left out, UTF-8 with lone surrogates as JSON's escapes, a newline
 at the end. None of them brings a policy, because they are about that of the release.
 """
@@ -30,14 +30,13 @@ _EMPTY: Final[tuple[Any, ...]] = (None, "", [], ())
 
 
 class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fixture as its file has it. ``name`` is what it is called where that is not told by its file."""
+    """A fixture as its file has it."""
 
     input: PolicyInput
     expected: PolicyResult
     description: str = ""
     policy: dict[str, Any] | None = None
     register: tuple[str, ...] = ()
-    name: str = ""
 
     def fault(self) -> tuple[str, str] | None:
         """Where it is wrong, a key such as ``expected.reason``, and why. ``None`` where nothing is."""
@@ -50,18 +49,24 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
 
-def format_fixtures(fixtures: Iterable[Written]) -> bytes:
+class Released(Written, frozen=True, forbid_unknown_fields=True):
+    """A fixture as the file of a release has it: with the ``name`` that its own file gave it."""
+
+    name: str = ""
+
+
+def format_fixtures(fixtures: Iterable[Released]) -> bytes:
     """The file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a policy."""
     data = _encode(fixtures)
     parse_fixtures(data)
     return data
 
 
-def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Written, ...]:
+def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, ...]:
     """The fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
     try:
         _check_size(data)
-        found = msgspec.convert(json.loads(data.decode()), tuple[Written, ...])
+        found = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
         _check(found)
         if _encode(found) != data:
             raise MalformedFile("they are not in canonical form: sorted keys, two spaces, nothing that is empty")
@@ -70,7 +75,7 @@ def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Written, ..
     return found
 
 
-def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Written, ...]:
+def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Released, ...]:
     """The fixtures that ``manifest`` names, which ``data`` has to be: the bytes of the file, ``None`` where there is
     none. Raises :class:`DigestMismatch`, and :class:`ManifestError` (``fixtures``) for all else that is wrong."""
     if manifest.fixtures is None:
@@ -90,13 +95,13 @@ def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = No
     return parse_fixtures(data, path=path)
 
 
-def _encode(fixtures: Iterable[Written]) -> bytes:
+def _encode(fixtures: Iterable[Released]) -> bytes:
     plain = json.dumps([_plain(one) for one in fixtures], indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return plain.encode(errors="backslashreplace") + b"\n"  # which writes a lone surrogate as JSON's escape
 
 
-def _plain(one: Written) -> dict[str, Any]:
-    fields = {field: msgspec.to_builtins(getattr(one, field)) for field in Written.__struct_fields__}
+def _plain(one: Released) -> dict[str, Any]:
+    fields = {field: msgspec.to_builtins(getattr(one, field)) for field in Released.__struct_fields__}
     return {field: value for field, value in fields.items() if field in _NEEDED or value not in _EMPTY}
 
 
@@ -105,7 +110,7 @@ def _check_size(data: bytes) -> None:
         raise MalformedFile(f"{len(data)} bytes of fixtures, the limit is {FIXTURES_BYTES}")
 
 
-def _check(fixtures: tuple[Written, ...]) -> None:
+def _check(fixtures: tuple[Released, ...]) -> None:
     if not fixtures:
         raise MalformedFile("there are none")
     for number, one in enumerate(fixtures):

@@ -1,8 +1,9 @@
 """The content-addressed half of a store: ``sha256/<digest>/``, a folder for each module and for each manifest.
 
 A module's folder holds ``policy.wasm``, a manifest's ``manifest.json`` and, if it is signed, ``signature.json``, and if
-it names fixtures, ``fixtures.json``; the folder's name is the SHA-256 of the first. So a module that gets a later expiry, or another name, is there once, and its
-manifests do not replace each other. All functions take the folder ``sha256``; those that write need the store's lock.
+it names fixtures, ``fixtures.json``; the folder's name is the SHA-256 of the first. So a module that gets a later
+expiry, or another name, is there once, and its manifests do not replace each other. All functions take the folder
+``sha256``; those that write need the store's lock.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
 from .files import Folder
-from .fixtures import FIXTURES_BYTES, Written, fixtures_of
+from .fixtures import FIXTURES_BYTES, Released, fixtures_of
 from .loader import WasmArtifact
 from .manifest import MANIFEST_BYTES, Manifest, is_digest
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
@@ -56,7 +57,7 @@ def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
         return data, f"{folder.path}/{MODULE}"
 
 
-def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Written, ...]:
+def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Released, ...]:
     """The fixtures that the manifest with that digest names, checked against it. Raises what :func:`fixtures_of` does.
 
     None where it names none, whatever there may be.
