@@ -1,4 +1,4 @@
-"""The golden fixtures of a release: one signed file, which is kept beside the manifest and read before it is activated."""
+"""The golden fixtures of a release: one signed file, kept beside the manifest and read before it is activated."""
 
 from __future__ import annotations
 
