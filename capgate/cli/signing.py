@@ -130,7 +130,7 @@ def _make_way(beside: Beside, version: int, *, with_fixtures: bool, replaced: bo
     except ArtifactError:
         named = None
     if named != hashlib.sha256(_read(beside.fixtures, FIXTURES_BYTES)).hexdigest():
-        valid = f"--fixtures {beside.fixtures}, or no such file: no manifest would name it"
+        valid = f"some, or no {beside.fixtures}, which this manifest would not name"
         raise ConfigError("--fixtures", None, valid)
 
 
