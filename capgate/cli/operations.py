@@ -1,5 +1,5 @@
 """The commands that change or show what is active in a store, and the words of their help. What they do is in
-:mod:`.store`.
+:mod:`.store` and :mod:`.standing`.
 
 Exit codes: 0 done, 1 refused or not verified, 2 usage or configuration.
 """
@@ -148,10 +148,11 @@ def status(
 
     - `capgate status --store /srv/policies --trusted-keys keys.txt`
     """
+    from . import standing
     from . import store as commands
 
     with refusing(as_json):
-        raise typer.Exit(commands.status(commands.open_store(store, trusted_keys, threshold), name, as_json=as_json))
+        raise typer.Exit(standing.status(commands.open_store(store, trusted_keys, threshold), name, as_json=as_json))
 
 
 def history(name: Name, store: Store, as_json: Json = False) -> None:
@@ -161,10 +162,11 @@ def history(name: Name, store: Store, as_json: Json = False) -> None:
 
     - `capgate history orders --store /srv/policies --json`
     """
+    from . import standing
     from . import store as commands
 
     with refusing(as_json):
-        commands.history(commands.open_store(store, None, None, verifies=False), name, as_json=as_json)
+        standing.history(commands.open_store(store, None, None, verifies=False), name, as_json=as_json)
 
 
 def prune(

@@ -1,29 +1,30 @@
-"""``capgate publish``, ``activate``, ``rollback``, ``reset``, ``status``, ``history`` and ``prune``: what they do."""
+"""``capgate publish``, ``activate``, ``rollback``, ``reset`` and ``prune``: what they do."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import typer
 
-from ..errors import ArtifactError, ArtifactNotFound, ConfigError, DigestMismatch, FixturesFailed
+from ..errors import ArtifactNotFound, CapgateError, ConfigError, DigestMismatch, FixturesFailed
 from ..golden import read_fixtures
 from ..limits import Limits
 from ..policy import is_label
-from ..store import Active, PolicyStore, Status, Verifier
+from ..store import Active, PolicyStore, Verifier
 from ..store.fixtures import FIXTURES_BYTES
 from ..store.loader import read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from .files import read_beside
-from .show import Shown, manifest_data, show
+from .show import Shown, show
 from .trial import answers, passes
 from .trust import configured_bundle_keys, production_limits, trusted
 
@@ -57,9 +58,9 @@ def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
     signatures = read_beside(module, SIGNATURE_SUFFIX, SIGNATURE_BYTES)
     fixtures = read_beside(module, FIXTURES_SUFFIX, FIXTURES_BYTES)
     data = read_document(module, limits=store.verifier.limits)
-    manifest_data = read_document(f"{module}{MANIFEST_SUFFIX}", limits=Limits(module_bytes=MANIFEST_BYTES))
+    stated = read_document(f"{module}{MANIFEST_SUFFIX}", limits=Limits(module_bytes=MANIFEST_BYTES))
     try:
-        release = store.publish(data, manifest_data, signatures, fixtures)
+        release = store.publish(data, stated, signatures, fixtures)
     except DigestMismatch as error:  # of bytes, which have no name
         of_module = error.actual == hashlib.sha256(data).hexdigest()
         path = f"{module}{'' if of_module else FIXTURES_SUFFIX}"
@@ -102,7 +103,9 @@ def activate(
         tried += ", should it have any, and it answers a question of each action"
     _confirm(f"{_now(store, name)} {_release(wanted)} is to become active, if {tried}.", yes)
 
-    active = store.activate(name, wanted, check=passes(engine, limits, more, needed=not without_fixtures), note=note)
+    check = passes(engine, limits, more, needed=not without_fixtures)
+    with _standing(store, name):
+        active = store.activate(name, wanted, check=check, note=note)
     _show_active(active, as_json)
 
 
@@ -113,7 +116,8 @@ def rollback(
     wanted = None if to is None else parse_which(to)
     target = "the release before it" if wanted is None else _release(wanted).lower()
     _confirm(f"{_now(store, name)} It is to go back to {target}.", yes)
-    active = store.rollback(name, wanted, check=answers(engine, store.verifier.limits), note=note)
+    with _standing(store, name):
+        active = store.rollback(name, wanted, check=answers(engine, store.verifier.limits), note=note)
     _show_active(active, as_json)
 
 
@@ -125,43 +129,6 @@ def reset(store: PolicyStore, name: str, to: str | None, engine: str, note: str,
     _show_active(
         store.reset(name, wanted, check=passes(engine, store.verifier.limits, needed=False), note=note), as_json
     )
-
-
-def status(store: PolicyStore, name: str | None, *, as_json: bool) -> int:
-    """Show what is active; the exit code is 1 where a policy could not be loaded now."""
-    found = [store.status(each) for each in (store.names() if name is None else (_known(store, name),))]
-    data = {"policies": [_status_data(each) for each in found]}
-    columns = (
-        *("policy", "version", "label", "sha256", "since", "expires", "signed by", "fixtures", "published"),
-        "problem",
-    )
-    show(Shown(data, columns, [_row(each) for each in found]), as_json=as_json)
-    return 1 if any(each.problem is not None for each in found) else 0
-
-
-def history(store: PolicyStore, name: str, *, as_json: bool) -> None:
-    """Show what was active, the newest first."""
-    records = store.history(name)
-    tested = _tested(store, name)
-    columns = ("#", "when", "action", "version", "sha256", "fixtures", "highest", "note")
-    rows = [
-        (r.sequence, r.when, r.action, r.version, r.sha256[:16], _yes(tested.get(r.manifest)), r.highest, r.note)
-        for r in records
-    ]
-    data = [{**msgspec.to_builtins(record), "fixtures": tested.get(record.manifest)} for record in records]
-    show(Shown({"history": data}, columns, rows), as_json=as_json)
-
-
-def _tested(store: PolicyStore, name: str) -> dict[str, bool]:
-    """Whether a release has fixtures, by its digest. Those are missing that were pruned, or cannot be read."""
-    try:
-        return {release.digest: release.manifest.fixtures is not None for release in store.releases(name)}
-    except ArtifactError:
-        return {}
-
-
-def _yes(tested: bool | None) -> str | None:
-    return None if tested is None else "yes" if tested else "no"
 
 
 def prune(store: PolicyStore, keep: int, *, yes: bool, as_json: bool) -> None:
@@ -183,19 +150,30 @@ def parse_which(text: str) -> int | str:
 
 
 def _now(store: PolicyStore, name: str) -> str:
-    state = store.status(_known(store, name))
+    state = store.status(known(store, name))
     if state.active is None:
         return f"{name}: nothing is active." if state.problem is None else f"{name}: {state.problem}."
     return f"{name}: version {state.active.version} ({state.active.sha256[:16]}) is active."
 
 
-def _known(store: PolicyStore, name: str) -> str:
+def known(store: PolicyStore, name: str) -> str:
     """``name``, if anything was published under it: a misspelt one is not a policy of which nothing is active."""
     names = store.names()
     if is_label(name) and name not in names:
         message = f"{name!r} was never published here; what was: {', '.join(names) or 'nothing'}"
         raise ArtifactNotFound(message, path=store.path)
     return name
+
+
+@contextmanager
+def _standing(store: PolicyStore, name: str) -> Iterator[None]:
+    """Where a change fails, say what is active: what was before, unless the disk failed in the very last step."""
+    try:
+        yield
+    except CapgateError:
+        with suppress(CapgateError):  # it is the first one that matters
+            print(f"Not done. {_now(store, name)}", file=sys.stderr, flush=True)
+        raise
 
 
 def _release(wanted: int | str) -> str:
@@ -215,32 +193,3 @@ def _confirm(plan: str, yes: bool) -> None:
 def _show_active(active: Active, as_json: bool) -> None:
     keys = ("name", "version", "sha256", "action", "when", "sequence", "highest", "note")
     show(Shown({key: value for key, value in msgspec.to_builtins(active).items() if key in keys}), as_json=as_json)
-
-
-def _status_data(state: Status) -> dict[str, Any]:
-    data: dict[str, Any] = msgspec.to_builtins(state)
-    data["manifest"] = None if state.manifest is None else manifest_data(state.manifest)
-    data["releases"] = [{"digest": one.digest, "manifest": manifest_data(one.manifest)} for one in state.releases]
-    return data
-
-
-def _row(state: Status) -> Sequence[object]:
-    active, manifest = state.active, state.manifest
-    published = [release.manifest.version for release in state.releases[:8]]
-    if active is None:
-        return (state.name, *(None,) * 7, published, state.problem)
-    label, expires = (manifest.label, manifest.expires) if manifest is not None else (None, None)
-    tested = None if manifest is None else _yes(manifest.fixtures is not None)
-    since = active.when
-    return (
-        state.name,
-        active.version,
-        label,
-        active.sha256[:16],
-        since,
-        expires,
-        state.signers,
-        tested,
-        published,
-        state.problem,
-    )

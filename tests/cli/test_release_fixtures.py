@@ -240,6 +240,7 @@ class TestActivate:
         shown = active.errors.splitlines()
         assert sum(line.startswith("  - ") for line in shown) == sum(line.startswith("  + ") for line in shown) == 1
         assert "orders[1]" in active.errors
+        assert any("Not done" in line and "version 1 " in line for line in shown)  # the running one stays, and says so
         found = active.json("activate", "orders", "2", *STORE, "--yes", "--engine", engine, code=1)
         assert (found["refused"], found["total"], len(found["failures"])) == ("FixturesFailed", 2, 1)
         # Nor does it help to say that none are needed.
