@@ -126,7 +126,8 @@ class SignatureInvalid(ArtifactError):
 
 
 class ManifestError(ArtifactError):
-    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time.
+    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time; or the fixtures
+    that it names (``fixtures``) are not there, or are none.
 
     ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is.
     """

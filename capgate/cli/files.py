@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError
+from ..errors import ArtifactNotFound, ConfigError
+from ..limits import Limits
+from ..store.loader import read_document
 
 #: Bytes of a passphrase or of a private key.
 SECRET_BYTES: Final = 16_384
@@ -50,6 +52,15 @@ def replace(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def read_beside(module: Path, suffix: str, most: int) -> bytes | None:
+    """The bytes of the file beside ``module`` with that suffix, ``None`` where there is no such file. Raises
+    :class:`ArtifactError` for more than ``most`` bytes, and for what cannot be read."""
+    try:
+        return read_document(f"{module}{suffix}", limits=Limits(module_bytes=most))
+    except ArtifactNotFound:
+        return None
 
 
 def read_secret(path: Path, *, private: bool) -> bytes:

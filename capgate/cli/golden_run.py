@@ -24,6 +24,7 @@ from ..golden.run import DISAGREEMENT, FAILED, PASSED, own_policy
 from ..golden.subject import LOCAL
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint
+from ..policy import RuntimePolicy
 from ..settings import Settings
 from .build import write
 
@@ -145,15 +146,20 @@ def show(done: Run) -> None:
     """What was judged and where, what failed and why, and the figures."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # fixtures are in any language, and terminals are not
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = plain_console()
     on = ", ".join(name if name == LOCAL else f"{name} {load_engine(name).version}" for name in done.runtimes)
     console.print(f"{_about(done)}, on {on}")
     for outcome in done.outcomes:
         if not outcome.passed:
-            _show_failure(console, outcome, done)
+            show_failure(console, outcome, (done.policy or own_policy(outcome.fixture)).document)
     if done.coverage is not None:
         _show_coverage(console, done)
     console.print(Text(_figures(done), "red" if done.exit_code else "green"))
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """One that shows text as it is, in colour only on a terminal."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _about(done: Run) -> str:
@@ -163,11 +169,11 @@ def _about(done: Run) -> str:
     return printable(f"{done.policy.name} {done.policy.version} ({kind}, sha256 {done.policy.sha256[:12]})")
 
 
-def _show_failure(console: Console, outcome: Outcome, done: Run) -> None:
+def show_failure(console: Console, outcome: Outcome, document: RuntimePolicy | None = None) -> None:
+    """Which fixture failed, and the difference between what was expected and what came."""
     word = "disagree" if outcome.kind == DISAGREEMENT else "failed"
     console.print(Text.assemble("\n", (word, "bold red"), "  ", (title(outcome.fixture), "bold")))
-    subject = done.policy or own_policy(outcome.fixture)
-    for sign, text in details(outcome, subject.document):
+    for sign, text in details(outcome, document):
         console.print(Text(f"  {sign} {text}", _STYLES[sign]))
 
 

@@ -33,7 +33,10 @@ STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Make a WebAssembly module of it: `build`.", ()),
     ("See what a change lets through: `diff`.", ()),
     ("Judge golden fixtures as requests are judged: `test`.", ("test",)),
-    ("Sign the module: `keygen` once, then `sign`; `verify` is what applications do.", ("keygen", "sign", "verify")),
+    (
+        "Sign the module with its fixtures: `keygen` once, then `sign`; `verify` is what applications do.",
+        ("keygen", "sign", "verify"),
+    ),
     ("Publish it into a store: `publish`.", ("publish",)),
     ("Have it run: `activate`, and `rollback` if need be.", ("activate", "rollback")),
 )

@@ -7,16 +7,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import ArtifactError, ArtifactNotFound, PolicyError, WasmError
+from ..errors import ArtifactError, ArtifactNotFound, FixturesFailed, PolicyError, WasmError
 
 Module = Annotated[
     Path,
     typer.Argument(
-        help="The module, or OPA bundle; its two files are beside it, with .manifest.json and .signature.json."
+        help="The module, or OPA bundle; its files are beside it, with .manifest.json, .signature.json, .fixtures.json."
     ),
 ]
 Name = Annotated[str, typer.Argument(help="Name of the policy.")]
@@ -43,9 +43,10 @@ Service = Annotated[str | None, typer.Option(help="The service that the policy h
 Engine = Annotated[str, typer.Option(envvar="CAPGATE_ENGINE", help="What tries the policy: auto, wasmer or wasmtime.")]
 Fixtures = Annotated[
     list[Path] | None,
-    typer.Option(
-        help="Golden fixtures, a file or a folder, that the policy has to answer as expected. May be repeated."
-    ),
+    typer.Option(help="More golden fixtures, a file or a folder, that it has to answer as expected. May be repeated."),
+]
+WithoutFixtures = Annotated[
+    bool, typer.Option("--without-fixtures", help="Also if there are no fixtures to judge it by, its own or others.")
 ]
 Note = Annotated[str, typer.Option(help="Why, for the history.")]
 Passphrase = Annotated[
@@ -63,10 +64,25 @@ def refusing(as_json: bool = False) -> Iterator[None]:
     except ArtifactNotFound:
         raise
     except (ArtifactError, PolicyError, WasmError) as error:
+        facts: dict[str, Any] = {
+            key: value for key in ("reason", "field", "path") if (value := getattr(error, key, None)) is not None
+        }
+        if isinstance(error, FixturesFailed):
+            facts |= _failures(error, shown=not as_json)
         print(f"capgate: {error}", file=sys.stderr, flush=True)
         if as_json:
-            facts = {
-                key: value for key in ("reason", "field", "path") if (value := getattr(error, key, None)) is not None
-            }
             print(json.dumps({"refused": type(error).__name__, "message": str(error), **facts}, indent=2), flush=True)
         raise typer.Exit(1) from error
+
+
+def _failures(error: FixturesFailed, *, shown: bool) -> dict[str, Any]:
+    """The fixtures that failed as data; if they are to be ``shown``, as ``capgate test`` shows them, too."""
+    from ..golden.report import outcome_data
+    from .golden_run import plain_console, show_failure
+
+    if shown and error.failures:
+        console = plain_console(stderr=True)
+        for outcome in error.failures:
+            show_failure(console, outcome)
+        console.print()
+    return {"total": error.total, "failures": [outcome_data(outcome) for outcome in error.failures]}

@@ -71,18 +71,25 @@ def sign(
     entrypoint_result: Annotated[
         Result | None, typer.Option(help="What that rule gives: a decision (as if left out), or denials.")
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a manifest that is there.")] = False,
+    fixtures: Annotated[
+        list[Path] | None,
+        typer.Option(help="Golden fixtures to release with it, a file or a folder, judged now. May be repeated."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a manifest that is there, with its fixtures.")
+    ] = False,
     passphrase_file: Passphrase = None,
     as_json: Json = False,
 ) -> None:
     """Write the manifest of a module or of an OPA bundle, and sign it; or add a signature to the one that is there.
 
     Signed is everything in the manifest, with the SHA-256 of the file. Of a module that OPA compiled, that includes
-    which entry point is asked, and what it gives.
+    which entry point is asked, and what it gives. The golden fixtures are signed with it: they have to pass now, and
+    again before it is activated. Without any, `activate` wants to be told so.
 
     Try:
 
-    - `capgate sign policy.wasm --key release.pem --version 7 --expires 90d --environment prod`
+    - `capgate sign policy.wasm --key release.pem --version 7 --fixtures fixtures/ --expires 90d`
     - `capgate sign bundle.tar.gz --key release.pem --version 7 --name orders --entrypoint orders/allow`
     - `capgate sign policy.wasm --key second.pem`, which adds a second signature
     """
@@ -96,6 +103,7 @@ def sign(
         "service": service,
         "limits": limit or None,
         "policy_hash": vocabulary,
+        "fixtures": fixtures or None,
         "entrypoint_name": entrypoint,
         "entrypoint_result": None if entrypoint_result is None else entrypoint_result.value,
     }
@@ -115,8 +123,9 @@ def verify(
     service: Service = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a signed module or bundle, as an application with these keys would. The exit code is 1 if it would be
-    refused. With `CAPGATE_BUNDLE_KEYS`, a bundle's own signature has to hold as well.
+    """Verify a signed module or bundle, as an application with these keys would, and the fixtures that were signed with
+    it. The exit code is 1 if it would be refused. With `CAPGATE_BUNDLE_KEYS`, a bundle's own signature has to hold as
+    well.
 
     Try:
 
@@ -139,7 +148,7 @@ def publish(
     threshold: Threshold = None,
     as_json: Json = False,
 ) -> None:
-    """Add a module with its manifest to a store. Nothing that runs changes.
+    """Add a module with its manifest and fixtures to a store. Nothing that runs changes.
 
     A store that is not there is made. With trusted keys the signature has to hold; without, it is not looked at.
 

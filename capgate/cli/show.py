@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..store.manifest import Manifest
+
 #: Characters of a line where the output is not a terminal, which would say itself.
 WIDTH: Final = 160
 
@@ -63,6 +65,11 @@ def text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={text(inner)}" for name, inner in value.items()) or "-"
     return str(value)
+
+
+def manifest_data(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as data, where ``fixtures`` is said also if there are none."""
+    return {**msgspec.to_builtins(manifest), "fixtures": manifest.fixtures}
 
 
 def shown(path: Path) -> str:

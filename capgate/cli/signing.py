@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 from ..actions import policy_hash
-from ..errors import ConfigError
+from ..errors import ArtifactError, ConfigError, FixturesFailed
+from ..golden import check_release, read_fixtures, release_file
 from ..limits import Limits
-from ..model import Entrypoint
+from ..model import ONLY_ENTRYPOINT, Entrypoint
+from ..store.fixtures import FIXTURES_BYTES, fixtures_of
 from ..store.loader import load_wasm_artifact, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience, Manifest
 from ..store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_signatures
-from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
-from .files import create, read_secret, replace
-from .show import Shown, show, shown
-from .trust import configured_bundle_keys, trusted
+from ..store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
+from .files import create, read_beside, read_secret, replace
+from .show import Shown, manifest_data, show, shown
+from .trust import configured_bundle_keys, production_limits, trusted
 
 _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
+
+
+class Beside(NamedTuple):
+    """The files beside a module."""
+
+    manifest: Path
+    signature: Path
+    fixtures: Path
+
+    @classmethod
+    def of(cls, module: Path) -> Beside:
+        return cls(*(Path(f"{module}{suffix}") for suffix in (MANIFEST_SUFFIX, SIGNATURE_SUFFIX, FIXTURES_SUFFIX)))
 
 
 def keygen(path: Path, passphrase_file: Path | None, *, as_json: bool) -> None:
@@ -46,32 +59,42 @@ def sign(
     replace_manifest: bool,
     as_json: bool,
 ) -> None:
-    """Sign the manifest of ``module``, a new one where there is a ``version``; else that beside it, once more."""
-    beside = Path(f"{module}{MANIFEST_SUFFIX}"), Path(f"{module}{SIGNATURE_SUFFIX}")
+    """Sign the manifest of ``module``, a new one where there is a ``version``; else that beside it, once more.
+
+    Either way its fixtures have to pass.
+    """
+    beside = Beside.of(module)
     passphrase = _passphrase(passphrase_file)
     pairs = [KeyPair.from_pem(read_secret(key, private=True), passphrase, path=str(key)) for key in keys]
     if version is None:
         manifest, present = _present(module, beside, fields)
+        fixtures = read_beside(module, FIXTURES_SUFFIX, FIXTURES_BYTES)
     else:
-        if beside[0].exists() and not replace_manifest:
-            raise ConfigError("--version", version, f"--replace with it, because there is a {beside[0]}; or no version")
-        manifest, present = _described(module, version, fields), ()
+        _make_way(beside, version, with_fixtures="fixtures" in fields, replaced=replace_manifest)
+        fixtures = _fixtures(fields.pop("fixtures", ()))
+        manifest, present = _described(module, version, fields, fixtures), ()
+    _judge(module, manifest, fixtures, str(beside.fixtures))
     data = manifest.to_bytes()
     signatures = format_signatures((*present, *(pair.sign(data) for pair in pairs)))
     # The signature goes first when a manifest is replaced, so that no moment has the new one with the old signature.
     if version is not None:
-        beside[1].unlink(missing_ok=True)
-        replace(beside[0], data)
-    replace(beside[1], signatures)
+        beside.signature.unlink(missing_ok=True)
+        if fixtures is None:
+            beside.fixtures.unlink(missing_ok=True)
+        else:
+            replace(beside.fixtures, fixtures)
+        replace(beside.manifest, data)
+    replace(beside.signature, signatures)
     signed = [signature.key for signature in parse_signatures(signatures)]
-    rows = {**msgspec.to_builtins(manifest), "signatures": signed, "files": [shown(path) for path in beside]}
+    files = [shown(path) for path in beside if path != beside.fixtures or fixtures is not None]
+    rows = {**manifest_data(manifest), "signatures": signed, "files": files}
     show(Shown(rows), as_json=as_json)
 
 
 def verify(
     module: Path, keys: str | None, threshold: int | None, audience: Audience, *, limits: Limits, as_json: bool
 ) -> None:
-    """Verify the module with the two files beside it; what is wrong is raised."""
+    """Verify the module with the files beside it; what is wrong is raised."""
     if keys is None:
         raise ConfigError("--trusted-keys", None, "a file of public keys, or their lines with commas between them")
     verifier = Verifier(
@@ -81,33 +104,76 @@ def verify(
         limits=limits,
         bundle_keys=configured_bundle_keys(),
     )
-    show(_verified(verifier.load(module)), as_json=as_json)
+    policy = verifier.load(module)
+    fixtures = read_beside(module, FIXTURES_SUFFIX, FIXTURES_BYTES)
+    fixtures_of(policy.manifest, fixtures, path=f"{module}{FIXTURES_SUFFIX}")
+    show(_verified(policy), as_json=as_json)
 
 
 def _verified(policy: VerifiedPolicy) -> Shown:
-    rows = {"verified": True, **msgspec.to_builtins(policy.manifest), "signers": list(policy.signers)}
+    rows = {"verified": True, **manifest_data(policy.manifest), "signers": list(policy.signers)}
     return Shown(rows)
 
 
-def _present(module: Path, beside: tuple[Path, Path], fields: dict[str, Any]) -> tuple[Manifest, Any]:
+def _make_way(beside: Beside, version: int, *, with_fixtures: bool, replaced: bool) -> None:
+    """Raise :class:`ConfigError` where what is there may not be replaced: fixtures go only for others, or with the
+    manifest that names them."""
+    if not replaced:
+        for path in (beside.manifest, beside.fixtures if with_fixtures else None):
+            if path is not None and path.exists():
+                valid = f"--replace with it, because there is a {path}; or no version"
+                raise ConfigError("--version", version, valid)
+    if with_fixtures or not beside.fixtures.exists():
+        return
+    try:
+        named = Manifest.from_bytes(_read(beside.manifest, MANIFEST_BYTES)).fixtures
+    except ArtifactError:
+        named = None
+    if named != hashlib.sha256(_read(beside.fixtures, FIXTURES_BYTES)).hexdigest():
+        valid = f"some, or no {beside.fixtures}, which this manifest would not name"
+        raise ConfigError("--fixtures", None, valid)
+
+
+def _fixtures(paths: Sequence[Path]) -> bytes | None:
+    """The file of the fixtures at ``paths``; ``None`` where there are no paths."""
+    if not paths:
+        return None
+    found = read_fixtures(*paths, limits=production_limits())
+    if not found:
+        raise FixturesFailed("there are no fixtures in what --fixtures names", failures=(), total=0)
+    return release_file(found)
+
+
+def _judge(module: Path, manifest: Manifest, data: bytes | None, path: str) -> None:
+    """Raise :class:`FixturesFailed` where the module does not answer as the fixtures of ``manifest`` expect."""
+    fixtures = fixtures_of(manifest, data, path=path)
+    if fixtures:
+        limits, entrypoint = production_limits(), manifest.entrypoint or ONLY_ENTRYPOINT
+        policy = VerifiedPolicy(load_wasm_artifact(module, manifest.sha256), manifest, fixtures=fixtures)
+        check_release(policy, limits=limits, entrypoint=entrypoint)
+
+
+def _present(module: Path, beside: Beside, fields: dict[str, Any]) -> tuple[Manifest, Any]:
     """The manifest that is there, of exactly this module, and its signatures."""
     if fields:
         raise ConfigError(
             "--version", None, f"the version of a new manifest, since {', '.join(sorted(fields))} is given"
         )
-    manifest = Manifest.from_bytes(_read(beside[0], MANIFEST_BYTES), path=str(beside[0]))
+    manifest = Manifest.from_bytes(_read(beside.manifest, MANIFEST_BYTES), path=str(beside.manifest))
     load_wasm_artifact(module, manifest.sha256)
-    if not beside[1].exists():
+    if not beside.signature.exists():
         return manifest, ()
-    return manifest, parse_signatures(_read(beside[1], SIGNATURE_BYTES), path=str(beside[1]))
+    return manifest, parse_signatures(_read(beside.signature, SIGNATURE_BYTES), path=str(beside.signature))
 
 
-def _described(module: Path, version: int, fields: dict[str, Any]) -> Manifest:
+def _described(module: Path, version: int, fields: dict[str, Any], fixtures: bytes | None) -> Manifest:
     created = datetime.now(timezone.utc).replace(microsecond=0)
     if "expires" in fields:
         fields["expires"] = parse_time(fields["expires"], created)
     if "environment" in fields:
         fields["environment"] = tuple(sorted(set(fields["environment"])))
+    if fixtures is not None:
+        fields["fixtures"] = hashlib.sha256(fixtures).hexdigest()
     if "limits" in fields:
         fields["limits"] = dict(map(_limit, fields["limits"]))
     artifact = load_wasm_artifact(module)

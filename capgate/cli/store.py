@@ -1,32 +1,31 @@
-"""``capgate publish``, ``activate``, ``rollback``, ``reset``, ``status``, ``history`` and ``prune``: what they do."""
+"""``capgate publish``, ``activate``, ``rollback``, ``reset`` and ``prune``: what they do."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import typer
 
-from ..actions import VOCABULARY
-from ..engine import load_engine
-from ..errors import ArtifactNotFound, ConfigError, DigestMismatch
-from ..golden import check_fixtures, read_fixtures
-from ..golden.subject import ALL
-from ..interpreter import CompiledPolicy, PreparedPolicy
+from ..errors import ArtifactNotFound, CapgateError, ConfigError, DigestMismatch, FixturesFailed
+from ..golden import read_fixtures
 from ..limits import Limits
-from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
 from ..policy import is_label
-from ..settings import Settings
-from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
-from ..store.loader import OPA, read_document
+from ..store import Active, PolicyStore, Verifier
+from ..store.fixtures import FIXTURES_BYTES
+from ..store.loader import read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
-from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
+from ..store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX
+from .files import read_beside
 from .show import Shown, show
+from .trial import answers, passes
 from .trust import configured_bundle_keys, production_limits, trusted
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -54,27 +53,25 @@ def open_store(
 
 
 def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
-    """Put a module and the two files beside it into the store."""
-
-    def beside(suffix: str, most: int) -> bytes:
-        return read_document(f"{module}{suffix}", limits=Limits(module_bytes=most))
-
-    signatures: bytes | None
-    try:
-        signatures = beside(SIGNATURE_SUFFIX, SIGNATURE_BYTES)
-    except ArtifactNotFound:
-        signatures = None  # which the store refuses, where it trusts keys
+    """Put a module and the files beside it into the store."""
+    # What is not there is refused by the store, where it trusts keys, or the manifest names it.
+    signatures = read_beside(module, SIGNATURE_SUFFIX, SIGNATURE_BYTES)
+    fixtures = read_beside(module, FIXTURES_SUFFIX, FIXTURES_BYTES)
     data = read_document(module, limits=store.verifier.limits)
+    stated = read_document(f"{module}{MANIFEST_SUFFIX}", limits=Limits(module_bytes=MANIFEST_BYTES))
     try:
-        release = store.publish(data, beside(MANIFEST_SUFFIX, MANIFEST_BYTES), signatures)
+        release = store.publish(data, stated, signatures, fixtures)
     except DigestMismatch as error:  # of bytes, which have no name
-        raise DigestMismatch(expected=error.expected, actual=error.actual, path=str(module)) from error
+        of_module = error.actual == hashlib.sha256(data).hexdigest()
+        path = f"{module}{'' if of_module else FIXTURES_SUFFIX}"
+        raise DigestMismatch(expected=error.expected, actual=error.actual, path=path) from error
     manifest = release.manifest
     rows = {
         "name": manifest.name,
         "version": manifest.version,
         "sha256": manifest.sha256,
         "manifest": release.digest,
+        "fixtures": manifest.fixtures,
         "verified": store.verifier.keys is not None,
     }
     show(Shown(rows), as_json=as_json)
@@ -88,23 +85,27 @@ def activate(
     note: str,
     *,
     fixtures: Sequence[Path] = (),
+    without_fixtures: bool = False,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Activate a release that answers in the production runtime, and as its fixtures expect."""
+    """Activate a release that answers in the production runtime, and as its fixtures and these expect.
+
+    Where there are none of either, only ``without_fixtures``.
+    """
     limits = store.verifier.limits
-    answering, expected = answers(engine, limits), read_fixtures(*fixtures, limits=limits) if fixtures else None
+    more = read_fixtures(*fixtures, limits=limits)
+    if fixtures and not more:
+        raise FixturesFailed("there are no fixtures in what --fixtures names", failures=(), total=0)
     wanted = parse_which(which)
-    tried = "its fixtures pass" if fixtures else "it answers a question of each action (there are no --fixtures)"
+    tried = "its fixtures and these pass" if more else "its fixtures pass"
+    if without_fixtures and not more:
+        tried += ", should it have any, and it answers a question of each action"
     _confirm(f"{_now(store, name)} {_release(wanted)} is to become active, if {tried}.", yes)
 
-    def check(artifact: WasmArtifact) -> None:
-        answering(artifact)
-        if expected is not None:
-            engines = ALL if engine == "auto" else (engine,)
-            check_fixtures(artifact, expected, limits, engines=engines, entrypoint=entrypoint_of(artifact))
-
-    active = store.activate(name, wanted, check=check, note=note)
+    check = passes(engine, limits, more, needed=not without_fixtures)
+    with _standing(store, name):
+        active = store.activate(name, wanted, check=check, note=note)
     _show_active(active, as_json)
 
 
@@ -115,33 +116,19 @@ def rollback(
     wanted = None if to is None else parse_which(to)
     target = "the release before it" if wanted is None else _release(wanted).lower()
     _confirm(f"{_now(store, name)} It is to go back to {target}.", yes)
-    active = store.rollback(name, wanted, check=answers(engine, store.verifier.limits), note=note)
+    with _standing(store, name):
+        active = store.rollback(name, wanted, check=answers(engine, store.verifier.limits), note=note)
     _show_active(active, as_json)
 
 
 def reset(store: PolicyStore, name: str, to: str | None, engine: str, note: str, *, yes: bool, as_json: bool) -> None:
-    """Begin again at a release, and forget that a higher version was active."""
+    """Begin again at a release whose fixtures pass, if it has any, and forget that a higher version was active."""
     wanted = None if to is None else parse_which(to)
     target = "the active release" if wanted is None else _release(wanted).lower()
     _confirm(f"{_now(store, name)} It is to begin again at {target}; every version above will be accepted.", yes)
-    _show_active(store.reset(name, wanted, check=answers(engine, store.verifier.limits), note=note), as_json)
-
-
-def status(store: PolicyStore, name: str | None, *, as_json: bool) -> int:
-    """Show what is active; the exit code is 1 where a policy could not be loaded now."""
-    found = [store.status(each) for each in (store.names() if name is None else (_known(store, name),))]
-    data = {"policies": [msgspec.to_builtins(each) for each in found]}
-    columns = ("policy", "version", "label", "sha256", "since", "expires", "signed by", "published", "problem")
-    show(Shown(data, columns, [_row(each) for each in found]), as_json=as_json)
-    return 1 if any(each.problem is not None for each in found) else 0
-
-
-def history(store: PolicyStore, name: str, *, as_json: bool) -> None:
-    """Show what was active, the newest first."""
-    records = store.history(name)
-    columns = ("#", "when", "action", "version", "sha256", "highest", "note")
-    rows = [(r.sequence, r.when, r.action, r.version, r.sha256[:16], r.highest, r.note) for r in records]
-    show(Shown({"history": [msgspec.to_builtins(record) for record in records]}, columns, rows), as_json=as_json)
+    _show_active(
+        store.reset(name, wanted, check=passes(engine, store.verifier.limits, needed=False), note=note), as_json
+    )
 
 
 def prune(store: PolicyStore, keep: int, *, yes: bool, as_json: bool) -> None:
@@ -151,23 +138,6 @@ def prune(store: PolicyStore, keep: int, *, yes: bool, as_json: bool) -> None:
         _confirm(f"{len(going)} folders are to be removed: {', '.join(digest[:16] for digest in going)}.", yes)
     removed = store.prune(keep)
     show(Shown({"removed": list(removed)}, ("removed",), [(digest,) for digest in removed]), as_json=as_json)
-
-
-def answers(engine: str, limits: Limits) -> Callable[[WasmArtifact], None]:
-    """A check that the artifact loads and answers one question of each action, in this runtime under these limits."""
-
-    def check(artifact: WasmArtifact) -> None:
-        compiled = CompiledPolicy(PreparedPolicy(artifact, limits, entrypoint_of(artifact)), load_engine(engine))
-        for action in VOCABULARY:
-            resource = Resource(action.kind, "capgate-trial") if action.kind is not None else None
-            compiled.instantiate().call_policy_check(PolicyInput(action.name, resource=resource))
-
-    return check
-
-
-def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
-    """What the application's own settings say, where the module has entry points at all."""
-    return Settings.from_env().entry if artifact.abi == OPA else ONLY_ENTRYPOINT
 
 
 def parse_which(text: str) -> int | str:
@@ -180,19 +150,30 @@ def parse_which(text: str) -> int | str:
 
 
 def _now(store: PolicyStore, name: str) -> str:
-    state = store.status(_known(store, name))
+    state = store.status(known(store, name))
     if state.active is None:
         return f"{name}: nothing is active." if state.problem is None else f"{name}: {state.problem}."
     return f"{name}: version {state.active.version} ({state.active.sha256[:16]}) is active."
 
 
-def _known(store: PolicyStore, name: str) -> str:
+def known(store: PolicyStore, name: str) -> str:
     """``name``, if anything was published under it: a misspelt one is not a policy of which nothing is active."""
     names = store.names()
     if is_label(name) and name not in names:
         message = f"{name!r} was never published here; what was: {', '.join(names) or 'nothing'}"
         raise ArtifactNotFound(message, path=store.path)
     return name
+
+
+@contextmanager
+def _standing(store: PolicyStore, name: str) -> Iterator[None]:
+    """Where a change fails, say what is active: what was before, unless the disk failed in the very last step."""
+    try:
+        yield
+    except CapgateError:
+        with suppress(CapgateError):  # it is the first one that matters
+            print(f"Not done. {_now(store, name)}", file=sys.stderr, flush=True)
+        raise
 
 
 def _release(wanted: int | str) -> str:
@@ -212,23 +193,3 @@ def _confirm(plan: str, yes: bool) -> None:
 def _show_active(active: Active, as_json: bool) -> None:
     keys = ("name", "version", "sha256", "action", "when", "sequence", "highest", "note")
     show(Shown({key: value for key, value in msgspec.to_builtins(active).items() if key in keys}), as_json=as_json)
-
-
-def _row(state: Status) -> Sequence[object]:
-    active, manifest = state.active, state.manifest
-    published = [release.manifest.version for release in state.releases[:8]]
-    if active is None:
-        return (state.name, None, None, None, None, None, None, published, state.problem)
-    label, expires = (manifest.label, manifest.expires) if manifest is not None else (None, None)
-    since = active.when
-    return (
-        state.name,
-        active.version,
-        label,
-        active.sha256[:16],
-        since,
-        expires,
-        state.signers,
-        published,
-        state.problem,
-    )

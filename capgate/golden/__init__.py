@@ -2,13 +2,14 @@
 
 ``fixtures`` reads them, ``subject`` is the policy that they are about, ``run`` has it answer them, in Python and as a
 module on each engine, ``coverage`` says which rules and entries of a document none of them is about, ``report`` puts
-outcomes into words.
+outcomes into words. ``release`` judges those that a release brings.
 """
 
 from __future__ import annotations
 
 from .coverage import Coverage, Unit, coverage_of
 from .fixtures import Fixture, read_fixtures
+from .release import check_release, release_file
 from .run import Answer, Outcome, Runner, check_fixtures, run_fixtures
 from .subject import PolicyUnderTest
 
@@ -21,7 +22,9 @@ __all__ = [
     "Runner",
     "Unit",
     "check_fixtures",
+    "check_release",
     "coverage_of",
     "read_fixtures",
+    "release_file",
     "run_fixtures",
 ]

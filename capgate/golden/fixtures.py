@@ -21,33 +21,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
-from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..errors import ArtifactNotFound, FixtureError
 from ..limits import Limits
-from ..model import Deny, PolicyInput, PolicyResult, canonical
-from ..policy.strict import is_unicode
+from ..model import canonical
+from ..store.fixtures import Written
 from ..store.loader import read_document
 
 LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (".json", *LINES)
 
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
-_BUILTIN: Final = frozenset(action.name for action in BUILTIN_ACTIONS)
 _DEFAULT_LIMITS: Final = Limits()
-
-
-class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fixture as its file has it."""
-
-    input: PolicyInput
-    expected: PolicyResult
-    description: str = ""
-    policy: dict[str, Any] | None = None
-    register: tuple[str, ...] = ()
 
 
 class Fixture(Written, frozen=True):
@@ -226,17 +214,8 @@ def _fixture(value: object, name: str, path: str, line: int) -> Fixture:
     except (ValueError, RecursionError) as error:  # ValueError: msgspec's own, and of keys that are no Unicode
         reason, _, where = str(error).partition(" - at `$")
         raise FixtureError(reason, path=path, line=line, where=where.strip(".`")) from error
-    _check(written, path, line)
+    fault = written.fault()
+    if fault is not None:
+        raise FixtureError(fault[1], path=path, line=line, where=fault[0])
     fields = {key: getattr(written, key) for key in Written.__struct_fields__}
     return Fixture(**fields, name=name, path=path, line=line)
-
-
-def _check(written: Written, path: str, line: int) -> None:
-    expected = written.expected
-    if isinstance(expected, Deny) and not is_unicode(expected.reason):
-        reason = "a lone surrogate, which no policy can answer with"
-        raise FixtureError(reason, path=path, line=line, where="expected.reason")
-    for number, action in enumerate(written.register):
-        if not is_action_name(action) or action in _BUILTIN:
-            reason = f"{action[:128]!a} is no name of an application's own action, such as 'invoice.send'"
-            raise FixtureError(reason, path=path, line=line, where=f"register[{number}]")

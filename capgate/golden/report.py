@@ -158,7 +158,7 @@ def as_data(
         "total": len(outcomes),
         **counts,
         "coverage": None if coverage is None else _coverage_data(coverage),
-        "outcomes": [_outcome_data(outcome) for outcome in outcomes],
+        "outcomes": [outcome_data(outcome) for outcome in outcomes],
     }
 
 
@@ -167,7 +167,8 @@ def _coverage_data(coverage: Coverage) -> dict[str, Any]:
     return {"percent": coverage.percent, "covered": coverage.covered, "total": len(coverage.units), "missing": missing}
 
 
-def _outcome_data(outcome: Outcome) -> dict[str, Any]:
+def outcome_data(outcome: Outcome) -> dict[str, Any]:
+    """One of them, as :func:`as_data` has it."""
     fixture = outcome.fixture
     data = {
         "name": fixture.name,

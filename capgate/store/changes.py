@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import ArtifactNotFound, StoreError
 from .files import Folder
+from .manifest import is_digest
 from .reading import ACTIVE, HISTORY, history_file, history_files, is_named, names_of, read_history, read_record
 from .records import RECORD_BYTES, Active
 
@@ -91,6 +92,9 @@ def require_unlike(policies: Folder, name: str) -> None:
 def sweep(tree: Folder, policies: Folder) -> None:
     """Remove what writers that were killed have left."""
     tree.sweep()
+    for digest in filter(is_digest, tree.names()):
+        with tree.enter(digest) as folder:
+            folder.sweep()
     for name in names_of(policies):
         with policies.enter(name) as folder:
             folder.sweep()

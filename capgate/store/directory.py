@@ -3,7 +3,7 @@
 ::
 
     sha256/<digest of a module>/policy.wasm
-    sha256/<digest of a manifest>/manifest.json, signature.json
+    sha256/<digest of a manifest>/manifest.json, signature.json, fixtures.json
     policies/<name>/active.json                     which manifest is active: the one file that decides, and is replaced
     policies/<name>/history/<sequence>.json         what active.json was before
     lock                                            held by whoever writes
@@ -32,15 +32,15 @@ from .changes import (
     sweep,
 )
 from .files import Folder
-from .loader import WasmArtifact
+from .fixtures import fixtures_of
 from .objects import Release, open_objects
 from .reading import POLICIES, StoreReader, find_release, load_release, names_of, read_history, read_record, releases_of
 from .records import NOTE_LENGTH, Active, is_note, make_record
 from .verify import VerifiedPolicy, Verifier
 
-#: Looks at an artifact before it becomes active, and raises where it must not: golden fixtures, for one. Other writers
-#: wait meanwhile, and it must not write to the store itself.
-Check = Callable[[WasmArtifact], object]
+#: Looks at a policy before it becomes active, and raises where it must not: :func:`capgate.golden.check_release`, for
+#: one. A rollback reads no fixtures. Other writers wait meanwhile, and it must not write to the store itself.
+Check = Callable[[VerifiedPolicy], object]
 
 #: Superseded policies that :meth:`PolicyStore.prune` keeps unless told otherwise, beside the active and the previous.
 KEEP: Final = 5
@@ -63,14 +63,19 @@ class PolicyStore(StoreReader):
         super().__init__(path, verifier)
         self.lock_seconds = lock_seconds
 
-    def publish(self, module: bytes, manifest: bytes, signatures: bytes | None = None) -> Release:
-        """Add a module with its manifest and signature files, verified as if they were to be loaded. Activates nothing.
+    def publish(
+        self, module: bytes, manifest: bytes, signatures: bytes | None = None, fixtures: bytes | None = None
+    ) -> Release:
+        """Add a module with its manifest, signature and fixtures files, verified as if they were to be loaded. The
+        fixtures have to be those that the manifest names, and are judged when it is to be activated; this activates
+        nothing.
 
         Again with the same manifest, it adds signatures and mends what is damaged. Raises :class:`StoreError`
         (``conflict``) where this version of the policy is published already with another manifest.
         """
         parsed, _ = self.verifier.manifest(manifest, signatures)
         artifact = self.verifier.artifact(parsed, module)
+        fixtures_of(parsed, fixtures)
         digest = objects.sha256_of(manifest)
         with Folder.make_root(self.path) as root, root.locked(self.lock_seconds):
             # The name first: a publisher that is killed leaves a name without releases, not a release without a name.
@@ -84,7 +89,7 @@ class PolicyStore(StoreReader):
                         message = f"version {parsed.version} of {parsed.name!r} is published as {release.digest}"
                         raise StoreError(message, reason="conflict", path=self.path)
                 objects.put_module(tree, artifact)
-                objects.put_manifest(tree, manifest, signatures, self.verifier.keys)
+                objects.put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
         return Release(digest, parsed)
 
     def activate(self, name: str, which: int | str, *, check: Check | None = None, note: str = "") -> Active:
@@ -95,7 +100,7 @@ class PolicyStore(StoreReader):
         """
         with self._changing(name, note) as (tree, folder):
             active = record_or_none(folder, name)
-            digest, policy = find_release(tree, name, which, self.verifier)
+            digest, policy = find_release(tree, name, which, self.verifier, fixtures=True)
             if active is not None and digest == active.manifest:
                 return active
             version = policy.manifest.version
@@ -145,7 +150,7 @@ class PolicyStore(StoreReader):
                 message = f"nothing of {name!r} can be read; say which release to take"
                 raise StoreError(message, reason="corrupt", path=self.path)
             wanted = before.manifest if to is None and before is not None else to
-            digest, policy = find_release(tree, name, wanted, self.verifier)
+            digest, policy = find_release(tree, name, wanted, self.verifier, fixtures=True)
             version = policy.manifest.version
             return self._change("reset", folder, before, digest, policy, check, note, None, version, sequence)
 
@@ -216,7 +221,7 @@ class PolicyStore(StoreReader):
         sequence: int | None = None,
     ) -> Active:
         if check is not None:
-            check(policy.artifact)
+            check(policy)
         when = datetime.fromtimestamp(int(self.verifier.clock()), timezone.utc)
         record = make_record(
             action,

@@ -8,6 +8,7 @@
       "entrypoint": null,
       "environment": ["prod"],
       "expires": null,
+      "fixtures": "…",
       "format": 1,
       "inputs": ["action", "resource"],
       "label": "2026-10",
@@ -58,7 +59,9 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ABI: Final = re.compile(r"[a-z0-9][a-z0-9:/@._-]{0,63}", re.ASCII)
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_SPELLED):
+class Manifest(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, rename=_SPELLED
+):
     """What a signature covers. Raises :class:`ManifestError`, naming the field, for a value that cannot be.
 
     ``name``         of the policy: its identity, which a signature cannot be moved from
@@ -76,6 +79,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``expires``      when it is no longer to be loaded, or ``None`` for never
     ``environment``  the modes (or tenants) that it is for, sorted, or ``None`` for every one
     ``service``      the one service that it is for, or ``None`` for every one
+    ``fixtures``     SHA-256 of the file of golden fixtures that are released with it, or ``None`` where there are none;
+                     then the file has no such key, as before there were any
     """
 
     name: str
@@ -92,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy_hash: str | None
     abi: str
     format: int
+    fixtures: str | None = None
 
     def __post_init__(self) -> None:
         for field, (is_valid, valid) in _CHECKS.items():
@@ -244,6 +250,7 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         lambda value: value is None or _is_entrypoint(value),
         "name (printable text of at most 256 characters, or null) and result, or null",
     ),
+    "fixtures": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or no such key"),
     "policy_hash": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or null"),
     "inputs": (
         lambda value: value is None or _is_sorted(value, INPUTS.__contains__),

@@ -1,8 +1,9 @@
 """The content-addressed half of a store: ``sha256/<digest>/``, a folder for each module and for each manifest.
 
-A module's folder holds ``policy.wasm``, a manifest's ``manifest.json`` and, if it is signed, ``signature.json``; the
-folder's name is the SHA-256 of the first. So a module that gets a later expiry, or another name, is there once, and its
-manifests do not replace each other. All functions take the folder ``sha256``; those that write need the store's lock.
+A module's folder holds ``policy.wasm``, a manifest's ``manifest.json`` and, if it is signed, ``signature.json``, and if
+it names fixtures, ``fixtures.json``; the folder's name is the SHA-256 of the first. So a module that gets a later
+expiry, or another name, is there once, and its manifests do not replace each other. All functions take the folder
+``sha256``; those that write need the store's lock.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
 from .files import Folder
+from .fixtures import FIXTURES_BYTES, Released, fixtures_of
 from .loader import WasmArtifact
 from .manifest import MANIFEST_BYTES, Manifest, is_digest
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
@@ -23,6 +25,7 @@ FOLDER: Final = "sha256"
 MODULE: Final = "policy.wasm"
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "signature.json"
+FIXTURES: Final = "fixtures.json"
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -52,6 +55,18 @@ def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
         data = folder.read(MODULE, most)
         _require_digest(data, digest, folder.path)
         return data, f"{folder.path}/{MODULE}"
+
+
+def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Released, ...]:
+    """The fixtures that the manifest with that digest names, checked against it. Raises what :func:`fixtures_of` does.
+
+    None where it names none, whatever there may be.
+    """
+    if manifest.fixtures is None:
+        return ()
+    with objects.enter(digest) as folder:
+        data = folder.read_if_there(FIXTURES, FIXTURES_BYTES)
+        return fixtures_of(manifest, data, path=f"{folder.path}/{FIXTURES}")
 
 
 def releases(objects: Folder) -> Iterator[Release]:
@@ -85,18 +100,24 @@ def put_module(objects: Folder, artifact: WasmArtifact) -> None:
         objects.write_folder(artifact.sha256, {MODULE: artifact.data})
 
 
-def put_manifest(objects: Folder, data: bytes, signatures: bytes | None, keys: TrustedKeys | None) -> str:
-    """Put a manifest there with its signatures, beside those that it has already, and return its digest."""
+def put_manifest(
+    objects: Folder, data: bytes, signatures: bytes | None, keys: TrustedKeys | None, fixtures: bytes | None = None
+) -> str:
+    """Put a manifest there with its fixtures and its signatures, beside those that it has already; its digest."""
     digest = sha256_of(data)
     try:
         _, present, _ = read_manifest(objects, digest)
+        with objects.enter(digest) as folder:
+            tested = folder.read_if_there(FIXTURES, FIXTURES_BYTES) == fixtures
     except ArtifactError:
-        files = {MANIFEST: data} if signatures is None else {MANIFEST: data, SIGNATURE: signatures}
-        objects.write_folder(digest, files)
+        files = {MANIFEST: data, SIGNATURE: signatures, FIXTURES: fixtures}
+        objects.write_folder(digest, {name: content for name, content in files.items() if content is not None})
         return digest
     merged = signatures if signatures is None or present is None else _merged(data, present, signatures, keys)
-    if merged is not None and merged != present:
-        with objects.enter(digest) as folder:
+    with objects.enter(digest) as folder:
+        if fixtures is not None and not tested:
+            folder.write(FIXTURES, fixtures)
+        if merged is not None and merged != present:
             folder.write(SIGNATURE, merged)
     return digest
 

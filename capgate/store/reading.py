@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
+from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, ManifestError, StoreError
 from ..policy import is_label
 from . import objects
 from .files import Folder
@@ -28,7 +28,8 @@ _HISTORY_FILE: Final = re.compile(r"[0-9]{16}\.json", re.ASCII)
 
 
 class Status(msgspec.Struct, frozen=True):
-    """One name of a store. ``problem`` says why the active policy could not be loaded now, or is ``None``.
+    """One name of a store. ``problem`` says why the active policy could not be loaded now, or its fixtures could not be
+    judged again; or it is ``None``.
 
     ``releases`` are the published ones, the highest version first, verified or not.
     """
@@ -76,11 +77,14 @@ class StoreReader:
 
         Raises :class:`ArtifactError`, of which the leaves say what is wrong. An expired policy is not loaded.
         """
+        return self._load_active(name, fixtures=False)
+
+    def _load_active(self, name: str, *, fixtures: bool) -> VerifiedPolicy:
         active = self.read_active(name)
         for _ in range(_ATTEMPTS):
             try:
-                return self.load(active)
-            except ArtifactNotFound:  # noqa: PERF203 - the loop is for this
+                return self._load(active, fixtures=fixtures)
+            except (ArtifactNotFound, ManifestError):  # noqa: PERF203 - the loop is for this
                 # Between the two reads it may have been superseded, and removed.
                 before, active = active, self.read_active(name)
                 if active == before:
@@ -89,26 +93,30 @@ class StoreReader:
 
     def load(self, active: Active) -> VerifiedPolicy:
         """The policy of a record that :meth:`read_active` gave, verified as by :meth:`load_active`."""
+        return self._load(active, fixtures=False)
+
+    def _load(self, active: Active, *, fixtures: bool) -> VerifiedPolicy:
         now = self.verifier.clock()
         if not now >= active.when.timestamp() - CLOCK_SKEW:
             message = f"{active.name!r} was changed at {active.when}, which is still to come"
             raise StoreError(message, reason="clock", path=self.path)
         with Folder.root(self.path) as root, open_objects(root) as folder:
-            policy = load_release(folder, active.manifest, active.name, self.verifier)
+            policy = load_release(folder, active.manifest, active.name, self.verifier, fixtures=fixtures)
         stated = (policy.manifest.version, policy.manifest.sha256)
         if stated != (active.version, active.sha256):
             message = f"the record says {active.version}, {active.sha256}, the manifest {stated}"
             raise StoreError(message, reason="corrupt", path=self.path)
         return msgspec.structs.replace(policy, active=active)
 
-    def load_release(self, name: str, which: int | str) -> VerifiedPolicy:
+    def load_release(self, name: str, which: int | str, *, fixtures: bool = False) -> VerifiedPolicy:
         """A published release, active or not: ``which`` is its version, the digest of its module or of its manifest.
+        With ``fixtures``, those that it was released with are read as well, and verified.
 
         Raises as :meth:`load_active` does.
         """
         _require_name(name)
         with Folder.root(self.path) as root, open_objects(root) as tree:
-            return find_release(tree, name, which, self.verifier)[1]
+            return find_release(tree, name, which, self.verifier, fixtures=fixtures)[1]
 
     def history(self, name: str) -> tuple[Active, ...]:
         """Every record of that name, the newest, which is active, first. Raises as :meth:`read_active` does."""
@@ -138,7 +146,7 @@ class StoreReader:
             problem = f"the releases cannot be listed: {error}"
         try:
             active = self.read_active(name)
-            policy = self.load_active(name)
+            policy = self._load_active(name, fixtures=True)
             active = policy.active
         except ArtifactNotFound as error:
             problem = str(error) if active is not None else problem
@@ -154,22 +162,28 @@ class StoreReader:
             yield folder
 
 
-def load_release(folder: Folder, digest: str, name: str, verifier: Verifier) -> VerifiedPolicy:
-    """The release with that digest, verified, from the folder ``sha256``."""
+def load_release(
+    folder: Folder, digest: str, name: str, verifier: Verifier, *, fixtures: bool = False
+) -> VerifiedPolicy:
+    """The release with that digest, verified, from the folder ``sha256``; with its ``fixtures`` if they are wanted."""
     data, signatures, path = objects.read_manifest(folder, digest)
     manifest, signers = verifier.manifest(data, signatures, path=path, name=name)
     module, path = objects.read_module(folder, manifest.sha256, verifier.limits.module_bytes)
-    return VerifiedPolicy(verifier.artifact(manifest, module, path=path), manifest, signers)
+    artifact = verifier.artifact(manifest, module, path=path)
+    golden = objects.read_fixtures(folder, digest, manifest) if fixtures else ()
+    return VerifiedPolicy(artifact, manifest, signers, fixtures=golden)
 
 
-def find_release(tree: Folder, name: str, which: object, verifier: Verifier) -> tuple[str, VerifiedPolicy]:
+def find_release(
+    tree: Folder, name: str, which: object, verifier: Verifier, *, fixtures: bool = False
+) -> tuple[str, VerifiedPolicy]:
     """The release that ``which`` names, and its digest; of several with one module, the highest version that
     verifies."""
     failure: ArtifactError | None = None
     for release in releases_of(tree, name):
         if is_named(which, release.manifest.version, release.manifest.sha256, release.digest):
             try:
-                return release.digest, load_release(tree, release.digest, name, verifier)
+                return release.digest, load_release(tree, release.digest, name, verifier, fixtures=fixtures)
             except ArtifactError as error:
                 failure = failure or error
     raise failure or ArtifactNotFound(f"{name!r} has no release {which!r}", path=tree.path)

@@ -14,6 +14,7 @@ from ..bundle import BundleKeys
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from ..limits import Limits
 from .clock import Clock, steady_clock
+from .fixtures import Released
 from .loader import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
@@ -22,19 +23,22 @@ from .signing import SIGNATURE_BYTES, TrustedKeys
 #: What is appended to the path of a module for the files that belong to it.
 MANIFEST_SUFFIX: Final = ".manifest.json"
 SIGNATURE_SUFFIX: Final = ".signature.json"
+FIXTURES_SUFFIX: Final = ".fixtures.json"
 
 
 class VerifiedPolicy(msgspec.Struct, frozen=True):
     """A policy of which everything was verified when it was read.
 
     ``signers`` are the ids of the trusted keys that signed it, none where no keys are trusted; ``active`` is the record
-    of the store that led to it, ``None`` where it was loaded by other means.
+    of the store that led to it, ``None`` where it was loaded by other means. ``fixtures`` are those of the release,
+    where they were asked for: what is to become active needs them, what only runs does not.
     """
 
     artifact: WasmArtifact
     manifest: Manifest
     signers: tuple[str, ...] = ()
     active: Active | None = None
+    fixtures: tuple[Released, ...] = ()
 
 
 class Verifier:

@@ -331,6 +331,17 @@ def test_from_a_bundle_to_a_store(command: Command) -> None:
     assert command("verify", "bundle.tar.gz", *keys) == 1
 
 
+def test_a_bundle_brings_its_fixtures(command: Command) -> None:
+    assert command("keygen", "release.pem") == 0
+    keys = ("--trusted-keys", "release.pem.pub")
+    given = ("--key", "release.pem", "--name", "orders", "--fixtures", "fixtures")
+    assert command("sign", "new.tar.gz", *given, "--version", "2") == 1
+    assert not Path("new.tar.gz.manifest.json").exists()
+    assert command("sign", "bundle.tar.gz", *given, "--version", "1") == 0
+    assert command("publish", "bundle.tar.gz", "--store", "store", *keys) == 0
+    assert command("activate", "orders", "1", "--store", "store", "--yes", *keys) == 0
+
+
 def test_sign_takes_an_entry_point(command: Command) -> None:
     Path("policy.wasm").write_bytes(opa_policy(document(1)))
     given = ("--key", "release.pem", "--version", "1", "--name", "orders")
@@ -350,7 +361,7 @@ def test_activation_refuses_an_entry_point_that_is_not_there(command: Command) -
     assert command("keygen", "release.pem") == 0
     assert command("sign", "bundle.tar.gz", *given) == 0
     assert command("publish", "bundle.tar.gz", "--store", "store", *keys) == 0
-    assert command("activate", "orders", "1", "--store", "store", "--yes", *keys) != 0
+    assert command("activate", "orders", "1", "--store", "store", "--yes", "--without-fixtures", *keys) != 0
     assert command.json("status", "--store", "store", *keys)["policies"][0]["active"] is None
 
 

@@ -45,7 +45,7 @@ def test_fixtures_have_to_pass_first(tmp_path: Path, expected: str, code: int) -
         with pytest.raises(ArtifactNotFound):
             PolicyStore(store).read_active("orders")
         # The running one stays.
-        assert capgate("activate", "orders", "1", "--store", store, "--yes").returncode == 0
+        assert capgate("activate", "orders", "1", "--store", store, "--yes", "--without-fixtures").returncode == 0
         publish(tmp_path, 2)
         assert capgate("activate", "orders", "2", "--store", store, "--fixtures", str(fixtures), "-y").returncode == 1
     assert PolicyStore(store).read_active("orders").version == 1

@@ -83,7 +83,7 @@ def release(run: Command, *versions: int) -> None:
         build(str(version))
         assert run("sign", "policy.wasm", "--key", "key.pem", "--version", str(version), "--replace") == 0
         assert run("publish", "policy.wasm", *STORE) == 0
-        assert run("activate", "orders", str(version), *STORE, "--yes") == 0, run.errors
+        assert run("activate", "orders", str(version), *STORE, "--yes", "--without-fixtures") == 0, run.errors
 
 
 class TestKeygen:
@@ -271,7 +271,7 @@ class TestStore:
     def test_from_publishing_to_rolling_back(self, signed: Command) -> None:
         published = signed.json("publish", "policy.wasm", *STORE)
         assert (published["name"], published["version"], published["verified"]) == ("orders", 1, True)
-        active = signed.json("activate", "orders", "1", *STORE, "--yes", "--note", "first")
+        active = signed.json("activate", "orders", "1", *STORE, "--yes", "--note", "first", "--without-fixtures")
         assert (active["version"], active["action"], active["note"]) == (1, "activate", "first")
         release(signed, 2, 3)
         assert signed.json("rollback", "orders", *STORE, "--yes")["version"] == 2
@@ -322,12 +322,13 @@ class TestStore:
         assert signed("sign", "policy.wasm", *options) == 0
         assert signed("publish", "policy.wasm", *STORE) == 0
         for engine in ("auto", "wasmtime"):
-            found = signed.json("activate", "orders", "2", *STORE, "--yes", "--engine", engine, code=1)
+            given = ("--yes", "--without-fixtures", "--engine", engine)
+            found = signed.json("activate", "orders", "2", *STORE, *given, code=1)
             assert found["refused"] == "PolicyTrap"
         (folder / "policy.wasm").write_bytes(b"\0asm\x01\0\0\0")  # a module that exports nothing
         assert signed("sign", "policy.wasm", *options[:3], "3", *options[4:]) == 0
         assert signed("publish", "policy.wasm", *STORE) == 0
-        assert signed("activate", "orders", "3", *STORE, "--yes") == 1
+        assert signed("activate", "orders", "3", *STORE, "--yes", "--without-fixtures") == 1
         assert PolicyStore("store").read_active("orders").version == 1
 
     def test_unsigned_is_not_published_where_keys_are_trusted(self, signed: Command, folder: Path) -> None:

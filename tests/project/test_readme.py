@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -21,7 +24,9 @@ from capgate.limits import RANGES, Limits
 from capgate.model import REASONS
 from capgate.policy.difference import difference
 from capgate.settings import VARIABLES, Settings
+from capgate.store import PolicyStore
 
+from ..cli.command import environment
 from ..tools import ROOT
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,6 +129,34 @@ def test_every_file_that_is_named_exists() -> None:
         assert (ROOT / name).exists(), name
     for name in re.findall(r"`(\w+\.py|store/\w+\.py)`", README):
         assert (ROOT / "capgate" / name).exists(), name
+
+
+def test_the_way_from_source_to_rollback(tmp_path: Path) -> None:
+    """Each line as it stands there, but for the folder of the store, and the yes that a terminal would be asked for."""
+    (tmp_path / "policy.json").write_text(blocks("json", "A policy document")[0])
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "orders.json").write_text(blocks("json", "Golden fixtures")[0])
+
+    def run(line: str) -> None:
+        words, _, output = line.removeprefix("$ ").partition("#")[0].replace("/srv/", "").partition(">")
+        given = [*shlex.split(words)[1:], *(["--yes"] if "activate" in words or "rollback" in words else [])]
+        command = [sys.executable, "-m", "capgate", *given]
+        done = subprocess.run(
+            command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        if output:
+            (tmp_path / output.strip()).write_text(done.stdout)
+
+    lines = blocks("console", "From source to rollback")[0].splitlines()
+    assert [line.split()[2] for line in lines] == ["build", "keygen", "sign", "publish", "activate", "rollback"]
+    for line in lines[:-1]:
+        run(line)
+    assert list(tmp_path.rglob("fixtures.json"))
+    for line in lines[2:-1]:  # the next release, which there has to be to go back from
+        run(line.replace("--version 7", "--version 8 --replace").replace("orders 7", "orders 8"))
+    run(lines[-1])
+    assert PolicyStore(tmp_path / "policies").read_active("orders").version == 7
 
 
 def test_the_golden_fixtures_pass() -> None:

@@ -23,15 +23,34 @@ from capgate.errors import ArtifactError, StoreError
 from capgate.store import PolicyStore
 from capgate.store.files import Folder
 
-from .support import Made, store_at
+from .support import Made, released, store_at
 
 MODES: Final = ("before", "after", "torn", "power")
 DIED: Final = 9
 CALLS: Final = ("open", "write", "replace", "rename", "mkdir", "unlink", "rmdir")
 
 Action = Callable[[PolicyStore], object]
+
+
+def made(version: int) -> Made:
+    """A release with fixtures of its own."""
+    return Made(version, fixtures=[released(version)])
+
+
+def mended(store: PolicyStore) -> Made:
+    """A release whose fixtures in the store were not those that it names."""
+    release = made(4)
+    fixtures = Path(store.path, "sha256", release.digest, "fixtures.json")
+    if fixtures.read_bytes() != release.fixtures:
+        return release
+    with fixtures.open("r+b") as file:
+        file.truncate(10)
+    return release
+
+
 ACTIONS: Final[dict[str, Action]] = {
-    "publish": lambda store: store.publish(*Made(5).files),
+    "publish": lambda store: store.publish(*made(5).release),
+    "mend": lambda store: store.publish(*mended(store).release),
     "activate": lambda store: store.activate("orders", 4),
     "rollback": lambda store: store.rollback("orders"),
     "reset": lambda store: store.reset("orders", 1),
@@ -39,7 +58,7 @@ ACTIONS: Final[dict[str, Action]] = {
 }
 #: The version that is active before, and after each action.
 BEFORE: Final = 3
-AFTER: Final = {"publish": 3, "activate": 4, "rollback": 2, "reset": 1, "prune": 3}
+AFTER: Final = {"publish": 3, "mend": 3, "activate": 4, "rollback": 2, "reset": 1, "prune": 3}
 
 
 class Disk:
@@ -157,7 +176,7 @@ def deaths(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     base, path = folder / "base", folder / "store"
     store = store_at(base)
     for version in (1, 2, 3, 4):
-        store.publish(*Made(version).files)
+        store.publish(*made(version).release)
     for version in (1, 2, 3):
         store.activate("orders", version)
     for name in names:
@@ -183,16 +202,32 @@ def look(path: Path, name: str) -> dict[str, Any]:
     try:
         version: int | None = store.load_active("orders").manifest.version
         history = [record.version for record in store.history("orders")]
+        untested = incomplete(store)
         if name == "rollback":
             refused_or_done(store)
         else:
             ACTIONS[name](store)
         after = store.load_active("orders").manifest.version
+        status, still_untested = store.status("orders"), incomplete(store)
         store.prune(10)
         left = [str(file) for file in path.rglob(".tmp-*")]
     except ArtifactError as error:
         return {"problem": repr(error)}
-    return {"version": version, "history": history, "after": after, "left": left}
+    found = {"version": version, "history": history, "untested": untested, "after": after, "left": left}
+    return found if status.problem is None and not still_untested else {"problem": status.problem or still_untested}
+
+
+def incomplete(store: PolicyStore) -> list[int]:
+    """The versions that are published without the fixtures that they name, or without anything else of theirs."""
+    found = []
+    for release in store.releases("orders"):
+        try:
+            policy = store.load_release("orders", release.digest, fixtures=True)
+        except ArtifactError:
+            policy = None
+        if policy is None or policy.fixtures != (released(release.manifest.version),):
+            found.append(release.manifest.version)
+    return found
 
 
 def refused_or_done(store: PolicyStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -42,12 +43,21 @@ class Shelf:
         verifier = Verifier(TrustedKeys([KEY.public]), clock=lambda: time.time() - self.ago)
         self.store = PolicyStore(path, verifier, lock_seconds=30)
 
-    def publish(self, version: int, module: bytes | None = None, key: KeyPair = KEY, **fields: Any) -> None:
+    def publish(
+        self,
+        version: int,
+        module: bytes | None = None,
+        key: KeyPair = KEY,
+        fixtures: bytes | None = None,
+        **fields: Any,
+    ) -> None:
         data = document(version) if module is None else module
         now = (datetime.now(timezone.utc) - timedelta(seconds=1 + self.ago)).replace(microsecond=0)
         fields = {"name": "orders", "label": str(version), **fields}
+        if fixtures is not None:
+            fields["fixtures"] = hashlib.sha256(fixtures).hexdigest()
         manifest = Manifest.describing(WasmArtifact.from_bytes(data), version=version, created=now, **fields).to_bytes()
-        self.store.publish(data, manifest, format_signatures([key.sign(manifest)]))
+        self.store.publish(data, manifest, format_signatures([key.sign(manifest)]), fixtures)
 
     def release(self, version: int, module: bytes | None = None, **fields: Any) -> None:
         self.publish(version, module, **fields)

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from capgate.model import Deny, PolicyInput, Resource
 from capgate.store import Audience, KeyPair, Manifest, PolicyStore, TrustedKeys, Verifier, WasmArtifact
+from capgate.store.fixtures import Released, format_fixtures
 from capgate.store.signing import format_signatures
 
 NOW: Final = datetime(2024, 10, 1, 12, 0, 0, tzinfo=timezone.utc)
@@ -43,14 +45,33 @@ class Clock:
         return self.now.timestamp()
 
 
+def released(number: int) -> Released:
+    """A fixture that no other number has."""
+    question = PolicyInput("db.read", resource=Resource("sql_query", f"query {number}"))
+    return Released(question, Deny("not_in_allowlist"), f"Nobody reads {number}.", name=f"queries/{number}")
+
+
+GOLDEN: Final = (released(1), released(2))
+
+
 class Made:
-    """The three files of a release."""
+    """The files of a release: three, and a fourth where it has ``fixtures``."""
 
     def __init__(
-        self, version: int = 1, *, keys: Iterable[KeyPair] = KEYS[:1], text: str | None = None, **fields: Any
+        self,
+        version: int = 1,
+        *,
+        keys: Iterable[KeyPair] = KEYS[:1],
+        text: str | None = None,
+        fixtures: Iterable[Released] | bytes = (),
+        **fields: Any,
     ) -> None:
         self.module = module(f"release {version}" if text is None else text)
         given: dict[str, Any] = {"name": "orders", "label": "", "created": NOW, **fields}
+        golden = fixtures if isinstance(fixtures, bytes) else tuple(fixtures)
+        self.fixtures = golden if isinstance(golden, bytes) else format_fixtures(golden) if golden else None
+        if self.fixtures is not None:
+            given["fixtures"] = hashlib.sha256(self.fixtures).hexdigest()
         self.parsed = Manifest.describing(WasmArtifact.from_bytes(self.module), version=version, **given)
         self.manifest = self.parsed.to_bytes()
         self.signatures = format_signatures([key.sign(self.manifest) for key in keys])
@@ -62,6 +83,10 @@ class Made:
     @property
     def files(self) -> tuple[bytes, bytes, bytes]:
         return self.module, self.manifest, self.signatures
+
+    @property
+    def release(self) -> tuple[bytes, bytes, bytes, bytes | None]:
+        return *self.files, self.fixtures
 
 
 def trust(*keys: KeyPair, threshold: int = 1) -> TrustedKeys:

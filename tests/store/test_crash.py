@@ -42,9 +42,12 @@ def test_killed_at_every_step(memory: Path) -> None:
         assert death["died"] == DIED, death
         assert death["version"] in (BEFORE, AFTER[name]), death
         assert death["history"] in ([3, 2, 1], [AFTER[name], 3, 2, 1]), death
+        # What is published has all of its fixtures; only what was damaged before may be so still.
+        assert death["untested"] in ([], [4] if name == "mend" else []), death
         assert (death["after"], death["left"]) == (AFTER[name], []), death
     assert Counter(death["action"] for death in killed) == {name: len(MODES) * steps[name] for name in ACTIONS}
     assert len(killed) >= 200
+    assert {bool(death["untested"]) for death in killed if death["action"] == "mend"} == {False, True}
     # Both ends were seen: before the deciding step, and after it.
     for name in ("activate", "rollback", "reset"):
         assert {death["version"] for death in killed if death["action"] == name} == {BEFORE, AFTER[name]}

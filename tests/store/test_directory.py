@@ -24,7 +24,7 @@ from capgate.errors import (
     SignatureInvalid,
     StoreError,
 )
-from capgate.store import Active, Manifest, PolicyStore, StoreReader, Verifier, WasmArtifact
+from capgate.store import Active, Manifest, PolicyStore, StoreReader, VerifiedPolicy, Verifier, WasmArtifact
 from capgate.store.manifest import HIGHEST_VERSION
 from capgate.store.signing import format_signatures, parse_signatures
 
@@ -262,21 +262,21 @@ class TestActivate:
         store = filled(path, 1)
         store.publish(*Made(2).files)
         before = snapshot(path)
-        seen: list[WasmArtifact] = []
+        seen: list[VerifiedPolicy] = []
 
-        def check(artifact: WasmArtifact) -> None:
-            seen.append(artifact)
+        def check(policy: VerifiedPolicy) -> None:
+            seen.append(policy)
             raise PolicyTimeout("a fixture")
 
         with pytest.raises(PolicyTimeout):
             store.activate("orders", 2, check=check)
-        assert [artifact.data for artifact in seen] == [Made(2).module]
+        assert [policy.artifact.data for policy in seen] == [Made(2).module]
         assert snapshot(path) == before
         assert store.activate("orders", 2, check=seen.append).version == 2
 
     def test_a_check_in_the_production_runtime(self, path: Path, engine_name: str) -> None:
-        def answers(artifact: WasmArtifact) -> None:
-            interpreter = WasmInterpreter(artifact, engine=engine_name, limits=Limits(fuel=1_000_000))
+        def answers(policy: VerifiedPolicy) -> None:
+            interpreter = WasmInterpreter(policy.artifact, engine=engine_name, limits=Limits(fuel=1_000_000))
             interpreter.call_policy_check(PolicyInput("cache.read", resource=Resource("namespace", "orders")))
 
         store = store_at(path)

@@ -24,9 +24,11 @@ from capgate.pool import WasmPool
 from capgate.select import select_checker
 from capgate.settings import Settings
 from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
+from capgate.store.fixtures import format_fixtures
 
 from ..conftest import EXPECTED_ENGINES
 from .following import SELDOM, STRANGER, Shelf, ask, document, trapping
+from .support import GOLDEN
 
 ENGINES = pytest.mark.parametrize("engine", EXPECTED_ENGINES)
 
@@ -71,6 +73,24 @@ async def test_what_becomes_active_answers(shelf: Shelf, engine: str) -> None:  
         status = checker.status()
         assert (status.sequence, status.version, status.swaps, status.problem) == (3, 1, 2, None)
         assert status.sha256 == shelf.store.read_active("orders").sha256
+
+
+# Applications need no fixtures: what was activated is taken up, and gone back to, whatever became of them since.
+@pytest.mark.parametrize("spoiled", [False, True])
+async def test_a_release_with_fixtures_is_one_like_others(shelf: Shelf, spoiled: bool) -> None:
+    async with follow(shelf) as checker:
+        shelf.release(2, fixtures=format_fixtures(GOLDEN))
+        (fixtures,) = shelf.path.rglob("fixtures.json")
+        if spoiled:
+            fixtures.write_bytes(b"[]")
+        assert await checker.refresh() is True
+        await answers(checker, 2)
+        shelf.release(3)
+        assert await checker.refresh() is True
+        shelf.store.rollback("orders")
+        assert await checker.refresh() is True
+        await answers(checker, 2)
+        assert checker.status().problem is None
 
 
 @ENGINES

@@ -19,11 +19,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from capgate.errors import ArtifactError, ArtifactNotFound, ManifestError, StoreError
 from capgate.store import Active, PolicyStore
 
-from .support import DAY, NOW, Clock, Made, store_at
+from .support import DAY, NOW, Clock, Made, released, store_at
 
-#: Every release that there may be, some with an end. Made once, because signing takes time.
+#: Every release that there may be, some with an end, some with fixtures. Made once, because signing takes time.
 RELEASES: Final = {
-    version: Made(version, expires=None if days is None else NOW + days * DAY)
+    version: Made(
+        version, expires=None if days is None else NOW + days * DAY, fixtures=[released(version)] if version % 2 else ()
+    )
     for version, days in enumerate((None, 1, 3, None, 1, 3, None, 1, 3), 1)
 }
 CALLS: Final = ("open", "write", "replace", "rename", "mkdir", "unlink", "rmdir")
@@ -75,7 +77,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(version=VERSIONS)
     def publish(self, version: int) -> None:
         refusal = ManifestError if self.is_expired(version) else None
-        self.expect(refusal, lambda: self.store.publish(*RELEASES[version].files))
+        self.expect(refusal, lambda: self.store.publish(*RELEASES[version].release))
         if refusal is None:
             self.model.published.add(version)
 
@@ -128,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
     def crash(self, version: int, what: str, step: int) -> None:
         """A writer that is killed has done what it was to do, or nothing of it."""
         actions: dict[str, Callable[[], object]] = {
-            "publish": lambda: self.store.publish(*RELEASES[version].files),
+            "publish": lambda: self.store.publish(*RELEASES[version].release),
             "activate": lambda: self.store.activate("orders", version),
             "rollback": lambda: self.store.rollback("orders"),
             "prune": lambda: self.store.prune(10),
@@ -157,6 +159,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.published = there
 
     # -- what has to hold
+
+    @invariant()
+    def what_is_published_has_its_fixtures(self) -> None:
+        for version in filter(lambda version: not self.is_expired(version), self.model.published):
+            policy = self.store.load_release("orders", version, fixtures=True)
+            assert policy.fixtures == ((released(version),) if version % 2 else ())
 
     @invariant()
     def what_is_active_is_what_the_model_says(self) -> None:

@@ -62,6 +62,15 @@ def test_the_file_is_for_people_too() -> None:
     assert MADE.manifest == json.dumps(json.loads(MADE.manifest), indent=2, sort_keys=True).encode() + b"\n"
 
 
+def test_fixtures_are_named_only_where_there_are_some() -> None:
+    """A manifest of the time before there were any is one as before."""
+    assert MANIFEST.fixtures is None
+    assert b"fixtures" not in MADE.manifest
+    named = msgspec.structs.replace(MANIFEST, fixtures="0" * 64)
+    assert json.loads(named.to_bytes())["fixtures"] == "0" * 64
+    assert Manifest.from_bytes(named.to_bytes()) == named
+
+
 # A1, A2: whatever a flipped bit gives, it is no manifest, or another one in its canonical form.
 def test_every_flipped_bit_is_seen() -> None:
     for position in range(len(MADE.manifest)):
@@ -100,6 +109,7 @@ def test_truncated_at_every_length_is_refused() -> None:
         MADE.manifest.replace(b'"name": "orders"', b'"name": "\\u006frders"'),
         MADE.manifest.replace(b'"format": 1,', b'"extra": 1,\n  "format": 1,'),
         MADE.manifest.replace(b'  "service": "orders-api",\n', b""),
+        MADE.manifest.replace(b'  "format": 1', b'  "fixtures": null,\n  "format": 1'),
         MADE.manifest.replace(b"T12:00:00Z", b"T12:00:00+00:00"),
         MADE.manifest.replace(b"T12:00:00Z", b"T12:00:00.0Z"),
         MADE.manifest.replace(b"2024-10-01T12:00:00Z", b"2024-10-01 12:00:00Z"),
@@ -137,6 +147,7 @@ def test_another_form_is_refused(data: bytes) -> None:
             ],
         ),
         ("sha256", "sha256", ["", MANIFEST.sha256.upper(), MANIFEST.sha256[:63], MANIFEST.sha256 + "\n", None]),  # A22
+        ("fixtures", "fixtures", ["", "0" * 63, "A" * 64, "0" * 64 + "\n", 7]),  # A22
         ("policy_hash", "policyHash", ["", "0" * 63, "A" * 64, 7]),
         ("inputs", "inputs", [(), ("resource", "action"), ("action", "action"), ("colour",), ["action"], "action"]),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from capgate.store.configured import load_trusted_keys
 from capgate.store.signing import format_signatures
 from capgate.store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 
-from .support import DAY, KEYS, NOW, Clock, Made, module, verifier
+from .support import DAY, GOLDEN, KEYS, NOW, Clock, Made, module, verifier
 
 LINES = tuple(pair.public.line for pair in KEYS)
 
@@ -40,6 +41,13 @@ def test_everything_holds(tmp_path: Path) -> None:
     policy = verifier().load(write(tmp_path, made), made.parsed.sha256)
     assert (policy.artifact.data, policy.manifest) == (made.module, made.parsed)
     assert (policy.signers, policy.active) == ((KEYS[0].public.id,), None)
+
+
+# What only runs needs no fixtures, and takes a policy that was released with some.
+def test_fixtures_are_not_for_applications(tmp_path: Path) -> None:
+    made = Made(fixtures=GOLDEN)
+    policy = verifier().load(write(tmp_path, made))
+    assert (policy.manifest.fixtures, policy.fixtures) == (hashlib.sha256(made.fixtures or b"").hexdigest(), ())
 
 
 # A2: with keys, "unsigned" is never "therefore fine".
@@ -94,6 +102,7 @@ def test_mix_and_match(tmp_path: Path) -> None:
         {"inputs": ("action",)},
         {"policy_hash": "0" * 64},
         {"created": NOW - DAY},
+        {"fixtures": GOLDEN},
     ],
     ids=lambda changed: next(iter(changed)),
 )

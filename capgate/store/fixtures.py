@@ -1,0 +1,121 @@
+"""The golden fixtures of a release: one file beside the module, whose digest is in the manifest, and so is signed.
+
+It is a list of them as :mod:`capgate.golden` reads them from many files, each with its name, in one canonical form:
+two spaces of indentation, keys sorted, what is empty left out, UTF-8 with lone surrogates as JSON's escapes, a newline
+at the end. None of them brings a policy, because they are about that of the release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from ..actions import BUILTIN_ACTIONS, is_action_name
+from ..errors import DigestMismatch, ManifestError
+from ..model import Deny, PolicyInput, PolicyResult
+from ..policy.strict import is_unicode
+from .canonical import MalformedFile
+from .manifest import Manifest
+
+#: Bytes of the file.
+FIXTURES_BYTES: Final = 4 << 20
+
+_BUILTIN: Final = frozenset(action.name for action in BUILTIN_ACTIONS)
+_NEEDED: Final = ("input", "expected")
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], ())
+
+
+class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fixture as its file has it."""
+
+    input: PolicyInput
+    expected: PolicyResult
+    description: str = ""
+    policy: dict[str, Any] | None = None
+    register: tuple[str, ...] = ()
+
+    def fault(self) -> tuple[str, str] | None:
+        """Where it is wrong, a key such as ``expected.reason``, and why. ``None`` where nothing is."""
+        if isinstance(self.expected, Deny) and not is_unicode(self.expected.reason):
+            return "expected.reason", "a lone surrogate, which no policy can answer with"
+        for number, action in enumerate(self.register):
+            if not is_action_name(action) or action in _BUILTIN:
+                reason = f"{action[:128]!a} is no name of an application's own action, such as 'invoice.send'"
+                return f"register[{number}]", reason
+        return None
+
+
+class Released(Written, frozen=True, forbid_unknown_fields=True):
+    """A fixture as the file of a release has it: with the ``name`` that its own file gave it."""
+
+    name: str = ""
+
+
+def format_fixtures(fixtures: Iterable[Released]) -> bytes:
+    """The file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a policy."""
+    data = _encode(fixtures)
+    parse_fixtures(data)
+    return data
+
+
+def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, ...]:
+    """The fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
+    try:
+        _check_size(data)
+        found = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
+        _check(found)
+        if _encode(found) != data:
+            raise MalformedFile("they are not in canonical form: sorted keys, two spaces, nothing that is empty")
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ManifestError(f"not the fixtures of a release: {error}", field="fixtures", path=path) from error
+    return found
+
+
+def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Released, ...]:
+    """The fixtures that ``manifest`` names, which ``data`` has to be: the bytes of the file, ``None`` where there is
+    none. Raises :class:`DigestMismatch`, and :class:`ManifestError` (``fixtures``) for all else that is wrong."""
+    if manifest.fixtures is None:
+        if data is not None:
+            raise ManifestError("there are fixtures, and the manifest names none", field="fixtures", path=path)
+        return ()
+    if data is None:
+        message = f"the fixtures are not there, and the manifest names {manifest.fixtures}"
+        raise ManifestError(message, field="fixtures", path=path)
+    try:
+        _check_size(data)  # before anything is computed of them
+    except MalformedFile as error:
+        raise ManifestError(str(error), field="fixtures", path=path) from error
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != manifest.fixtures:
+        raise DigestMismatch(expected=manifest.fixtures, actual=actual, path=path)
+    return parse_fixtures(data, path=path)
+
+
+def _encode(fixtures: Iterable[Released]) -> bytes:
+    plain = json.dumps([_plain(one) for one in fixtures], indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return plain.encode(errors="backslashreplace") + b"\n"  # which writes a lone surrogate as JSON's escape
+
+
+def _plain(one: Released) -> dict[str, Any]:
+    fields = {field: msgspec.to_builtins(getattr(one, field)) for field in Released.__struct_fields__}
+    return {field: value for field, value in fields.items() if field in _NEEDED or value not in _EMPTY}
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > FIXTURES_BYTES:
+        raise MalformedFile(f"{len(data)} bytes of fixtures, the limit is {FIXTURES_BYTES}")
+
+
+def _check(fixtures: tuple[Released, ...]) -> None:
+    if not fixtures:
+        raise MalformedFile("there are none")
+    for number, one in enumerate(fixtures):
+        fault = one.fault()
+        if fault is None and one.policy is not None:
+            fault = "policy", "it brings a policy of its own, so it would say nothing about the one that is released"
+        if fault is not None:
+            raise MalformedFile(f"[{number}].{fault[0]}: {fault[1]}")
