@@ -49,6 +49,10 @@ class BundleKey(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"BundleKey(id={self.id!r}, algorithm={self.algorithm!r}, scope={self.scope!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The same for rich, which would otherwise show all fields."""
+        return [("id", self.id), ("algorithm", self.algorithm), ("scope", self.scope)]
+
 
 def parse_bundle_keys(given: Mapping[Any, Any], setting: str = "bundle_keys") -> tuple[BundleKey, ...]:
     """The keys, 1 to 32 of them, sorted by id. Raises :class:`ConfigError`, which shows no key."""

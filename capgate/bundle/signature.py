@@ -112,8 +112,10 @@ class BundleKeys:
     def _named(self, header: Any, claims: Any) -> tuple[BundleKey, Any]:
         """The configured key that the token names, or the only one there is. Not more than a choice: what is in the
         token is not believed before the key has verified it."""
-        if not isinstance(header, dict) or not isinstance(claims, dict) or not set(header) <= _HEADER:
-            raise SignatureInvalid(f"the header has more than {sorted(_HEADER)}, or is none", reason="malformed")
+        is_plain = isinstance(header, dict) and all(type(value) is str for value in header.values())
+        if not is_plain or not isinstance(claims, dict) or not set(header) <= _HEADER:
+            message = f"the header is not an object of text with {sorted(_HEADER)} and nothing else"
+            raise SignatureInvalid(message, reason="malformed")
         named = [one for one in (header.get("kid"), claims.get("keyid")) if one is not None]
         if not named and len(self._keys) == 1:
             return next(iter(self._keys.values()))
@@ -176,7 +178,7 @@ def _payload(token: str, key: BundleKey, material: Any) -> _Claims:
         return msgspec.json.decode(found["payload"], type=_Claims)
     except jwt.InvalidSignatureError as error:
         raise SignatureInvalid(f"key {key.id!r} has not signed this", reason="forged") from error
-    except (jwt.PyJWTError, msgspec.MsgspecError, ValueError) as error:
+    except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise SignatureInvalid(f"the token is malformed: {error}", reason="malformed") from error
 
 
