@@ -500,7 +500,7 @@ def test_half_a_configuration_is_none(tmp_path: Path) -> None:  # A3
 
 
 def test_what_replaces_a_file_that_is_signed_chooses_no_work() -> None:  # A18
-    """Of structured files the value is hashed. Who cannot sign may still put another one in the place of one that was."""
+    """Of structured files the value is hashed. Who cannot sign may still put another one in place of one that was."""
     nested = b"[" + b"[]," * (DATA_BYTES // 3) + b"0]"
     for name in ("/data.json", "/orders/data.json", "/.manifest", "/orders/.manifest"):
         files = {**FILES, name: FILES.get(name, b"{}")}
