@@ -38,14 +38,15 @@ _HEADER: Final = {"alg", "kid", "typ"}
 
 
 class BundleSignature(msgspec.Struct, frozen=True):
-    """A signature that holds. ``key`` is the id of the configured key; ``issuer`` and ``issued`` (seconds since the
-    epoch) are what the signer said, ``None`` where it said nothing."""
+    """A signature that holds. ``key`` is the id of the configured key; ``issuer``, ``issued`` and ``expires`` (both in
+    seconds since the epoch) are what the signer said, ``None`` where it said nothing."""
 
     key: str
     algorithm: str
     scope: str = ""
     issuer: str | None = None
     issued: float | None = None
+    expires: float | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +108,7 @@ class BundleKeys:
         payload = _payload(token, key, material)
         self._check(payload, key)
         _check_files(payload.files, files)
-        return BundleSignature(key.id, key.algorithm, payload.scope, payload.iss, payload.iat)
+        return BundleSignature(key.id, key.algorithm, payload.scope, payload.iss, payload.iat, payload.exp)
 
     def _named(self, header: Any, claims: Any) -> tuple[BundleKey, Any]:
         """The configured key that the token names, or the only one there is. Not more than a choice: what is in the

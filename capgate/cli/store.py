@@ -20,14 +20,13 @@ from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
 from ..policy import is_label
-from ..settings import Settings
 from ..store import Active, PolicyStore, Status, Verifier, WasmArtifact
 from ..store.loader import OPA, read_document
 from ..store.manifest import MANIFEST_BYTES, Audience
 from ..store.signing import SIGNATURE_BYTES
 from ..store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from .show import Shown, show
-from .trust import configured_bundle_keys, production_limits, trusted
+from .trust import configured_bundle_keys, production_entrypoint, production_limits, requires_signature, trusted
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -42,13 +41,18 @@ def open_store(
     service: str | None = None,
     verifies: bool = True,
 ) -> PolicyStore:
-    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature."""
+    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature, and
+    raises :class:`ConfigError` where ``CAPGATE_REQUIRE_SIGNATURE`` asks for one."""
     if verifies and keys is None:
         print("No --trusted-keys: signatures are not looked at, here.", file=sys.stderr, flush=True)
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)
     verifier = Verifier(
-        trusted(keys, threshold), audience=audience, limits=limits, bundle_keys=configured_bundle_keys()
+        trusted(keys, threshold),
+        require_signature=verifies and requires_signature(),
+        audience=audience,
+        limits=limits,
+        bundle_keys=configured_bundle_keys(),
     )
     return PolicyStore(path, verifier)
 
@@ -167,7 +171,7 @@ def answers(engine: str, limits: Limits) -> Callable[[WasmArtifact], None]:
 
 def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
     """What the application's own settings say, where the module has entry points at all."""
-    return Settings.from_env().entry if artifact.abi == OPA else ONLY_ENTRYPOINT
+    return production_entrypoint() if artifact.abi == OPA else ONLY_ENTRYPOINT
 
 
 def parse_which(text: str) -> int | str:
