@@ -23,6 +23,7 @@ from rich.console import Console
 from capgate.bundle import BundleKeys, read_bundle
 from capgate.bundle.reading import DATA_BYTES
 from capgate.bundle_keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
+from capgate.cli.trust import configured_bundle_keys
 from capgate.errors import BundleError, ConfigError, SignatureInvalid
 from capgate.export import contract_of
 from capgate.select import select_checker
@@ -557,6 +558,22 @@ def test_settings_do_not_show_secrets() -> None:
             Settings.from_env({"CAPGATE_ARTIFACT": "bundle.tar.gz", "CAPGATE_BUNDLE_KEYS": given})
         assert caught.value.setting == "CAPGATE_BUNDLE_KEYS"
         assert SECRET not in str(caught.value)
+
+
+def test_keys_in_place_of_a_path_are_shown_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline = json.dumps(configured("HS256"))
+    monkeypatch.setenv("CAPGATE_BUNDLE_KEYS", inline)
+    for attempt in (
+        configured_bundle_keys,  # of commands
+        lambda: load_bundle_keys(inline),
+        lambda: load_bundle_keys(Path(inline)),
+        lambda: load_bundle_keys(f"[release]\nkey = '{SECRET}'"),
+        lambda: Settings(artifact="bundle.tar.gz", bundle_keys=Path(inline)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        assert caught.value.setting == "bundle_keys"
+        assert SECRET not in f"{caught.value} {caught.value.seen!r} {caught.value.__cause__!r}"
 
 
 def test_nothing_unsigned_gets_past_settings(tmp_path: Path) -> None:  # A2, A3, A4
