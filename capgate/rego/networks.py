@@ -69,9 +69,11 @@ def contains_matches(context: Context, cidrs: Value, sought: Value) -> Value:
     """Pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key, or the member."""
     found: list[Value] = []
     for cidr, place in _elements(cidrs):
+        network = None  # read once, and only where there is something to look for in it
         for other, other_place in _elements(sought):
             context.spend(20)
-            if _contains(cidr, other):
+            network = network or _network(cidr)
+            if _contains(network, other):
                 found.append((place, other_place))
     return Set(found)
 
@@ -95,8 +97,8 @@ def _cidr_of(item: Value) -> Value:
     raise Undefined
 
 
-def _contains(cidr: Value, other: Value) -> bool:
-    network, text = _network(cidr), string(other)
+def _contains(network: Network, other: Value) -> bool:
+    text = string(other)
     address = _address(text)
     if address is not None:
         return address in network
