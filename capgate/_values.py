@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from .bundle_keys import HIDDEN, parse_bundle_keys
+from .bundle_keys import HIDDEN, are_themselves, parse_bundle_keys
 from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
 from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
@@ -201,7 +201,7 @@ def _check_bundle_keys(name: str, value: object) -> None:
         parse_bundle_keys(value, name)
     elif value is not None and not isinstance(value, (str, os.PathLike)):
         raise ConfigError(name, value, VALID_BUNDLE_KEYS)
-    elif isinstance(value, str) and any(sign in value for sign in ("-----BEGIN", "{", "\n")):  # the keys themselves
+    elif value is not None and are_themselves(os.fsdecode(value)):
         raise ConfigError(name, HIDDEN, VALID_BUNDLE_KEYS)
     else:
         _check_path(name, value)

@@ -49,6 +49,15 @@ class BundleKey(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"BundleKey(id={self.id!r}, algorithm={self.algorithm!r}, scope={self.scope!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The same for rich, which would otherwise show all fields."""
+        return [("id", self.id), ("algorithm", self.algorithm), ("scope", self.scope)]
+
+
+def are_themselves(text: str) -> bool:
+    """Whether ``text``, where the path of a file is wanted, is what would be in it: then it is shown to nobody."""
+    return any(sign in text for sign in (_BEGIN, "{", "\n"))
+
 
 def parse_bundle_keys(given: Mapping[Any, Any], setting: str = "bundle_keys") -> tuple[BundleKey, ...]:
     """The keys, 1 to 32 of them, sorted by id. Raises :class:`ConfigError`, which shows no key."""

@@ -10,7 +10,7 @@ import inspect
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -43,6 +43,7 @@ class GatedRequest(Channels, eq=False):
     _actor: Any = None
     _input: PolicyInput | None = None  # what was asked last
     _asked: Answering | None = None  # what gave the last answer
+    _weighed: Sequence[PolicyInput] = ()  # of which all were allowed, where the first was not asked alone
     _started: int = msgspec.field(default_factory=time.time_ns)
     decision_id: str | None = None  # of the event of a denial
 
@@ -120,8 +121,13 @@ class GatedRequest(Channels, eq=False):
                 if results is not None:
                     return self._weigh(gate, inputs, results)
             result = await self._ask_all(gate, requirements, params, actor, None)
-        if type(result) is Allow and gate.by_routes:
-            self._check_unmoved(gate, requirements, params)
+        if type(result) is Allow:
+            if gate.by_routes:
+                self._check_unmoved(gate, requirements, params)
+            if gate.samples_allows:  # now, because until here it could still become a denial
+                allowed = self._weighed
+                for self._input in allowed:
+                    self._report_allow(gate)
         return result
 
     def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
@@ -152,9 +158,7 @@ class GatedRequest(Channels, eq=False):
         for self._input, result in zip(inputs, answers, strict=True):
             if type(result) is not Allow:
                 return result
-        if gate.samples_allows:
-            for self._input in inputs:
-                self._report_allow(gate)
+        self._weighed = inputs
         return answers[0]
 
     def _questions(

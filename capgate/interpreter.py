@@ -54,6 +54,8 @@ class PreparedPolicy:
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.Facts | None = None
+        # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
+        self._is_own = is_built_by_capgate(self.original)
         self._image = b""
         self.has_post = False
         self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
@@ -65,7 +67,7 @@ class PreparedPolicy:
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
         component.check_exports(module)
-        self.pure = is_built_by_capgate(self.original)
+        self.pure = self._is_own
         self.has_post = module.export(component.POST) is not None
         return meter(self.original, self.limits, entries=(component.CHECK, component.REALLOC))
 
@@ -84,7 +86,7 @@ class PreparedPolicy:
         is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.engine.try_compiling` raises."""
         if engine.name in self._tried:
             return
-        if not self.pure and not is_small(self.metered.data):
+        if not self._is_own and not is_small(self.metered.data):
             try_compiling(engine, self.original, self.metered.data, self.limits)
         self._tried.add(engine.name)
 

@@ -26,9 +26,16 @@ def inputs_of(questions: Sequence[Any], actor: Any, env: Environment) -> list[Po
         raise MalformedInput(f"{len(questions)} questions at once, the limit is {BATCH}")
     now = time.time_ns()
     return [
-        PolicyInput(action, actor, _resource(resource), rest[0] if rest else None, env, now)
+        PolicyInput(action, actor, _resource(resource), _hash(rest) if rest else None, env, now)
         for action, resource, *rest in questions
     ]
+
+
+def _hash(rest: list[Any]) -> Any:
+    """What comes after the resource, which is one thing: whatever else was meant would not have been asked."""
+    if len(rest) > 1:
+        raise MalformedInput(f"a question has {len(rest) + 2} parts, at most 3")
+    return rest[0]
 
 
 def _resource(given: ResourceLike) -> Resource | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
+import msgspec
+
 from ._generation import Probation
 from .cache import QuickChecker
 from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
@@ -14,8 +16,10 @@ from .policy import RuntimePolicy
 from .pool import WasmPool
 from .settings import Settings
 from .store import PolicyStore
+from .store.clock import steady_clock
 from .store.configured import configured_artifact, verifier_for
-from .store.loader import WasmArtifact, load_policy
+from .store.loader import WasmArtifact, artifact_of, load_policy
+from .store.manifest import Manifest
 from .store.verify import VerifiedPolicy, Verifier
 
 _log = logging.getLogger("capgate.store")
@@ -46,7 +50,8 @@ def select_checker(settings: Settings) -> PolicyChecker:
 def _from_artifact(path: str | os.PathLike[str], settings: Settings) -> WasmPolicyChecker:
     """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
     if settings.trusted_keys is None:
-        return WasmPolicyChecker(_pool(configured_artifact(settings), settings))
+        artifact, clock = configured_artifact(settings), steady_clock()
+        return WasmPolicyChecker(_pool(artifact, settings), expires=_expiry(artifact, None, settings), clock=clock)
     verifier = verifier_for(settings)
     return _verified(verifier.load(path, settings.artifact_sha256), verifier, settings)
 
@@ -61,7 +66,8 @@ def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingCh
     if verifier.keys is None and settings.artifact_sha256 is None:
         _log.warning("policy store %s: no signature is asked for; whoever may write there decides", store.path)
     if settings.artifact_sha256 is not None:
-        return _verified(store.load_release(name, settings.artifact_sha256), verifier, settings)
+        policy = store.load_release(name, settings.artifact_sha256)
+        return _verified(_as_pinned(policy, settings, verifier), verifier, settings)
     if settings.contract is not None:
         raise ConfigError("contract", settings.contract, "none with a store, unless artifact_sha256 pins a version")
     share = settings.rollback_share
@@ -75,11 +81,31 @@ def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingCh
     )
 
 
+def _as_pinned(policy: VerifiedPolicy, settings: Settings, verifier: Verifier) -> VerifiedPolicy:
+    """What of ``policy`` is certain. Where nobody's signature is asked for, a pin of the module covers no more than it:
+    which rule of it is asked, and what it looks at, is then not for the manifest to say, but for the settings."""
+    artifact, manifest = policy.artifact, policy.manifest
+    if verifier.keys is not None or settings.artifact_sha256 != manifest.sha256:  # else the pin is the manifest's own
+        return policy
+    bare = artifact_of(artifact.data, artifact.path, artifact.sha256, settings.limits)
+    return msgspec.structs.replace(policy, artifact=bare, manifest=msgspec.structs.replace(manifest, inputs=None))
+
+
 def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> WasmPolicyChecker:
     manifest = policy.manifest
-    expires = None if manifest.expires is None or settings.keep_expired else manifest.expires.timestamp()
+    expires = _expiry(policy.artifact, manifest, settings)
     inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
     return WasmPolicyChecker(_pool(policy.artifact, settings), expires=expires, clock=verifier.clock, inputs=inputs)
+
+
+def _expiry(artifact: WasmArtifact, manifest: Manifest | None, settings: Settings) -> float | None:
+    """When the policy stops answering: with its manifest or with the signature of its bundle, whichever is sooner."""
+    signature = None if artifact.bundle is None else artifact.bundle.signature
+    moments = [
+        None if manifest is None or manifest.expires is None else manifest.expires.timestamp(),
+        None if signature is None else signature.expires,
+    ]
+    return None if settings.keep_expired else min((moment for moment in moments if moment is not None), default=None)
 
 
 def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:

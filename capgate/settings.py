@@ -63,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``bundle_scope``     the scope that bundles have to be signed for, in place of the one of the key
     ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow
     ``store``            path of a policy store, in place of ``artifact``; what is active there under ``policy_name``
-                         answers, unless ``artifact_sha256`` pins one version
+                         answers, unless ``artifact_sha256`` pins one version, by the digest of its module or of its
+                         manifest. Without ``trusted_keys``, a pinned module is asked as these settings say, and not as
+                         its manifest does
     ``store_poll``       seconds between two looks at the store, 0.05 to 3,600
     ``rollback_share``   fraction of faults among the first answers of a new policy at which it is rolled back: 0
                          (never), or 0.01 to 1

@@ -136,7 +136,8 @@ class _Inflated:
 def _header(block: bytes) -> tuple[str, int, bool]:
     """Name, size, and whether it is a folder."""
     kind, magic = block[156:157], block[257:265]
-    if magic not in (_POSIX, _GNU) or (magic == _GNU and any(block[345:500])):
+    # Behind the fields some have put others: with "tar" there, Go takes a part of the prefix for times.
+    if magic not in (_POSIX, _GNU) or (magic == _GNU and any(block[345:500])) or any(block[500:]):
         raise BundleError("a header is neither POSIX ustar nor GNU's without extensions", reason="tar")
     try:
         found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import BundleError
 from . import documents
 from .archive import unpack
-from .signature import SIGNATURES, BundleKeys, BundleSignature
+from .signature import SIGNATURES, STRUCTURED, BundleKeys, BundleSignature
 
 MANIFEST: Final = ".manifest"
 MODULE: Final = "policy.wasm"
@@ -78,11 +78,12 @@ class Unpacked(msgspec.Struct, frozen=True):
 
 def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path: str | None = None) -> Unpacked:
     """Unpack at most ``most`` bytes, verify, then read. With ``keys``, nothing that is in the bundle is looked at
-    before its signature holds.
+    before its signature holds, but for the sizes of its files.
 
     Raises :class:`SignatureInvalid` or :class:`BundleError`.
     """
     files = unpack(data, most, path=path)
+    _check_sizes(files, path)
     signature = None if keys is None else keys.verify(files, path=path)
     try:
         _check_names(files)
@@ -100,6 +101,17 @@ def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path:
     entrypoints = tuple(resolver.entrypoint for resolver in manifest.wasm)
     bundle = Bundle(manifest.revision, roots, entrypoints, name, sizes, SIGNATURES in files, signature)
     return Unpacked(bundle, files[name], text)
+
+
+def _check_sizes(files: Mapping[str, bytes], path: str | None) -> None:
+    """Before anything else: of structured files the value is hashed, so that whoever replaces one in a bundle that is
+    signed would otherwise choose how much memory it takes to find that out."""
+    for base, limit in zip(STRUCTURED, (DATA_BYTES, MANIFEST_BYTES), strict=True):
+        found = [name for name in files if name.rpartition("/")[2] == base]
+        size = sum(len(files[name]) for name in found)
+        if size > limit:
+            message = f"{size} bytes in files named {base}, the limit is {limit}"
+            raise BundleError(message, reason="size", member=found[0] if len(found) == 1 else None, path=path)
 
 
 def _check_names(files: Mapping[str, bytes]) -> None:
@@ -121,9 +133,6 @@ def _manifest(files: Mapping[str, bytes]) -> BundleManifest:
     text = files.get(MANIFEST)
     if text is None:
         return BundleManifest()
-    if len(text) > MANIFEST_BYTES:
-        message = f"{len(text)} bytes of {MANIFEST}, the limit is {MANIFEST_BYTES}"
-        raise BundleError(message, reason="size", member=MANIFEST)
     documents.canonical(documents.read(text, MANIFEST, "manifest"), MANIFEST, "manifest")  # strict, and not too deep
     try:
         manifest = msgspec.json.decode(text, type=BundleManifest)
@@ -175,9 +184,6 @@ def _check_resolvers(resolvers: tuple[Resolver, ...], roots: tuple[str, ...]) ->
 def _data(files: Mapping[str, bytes]) -> dict[str, Any]:
     """The data of all files, each at the path of its folder."""
     found = {name: content for name, content in files.items() if name.rpartition("/")[2] == "data.json"}
-    size = sum(map(len, found.values()))
-    if size > DATA_BYTES:
-        raise BundleError(f"{size} bytes of data, the limit is {DATA_BYTES}", reason="size")
     merged: dict[str, Any] = {}
     for name, content in found.items():
         value = documents.read(content, name)

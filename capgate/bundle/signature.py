@@ -38,14 +38,15 @@ _HEADER: Final = {"alg", "kid", "typ"}
 
 
 class BundleSignature(msgspec.Struct, frozen=True):
-    """A signature that holds. ``key`` is the id of the configured key; ``issuer`` and ``issued`` (seconds since the
-    epoch) are what the signer said, ``None`` where it said nothing."""
+    """A signature that holds. ``key`` is the id of the configured key; ``issuer``, ``issued`` and ``expires`` (both in
+    seconds since the epoch) are what the signer said, ``None`` where it said nothing."""
 
     key: str
     algorithm: str
     scope: str = ""
     issuer: str | None = None
     issued: float | None = None
+    expires: float | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,13 +108,15 @@ class BundleKeys:
         payload = _payload(token, key, material)
         self._check(payload, key)
         _check_files(payload.files, files)
-        return BundleSignature(key.id, key.algorithm, payload.scope, payload.iss, payload.iat)
+        return BundleSignature(key.id, key.algorithm, payload.scope, payload.iss, payload.iat, payload.exp)
 
     def _named(self, header: Any, claims: Any) -> tuple[BundleKey, Any]:
         """The configured key that the token names, or the only one there is. Not more than a choice: what is in the
         token is not believed before the key has verified it."""
-        if not isinstance(header, dict) or not isinstance(claims, dict) or not set(header) <= _HEADER:
-            raise SignatureInvalid(f"the header has more than {sorted(_HEADER)}, or is none", reason="malformed")
+        is_plain = isinstance(header, dict) and all(type(value) is str for value in header.values())
+        if not is_plain or not isinstance(claims, dict) or not set(header) <= _HEADER:
+            message = f"the header is not an object of text with {sorted(_HEADER)} and nothing else"
+            raise SignatureInvalid(message, reason="malformed")
         named = [one for one in (header.get("kid"), claims.get("keyid")) if one is not None]
         if not named and len(self._keys) == 1:
             return next(iter(self._keys.values()))
@@ -176,7 +179,7 @@ def _payload(token: str, key: BundleKey, material: Any) -> _Claims:
         return msgspec.json.decode(found["payload"], type=_Claims)
     except jwt.InvalidSignatureError as error:
         raise SignatureInvalid(f"key {key.id!r} has not signed this", reason="forged") from error
-    except (jwt.PyJWTError, msgspec.MsgspecError, ValueError) as error:
+    except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise SignatureInvalid(f"the token is malformed: {error}", reason="malformed") from error
 
 

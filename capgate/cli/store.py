@@ -26,7 +26,7 @@ from ..store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from .files import read_beside
 from .show import Shown, show
 from .trial import answers, passes
-from .trust import configured_bundle_keys, production_limits, trusted
+from .trust import configured_bundle_keys, production_limits, requires_signature, trusted
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -41,13 +41,18 @@ def open_store(
     service: str | None = None,
     verifies: bool = True,
 ) -> PolicyStore:
-    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature."""
+    """The store, with the limits of the environment. Says where a command that ``verifies`` looks at no signature, and
+    raises :class:`ConfigError` where ``CAPGATE_REQUIRE_SIGNATURE`` asks for one."""
     if verifies and keys is None:
         print("No --trusted-keys: signatures are not looked at, here.", file=sys.stderr, flush=True)
     limits = production_limits()
     audience = Audience(mode=mode, service=service, limits=limits)
     verifier = Verifier(
-        trusted(keys, threshold), audience=audience, limits=limits, bundle_keys=configured_bundle_keys()
+        trusted(keys, threshold),
+        require_signature=verifies and requires_signature(),
+        audience=audience,
+        limits=limits,
+        bundle_keys=configured_bundle_keys(),
     )
     return PolicyStore(path, verifier)
 

@@ -12,10 +12,10 @@ from ..golden.subject import ALL
 from ..interpreter import CompiledPolicy, PreparedPolicy
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, Resource
-from ..settings import Settings
 from ..store import VerifiedPolicy, WasmArtifact
 from ..store.directory import Check
 from ..store.loader import OPA
+from .trust import production_entrypoint
 
 
 def answers(engine: str, limits: Limits) -> Check:
@@ -53,4 +53,4 @@ def passes(engine: str, limits: Limits, more: Sequence[Fixture] = (), *, needed:
 
 def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
     """What the application's own settings say, where the module has entry points at all."""
-    return Settings.from_env().entry if artifact.abi == OPA else ONLY_ENTRYPOINT
+    return production_entrypoint() if artifact.abi == OPA else ONLY_ENTRYPOINT

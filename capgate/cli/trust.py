@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
-from .._values import PREFIX, parse_trusted
+from .._values import PARSERS, PREFIX, parse_trusted
 from ..bundle import BundleKeys
 from ..errors import ConfigError
 from ..limits import RANGES, Limits
+from ..model import Entrypoint
 from ..settings import Settings
 from ..store.configured import load_bundle_keys, load_trusted_keys
 from ..store.signing import TrustedKeys
@@ -34,7 +36,29 @@ def configured_bundle_keys() -> BundleKeys | None:
     return bundle_keys(path, scope)
 
 
+def requires_signature() -> bool:
+    """Whether applications with this environment refuse to start without keys, as a command without them then does."""
+    name = f"{PREFIX}REQUIRE_SIGNATURE"
+    # On its own, because whether that is consistent with the other settings is for the application to find out.
+    parse, valid = PARSERS["require_signature"]
+    given = os.environ.get(name)
+    try:
+        return given is not None and parse(given) is True
+    except ValueError:
+        raise ConfigError(name, given, valid) from None
+
+
 def production_limits() -> Limits:
     """The limits that an application with this environment runs under."""
-    names = {PREFIX + name.upper() for name in RANGES}
-    return Settings.from_env({name: value for name, value in os.environ.items() if name in names}).limits
+    return _settings(RANGES).limits
+
+
+def production_entrypoint() -> Entrypoint:
+    """The entry point that an application with this environment asks, of a module that has some."""
+    return _settings(("entrypoint", "entrypoint_result")).entry
+
+
+def _settings(names: Iterable[str]) -> Settings:
+    """Those settings of the environment alone: commands have options in place of others, which may want each other."""
+    variables = {PREFIX + name.upper() for name in names}
+    return Settings.from_env({name: value for name, value in os.environ.items() if name in variables})

@@ -33,15 +33,17 @@ class Context:
     """What a builtin may know, and spend: one for all builtins of one evaluation.
 
     ``timestamp_ns`` is the time of the question in nanoseconds since the epoch: what policies get for the clock.
-    ``work`` is what they may spend together, see :data:`WORK`; ``spent`` is what they did.
+    ``work`` is what they may spend together, see :data:`WORK`; ``spent`` is what they did. ``paid`` are the patterns
+    that this evaluation has paid for, compiled.
     """
 
-    __slots__ = ("spent", "timestamp_ns", "work")
+    __slots__ = ("paid", "spent", "timestamp_ns", "work")
 
     def __init__(self, timestamp_ns: int, work: int = WORK) -> None:
         self.timestamp_ns = timestamp_ns
         self.work = work
         self.spent = 0
+        self.paid: dict[str, Any] = {}
 
     def spend(self, units: int) -> None:
         """Called before work is done; raises :class:`BuiltinError` where that is more than is left."""

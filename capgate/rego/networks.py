@@ -14,7 +14,7 @@ from .terms import Object, Set, Value
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_PREFIX: Final = re.compile(r"[0-9]{1,7}", re.ASCII)
+_PREFIX: Final = re.compile(r"0*[0-9]{1,7}", re.ASCII)
 #: Where Go takes an address of 128 bits for one of 32, or loses the zeros at its start.
 _LOW: Final = ipaddress.IPv6Network("::/8")
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -39,11 +39,12 @@ def _network(value: Value) -> Network:
     """The network that ``net.ParseCIDR`` reads: the address may have bits beyond the prefix, which is decimal."""
     text, slash, prefix = string(value).partition("/")
     address = _address(text)
-    if address is None or not slash or not _PREFIX.fullmatch(prefix) or int(prefix) > address.max_prefixlen:
+    if address is None or not slash or not _PREFIX.fullmatch(prefix):
         raise Undefined
-    return ipaddress.ip_network(
-        (int(address), int(prefix)) if address.version == 4 else f"{address}/{prefix}", strict=False
-    )
+    bits = int(prefix.lstrip("0") or "0")
+    if bits > address.max_prefixlen:
+        raise Undefined
+    return ipaddress.ip_network((int(address), bits) if address.version == 4 else f"{address}/{bits}", strict=False)
 
 
 @builtin("net.cidr_is_valid")
@@ -68,9 +69,11 @@ def contains_matches(context: Context, cidrs: Value, sought: Value) -> Value:
     """Pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key, or the member."""
     found: list[Value] = []
     for cidr, place in _elements(cidrs):
+        network = None  # read once, and only where there is something to look for in it
         for other, other_place in _elements(sought):
             context.spend(20)
-            if _contains(cidr, other):
+            network = network or _network(cidr)
+            if _contains(network, other):
                 found.append((place, other_place))
     return Set(found)
 
@@ -94,8 +97,8 @@ def _cidr_of(item: Value) -> Value:
     raise Undefined
 
 
-def _contains(cidr: Value, other: Value) -> bool:
-    network, text = _network(cidr), string(other)
+def _contains(network: Network, other: Value) -> bool:
+    text = string(other)
     address = _address(text)
     if address is not None:
         return address in network

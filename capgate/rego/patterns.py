@@ -29,6 +29,8 @@ _MAX_PATTERN: Final = 10_000
 _MAX_GROUPS: Final = 500
 #: RE2's instructions that one unit of work pays for, at one character.
 _PER_UNIT: Final = 16
+#: Characters that a search looks at for one unit of work, where it finds something after all.
+_LOOKED_AT: Final = 512
 #: What RE2 says of patterns that are too large, for which Go has other bounds.
 _TOO_LARGE: Final = ("too large", "nesting depth", "too many", "out of memory")
 #: Whether a match may depend on what stands before it.
@@ -58,19 +60,33 @@ def _compile(context: Context, pattern: str) -> Any:
     if "\\C" in pattern or "(?<" in pattern:
         raise BuiltinError("regex", "ambiguous", "\\C is RE2's, and (?<name>) is new in Go")
     context.spend(10 * len(pattern))
-    return _compiled(pattern)
+    found = context.paid.get(pattern)
+    if found is None:
+        # A few characters may stand for a large program. Whether it was compiled for others must not show, so each
+        # evaluation pays, once; what it paid for it keeps, so that a cache that is too small costs nobody anything.
+        found = _compiled(pattern)
+        context.spend(found.programsize)
+        context.paid[pattern] = found
+    return found
 
 
 def _pay(context: Context, compiled: Any, text: str) -> None:
     context.spend(2 * len(text) * (1 + compiled.programsize // _PER_UNIT))
 
 
+def _found(context: Context, compiled: Any, text: str) -> Iterator[Any]:
+    """The matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is near:
+    ``a.*b|a`` does."""
+    _pay(context, compiled, text)
+    for match in compiled.finditer(text):
+        context.spend(4 + (len(text) - match.start()) // _LOOKED_AT)
+        yield match
+
+
 def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
     """The matches that Go finds: an empty one is none right behind another match."""
-    _pay(context, compiled, text)
     previous = -1
-    for match in compiled.finditer(text):
-        context.spend(4)
+    for match in _found(context, compiled, text):
         start, end = match.span()
         if start != end or start != previous:
             yield match
@@ -122,9 +138,8 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     begin = 0
-    _pay(context, compiled, whole)
-    for match in compiled.finditer(whole):
-        context.spend(4 + len(template))
+    for match in _found(context, compiled, whole):
+        context.spend(len(template))
         replaced = expand(match)
         context.spend(len(replaced))
         parts += [whole[begin : match.start()], replaced]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..bundle import BundleKeys
-from ..bundle_keys import HIDDEN
+from ..bundle_keys import HIDDEN, are_themselves
 from ..bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..errors import ArtifactError, ConfigError
 from ..keys import parse_key_file
@@ -56,6 +56,8 @@ def load_bundle_keys(
     """
     if not isinstance(given, Mapping):
         path = os.fsdecode(given)
+        if are_themselves(path):
+            raise ConfigError("bundle_keys", HIDDEN, VALID_BUNDLE_KEYS)
         data = _read_keys(path, "bundle_keys", "a file of keys")
         try:
             found = parse(data, document_format(path), path)

@@ -18,9 +18,11 @@ _SLOT: Final = 1_024
 _HEAP: Final = 65_536
 
 
-def opa_guest(answers: Mapping[str, str] | None = None, builtins: tuple[str, ...] = (), start: str = "") -> bytes:
+def opa_guest(
+    answers: Mapping[str, str] | None = None, builtins: tuple[str, ...] = (), start: str = "", extra: str = ""
+) -> bytes:
     """The module. ``answers`` has the text that each entry point answers with, whatever is asked; ``start`` is the body
-    of a start function.
+    of a start function, ``extra`` is more of the module.
 
     A value of it is the address of its text, so that dumping and parsing one does nothing.
     """
@@ -39,7 +41,7 @@ def opa_guest(answers: Mapping[str, str] | None = None, builtins: tuple[str, ...
       (global (export "opa_wasm_abi_minor_version") i32 (i32.const 1))
       (global $heap (mut i32) (i32.const {_HEAP}))
       (global $entry (mut i32) (i32.const 0))
-      {segments} {begin}
+      {segments} {begin} {extra}
       (func (export "entrypoints") (result i32) (i32.const 8))
       (func (export "builtins") (result i32) (i32.const {_SLOT + 8}))
       (func (export "eval") (param i32) (result i32) (i32.const 0))

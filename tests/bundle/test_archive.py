@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,15 @@ from .packing import BLOCK, END, FILES, archive, header, member, pack
 
 MOST = 1 << 20
 GNU = b"ustar  \0"
+
+
+def _ending(tail: bytes, **fields: Any) -> bytes:
+    """The header of an empty file, with ``tail`` in its last 12 bytes and the sum that belongs to that."""
+    block = bytearray(header("a", **fields))
+    block[500:] = tail
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
 
 
 def reason(data: bytes, most: int = MOST) -> str:
@@ -66,6 +76,8 @@ TRICKS: dict[str, tuple[bytes, str]] = {
     "GNU long name": (archive(member("././@LongLink", b"policy.wasm\0", b"L", magic=GNU), member("a")), "kind"),
     "GNU long link": (archive(member("././@LongLink", b"policy.wasm\0", b"K", magic=GNU), member("a")), "kind"),
     "GNU sparse": (archive(member("a", kind=b"S", magic=GNU)), "kind"),
+    "behind the fields": (archive(_ending(bytes(8) + b"tar\0")), "tar"),
+    "behind the fields of GNU": (archive(_ending(b"\1" + bytes(11), magic=GNU)), "tar"),
     "prefix of GNU": (archive(member("a", magic=GNU, prefix=b"b")), "tar"),
     "no magic": (archive(member("a", magic=bytes(8))), "tar"),
     "a folder with content": (archive(member("a", b"x", b"5")), "tar"),

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ from capgate.interpreter import WasmInterpreter
 from capgate.model import ALLOW, Deny, Entrypoint
 from capgate.select import select_checker
 from capgate.settings import Settings
-from capgate.store import Manifest, WasmArtifact
+from capgate.store import Manifest, PolicyStore, WasmArtifact
 from capgate.store.manifest import ABI, OPA_ABI
 
 from ..cli.test_releases import Command
 from ..guests import guest
 from ..rego.guests import opa_policy
-from ..store.following import KEY, Shelf, ask
+from ..store.following import KEY, PATIENT, Shelf, ask
 from .opa_guest import ALLOW as ALLOWS
 from .opa_guest import NO_DENIALS, UNDEFINED, opa_guest
 from .packing import configured, manifest, pack, signed, with_files
@@ -250,6 +251,71 @@ async def test_a_following_application_cannot_be_told_another_entry_point(tmp_pa
         assert await checker.check(ask(1)) == Deny("malformed_result")
 
 
+def test_a_policy_ends_with_the_signature_of_its_bundle_too(tmp_path: Path) -> None:  # A10
+    """Whichever is sooner, its or that of the manifest; and what runs when that comes answers no more."""
+    now = int(time.time())
+    soon, later = now + 1_000, now + 2_000
+    inside = files(opa_guest(), "orders/allow")
+    path = tmp_path / "bundle.tar.gz"
+    given: dict[str, Any] = {"artifact": path, "bundle_keys": configured(), "limits": PATIENT}
+    for claims, expected in (({}, None), ({"exp": soon}, soon)):
+        path.write_bytes(pack(signed(inside, **claims)))
+        checker = select_checker(Settings(**given))
+        assert isinstance(checker, WasmPolicyChecker)
+        assert checker.expires == expected
+        kept = select_checker(Settings(**given, keep_expired=True))
+        assert isinstance(kept, WasmPolicyChecker)
+        assert kept.expires is None
+    shelf = Shelf(tmp_path / "store")
+    for version, (of_bundle, of_manifest) in enumerate(((soon, later), (later, soon), (soon, None)), start=1):
+        expires = None if of_manifest is None else datetime.fromtimestamp(of_manifest, timezone.utc)
+        shelf.release(version, pack(signed(inside, exp=of_bundle)), expires=expires)
+        following = select_checker(shelf.settings(bundle_keys=configured()))
+        assert isinstance(following, FollowingChecker)
+        assert following.asked.expires == soon
+
+
+async def test_an_expired_bundle_answers_no_more(tmp_path: Path) -> None:  # A10
+    path = tmp_path / "bundle.tar.gz"
+    path.write_bytes(pack(signed(files(opa_guest(), "orders/allow"), exp=time.time() + 1_000)))
+    async with selected(Settings(artifact=path, bundle_keys=configured(), limits=PATIENT)) as checker:
+        assert isinstance(checker, WasmPolicyChecker)
+        assert await checker.check(ask(1)) == ALLOW
+        checker._clock = lambda: time.time() + 2_000
+        assert await checker.check(ask(1)) == Deny("policy_unavailable")
+
+
+async def test_a_pin_without_keys_does_not_cover_what_the_manifest_says(tmp_path: Path) -> None:  # A6 A13
+    """Who may write to the store but not sign could otherwise choose which rule of a pinned module is asked, or that
+    it looks at nothing which changes."""
+    shelf = Shelf(tmp_path / "store")
+    module = opa_guest({"orders/allow": ALLOWS, "orders/off": UNDEFINED})
+    inside = pack(files(module, "orders/allow", "orders/off"))
+    shelf.release(1, inside, entrypoint=Entrypoint("orders/off"))
+    artifact = WasmArtifact.from_bytes(inside)
+    forged = Manifest.describing(
+        artifact, version=2, created=NOW, name="orders", entrypoint=Entrypoint("orders/allow"), inputs=("action",)
+    )
+    PolicyStore(shelf.path).publish(inside, forged.to_bytes())
+
+    def pinned(pin: str = artifact.sha256, **given: Any) -> Settings:
+        return shelf.settings(trusted_keys=None, artifact_sha256=pin, **given)
+
+    with pytest.raises(ConfigError) as caught:
+        async with selected(pinned()):
+            pass
+    assert caught.value.setting == "entrypoint"
+    async with selected(pinned(entrypoint="orders/off")) as checker:
+        assert await checker.check(ask(1)) == Deny("malformed_result")
+    with pytest.raises(ConfigError) as caught:
+        select_checker(pinned(entrypoint="orders/off", cache_size=10))
+    assert caught.value.setting == "cache_size"
+    # Whoever pins the manifest has pinned what it says.
+    genuine = shelf.store.read_active("orders").manifest
+    async with selected(pinned(genuine)) as checker:
+        assert await checker.check(ask(1)) == Deny("malformed_result")
+
+
 # -- commands
 
 
@@ -311,6 +377,28 @@ def test_capgate_diff(command: Command) -> None:
     assert (told["questions"], told["changed"]) == (1, 1)
     assert command("diff", "policy.json", "bundle.tar.gz", "--replay", "fixtures", *ENTRY) == 0
     assert command("diff", "policy.json", "bundle.tar.gz", *ENTRY) == 2  # a bundle has no rules to be compared
+
+
+def test_commands_require_signatures_where_applications_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys that were forgotten, none of them loads, or runs, what nobody has verified."""  # A3
+    assert command("keygen", "release.pem") == 0
+    assert command("sign", "bundle.tar.gz", "--key", "release.pem", "--version", "1", "--name", "orders") == 0
+    forgotten = [
+        ("publish", "bundle.tar.gz"),
+        ("activate", "orders", "1", "--yes"),
+        ("rollback", "orders", "--yes"),
+        ("reset", "orders", "--yes"),
+        ("status",),
+    ]
+    for value in ("true", "1", "perhaps"):
+        monkeypatch.setenv("CAPGATE_REQUIRE_SIGNATURE", value)
+        assert [command(*words, "--store", "store") for words in forgotten] == [2] * len(forgotten)
+        assert not Path("store").exists()
+    keys = ("--store", "store", "--trusted-keys", "release.pem.pub")
+    monkeypatch.setenv("CAPGATE_REQUIRE_SIGNATURE", "true")
+    assert [command(*words, *keys) for words in forgotten[:2]] == [0, 0]
+    monkeypatch.setenv("CAPGATE_REQUIRE_SIGNATURE", "false")
+    assert command("status", "--store", "store") == 0
 
 
 def test_from_a_bundle_to_a_store(command: Command) -> None:

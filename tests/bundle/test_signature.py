@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from capgate.bundle import BundleKeys, read_bundle
-from capgate.bundle_keys import ALGORITHMS, ASYMMETRIC
+from capgate.bundle.reading import DATA_BYTES
+from capgate.bundle_keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
+from capgate.cli.trust import configured_bundle_keys
 from capgate.errors import BundleError, ConfigError, SignatureInvalid
 from capgate.export import contract_of
 from capgate.select import select_checker
@@ -498,6 +500,50 @@ def test_half_a_configuration_is_none(tmp_path: Path) -> None:  # A3
         assert caught.value.setting == setting, given
 
 
+def test_what_replaces_a_file_that_is_signed_chooses_no_work() -> None:  # A18
+    """Of structured files the value is hashed. Who cannot sign may still put another one in place of one that was."""
+    nested = b"[" + b"[]," * (DATA_BYTES // 3) + b"0]"
+    for name in ("/data.json", "/orders/data.json", "/.manifest", "/orders/.manifest"):
+        files = {**FILES, name: FILES.get(name, b"{}")}
+        with pytest.raises(BundleError) as caught:
+            read_bundle(pack({**signed(files), name: nested}), 1 << 26, keys())
+        assert caught.value.reason == "size"
+    both = {"/data.json": nested[: DATA_BYTES - 100], "/orders/data.json": nested[:200]}
+    with pytest.raises(BundleError) as caught:
+        read_bundle(pack({**signed(), **both}), 1 << 26, keys())
+    assert caught.value.reason == "size"
+
+
+@pytest.mark.parametrize("field", ["alg", "kid", "typ"])
+def test_a_header_of_anything_but_text(field: str) -> None:
+    head = {"alg": "ES256", "kid": "release", "typ": "JWT"}
+    body, end = token().split(".")[1:]
+    for value in ([], {}, 1, 1.5, True, None, ["JWT"], {"a": "b"}):
+        assert reason(signed(FILES, f"{b64({**head, field: value})}.{body}.{end}")) == "malformed"
+    deep = json.dumps(head)[:-1] + ', "typ": ' + "[" * 400 + "]" * 400 + "}"
+    encoded = base64.urlsafe_b64encode(deep.replace('"typ": "JWT", ', "").encode()).rstrip(b"=").decode()
+    assert reason(signed(FILES, f"{encoded}.{body}.{end}")) == "malformed"
+
+
+def test_claims_nested_too_deeply_are_malformed() -> None:
+    for depth in (150, 900, 970, 980, 990, 1_000, 5_000):
+        claims = '{"files": ' + json.dumps(listed(FILES)) + ', "more": ' + "[" * depth + "]" * depth + "}"
+        made = jwt.PyJWS().encode(claims.encode(), private("ES256"), "ES256", {"kid": "release"})
+        try:
+            read_bundle(pack(signed(FILES, made)), MOST, keys())
+        except SignatureInvalid as error:
+            assert error.reason == "malformed"  # noqa: PT017  # shallow ones hold, and how deep that is differs
+
+
+def test_a_key_does_not_show_its_secret() -> None:
+    (key,) = parse_bundle_keys(configured("HS256"))
+    shown = StringIO()
+    Console(file=shown, width=10_000).print(key)
+    assert SECRET not in shown.getvalue()
+    assert SECRET not in repr(key)
+    assert "release" in shown.getvalue()
+
+
 def test_settings_do_not_show_secrets() -> None:
     settings = Settings(artifact="bundle.tar.gz", bundle_keys=configured("HS256"))
     assert SECRET not in repr(settings)
@@ -512,6 +558,22 @@ def test_settings_do_not_show_secrets() -> None:
             Settings.from_env({"CAPGATE_ARTIFACT": "bundle.tar.gz", "CAPGATE_BUNDLE_KEYS": given})
         assert caught.value.setting == "CAPGATE_BUNDLE_KEYS"
         assert SECRET not in str(caught.value)
+
+
+def test_keys_in_place_of_a_path_are_shown_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline = json.dumps(configured("HS256"))
+    monkeypatch.setenv("CAPGATE_BUNDLE_KEYS", inline)
+    for attempt in (
+        configured_bundle_keys,  # of commands
+        lambda: load_bundle_keys(inline),
+        lambda: load_bundle_keys(Path(inline)),
+        lambda: load_bundle_keys(f"[release]\nkey = '{SECRET}'"),
+        lambda: Settings(artifact="bundle.tar.gz", bundle_keys=Path(inline)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        assert caught.value.setting == "bundle_keys"
+        assert SECRET not in f"{caught.value} {caught.value.seen!r} {caught.value.__cause__!r}"
 
 
 def test_nothing_unsigned_gets_past_settings(tmp_path: Path) -> None:  # A2, A3, A4

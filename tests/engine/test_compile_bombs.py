@@ -23,11 +23,14 @@ from capgate.engine import Engine, is_small, load_engine, trial, try_compiling
 from capgate.errors import CapgateError, EngineUnavailable, RestrictedModule
 from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
-from capgate.model import ALLOW, PolicyInput
+from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.pool import WasmPool
 from capgate.wasm import meter
 
+from ..bundle.opa_guest import opa_guest
+from ..bundle.packing import pack, with_files
 from ..guests import artifact, guest, wat
+from ..rego.guests import opa_policy
 from ..tools import ROOT
 
 INPUT = PolicyInput("db.read")
@@ -141,6 +144,26 @@ def test_small_policies_and_those_built_by_capgate_need_none(engine_name: str) -
     for data in (guest(), build_policy({"sql": []}), build_policy(document)):
         WasmInterpreter(artifact(data), engine=engine_name)
     assert not is_small(meter(build_policy(document)).data)
+
+
+@pytest.mark.usefixtures("no_interpreter")
+def test_a_module_of_opas_abi_needs_one_like_any_other(engine_name: str) -> None:  # G16
+    """That its state can be restored, so that its instances are used again, says nothing of what compiling it takes."""
+    large = opa_policy({"sql": ["a"]})
+    for data in (large, pack(with_files(module=large))):
+        for make in (WasmPool, WasmInterpreter):
+            with pytest.raises(EngineUnavailable):
+                make(artifact(data), engine=engine_name, entrypoint=Entrypoint("capgate/decision"))
+    WasmInterpreter(artifact(opa_guest()), engine=engine_name)  # a small one
+
+
+def test_bombs_of_opas_abi_are_refused(engine_name: str) -> None:  # G16 G17
+    shape = SHAPES["values that blocks hand on"]
+    data = opa_guest(start="", extra=shape)
+    limits = Limits(compile_seconds=0.1, compile_megabytes=64)
+    with pytest.raises(RestrictedModule) as caught:
+        WasmPool(artifact(data), engine=engine_name, limits=limits)
+    assert caught.value.rule in ("compile_time", "compile_memory")
 
 
 @pytest.mark.parametrize("size", ["code", "data", "signature"])

@@ -218,6 +218,7 @@ async def test_an_actor_that_takes_too_long_is_a_timeout() -> None:
         ([("db.read", 5)], Reason.MALFORMED_INPUT),
         ([(5, "sql_query:good")], Reason.MALFORMED_INPUT),
         ([("db.read", "sql_query:good", 5)], Reason.MALFORMED_INPUT),
+        ([("db.read", "sql_query:good", "0" * 64, "and more")], Reason.MALFORMED_INPUT),
         ([("db.read",)], Reason.INTERNAL_ERROR),
         ([5], Reason.INTERNAL_ERROR),
         ([GOOD] * (BATCH + 1), Reason.MALFORMED_INPUT),

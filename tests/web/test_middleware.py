@@ -658,6 +658,31 @@ async def test_allows_are_events_if_settings_say_so() -> None:
         assert [event["decision"] for event in found] == expected
 
 
+async def test_what_becomes_a_denial_after_all_is_no_event_of_an_allow() -> None:  # P7
+    """An answer that comes too late, however it was, and a route that is another one by the time of the answer."""
+    import logging
+
+    class Late:
+        async def check(self, input: PolicyInput) -> Any:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            return ALLOW
+
+    class Moving:
+        async def check(self, input: PolicyInput) -> Any:
+            app.router.routes.insert(0, Route("/good", read("other")(ran.endpoint("other")), methods=["GET"]))
+            return ALLOW
+
+    ran = Ran()
+    for checker, expected in ((Late(), "policy_timeout"), (Moving(), "undeclared_route")):
+        deadline = 0.02 if isinstance(checker, Late) else PATIENT.deadline
+        app = example(ran, checker, Settings(sample_allows=1.0, limits=Limits(deadline=deadline)))
+        with events(logging.INFO) as found:
+            call = await Call(http_scope("/good")).to(app)
+        assert (call.status, ran.names) == (403, [])
+        assert [(event["decision"], event["reason"]) for event in found] == [("deny", expected)]
+
+
 def group(*errors: BaseException) -> BaseException:
     made: BaseException = BaseExceptionGroup("several", list(errors))
     return made
