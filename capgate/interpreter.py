@@ -40,7 +40,8 @@ class PreparedPolicy:
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
     says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
-    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored.
+    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored. Only the former
+    is known to be easy to compile.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
@@ -84,7 +85,8 @@ class PreparedPolicy:
         is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.engine.try_compiling` raises."""
         if engine.name in self._tried:
             return
-        if not self.pure and not is_small(self.metered.data):
+        is_own = self.pure and self.facts is None  # that state can be restored says nothing about the code
+        if not is_own and not is_small(self.metered.data):
             try_compiling(engine, self.original, self.metered.data, self.limits)
         self._tried.add(engine.name)
 

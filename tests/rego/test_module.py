@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from capgate.engine import load_engine
 from capgate.errors import ConfigError, RestrictedModule
-from capgate.interpreter import PreparedPolicy, WasmInterpreter
+from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.store.loader import WasmArtifact
@@ -160,3 +161,14 @@ def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) ->
     top = WasmArtifact.from_bytes(liar(extra=data(0xFFFFFFFF, b"a"), pages=2))
     with pytest.raises(RestrictedModule):
         PreparedPolicy(top, Limits())
+
+
+def test_its_code_is_tried_in_a_child_first_like_any_other(engine_name: str) -> None:  # G16 G17
+    """That its state can be restored says nothing about what a compiler makes of it."""
+    bomb = liar(extra=f"(func (param i32) (result i32) (local.get 0) {'f32.convert_i32_s i32.trunc_f32_s ' * 37_500})")
+    limits = Limits(compile_seconds=0.2, compile_megabytes=8_192)
+    prepared = PreparedPolicy(WasmArtifact.from_bytes(bomb), limits)
+    assert prepared.pure
+    with pytest.raises(RestrictedModule) as caught:
+        CompiledPolicy(prepared, load_engine(engine_name))
+    assert (caught.value.rule, caught.value.where) == ("compile_time", engine_name)
