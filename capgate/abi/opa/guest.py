@@ -23,7 +23,7 @@ from ...policy.strict import parse_json
 from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
-from .host import Host
+from .host import Host, require_room
 from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Guest:
         maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
         maximum = min(maximum, limits.memory_pages)
         self._most = maximum * PAGE
+        require_room()
         self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))
         call = {name: self.instance.function(name, *signature) for name, signature in EXPORTS.items()}
         self._malloc, self._dump_value, self._parse_value = (

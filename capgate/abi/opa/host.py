@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # the builtins bring libraries along, which take longer to im
 
 #: Bytes of a message that is passed on in an error.
 MESSAGE: Final = 200
+#: Python's frames that have to fit on the stack below whoever asks the guest. Less than half of them are needed until a
+#: function of the host, called from within another one, is where what goes wrong is caught.
+FRAMES: Final = 64
 
 
 class Values(Protocol):
@@ -35,6 +38,16 @@ class Values(Protocol):
 
     def parsed(self, text: bytes) -> int:
         """The value with this text."""
+
+
+def require_room(frames: int = FRAMES) -> None:
+    """Raise ``RecursionError`` where the stack is nearly full, before the guest may call a function of the host.
+
+    One that cannot even begin, because there is no room for its frame, raises where nobody catches it: ``ctypes``
+    prints what was raised, and gives the engine whatever lies in memory for an answer.
+    """
+    if frames:
+        require_room(frames - 1)
 
 
 class Host:
@@ -68,7 +81,9 @@ class Host:
         self._builtins = builtins
 
     def begin(self, guest: Values, timestamp: int) -> None:
-        """A question begins; ``timestamp`` is what builtins take for the time."""
+        """A question begins; ``timestamp`` is what builtins take for the time. Raises ``RecursionError`` where there is
+        no room for them on the stack."""
+        require_room()
         self._guest, self._until = guest, monotonic() + self._deadline
         self._timestamp, self._context = timestamp, None
 
@@ -77,7 +92,8 @@ class Host:
         self._guest = self._loading = None
 
     def begin_loading(self, guest: Values) -> None:
-        """The guest may call nothing yet; but if it aborts, its message can be read."""
+        """The guest may call nothing yet; but if it aborts, its message can be read. Raises what :meth:`begin` does."""
+        require_room()
         self._loading = guest
 
     def _raise(self, error: Exception) -> NoReturn:
