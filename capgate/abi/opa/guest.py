@@ -37,6 +37,9 @@ NAMES: Final = 1_048_576
 SPARE: Final = 262_144
 #: Bytes of a text that are looked at first. Most are shorter.
 _FIRST: Final = 256
+#: Of names that a module gives, an error shows so many, and so many characters of each.
+_MENTIONED: Final = 50
+_SHOWN: Final = 200
 
 
 class Guest:
@@ -233,9 +236,17 @@ def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
         return {}
     from ...rego import BUILTINS, REFUSED  # only here, because of what they import
 
-    absent = [f"{name} ({REFUSED.get(name, 'not known')})" for name in sorted(names) if name not in BUILTINS]
+    # A name of none of the two is the module's own text, and may be anything.
+    absent = [
+        f"{name} ({REFUSED[name]})" if name in REFUSED else f"{ascii(name)[:_SHOWN]} (not known)"
+        for name in sorted(names)
+        if name not in BUILTINS
+    ]
     if absent:
-        raise RestrictedModule("builtin", ", ".join(absent), "the policy needs what is not provided")
+        more = f", and {len(absent) - _MENTIONED} more" if len(absent) > _MENTIONED else ""
+        raise RestrictedModule(
+            "builtin", ", ".join(absent[:_MENTIONED]) + more, "the policy needs what is not provided"
+        )
     found = {number: BUILTINS[name] for name, number in names.items()}
     if len(found) != len(names):
         raise AbiError("builtins", "two of them have one number")
@@ -243,7 +254,13 @@ def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
 
 
 def _number(names: Mapping[str, int], entrypoint: Entrypoint) -> int:
-    valid = " or ".join(map(repr, sorted(names))) or "none: the module has no entry point"
+    # The module's own text, of which an error may go to a log.
+    valid = (
+        " or ".join(ascii(name)[:_SHOWN] for name in sorted(names)[:_MENTIONED])
+        or "none: the module has no entry point"
+    )
+    if len(names) > _MENTIONED:
+        valid += f", and {len(names) - _MENTIONED} more"
     if entrypoint.name is None:
         if len(names) != 1:
             raise ConfigError("entrypoint", None, f"{valid}, of which the module has {len(names)}")

@@ -119,7 +119,8 @@ class Host:
         if guest is None:
             return "before it was loaded"
         try:
-            return guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
+            text = guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
+            return text if text.isascii() and text.isprintable() else ascii(text)  # the guest's, and may go to a log
         except AbiError as error:
             return f"without a message: {error}"
 
