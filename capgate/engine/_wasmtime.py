@@ -8,26 +8,26 @@ layout a test has seen; with any other version the public call serves, slower.
 The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
 it back after a call of one microsecond, and a guest is bounded by fuel in any case.
 
-What a host function raises ends the guest's call as a trap. The package keeps the exception in a variable that all
-threads share, and only its public call looks there; so an instance keeps its own, and whichever call fails raises that.
+What a host function raises ends the guest's call as a trap, see :mod:`._wasmtime_host`. The instance keeps the
+exception, and whichever call fails raises that.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import wasmtime
-import wasmtime._func
 from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from ._views import view_of
+from ._wasmtime_host import Raised, host_function, marked
 from .base import HostFunction, HostImport, HostMemory, RawFunction
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
@@ -54,9 +54,6 @@ _REFUSED_FEATURES: Final = (
 #: Native stack for guest code, in bytes. On a thread whose own stack is smaller, a recursion of the guest would end the
 #: process; this leaves room in one of 256 KiB.
 _GUEST_STACK: Final = 128 * 1024
-
-#: What host functions of an instance raised, the last one last.
-Raised = list[BaseException]
 
 #: ``WASM_I32`` of ``wasm.h``.
 _I32: Final = 0
@@ -144,51 +141,23 @@ def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
             raise ValueError(f"{arguments!r}: an argument is from 0 to 0xFFFFFFFF")
         try:
             result = function(store, *map(_signed, arguments))
-        except BaseException as error:
+        except BaseException:
             if raised:
                 raise _taken(raised) from None
-            if isinstance(error, _HostRaised):  # another thread's: this one only trapped at the same time
-                raise PolicyTrap("other", "the guest trapped") from None
             raise
         return 0 if result is None else int(result)
 
     return call
 
 
-class _HostRaised(Exception):
-    """Tells the package that a host function raised. What it raised stays with the instance."""
-
-
 def _taken(raised: Raised) -> BaseException:
     error = raised.pop()
     raised.clear()
-    wasmtime._func.LAST_EXCEPTION = None  # or it would keep the frames of the call until the next one
     return error
 
 
 def _signed(value: int) -> int:
     return value - (1 << 32) if value > 0x7FFFFFFF else value
-
-
-def _host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
-    i32 = wasmtime.ValType.i32()
-    # Made anew each time: it belongs to the first engine that it is used with, and with another one the process ends.
-    kind = wasmtime.FuncType([i32] * item.parameters, [i32] * item.results)
-    return wasmtime.Func(store, kind, _guarded(item.call, item.results, raised))
-
-
-def _guarded(call: Callable[..., int | None], results: int, raised: Raised) -> Callable[..., int | None]:
-    """``call`` for wasmtime, which hands on signed numbers, and takes one such as a result."""
-
-    def called(*arguments: int) -> int | None:
-        try:
-            result = call(*[argument & 0xFFFFFFFF for argument in arguments])
-            return _signed((result or 0) & 0xFFFFFFFF) if results else None
-        except BaseException as error:
-            raised.append(error)
-        raise _HostRaised
-
-    return called
 
 
 class WasmtimeInstance:
@@ -247,19 +216,24 @@ class WasmtimeModule:
         self._engine = engine
         self._module = module
         self._is_unchecked = unchecked
+        #: Of the functions that are imported: the module between them and this one.
+        self._marked: tuple[tuple[tuple[int, int], ...], Any] | None = None
 
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
         raised: Raised = []
         memory, given = None, []
         try:
+            functions = iter(
+                self._functions(store, [item for item in imports if isinstance(item, HostFunction)], raised)
+            )
             for item in imports:
                 if isinstance(item, HostMemory):
                     limits = wasmtime.Limits(item.minimum, item.maximum)
                     memory = wasmtime.Memory(store, wasmtime.MemoryType(limits))
                     given.append(memory)
                 else:
-                    given.append(_host_function(store, item, raised))
+                    given.append(next(functions))
             instance = wasmtime.Instance(store, self._module, given)
             return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -271,6 +245,17 @@ class WasmtimeModule:
         if isinstance(of_host, Exception):
             raise ENGINE.explain(of_host) from of_host
         raise of_host
+
+    def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
+        """The functions of the host as the module imports them."""
+        if not items:
+            return []
+        signatures = tuple((item.parameters, item.results) for item in items)
+        if self._marked is None or self._marked[0] != signatures:
+            self._marked = signatures, wasmtime.Module(self._engine, marked(items))
+        between = wasmtime.Instance(store, self._marked[1], [host_function(store, item, raised) for item in items])
+        exports = between.exports(store)
+        return [exports[str(number)] for number in range(len(items))]
 
 
 class WasmtimeEngine:
