@@ -14,7 +14,7 @@ from capgate.wasm import decode
 from capgate.wasm.module import MemoryType
 
 from ..guests import artifact, data, guest
-from .guests import HONEST, SIGNATURES, VERSIONS, liar, opa_policy
+from .guests import HONEST, IMPORTED, SIGNATURES, VERSIONS, liar, opa_policy
 
 
 def refusal(module: bytes) -> tuple[str, str]:
@@ -130,6 +130,13 @@ def test_the_memory_is_within_the_limits() -> None:
     assert refusal(liar(pages=1_025))[0] == "memory_pages"
     metered = decode(PreparedPolicy(WasmArtifact.from_bytes(liar()), Limits()).metered.data)
     assert [item.type for item in metered.imported("memory")] == [MemoryType(2, Limits().memory_pages)]
+
+
+def test_a_memory_that_may_not_be_what_it_has_to_be() -> None:
+    """G14: neither engine is asked to make one with less at most than at least."""
+    imported = IMPORTED.replace("(memory {pages})", "(memory 2 3)")
+    PreparedPolicy(WasmArtifact.from_bytes(liar(imported=imported, extra=data(3 * 65_536 - 1, b"a"))), Limits())
+    assert refusal(liar(imported=imported, extra=data(3 * 65_536, b"a"))) == ("memory_pages", "memory 0")
 
 
 def test_names_of_ours_are_refused() -> None:

@@ -140,11 +140,13 @@ class Guest:
     def ask(self, input: PolicyInput) -> PolicyResult:
         text = document(input, self._limits.input_bytes)
         host = self._host
-        if self._used:
-            self._restore()
-        self._used = True
-        host.begin(self, input.timestamp)
+        if host.is_asked:  # by a signal's handler, say: what that one leaves behind must not answer the other
+            raise AbiError("nested", "the instance is answering a question already")
         try:
+            host.begin(self, input.timestamp)
+            if self._used:
+                self._restore()
+            self._used = True
             self._begin()
             raw = self.text_at(self._evaluate(text), self._answer_bytes)
         finally:

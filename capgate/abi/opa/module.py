@@ -96,7 +96,8 @@ def check_module(module: Module) -> Facts:
     """What the host has to know of ``module``, decoded with its bodies. Raises :class:`RestrictedModule`:
 
     ``abi_version`` for another version than 1.0 to 1.3, or none; ``import``, ``import_type`` and ``missing_import`` for
-    imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports.
+    imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports;
+    ``memory_pages`` where more is written into the memory at the start than it may have.
     """
     minor = _minor(module)
     memory = _memory(module)
@@ -119,7 +120,10 @@ def _holding(module: Module, memory: MemoryType) -> MemoryType:
         for data in module.data
         if data.offset is not None and data.offset[:1] == b"\x41"
     ]
-    return MemoryType(max(memory.minimum, -(-max(ends, default=0) // PAGE)), memory.maximum)
+    minimum = max(memory.minimum, -(-max(ends, default=0) // PAGE))
+    if memory.maximum is not None and minimum > memory.maximum:
+        raise RestrictedModule("memory_pages", "memory 0", f"it needs {minimum}, and declares {memory.maximum} at most")
+    return MemoryType(minimum, memory.maximum)
 
 
 def _minor(module: Module) -> int:
