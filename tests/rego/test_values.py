@@ -182,3 +182,21 @@ def test_equal_numbers_are_one_key(texts: tuple[str, ...]) -> None:
     assert len({order(item) for item in numbers}) == 1
     assert len({hash(order(item)) for item in numbers}) == 1
     assert len(Object((item, None) for item in numbers)) == 1
+
+
+class Late(Exception):
+    """There is no more time."""
+
+
+@pytest.mark.parametrize("text", ["[" + "0," * 2_000 + "0]", "[" * 80 + "{1:[]}," * 1_000, "{" + "[[]]," * 1_000])
+def test_reading_is_interrupted(text: str) -> None:
+    """Whoever reads a text can look at the clock meanwhile, and end it."""
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 2:
+            raise Late
+
+    with pytest.raises(Late):
+        parse(text.encode(), look)

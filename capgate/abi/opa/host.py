@@ -111,9 +111,12 @@ class Host:
         guest = self._guest
         if guest is None or self._busy:
             self._raise(AbiError("host_call", "not while a question is evaluated"))
+        self._in_time()
+        return guest
+
+    def _in_time(self) -> None:
         if monotonic() > self._until:
             self._raise(PolicyTimeout(f"not answered within {self._deadline} s, builtins included"))
-        return guest
 
     def _abort(self, pointer: int) -> NoReturn:
         """``opa_abort``: the policy cannot go on, and must not."""
@@ -165,7 +168,7 @@ class Host:
             left -= len(text)
             if left < 0:
                 raise AbiError("builtin_size", f"{builtin.name} gets more than {self._limit} bytes")
-            values.append(parse(text))
+            values.append(parse(text, self._in_time))
         if self._context is None:
             self._context = Context(self._timestamp)
         try:
