@@ -76,7 +76,7 @@ class PreparedPolicy:
             detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure = self.facts.restorable
-        fuel = opa.loading_fuel(self.limits, len(self.original), len(self.artifact.rego_data))
+        fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
         loading = Loading(fuel, frozenset({opa.LOADING}))
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
 

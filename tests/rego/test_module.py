@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from capgate.abi.opa.module import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
 from capgate.engine import load_engine
 from capgate.errors import ConfigError, RestrictedModule
 from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.store.loader import WasmArtifact
-from capgate.wasm import decode
+from capgate.wasm import decode, encode, with_custom, with_data
 from capgate.wasm.module import MemoryType
 
 from ..guests import artifact, data, guest
@@ -179,3 +180,15 @@ def test_its_code_is_tried_in_a_child_first_like_any_other(engine_name: str) -> 
     with pytest.raises(RestrictedModule) as caught:
         CompiledPolicy(prepared, load_engine(engine_name))
     assert (caught.value.rule, caught.value.where) == ("compile_time", engine_name)
+
+
+def test_what_is_not_set_up_buys_no_fuel_for_loading() -> None:  # G2
+    """A custom section may be as long as one likes; a data segment has to be put somewhere."""
+    limits, small = Limits(), liar()
+    plain = loading_fuel(limits, decode(small), 2)
+    padding = encode(with_custom(decode(small), "padding", bytes(1_000_000)))
+    assert loading_fuel(limits, decode(padding), 2) == plain
+    longer = decode(liar(extra=data(70_000, bytes(50_000))))
+    assert plain + 50_000 * MODULE_BYTE <= loading_fuel(limits, longer, 2) < plain + 51_000 * MODULE_BYTE
+    huge = with_data(decode(small), 70_000, bytes(MODULE_BYTES))
+    assert loading_fuel(limits, huge, 2) == limits.fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MASK: Final = 0xFFFFFFFF
 #: Bytes of the names that a module gives its builtins and entry points.
-NAMES: Final = 1_048_576
+NAMES: Final = 262_144
 #: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
 #: what that takes. More of it means more to restore: some 25 microseconds for each MiB.
 SPARE: Final = 262_144

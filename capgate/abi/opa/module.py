@@ -63,11 +63,13 @@ LOADING: Final = "opa_malloc"
 ENTRIES: Final = (LOADING, RESTORE)
 
 
-#: Fuel for loading beside that of a question, for each byte of the module and of the data. Modules that OPA made take
-#: up to 13 for each byte of theirs, to set up constants, and up to 700 for each byte of JSON, which is a microsecond
-#: for 16 of them.
+#: Fuel for loading beside that of a question, for each byte of the module's code and data segments, up to so many, and
+#: of the data. Modules that OPA made take up to 13 for each byte of theirs, to set up constants, and up to 700 for each
+#: byte of JSON, which is a microsecond for 16 of them.
 MODULE_BYTE: Final = 50
+MODULE_BYTES: Final = 4_194_304
 DATA_BYTE: Final = 2_000
+_CODE, _DATA = 10, 11
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -86,10 +88,11 @@ class Facts(msgspec.Struct, frozen=True):
         return self.minor >= EVAL_SINCE
 
 
-def loading_fuel(limits: Limits, module: int, data: int) -> int:
-    """What the start function may spend, and what each of the two parts of loading may, for so many bytes of the module
-    and of its data."""
-    return limits.fuel + MODULE_BYTE * module + DATA_BYTE * data
+def loading_fuel(limits: Limits, module: Module, data: int) -> int:
+    """What the start function may spend, and what each of the two parts of loading may, with so many bytes of data."""
+    # Other sections, such as custom ones, are nothing that is set up: a guest must not buy time with them.
+    size = sum(len(section.payload) for section in module.sections if section.id in (_CODE, _DATA))
+    return limits.fuel + MODULE_BYTE * min(size, MODULE_BYTES) + DATA_BYTE * data
 
 
 def check_module(module: Module) -> Facts:
