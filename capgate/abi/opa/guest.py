@@ -19,7 +19,7 @@ from ...engine import CompiledModule, RawFunction
 from ...errors import AbiError, ConfigError, RestrictedModule
 from ...limits import Limits
 from ...model import Entrypoint, PolicyInput, PolicyResult
-from ...policy.strict import parse_json
+from ...policy.strict import is_unicode, parse_json
 from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
@@ -133,6 +133,8 @@ class Guest:
             raise AbiError(f"{export}_not_json", f"{error.seen!r}"[:200]) from error
         if type(names) is not dict or any(type(n) is not int or not 0 <= n <= MASK for n in names.values()):
             raise AbiError(export, f"not an object of numbers: {text[:200]!r}")
+        if not all(map(is_unicode, names)):  # JSON can spell what is no text
+            raise AbiError(export, f"names that are no Unicode: {text[:200]!r}")
         return names
 
     # -- asking
