@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -180,3 +182,23 @@ def test_instances_of_one_policy_share_what_they_are_restored_from(engine_name: 
     assert len({id(guest._image) for guest in guests if guest is not None}) == 1
     assert prepared.share(b"other") == b"other"
     assert prepared.share(b"others") == b"others"
+
+
+@pytest.mark.parametrize("evaluate", ["(i32.const 0)", "(call $abort (i32.const 0)) (i32.const 0)"])
+def test_an_instance_goes_with_the_last_who_has_it(engine_name: str, evaluate: str) -> None:  # P5
+    """Not with a garbage collection, which may be on another thread than that of its engine's objects."""
+    compiled = CompiledPolicy(
+        PreparedPolicy(WasmArtifact.from_bytes(liar(eval=evaluate)), LIMITS), load_engine(engine_name)
+    )
+    gc.disable()
+    try:
+        kept: list[weakref.ref[object]] = []
+        for _ in range(3):
+            interpreter = compiled.instantiate()
+            assert interpreter._guest is not None
+            kept += [weakref.ref(interpreter._guest), weakref.ref(interpreter._guest.instance)]
+            outcome(interpreter)
+            del interpreter
+        assert [reference() for reference in kept] == [None] * 6
+    finally:
+        gc.enable()

@@ -111,7 +111,7 @@ class Guest:
         call["opa_eval_ctx_set_data"](context, value)
         call["opa_eval_ctx_set_entrypoint"](context, number)
         self._question = (number, value & MASK, self._reserved())
-        self._evaluate: Callable[[bytes], int] = self._by_context(context) if self._eval is None else self._in_one_call
+        self._context = context
         self.instance.function(SAVE, 0, 0)()
 
     def _reserved(self) -> int:
@@ -150,7 +150,8 @@ class Guest:
                 self._restore()
             self._used = True
             self._begin()
-            raw = self.text_at(self._evaluate(text), self._answer_bytes)
+            pointer = self._by_context(text) if self._eval is None else self._in_one_call(text)
+            raw = self.text_at(pointer, self._answer_bytes)
         finally:
             host.end()
         if host.failed:
@@ -164,23 +165,20 @@ class Guest:
         if len(memory) > len(image):
             memory[len(image) :] = bytes(len(memory) - len(image))
 
-    def _by_context(self, context: int) -> Callable[[bytes], int]:
+    # No closure that has this object, nor one of its methods, is kept in it: the cycle would last until a garbage
+    # collection, which may be on a thread where an engine's objects must not be dropped.
+
+    def _by_context(self, text: bytes) -> int:
         """Evaluation by parts, which every version has: the address of the answer."""
-        call = self._call
-        parse, dump, evaluate = call["opa_json_parse"], call["opa_json_dump"], call["eval"]
-        set_input, get_result = call["opa_eval_ctx_set_input"], call["opa_eval_ctx_get_result"]
-
-        def ask(text: bytes) -> int:
-            value = self._parsed(text, parse, self._malloc)
-            if not value:
-                raise AbiError("input_not_parsed", "the module could not read the input")
-            set_input(context, value)
-            status = evaluate(context)
-            if status:
-                raise AbiError("eval", f"returned {status & MASK}, which has no meaning")
-            return dump(get_result(context) & MASK)
-
-        return ask
+        call, context = self._call, self._context
+        value = self._parsed(text, call["opa_json_parse"], self._malloc)
+        if not value:
+            raise AbiError("input_not_parsed", "the module could not read the input")
+        call["opa_eval_ctx_set_input"](context, value)
+        status = call["eval"](context)
+        if status:
+            raise AbiError("eval", f"returned {status & MASK}, which has no meaning")
+        return call["opa_json_dump"](call["opa_eval_ctx_get_result"](context) & MASK)
 
     def _in_one_call(self, text: bytes) -> int:
         """Evaluation by ``opa_eval``: the input lies at the end of the heap, which begins behind it."""
