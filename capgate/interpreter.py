@@ -40,7 +40,8 @@ class PreparedPolicy:
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
     says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
-    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored.
+    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored. Only the former
+    is known to be easy to compile.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
@@ -77,7 +78,7 @@ class PreparedPolicy:
             detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure = self.facts.restorable
-        fuel = opa.loading_fuel(self.limits, len(self.original), len(self.artifact.rego_data))
+        fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
         loading = Loading(fuel, frozenset({opa.LOADING}))
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
 

@@ -1,4 +1,4 @@
-"""WebAssembly engines behind one small interface. Only the two adapters import an engine."""
+"""WebAssembly engines behind one small interface. Only the two adapters, of one or two files each, import an engine."""
 
 from .base import TRAP_KINDS, CompiledModule, Engine, HostFunction, HostImport, HostMemory, Instance, RawFunction
 from .registry import ENGINES, available_engines, load_engine

@@ -8,27 +8,26 @@ layout a test has seen; with any other version the public call serves, slower.
 The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
 it back after a call of one microsecond, and a guest is bounded by fuel in any case.
 
-What a host function raises ends the guest's call as a trap. The package keeps the exception in a variable that all
-threads share, and only its public call looks there; so an instance keeps its own, and whichever call fails raises that.
-Host functions, too, are made without the package's boxing, which would take a fifth of what a question does.
+What a host function raises ends the guest's call as a trap, see :mod:`._wasmtime_host`. The instance keeps the
+exception, and whichever call fails raises that.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version as package_version
-from typing import Any, Final, Union
+from typing import Any, Final
 
 import wasmtime
-import wasmtime._func
 from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
 from ..errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from ._views import view_of
+from ._wasmtime_host import Raised, host_function, marked
 from .base import HostFunction, HostImport, HostMemory, RawFunction
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
@@ -56,13 +55,8 @@ _REFUSED_FEATURES: Final = (
 #: process; this leaves room in one of 256 KiB.
 _GUEST_STACK: Final = 128 * 1024
 
-#: What host functions of an instance raised, the last one last. ``None`` stands for one that has not ended yet.
-Raised = list[Union[BaseException, None]]
-
 #: ``WASM_I32`` of ``wasm.h``.
 _I32: Final = 0
-
-_NO_FINALIZER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)()
 
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
@@ -92,7 +86,7 @@ def _address(value: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(ctypes.addressof(value))
 
 
-def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawFunction:
+def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
     """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
     to alive."""
     slots = max(parameters, results, 1)
@@ -105,9 +99,15 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     count, call = ctypes.c_size_t.from_param(slots), _call_unchecked
     keep = (store, function, values, trap)
 
-    def failed(error: int | None) -> PolicyError:
+    def failed(error: int | None) -> BaseException:
         pointer: Any = trap.value
         trap.value = None
+        if raised:
+            if error is not None:
+                _engine_fault(keep, error)  # which lets go of it
+            else:
+                wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t)))
+            return _taken(raised)
         if error is not None:
             return _engine_fault(keep, error)
         return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
@@ -132,103 +132,32 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int) -> RawF
     return call_one if parameters == 1 else call_many
 
 
-def _checked(store: Any, function: Any) -> RawFunction:
+def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
     """The public call: every version has it."""
 
     def call(*arguments: int) -> int:
         # An i32 is signed for the public call, which would cut one that is too large.
         if not all(0 <= a <= 0xFFFFFFFF for a in arguments):
             raise ValueError(f"{arguments!r}: an argument is from 0 to 0xFFFFFFFF")
-        result = function(store, *map(_signed, arguments))
+        try:
+            result = function(store, *map(_signed, arguments))
+        except BaseException:
+            if raised:
+                raise _taken(raised) from None
+            raise
         return 0 if result is None else int(result)
 
     return call
 
 
-def _watched(raw: RawFunction, raised: Raised) -> RawFunction:
-    """``raw``, which raises what a function of the host raised meanwhile: also where the guest could go on then,
-    because the interpreter was interrupted where nothing can be handed on."""
-
-    def call(*arguments: int) -> int:
-        before = len(raised)
-        result = 0
-        try:
-            result = raw(*arguments)
-        except BaseException:
-            if len(raised) <= before:
-                raise
-        if len(raised) > before:
-            raise _taken(raised, before)
-        return result
-
-    return call
-
-
-class _HostRaised(Exception):
-    """Tells the package that a host function raised. What it raised stays with the instance."""
-
-
-def _taken(raised: Raised, before: int) -> BaseException:
-    error = raised[-1]
-    del raised[before:]
-    wasmtime._func.LAST_EXCEPTION = None  # or it would keep the frames of the call until the next one
-    return PolicyTrap("engine_fault", "a function of the host was interrupted") if error is None else error
+def _taken(raised: Raised) -> BaseException:
+    error = raised.pop()
+    raised.clear()
+    return error
 
 
 def _signed(value: int) -> int:
     return value - (1 << 32) if value > 0x7FFFFFFF else value
-
-
-def _host_function(store: Any, item: HostFunction, raised: Raised, unchecked: bool) -> Any:
-    i32 = wasmtime.ValType.i32()
-    # Made anew each time: it belongs to the first engine that it is used with, and with another one the process ends.
-    kind = wasmtime.FuncType([i32] * item.parameters, [i32] * item.results)
-    if not unchecked:
-        return wasmtime.Func(store, kind, _guarded(item.call, item.results, raised))
-    callback = _callback(item.call, item.parameters, item.results, raised)
-    store.__dict__.setdefault("_capgate_callbacks", []).append(callback)  # for as long as the guest can call it
-    function = ffi.wasmtime_func_t()
-    bindings.wasmtime_func_new_unchecked(
-        store._context(), kind.ptr(), callback, None, _NO_FINALIZER, ctypes.byref(function)
-    )
-    return wasmtime.Func._from_raw(function)
-
-
-def _callback(call: Callable[..., int | None], parameters: int, results: int, raised: Raised) -> Any:
-    """``call`` as a C function that takes its arguments from, and puts its result to, an array of values.
-
-    ctypes reports what a callback raises on the standard error, and gives 0, which is success: so nothing is raised.
-    """
-    indices = range(parameters)
-
-    def called(environment: Any, caller: Any, values: Any, count: int) -> int:
-        try:
-            raised.append(None)
-            result = call(*[values[index].i32 & 0xFFFFFFFF for index in indices])
-            if results:
-                values[0].i32 = _signed((result or 0) & 0xFFFFFFFF)
-            raised.pop()
-            return 0
-        except BaseException as error:
-            raised.append(error)
-        trap: Any = wasmtime.Trap("a function of the host raised")._consume()
-        return ctypes.addressof(trap.contents)
-
-    return bindings.wasmtime_func_unchecked_callback_t(called)
-
-
-def _guarded(call: Callable[..., int | None], results: int, raised: Raised) -> Callable[..., int | None]:
-    """``call`` for the package, which hands on signed numbers, and takes one such as a result."""
-
-    def called(*arguments: int) -> int | None:
-        try:
-            result = call(*[argument & 0xFFFFFFFF for argument in arguments])
-            return _signed((result or 0) & 0xFFFFFFFF) if results else None
-        except BaseException as error:
-            raised.append(error)
-        raise _HostRaised
-
-    return called
 
 
 class WasmtimeInstance:
@@ -240,7 +169,7 @@ class WasmtimeInstance:
         self._store = store
         self._exports = instance.exports(store)
         self._is_unchecked = unchecked
-        self._raised = raised
+        self._raised: Raised = [] if raised is None else raised
         self._memory: Any = None
         if memory is not None:
             self._keep(memory)
@@ -250,10 +179,8 @@ class WasmtimeInstance:
         if not _has_type(function.type(self._store), parameters, results):
             raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
         if self._is_unchecked:
-            raw = _unchecked(self._store, function, parameters, results)
-        else:
-            raw = _checked(self._store, function)
-        return raw if self._raised is None else _watched(raw, self._raised)
+            return _unchecked(self._store, function, parameters, results, self._raised)
+        return _checked(self._store, function, self._raised)
 
     def memory_size(self) -> int:
         context, memory = self._linear_memory()
@@ -289,31 +216,46 @@ class WasmtimeModule:
         self._engine = engine
         self._module = module
         self._is_unchecked = unchecked
+        #: Of the functions that are imported: the module between them and this one.
+        self._marked: tuple[tuple[tuple[int, int], ...], Any] | None = None
 
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
         raised: Raised = []
         memory, given = None, []
         try:
+            functions = iter(
+                self._functions(store, [item for item in imports if isinstance(item, HostFunction)], raised)
+            )
             for item in imports:
                 if isinstance(item, HostMemory):
                     limits = wasmtime.Limits(item.minimum, item.maximum)
                     memory = wasmtime.Memory(store, wasmtime.MemoryType(limits))
                     given.append(memory)
                 else:
-                    given.append(_host_function(store, item, raised, self._is_unchecked))
+                    given.append(next(functions))
             instance = wasmtime.Instance(store, self._module, given)
-            if not raised:
-                return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised if imports else None)
+            return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             if not raised:
                 raise ENGINE.explain(error) from error
-        of_host = _taken(raised, 0)
+        of_host = _taken(raised)
         if isinstance(of_host, Exception):
             raise ENGINE.explain(of_host) from of_host
         raise of_host
+
+    def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
+        """The functions of the host as the module imports them."""
+        if not items:
+            return []
+        signatures = tuple((item.parameters, item.results) for item in items)
+        if self._marked is None or self._marked[0] != signatures:
+            self._marked = signatures, wasmtime.Module(self._engine, marked(items))
+        between = wasmtime.Instance(store, self._marked[1], [host_function(store, item, raised) for item in items])
+        exports = between.exports(store)
+        return [exports[str(number)] for number in range(len(items))]
 
 
 class WasmtimeEngine:

@@ -16,8 +16,9 @@ Numbers have any precision in Rego, and ``1`` equals ``1.0``; ``true`` is not ``
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any, Final, Union
 
 from ..errors import BuiltinError
@@ -29,6 +30,8 @@ MAX_NUMBER: Final = 640
 #: The greatest exponent of ten, up or down: what OPA's modules can hold is far less.
 MAX_EXPONENT: Final = 999_999
 
+_MODULUS: Final = sys.hash_info.modulus
+_EXACT: Final = Context(prec=MAX_NUMBER, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -121,7 +124,7 @@ def order(value: Value) -> Order:
     if isinstance(value, bool):
         return (1, value)
     if isinstance(value, (int, Decimal)):
-        return (2, value)
+        return (2, (value, _spread(value)))
     if isinstance(value, str):
         return (3, value)
     if isinstance(value, tuple):
@@ -129,6 +132,19 @@ def order(value: Value) -> Order:
     if isinstance(value, (Object, Set)):
         return value.order
     raise TypeError(f"{type(value)!r} is no Rego value")
+
+
+def _spread(value: int | Decimal) -> int:
+    """The same for equal numbers, and different for different ones of the same hash: that is the number modulo a prime
+    that everybody knows, so that a guest could fill a dictionary in a time that grows with the square of its size."""
+    if isinstance(value, int):
+        return 0 if -_MODULUS < value < _MODULUS else hash(str(value))
+    if value == value.to_integral_value():
+        if -_MODULUS < value < _MODULUS:
+            return 0
+        if value.adjusted() <= MAX_NUMBER:  # or it is greater than any integer that there is
+            return hash(str(int(value)))
+    return hash(str(value.normalize(_EXACT)))
 
 
 def equal(left: Value, right: Value) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Final
 
 from ..errors import BuiltinError
@@ -29,19 +30,28 @@ __all__ = [
     "weigh",
 ]
 
+#: Values that are read between two looks at the clock.
+_OFTEN: Final = 256
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _STRING: Final = re.compile(r'"([^"\\\x00-\x1f]*)"')
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _WORDS: Final[tuple[tuple[str, Value], ...]] = (("null", None), ("true", True), ("false", False))
 
 
-def parse(data: bytes) -> Value:
-    """The value that ``opa_value_dump`` wrote as ``data``."""
+def _nothing() -> None:
+    """What is done meanwhile."""
+
+
+def parse(data: bytes, meanwhile: Callable[[], object] = _nothing) -> Value:
+    """The value that ``opa_value_dump`` wrote as ``data``.
+
+    A text that fits the limits takes up to 0.2 seconds: ``meanwhile`` is called about each millisecond, and may raise.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise BuiltinError("value", "text", f"no UTF-8 at byte {error.start}") from None
-    value, end = _value(text, _skip(text, 0), MAX_DEPTH)
+    value, end = _Reader(text, meanwhile).value(_skip(text, 0), MAX_DEPTH)
     if _skip(text, end) != len(text):
         raise _bad(text, end)
     return value
@@ -54,23 +64,6 @@ def _bad(text: str, at: int) -> BuiltinError:
 def _skip(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return at if found is None else found.end()
-
-
-def _value(text: str, at: int, depth: int) -> tuple[Value, int]:
-    first = text[at : at + 1]
-    if first == '"':
-        return _string(text, at)
-    if first in ("[", "{") or text.startswith("set(", at):
-        if depth <= 0:
-            raise BuiltinError("value", "limit", f"more than {MAX_DEPTH} levels")
-        return _array(text, at + 1, depth - 1) if first == "[" else _braces(text, at, depth - 1)
-    for word, value in _WORDS:
-        if text.startswith(word, at):
-            return value, at + len(word)
-    found = _NUMBER.match(text, at)
-    if found is None:
-        raise _bad(text, at)
-    return number(found[0]), found.end()
 
 
 def _string(text: str, at: int) -> tuple[str, int]:
@@ -86,52 +79,81 @@ def _string(text: str, at: int) -> tuple[str, int]:
     return value, end
 
 
-def _array(text: str, at: int, depth: int) -> tuple[Value, int]:
-    items: list[Value] = []
-    at = _skip(text, at)
-    if text.startswith("]", at):
-        return (), at + 1
-    while True:
-        item, at = _value(text, at, depth)
-        items.append(item)
+class _Reader:
+    """Reads one text. Each method is told where its value begins, and tells where it ends."""
+
+    def __init__(self, text: str, meanwhile: Callable[[], object]) -> None:
+        self.text = text
+        self.meanwhile = meanwhile
+        self.count = 0
+
+    def value(self, at: int, depth: int) -> tuple[Value, int]:
+        text = self.text
+        self.count += 1
+        if not self.count % _OFTEN:
+            self.meanwhile()
+        first = text[at : at + 1]
+        if first == '"':
+            return _string(text, at)
+        if first in ("[", "{") or text.startswith("set(", at):
+            if depth <= 0:
+                raise BuiltinError("value", "limit", f"more than {MAX_DEPTH} levels")
+            return self.array(at + 1, depth - 1) if first == "[" else self.braces(at, depth - 1)
+        for word, value in _WORDS:
+            if text.startswith(word, at):
+                return value, at + len(word)
+        found = _NUMBER.match(text, at)
+        if found is None:
+            raise _bad(text, at)
+        return number(found[0]), found.end()
+
+    def array(self, at: int, depth: int) -> tuple[Value, int]:
+        text = self.text
+        items: list[Value] = []
         at = _skip(text, at)
         if text.startswith("]", at):
-            return tuple(items), at + 1
-        if not text.startswith(",", at):
-            raise _bad(text, at)
-        at = _skip(text, at + 1)
-
-
-def _braces(text: str, at: int, depth: int) -> tuple[Value, int]:
-    if not text.startswith("{", at):
-        at = _skip(text, at + 4)
-        if not text.startswith(")", at):
-            raise _bad(text, at)
-        return Set(), at + 1
-    at = _skip(text, at + 1)
-    if text.startswith("}", at):
-        return Object(), at + 1
-    keys: list[Value] = []
-    values: list[Value] = []
-    while True:
-        key, at = _value(text, at, depth)
-        keys.append(key)
-        at = _skip(text, at)
-        if text.startswith(":", at) and len(values) == len(keys) - 1:
-            value, at = _value(text, _skip(text, at + 1), depth)
-            values.append(value)
+            return (), at + 1
+        while True:
+            item, at = self.value(at, depth)
+            items.append(item)
             at = _skip(text, at)
-        if values and len(values) != len(keys):
-            raise _bad(text, at)
-        if text.startswith("}", at):
-            break
-        if not text.startswith(",", at):
-            raise _bad(text, at)
+            if text.startswith("]", at):
+                return tuple(items), at + 1
+            if not text.startswith(",", at):
+                raise _bad(text, at)
+            at = _skip(text, at + 1)
+
+    def braces(self, at: int, depth: int) -> tuple[Value, int]:
+        text = self.text
+        if not text.startswith("{", at):
+            at = _skip(text, at + 4)
+            if not text.startswith(")", at):
+                raise _bad(text, at)
+            return Set(), at + 1
         at = _skip(text, at + 1)
-    made: Object | Set = Object(zip(keys, values, strict=True)) if values else Set(keys)
-    if len(made) != len(keys):
-        raise BuiltinError("value", "text", "an object or a set that has a key or a member twice")
-    return made, at + 1
+        if text.startswith("}", at):
+            return Object(), at + 1
+        keys: list[Value] = []
+        values: list[Value] = []
+        while True:
+            key, at = self.value(at, depth)
+            keys.append(key)
+            at = _skip(text, at)
+            if text.startswith(":", at) and len(values) == len(keys) - 1:
+                value, at = self.value(_skip(text, at + 1), depth)
+                values.append(value)
+                at = _skip(text, at)
+            if values and len(values) != len(keys):
+                raise _bad(text, at)
+            if text.startswith("}", at):
+                break
+            if not text.startswith(",", at):
+                raise _bad(text, at)
+            at = _skip(text, at + 1)
+        made: Object | Set = Object(zip(keys, values, strict=True)) if values else Set(keys)
+        if len(made) != len(keys):
+            raise BuiltinError("value", "text", "an object or a set that has a key or a member twice")
+        return made, at + 1
 
 
 def dump(value: Value) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from capgate.engine import HostFunction, HostImport, HostMemory, Instance, load_engine
+from capgate.engine import HostFunction, HostImport, HostMemory, Instance, _wasmtime_host, load_engine
 from capgate.errors import PolicyTrap
 
 from ..guests import wat
@@ -171,6 +172,29 @@ def test_an_instance_goes_when_nobody_has_it(engine_name: str) -> None:
         assert [reference() for reference in kept] == [None] * 20
     finally:
         gc.enable()
+
+
+def test_a_function_that_cannot_even_begin_ends_the_call(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P3: as where there is no room for its frame, or a signal's handler raises there. Nobody sees what was raised."""
+    if engine_name != "wasmtime":
+        pytest.skip("this engine calls Python itself, and hands on what that raises")
+    lost: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: lost.append(seen.exc_type))
+    told: list[int] = []
+    instance = opened(engine_name, lambda given: given, lambda *given: told.extend(given))
+    call, tell = instance.function("call", 1, 1), instance.function("tell", 2, 0)
+    functions = dict(_wasmtime_host._FUNCTIONS)
+    _wasmtime_host._FUNCTIONS.clear()
+    for _ in range(3):
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - each way of calling has exceptions of its own
+            call(1)
+        assert isinstance(load_engine(engine_name).explain(caught.value), PolicyTrap)
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - the same
+            tell(1, 2)
+    _wasmtime_host._FUNCTIONS.update(functions)
+    assert lost == [KeyError] * 6
+    assert told == []
+    assert call(1) == 2
 
 
 FIRST, MEMORY, SECOND = imports(lambda given: given, nothing)

@@ -140,23 +140,3 @@ def test_a_trap_without_a_known_code_is_still_a_trap(monkeypatch: pytest.MonkeyP
         found = outcome(instance, "unreachable", (0,))
         assert isinstance(found, tuple)
         assert found[0] == "other"
-
-
-def test_a_function_of_the_host_that_did_not_end_is_no_success() -> None:
-    """A signal may interrupt it where ctypes can hand nothing on, and tells the guest that all is well."""
-    raised: _wasmtime.Raised = []
-
-    def interrupted(argument: int) -> int:
-        raised.append(None)
-        return argument
-
-    with pytest.raises(PolicyTrap) as caught:
-        _wasmtime._watched(interrupted, raised)(5)
-    assert caught.value.kind == "engine_fault"
-    assert raised == []
-
-
-def test_what_was_raised_before_is_left_to_who_called_before() -> None:
-    raised: _wasmtime.Raised = [None]
-    assert _wasmtime._watched(lambda argument: argument, raised)(5) == 5
-    assert raised == [None]

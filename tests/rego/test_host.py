@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import threading
 import pytest
 
 from capgate.engine import load_engine
-from capgate.errors import PolicyTrap, RestrictedModule
+from capgate.errors import CapgateError, PolicyTrap, RestrictedModule
 from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Entrypoint, PolicyInput, Resource
@@ -276,3 +277,36 @@ def test_who_needs_no_builtins_does_not_import_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60)
     assert done.returncode == 0
+
+
+# What a guest says, in logs
+
+SPOOF = "x\n\x1b[31mERROR \u202e"
+
+
+def test_names_that_a_module_gives_are_shown_so_that_they_forge_nothing(engine_name: str) -> None:  # O3
+    name = json.dumps(SPOOF).encode()
+    for module in (
+        liar(builtin_names=b'{%s:1,"http.send":2}' % name),
+        liar(entrypoint_names=b'{%s:1,"http.send":2}' % name),
+        liar(
+            opa_heap_ptr_get=f"(call $abort (i32.const {TEXT})) unreachable",
+            extra=data(TEXT, b"x\n\x1b[31m\xe2\x80\xae\0"),
+        ),
+    ):
+        with pytest.raises(CapgateError) as caught:
+            opened(engine_name, module)
+        assert str(caught.value).isascii()
+        assert str(caught.value).isprintable()
+        assert "31m" in str(caught.value)
+
+
+def test_of_very_many_names_few_are_shown(engine_name: str) -> None:
+    names = ",".join(f'"{number:05}{"x" * 300}":{number}' for number in range(200)).encode()
+    for export in ("builtins", "entrypoints"):
+        there = data(2 * PAGE, b"{%s}\0" % names)
+        module = liar(bodies={export: f"(i32.const {2 * PAGE})"}, extra=there, pages=4)
+        with pytest.raises(CapgateError) as caught:
+            opened(engine_name, module)
+        assert len(str(caught.value)) < 15_000
+        assert "150 more" in str(caught.value)

@@ -87,7 +87,18 @@ def test_the_names_are_where_there_is_no_memory(engine_name: str, export: str, p
 
 @pytest.mark.parametrize(
     "names",
-    [b"", b"[]", b'{"p":-1}', b'{"p":4294967296}', b'{"p":0.0}', b'{"p":true}', b'{"p":0,"p":1}', b'{"p":0}x', b"\xff"],
+    [
+        b"",
+        b"[]",
+        b'{"p":-1}',
+        b'{"p":4294967296}',
+        b'{"p":0.0}',
+        b'{"p":true}',
+        b'{"p":0,"p":1}',
+        b'{"p":0}x',
+        b"\xff",
+        b'{"\\ud800":0}',
+    ],
 )
 def test_names_that_are_none(engine_name: str, names: bytes) -> None:
     for module, export in ((liar(builtin_names=names), "builtins"), (liar(entrypoint_names=names), "entrypoints")):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from capgate.abi.opa.module import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
+from capgate.engine import load_engine
 from capgate.errors import ConfigError, RestrictedModule
-from capgate.interpreter import PreparedPolicy, WasmInterpreter
+from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.store.loader import WasmArtifact
-from capgate.wasm import decode
+from capgate.wasm import decode, encode, with_custom, with_data
 from capgate.wasm.module import MemoryType
 
 from ..guests import artifact, data, guest
-from .guests import HONEST, SIGNATURES, VERSIONS, liar, opa_policy
+from .guests import HONEST, IMPORTED, SIGNATURES, VERSIONS, liar, opa_policy
 
 
 def refusal(module: bytes) -> tuple[str, str]:
@@ -131,6 +133,13 @@ def test_the_memory_is_within_the_limits() -> None:
     assert [item.type for item in metered.imported("memory")] == [MemoryType(2, Limits().memory_pages)]
 
 
+def test_a_memory_that_may_not_be_what_it_has_to_be() -> None:
+    """G14: neither engine is asked to make one with less at most than at least."""
+    imported = IMPORTED.replace("(memory {pages})", "(memory 2 3)")
+    PreparedPolicy(WasmArtifact.from_bytes(liar(imported=imported, extra=data(3 * 65_536 - 1, b"a"))), Limits())
+    assert refusal(liar(imported=imported, extra=data(3 * 65_536, b"a"))) == ("memory_pages", "memory 0")
+
+
 def test_names_of_ours_are_refused() -> None:
     """G23, G24."""
     for name in ("capgate-state:restore", "capgate-state:x", "capgate-meter:fuel"):
@@ -160,3 +169,26 @@ def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) ->
     top = WasmArtifact.from_bytes(liar(extra=data(0xFFFFFFFF, b"a"), pages=2))
     with pytest.raises(RestrictedModule):
         PreparedPolicy(top, Limits())
+
+
+def test_its_code_is_tried_in_a_child_first_like_any_other(engine_name: str) -> None:  # G16 G17
+    """That its state can be restored says nothing about what a compiler makes of it."""
+    bomb = liar(extra=f"(func (param i32) (result i32) (local.get 0) {'f32.convert_i32_s i32.trunc_f32_s ' * 37_500})")
+    limits = Limits(compile_seconds=0.2, compile_megabytes=8_192)
+    prepared = PreparedPolicy(WasmArtifact.from_bytes(bomb), limits)
+    assert prepared.pure
+    with pytest.raises(RestrictedModule) as caught:
+        CompiledPolicy(prepared, load_engine(engine_name))
+    assert (caught.value.rule, caught.value.where) == ("compile_time", engine_name)
+
+
+def test_what_is_not_set_up_buys_no_fuel_for_loading() -> None:  # G2
+    """A custom section may be as long as one likes; a data segment has to be put somewhere."""
+    limits, small = Limits(), liar()
+    plain = loading_fuel(limits, decode(small), 2)
+    padding = encode(with_custom(decode(small), "padding", bytes(1_000_000)))
+    assert loading_fuel(limits, decode(padding), 2) == plain
+    longer = decode(liar(extra=data(70_000, bytes(50_000))))
+    assert plain + 50_000 * MODULE_BYTE <= loading_fuel(limits, longer, 2) < plain + 51_000 * MODULE_BYTE
+    huge = with_data(decode(small), 70_000, bytes(MODULE_BYTES))
+    assert loading_fuel(limits, huge, 2) == limits.fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE

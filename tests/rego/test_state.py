@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from capgate.abi.opa import host
 from capgate.checker import WasmPolicyChecker
 from capgate.engine import load_engine
+from capgate.errors import AbiError
 from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource
@@ -26,6 +28,7 @@ DENIED = f"(i32.const {ANSWER})"
 ALLOWED = "(i32.const 60000)"
 TEXTS = '(data (i32.const 60000) "[{\\"result\\":true}]\\00")'
 DOCUMENT = {"sql": ["upsert_user"]}
+PRINTS = "(call $println (i32.const 0)) (call $println (i32.const 0)) (i32.const 0)"
 
 
 def second_time(counter: str, add: str) -> dict[str, str]:
@@ -124,6 +127,31 @@ def test_a_question_leaves_nothing_behind(engine_name: str) -> None:
     assert b"secret-of-somebody" in bytes(guest.instance.memory_view())
     guest._restore()
     assert bytes(guest.instance.memory_view()) == before
+
+
+@pytest.mark.parametrize("when", range(1, 4))
+def test_a_question_in_the_middle_of_another(engine_name: str, when: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal's handler may ask the instance that it interrupted, be it in a builtin or before the guest began: that
+    question is denied, and answers no other. This guest allows what is asked after another question."""
+    add = "(i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (i32.const 1)))"
+    bodies = second_time("(i32.load (i32.const 8))", add)
+    interpreter = opened(engine_name, liar(b'[{"result":false}]\0', extra=TEXTS, eval=PRINTS, bodies=bodies))
+    assert outcome(interpreter) == "deny not_in_allowlist"
+    looked: list[str] = []
+
+    def interrupted() -> float:  # where the host looks at the clock, which it does in each of its functions
+        looked.append("")
+        if len(looked) == when:
+            with pytest.raises(AbiError) as caught:
+                interpreter.call_policy_check(INPUT)
+            looked[-1] = caught.value.rule
+        return 0.0
+
+    ask = interpreter.ask
+    monkeypatch.setattr(host, "monotonic", interrupted)
+    assert ask(INPUT) == Deny("not_in_allowlist")
+    assert looked[when - 1] == "nested"
+    assert interpreter.broken
 
 
 def test_reuse_is_the_operators_word_only_for_what_is_not_known(engine_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -155,3 +156,52 @@ def test_hostile_values_are_written_or_refused() -> None:
         except BuiltinError:
             continue
         assert dump(parse(data)) == data
+
+
+MODULUS = sys.hash_info.modulus
+
+
+@pytest.mark.parametrize("text", ["{}", "-{}", "{}.5", "{}e5", "{}.25e-3", "{}.0"])
+def test_numbers_of_one_hash_do_not_crowd_a_dictionary(text: str) -> None:
+    """Python's hash of a number is its remainder by a prime: whoever knows that has as many of one hash as he likes."""
+    factor = pow(10, 5, MODULUS) if "e" in text else 1
+    numbers = [number(text.format(count * MODULUS * factor)) for count in range(1, 1_000)]
+    assert len({hash(order(item)) for item in numbers}) > 990
+    assert len(Object((item, None) for item in numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("0", "-0", "0.0", "-0e9", "0e-999999"),
+        ("1", "1.0", "10e-1", "0.1e1"),
+        (str(MODULUS * 7), f"{MODULUS * 7}.00", f"{MODULUS * 70}e-1"),
+        ("1" + "0" * 600, "1e600", "0.1e601"),
+        ("1e700", "10e699", "0.1e701"),
+        ("1.5", "1.50", "15e-1", "0.15e1"),
+        ("1e-999999", "1.0e-999999"),
+    ],
+)
+def test_equal_numbers_are_one_key(texts: tuple[str, ...]) -> None:
+    numbers = [number(text) for text in texts]
+    assert len({order(item) for item in numbers}) == 1
+    assert len({hash(order(item)) for item in numbers}) == 1
+    assert len(Object((item, None) for item in numbers)) == 1
+
+
+class Late(Exception):
+    """There is no more time."""
+
+
+@pytest.mark.parametrize("text", ["[" + "0," * 2_000 + "0]", "[" * 80 + "{1:[]}," * 1_000, "{" + "[[]]," * 1_000])
+def test_reading_is_interrupted(text: str) -> None:
+    """Whoever reads a text can look at the clock meanwhile, and end it."""
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 2:
+            raise Late
+
+    with pytest.raises(Late):
+        parse(text.encode(), look)

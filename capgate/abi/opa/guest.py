@@ -19,11 +19,11 @@ from ...engine import CompiledModule, RawFunction
 from ...errors import AbiError, ConfigError, RestrictedModule
 from ...limits import Limits
 from ...model import Entrypoint, PolicyInput, PolicyResult
-from ...policy.strict import parse_json
+from ...policy.strict import is_unicode, parse_json
 from ...wasm.state import RESTORE, SAVE
 from .answer import JSON_AROUND, JSON_FACTOR, Answers
 from .document import document
-from .host import Host
+from .host import Host, require_room
 from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
 MASK: Final = 0xFFFFFFFF
 #: Bytes of the names that a module gives its builtins and entry points.
-NAMES: Final = 1_048_576
+NAMES: Final = 262_144
 #: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
 #: what that takes. More of it means more to restore: some 25 microseconds for each MiB.
 SPARE: Final = 262_144
 #: Bytes of a text that are looked at first. Most are shorter.
 _FIRST: Final = 256
+#: Of names that a module gives, an error shows so many, and so many characters of each.
+_MENTIONED: Final = 50
+_SHOWN: Final = 200
 
 
 class Guest:
@@ -68,6 +71,7 @@ class Guest:
         maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
         maximum = min(maximum, limits.memory_pages)
         self._most = maximum * PAGE
+        require_room()
         self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))
         call = {name: self.instance.function(name, *signature) for name, signature in EXPORTS.items()}
         # As attributes, and no function that keeps this object: what keeps itself is dropped by the garbage collector,
@@ -135,6 +139,8 @@ class Guest:
             raise AbiError(f"{export}_not_json", f"{error.seen!r}"[:200]) from error
         if type(names) is not dict or any(type(n) is not int or not 0 <= n <= MASK for n in names.values()):
             raise AbiError(export, f"not an object of numbers: {text[:200]!r}")
+        if not all(map(is_unicode, names)):  # JSON can spell what is no text
+            raise AbiError(export, f"names that are no Unicode: {text[:200]!r}")
         return names
 
     # -- asking
@@ -142,11 +148,13 @@ class Guest:
     def ask(self, input: PolicyInput) -> PolicyResult:
         text = document(input, self._limits.input_bytes)
         host = self._host
-        if self._used:
-            self._restore()
-        self._used = True
-        host.begin(self, input.timestamp)
+        if host.is_asked:  # by a signal's handler, say: what that one leaves behind must not answer the other
+            raise AbiError("nested", "the instance is answering a question already")
         try:
+            host.begin(self, input.timestamp)
+            if self._used:
+                self._restore()
+            self._used = True
             self._begin()
             pointer = self._by_parts(text) if self._eval is None else self._in_one_call(text, self._eval)
             raw = self.text_at(pointer, self._answer_bytes)
@@ -231,9 +239,17 @@ def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
         return {}
     from ...rego import BUILTINS, REFUSED  # only here, because of what they import
 
-    absent = [f"{name} ({REFUSED.get(name, 'not known')})" for name in sorted(names) if name not in BUILTINS]
+    # A name of none of the two is the module's own text, and may be anything.
+    absent = [
+        f"{name} ({REFUSED[name]})" if name in REFUSED else f"{ascii(name)[:_SHOWN]} (not known)"
+        for name in sorted(names)
+        if name not in BUILTINS
+    ]
     if absent:
-        raise RestrictedModule("builtin", ", ".join(absent), "the policy needs what is not provided")
+        more = f", and {len(absent) - _MENTIONED} more" if len(absent) > _MENTIONED else ""
+        raise RestrictedModule(
+            "builtin", ", ".join(absent[:_MENTIONED]) + more, "the policy needs what is not provided"
+        )
     found = {number: BUILTINS[name] for name, number in names.items()}
     if len(found) != len(names):
         raise AbiError("builtins", "two of them have one number")
@@ -241,7 +257,13 @@ def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
 
 
 def _number(names: Mapping[str, int], entrypoint: Entrypoint) -> int:
-    valid = " or ".join(map(repr, sorted(names))) or "none: the module has no entry point"
+    # The module's own text, of which an error may go to a log.
+    valid = (
+        " or ".join(ascii(name)[:_SHOWN] for name in sorted(names)[:_MENTIONED])
+        or "none: the module has no entry point"
+    )
+    if len(names) > _MENTIONED:
+        valid += f", and {len(names) - _MENTIONED} more"
     if entrypoint.name is None:
         if len(names) != 1:
             raise ConfigError("entrypoint", None, f"{valid}, of which the module has {len(names)}")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # the builtins bring libraries along, which take longer to im
 
 #: Bytes of a message that is passed on in an error.
 MESSAGE: Final = 200
+#: Python's frames that have to fit on the stack below whoever asks the guest. Less than half of them are needed until a
+#: function of the host, called from within another one, is where what goes wrong is caught; each takes 100 ns.
+FRAMES: Final = 40
 
 
 class Values(Protocol):
@@ -35,6 +38,16 @@ class Values(Protocol):
 
     def parsed(self, text: bytes) -> int:
         """The value with this text."""
+
+
+def require_room(frames: int = FRAMES) -> None:
+    """Raise ``RecursionError`` where the stack is nearly full, before the guest may call a function of the host.
+
+    One that cannot even begin, because there is no room for its frame, raises where nobody catches it: ``ctypes``
+    prints what was raised, and gives the engine whatever lies in memory for an answer.
+    """
+    if frames:
+        require_room(frames - 1)
 
 
 class Host:
@@ -63,13 +76,21 @@ class Host:
             found.append(HostFunction(MODULE, name, *FUNCTIONS[name], call))
         return found
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a question is being answered."""
+        return self._guest is not None
+
     def provide(self, builtins: Mapping[int, Builtin]) -> None:
         """From now on, these are the builtins, by the numbers that the guest gave them."""
         self._builtins = builtins
 
     def begin(self, guest: Values, timestamp: int) -> None:
-        """A question begins; ``timestamp`` is what builtins take for the time."""
-        self._guest, self._until = guest, monotonic() + self._deadline
+        """A question begins; ``timestamp`` is what builtins take for the time. Raises ``RecursionError`` where there is
+        no room for them on the stack."""
+        require_room()
+        self._guest = guest  # first: from here on, nobody else may ask
+        self._until = monotonic() + self._deadline
         self._timestamp, self._context = timestamp, None
 
     def end(self) -> None:
@@ -77,7 +98,8 @@ class Host:
         self._guest = self._loading = None
 
     def begin_loading(self, guest: Values) -> None:
-        """The guest may call nothing yet; but if it aborts, its message can be read."""
+        """The guest may call nothing yet; but if it aborts, its message can be read. Raises what :meth:`begin` does."""
+        require_room()
         self._loading = guest
 
     def _raise(self, error: Exception) -> NoReturn:
@@ -89,9 +111,12 @@ class Host:
         guest = self._guest
         if guest is None or self._busy:
             self._raise(AbiError("host_call", "not while a question is evaluated"))
+        self._in_time()
+        return guest
+
+    def _in_time(self) -> None:
         if monotonic() > self._until:
             self._raise(PolicyTimeout(f"not answered within {self._deadline} s, builtins included"))
-        return guest
 
     def _abort(self, pointer: int) -> NoReturn:
         """``opa_abort``: the policy cannot go on, and must not."""
@@ -103,7 +128,8 @@ class Host:
         if guest is None:
             return "before it was loaded"
         try:
-            return guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
+            text = guest.text_at(pointer, MESSAGE).decode("utf-8", "backslashreplace")
+            return text if text.isascii() and text.isprintable() else ascii(text)  # the guest's, and may go to a log
         except AbiError as error:
             return f"without a message: {error}"
 
@@ -142,7 +168,7 @@ class Host:
             left -= len(text)
             if left < 0:
                 raise AbiError("builtin_size", f"{builtin.name} gets more than {self._limit} bytes")
-            values.append(parse(text))
+            values.append(parse(text, self._in_time))
         if self._context is None:
             self._context = Context(self._timestamp)
         try:

@@ -63,11 +63,13 @@ LOADING: Final = "opa_malloc"
 ENTRIES: Final = (LOADING, RESTORE)
 
 
-#: Fuel for loading beside that of a question, for each byte of the module and of the data. Modules that OPA made take
-#: up to 13 for each byte of theirs, to set up constants, and up to 700 for each byte of JSON, which is a microsecond
-#: for 16 of them.
+#: Fuel for loading beside that of a question, for each byte of the module's code and data segments, up to so many, and
+#: of the data. Modules that OPA made take up to 13 for each byte of theirs, to set up constants, and up to 700 for each
+#: byte of JSON, which is a microsecond for 16 of them.
 MODULE_BYTE: Final = 50
+MODULE_BYTES: Final = 4_194_304
 DATA_BYTE: Final = 2_000
+_CODE, _DATA = 10, 11
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -86,17 +88,19 @@ class Facts(msgspec.Struct, frozen=True):
         return self.minor >= EVAL_SINCE
 
 
-def loading_fuel(limits: Limits, module: int, data: int) -> int:
-    """What the start function may spend, and what each of the two parts of loading may, for so many bytes of the module
-    and of its data."""
-    return limits.fuel + MODULE_BYTE * module + DATA_BYTE * data
+def loading_fuel(limits: Limits, module: Module, data: int) -> int:
+    """What the start function may spend, and what each of the two parts of loading may, with so many bytes of data."""
+    # Other sections, such as custom ones, are nothing that is set up: a guest must not buy time with them.
+    size = sum(len(section.payload) for section in module.sections if section.id in (_CODE, _DATA))
+    return limits.fuel + MODULE_BYTE * min(size, MODULE_BYTES) + DATA_BYTE * data
 
 
 def check_module(module: Module) -> Facts:
     """What the host has to know of ``module``, decoded with its bodies. Raises :class:`RestrictedModule`:
 
     ``abi_version`` for another version than 1.0 to 1.3, or none; ``import``, ``import_type`` and ``missing_import`` for
-    imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports.
+    imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports;
+    ``memory_pages`` where more is written into the memory at the start than it may have.
     """
     minor = _minor(module)
     memory = _memory(module)
@@ -119,7 +123,10 @@ def _holding(module: Module, memory: MemoryType) -> MemoryType:
         for data in module.data
         if data.offset is not None and data.offset[:1] == b"\x41"
     ]
-    return MemoryType(max(memory.minimum, -(-max(ends, default=0) // PAGE)), memory.maximum)
+    minimum = max(memory.minimum, -(-max(ends, default=0) // PAGE))
+    if memory.maximum is not None and minimum > memory.maximum:
+        raise RestrictedModule("memory_pages", "memory 0", f"it needs {minimum}, and declares {memory.maximum} at most")
+    return MemoryType(minimum, memory.maximum)
 
 
 def _minor(module: Module) -> int:
