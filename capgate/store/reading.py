@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, ManifestError, StoreError
+from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
 from . import objects
 from .files import Folder
@@ -84,8 +84,9 @@ class StoreReader:
         for _ in range(_ATTEMPTS):
             try:
                 return self._load(active, fixtures=fixtures)
-            except (ArtifactNotFound, ManifestError):  # noqa: PERF203 - the loop is for this
-                # Between the two reads it may have been superseded, and removed.
+            except ArtifactError:  # noqa: PERF203 - the loop is for this
+                # Between the two reads it may have been superseded, and removed file by file: a release without its
+                # signature is one that is not signed, for example. Whatever is read next is verified as this was.
                 before, active = active, self.read_active(name)
                 if active == before:
                     raise

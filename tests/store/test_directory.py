@@ -657,3 +657,38 @@ def test_a_store_has_a_path(path: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         PolicyStore(path)
     assert caught.value.setting == "store"
+
+
+class Meanwhile(Clock):
+    """Another process does something as soon as somebody has read which release is active."""
+
+    def __init__(self, does: Callable[[], object]) -> None:
+        super().__init__()
+        self._does: Callable[[], object] | None = does
+
+    def __call__(self) -> float:
+        does, self._does = self._does, None
+        if does is not None:
+            does()
+        return super().__call__()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "signature.json", "policy.wasm"])
+@pytest.mark.parametrize("activates", [True, False])
+def test_a_release_that_is_removed_file_by_file_while_it_is_read(path: Path, name: str, activates: bool) -> None:
+    """A13, A19: superseded, it gives way to the one that is active by now; active still, it is refused."""
+    made, writer = Made(1), filled(path, 1)
+    folder = path / "sha256" / (made.parsed.sha256 if name == "policy.wasm" else made.digest)
+
+    def meanwhile() -> None:
+        if activates:
+            writer.publish(*Made(2).files)
+            writer.activate("orders", 2)
+        (folder / name).unlink()
+
+    reader = store_at(path, Meanwhile(meanwhile))
+    if activates:
+        assert reader.load_active("orders").manifest.version == 2
+    else:
+        with pytest.raises(ArtifactError):
+            reader.load_active("orders")
