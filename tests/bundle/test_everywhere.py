@@ -385,7 +385,7 @@ def test_commands_require_signatures_where_applications_do(command: Command, mon
     assert command("sign", "bundle.tar.gz", "--key", "release.pem", "--version", "1", "--name", "orders") == 0
     forgotten = [
         ("publish", "bundle.tar.gz"),
-        ("activate", "orders", "1", "--yes"),
+        ("activate", "orders", "1", "--yes", "--without-fixtures"),
         ("rollback", "orders", "--yes"),
         ("reset", "orders", "--yes"),
         ("status",),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +20,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import psutil
 import pytest
 import trio
 from starlette.applications import Starlette
@@ -45,7 +46,7 @@ from capgate.store.records import make_record
 
 from ..asgi import Call, http_scope
 from ..conftest import EXPECTED_ENGINES
-from ..tools import IN_CI
+from ..tools import IN_CI, ROOT
 from .following import KEY, SELDOM, Shelf, ask, document, trapping
 
 ENGINES = pytest.mark.parametrize("engine", EXPECTED_ENGINES)
@@ -722,44 +723,20 @@ def live() -> dict[str, int]:
 
 
 @ENGINES
-def test_many_swaps_leave_nothing(
-    engine: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # P17
+def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str]) -> None:  # P17
     swaps = 250 if IN_CI else 30
-    process, source, crew = psutil.Process(), Carousel(), Crew(2)
-    limits = Limits(deadline=20.0)
-
-    def make(policy: VerifiedPolicy) -> WasmPolicyChecker:
-        return WasmPolicyChecker(WasmPool(policy.artifact, 2, engine, limits))
-
-    checker = QuickChecker(FollowingChecker(source, "orders", make, poll=SELDOM), size=10)
-    seen: list[tuple[dict[str, int], int, int, int]] = []
-
-    async def main() -> None:
-        async with checker:
-            for turn in range(swaps):
-                source.sequence += 1
-                assert await following(checker).refresh() is True
-                await anyio.to_thread.run_sync(crew.do, lambda: checker.answer_many_now([ask(threading.get_ident())]))
-                assert await checker.check(ask("always")) == ALLOW
-                if turn in (swaps // 2, swaps - 1):
-                    memory = process.memory_info().rss
-                    seen.append((live(), process.num_fds(), process.num_threads(), memory))
-        await anyio.to_thread.run_sync(crew.dismiss)
-
-    with at_once(monkeypatch):
-        anyio.run(main)
-    (half, *before), (end, *after) = seen
+    command = [sys.executable, "-m", "tests.store.swapping", engine, str(swaps)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    half, end = json.loads(done.stdout)
     with capsys.disabled():
-        grown = (after[2] - before[2]) / 1_024
-        counted = f"{end}, {after[0]} descriptors, {after[1]} threads"
-        print(f"\n{swaps} swaps on {engine}: {counted}; {grown:+.0f} KiB since half time")
+        print(f"\n{swaps} swaps on {engine}: at half time {half}, at the end {end}")
     slack = 2  # whoever is about to drop one; what each swap leaves behind would be half as many as swaps
-    assert {name: count for name, count in end.items() if count > half.get(name, 0) + slack} == {}
-    assert after[0] <= before[0] + slack
-    assert after[1] <= before[1] + slack
+    assert {name: count for name, count in end["live"].items() if count > half["live"].get(name, 0) + slack} == {}
+    assert end["descriptors"] <= half["descriptors"] + slack
+    assert end["threads"] <= half["threads"] + slack
     if IN_CI:
-        assert after[2] - before[2] < 4 * 1_048_576
+        assert end["memory"] - half["memory"] < 4 * 1_048_576
 
 
 @ENGINES
