@@ -71,6 +71,7 @@ def _string(text: str, at: int) -> tuple[str, int]:
     if simple is not None:
         return simple[1], simple.end()
     try:
+        # Of the standard library, and left out of its types.
         value, end = json.decoder.scanstring(text, at + 1, True)  # type: ignore[attr-defined]
     except json.JSONDecodeError:
         raise _bad(text, at) from None

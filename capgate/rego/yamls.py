@@ -17,7 +17,7 @@ from .terms import Object, Value, number, weigh
 try:
     import yaml
 except ImportError:  # pragma: no cover - the functions are refused then
-    yaml = None  # type: ignore[assignment]
+    yaml = None  # type: ignore[assignment]  # not installed, and then its builtins are refused
 
 _NEEDS: Final = (("pyyaml", yaml),)
 _PLAIN: Final[dict[str, Value]] = {

@@ -658,7 +658,7 @@ async def test_allows_are_events_if_settings_say_so() -> None:
         assert [event["decision"] for event in found] == expected
 
 
-async def test_what_becomes_a_denial_after_all_is_no_event_of_an_allow() -> None:  # P7
+async def test_what_becomes_a_denial_after_all_is_no_event_of_an_allow() -> None:  # O1
     """An answer that comes too late, however it was, and a route that is another one by the time of the answer."""
     import logging
 

@@ -38,7 +38,7 @@ def _is_plain(input: PolicyInput) -> bool:
         and type(input.timestamp) is int
         and type(env.service) is str
         and type(env.mode) is str
-        and (type(actor) is Anonymous or type(actor.id) is str)  # type: ignore[union-attr]
+        and (type(actor) is Anonymous or type(actor.id) is str)  # type: ignore[union-attr]  # the others have one
         and (input.args_hash is None or type(input.args_hash) is str)
         and (
             resource is None
