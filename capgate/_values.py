@@ -13,16 +13,14 @@ from typing import Any, Final
 from .bundle_keys import HIDDEN, are_themselves, parse_bundle_keys
 from .bundle_keys import VALID as VALID_BUNDLE_KEYS
 from .errors import ConfigError
-from .keys import ALGORITHM, MOST_KEYS, VALID, parse_keys
-from .limits import FRACTIONS, RANGES, Limits, check_number
+from .keys import ALGORITHM, VALID, parse_keys
+from .limits import BODY_BYTES, FRACTIONS, MOST_KEYS, RANGES, STORE_POLL, Limits, check_number
 
 PREFIX: Final = "CAPGATE_"
 ENGINES: Final = ("auto", "wasmer", "wasmtime")
-#: Lowest and highest number of instances in a pool, and of bytes of a body that is read for its hash.
+#: Lowest and highest number of instances in a pool, and of decisions that are remembered.
 POOL_SIZE: Final = (1, 1_024)
-BODY_BYTES: Final = (0, 1_073_741_824)
 CACHE_SIZE: Final = (0, 1_000_000)
-STORE_POLL: Final = (0.05, 3_600.0)
 
 #: What an entry point of a module that OPA compiled can give, see :class:`~capgate.model.Entrypoint`.
 RESULTS: Final = ("decision", "denials")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from .errors import ConfigError
-from .keys import MOST_KEYS
+from .limits import MOST_KEYS
 
 #: RFC 7518, section 3.1, and EdDSA of RFC 8037, with Ed25519 only. There is no ``none``.
 ASYMMETRIC: Final = (

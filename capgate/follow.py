@@ -24,12 +24,11 @@ import anyio.to_thread
 
 from ._generation import Alarm, FollowStatus, Generation, Probation
 from ._scheduling import current_loop
-from ._values import STORE_POLL
 from ._watching import Make, Source, Watcher
 from .actions import VOCABULARY, Vocabulary
 from .checker import BaseChecker, WasmPolicyChecker
 from .events import DecisionLog
-from .limits import check_number
+from .limits import STORE_POLL, check_number
 from .model import PolicyInfo, PolicyInput, PolicyResult
 
 #: Seconds to wait for the thread when closing; it may be in the middle of compiling.

@@ -14,10 +14,9 @@ from typing import Final
 import msgspec
 
 from .errors import ConfigError
+from .limits import MOST_KEYS
 
 ALGORITHM: Final = "capgate-ed25519"
-#: Most keys that can be trusted at once, and most signatures of one manifest.
-MOST_KEYS: Final = 32
 VALID: Final = f"lines '{ALGORITHM} <base64> <key id>' as capgate keygen prints them"
 
 # RFC 8032: points (x, y) with y² - x² = 1 + d x² y², modulo p, encoded as y with the sign of x in the highest bit.

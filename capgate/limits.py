@@ -23,7 +23,13 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "compile_seconds": (0.1, 120.0),
     "compile_megabytes": (64, 65_536),
 }
-#: Those that need not be whole numbers.
+#: Lowest and highest number of bytes of a body that is read for its hash.
+BODY_BYTES: Final = (0, 1_073_741_824)
+#: Lowest and highest number of seconds between two looks at a store.
+STORE_POLL: Final = (0.05, 3_600.0)
+#: Most keys that can be trusted at once, and most signatures of one manifest.
+MOST_KEYS: Final = 32
+#: Those limits that need not be whole numbers.
 FRACTIONS: Final = frozenset({"deadline", "compile_seconds"})
 
 

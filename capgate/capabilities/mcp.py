@@ -24,14 +24,13 @@ from typing import Any, Union
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
-from .._values import BODY_BYTES
 from ..current import current, using
 from ..denials import denial_in, refusal
 from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
 from ..events import printable
 from ..handlers import Capabilities
 from ..judge import Judge
-from ..limits import check_number
+from ..limits import BODY_BYTES, check_number
 from ..model import Actor, Decision
 from ..refusal import refuse
 from . import _jsonrpc as rpc

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ..errors import ConfigError, SignatureInvalid
-from ..keys import MOST_KEYS, PublicKey, parse_keys
+from ..keys import PublicKey, parse_keys
+from ..limits import MOST_KEYS
 from .canonical import MalformedFile, decode, encode
 
 if TYPE_CHECKING:

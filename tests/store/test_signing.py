@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capgate.errors import ConfigError, SignatureInvalid
-from capgate.keys import MOST_KEYS
+from capgate.limits import MOST_KEYS
 from capgate.store import KeyPair, TrustedKeys
 from capgate.store.signing import (
     DOMAIN,
