@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from capgate import Allow, LocalPolicyChecker, RuntimePolicy, WasmArtifact, WasmPolicyChecker, WasmPool, build_policy
-from capgate.engine import available_engines
+from capgate.runtime.engine import available_engines
 
 from .questions import SIZES, STREAMS, arguments, document, policy_input
 from .report import Case, Row, ratio, worst

@@ -11,8 +11,8 @@ from time import perf_counter_ns
 from typing import Any
 
 from capgate import Limits, build_policy, load_wasm_artifact
-from capgate.engine import available_engines, load_engine
-from capgate.interpreter import CompiledPolicy, PreparedPolicy
+from capgate.runtime.engine import available_engines, load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 
 from .questions import document
 from .report import Case, Row

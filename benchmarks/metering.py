@@ -16,8 +16,8 @@ from time import perf_counter, process_time
 import wasmtime
 
 from capgate import Limits, WasmArtifact, build_policy
-from capgate.engine import available_engines, load_engine
-from capgate.interpreter import CompiledPolicy, PreparedPolicy
+from capgate.runtime.engine import available_engines, load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.wasm import Metered, decode, meter
 
 from . import machine

@@ -17,11 +17,11 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from capgate import Limits, WasmArtifact
-from capgate.abi import opa
-from capgate.abi.opa.document import document
-from capgate.engine import Engine, available_engines, is_small, load_engine, try_compiling
-from capgate.interpreter import PreparedPolicy
 from capgate.model import Entrypoint
+from capgate.runtime.abi import opa
+from capgate.runtime.abi.opa.document import document
+from capgate.runtime.engine import Engine, available_engines, is_small, load_engine, try_compiling
+from capgate.runtime.interpreter import PreparedPolicy
 from capgate.wasm import decode, encode
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import i32_const

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from capgate.engine import available_engines, load_engine
+from capgate.runtime.engine import available_engines, load_engine
 
 from .questions import ACTION, KIND, Form, Question, denied, entry
 

@@ -11,15 +11,13 @@ At start-up ``store/loader.py`` reads and pins the artifact, and ``wasm/`` decod
 documents: ``policy/``, ``build.py``.
 """
 
-from .build import build_policy
-from .checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
-from .contract import HandlerContract
-from .declare import requires
+from .artifact.build import build_policy
+from .artifact.load import WasmArtifact, load_wasm_artifact
+from .checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .enforcement.capabilities import Capabilities
 from .errors import CapabilityDenied
-from .handlers import Capabilities
-from .interpreter import WasmInterpreter
 from .limits import Limits
-from .middleware import CapabilityMiddleware
+from .middleware.middleware import CapabilityMiddleware
 from .model import (
     Allow,
     Anonymous,
@@ -34,10 +32,12 @@ from .model import (
     User,
 )
 from .policy import RuntimePolicy
-from .pool import WasmPool
-from .select import select_checker
-from .settings import Settings
-from .store.loader import WasmArtifact, load_wasm_artifact
+from .routes.contract import HandlerContract
+from .routes.declare import requires
+from .runtime.interpreter import WasmInterpreter
+from .runtime.pool import WasmPool
+from .settings.select import select_checker
+from .settings.settings import Settings
 
 __all__ = [
     "Allow",

@@ -194,7 +194,7 @@ class ContractDrift(ArtifactError):
 class FixturesFailed(ArtifactError):
     """A policy does not answer its golden fixtures as expected, so it is not activated.
 
-    ``failures`` are the :class:`~capgate.golden.Outcome` of those that failed, each with its fixture and the answers;
+    ``failures`` are the :class:`~capgate.testing.golden.Outcome` of those that failed, each with its fixture and the answers;
     ``total`` is how many there are. None at all is a failure too.
     """
 
@@ -259,7 +259,7 @@ class MalformedInput(PolicyError):
 
 
 class PolicyTrap(PolicyError):
-    """The guest trapped. ``kind`` is one of :data:`capgate.engine.TRAP_KINDS`."""
+    """The guest trapped. ``kind`` is one of :data:`capgate.runtime.engine.TRAP_KINDS`."""
 
     code = "policy_trap"
 

@@ -23,12 +23,12 @@ import anyio
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
-from .actors import actor_of
-from .current import current
-from .declare import ATTRIBUTE, Requirement, asks_itself
+from .enforcement.actors import actor_of
+from .enforcement.capabilities import Capabilities
+from .enforcement.current import current
+from .enforcement.point import Judge
 from .errors import ConfigError, MalformedInput, PolicyTimeout
-from .handlers import Capabilities
-from .judge import Judge
+from .routes.declare import ATTRIBUTE, Requirement, asks_itself
 
 
 def get_capabilities(connection: HTTPConnection) -> Capabilities:
@@ -53,7 +53,7 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
 
     ``actor`` is a dependency whose value is who is asking, in place of the actor of the middleware: an
     :data:`~capgate.model.Actor`, ``None`` for nobody, the name of a user, or a user as
-    :func:`~capgate.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers and applications,
+    :func:`~capgate.enforcement.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers and applications,
     or in ``Annotated[..., Requires(...)]``. Raises :class:`~capgate.errors.ConfigError`.
 
     With ``args_hash="body"`` a form is denied, for FastAPI has consumed it: there, declare the endpoint.

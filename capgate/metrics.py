@@ -20,11 +20,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from .actions import VOCABULARY
-from .cache import QuickChecker
-from .checker import PolicyChecker, WasmPolicyChecker
+from .checker.cached import QuickChecker
+from .checker.following import FollowingChecker
+from .checker.local import PolicyChecker, WasmPolicyChecker
 from .errors import ConfigError
 from .events import DecisionEvent, add_sink, remove_sink, statistics
-from .follow import FollowingChecker
 from .model import REASONS
 
 #: In place of a reason of a policy's own wording, and of an action that nobody registered.

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import wasmtime
 
-from capgate.abi.component import CHECK, POST
-from capgate.store.loader import WasmArtifact
+from capgate.artifact.load import WasmArtifact
+from capgate.runtime.abi.component import CHECK, POST
 
 PAGE = 65_536
 #: Where the guests below keep their result record, the text of a reason, and where their allocator starts.

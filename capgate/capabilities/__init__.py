@@ -1,6 +1,6 @@
 """Gated capabilities: the clients that applications use anyway, which ask the policy before each effect.
 
-Each asks the :class:`~capgate.handlers.Capabilities` of the request that is being served, so the code that uses them
+Each asks the :class:`~capgate.enforcement.capabilities.Capabilities` of the request that is being served, so the code that uses them
 holds no policy call; outside of requests, wrap a job in :func:`using`. A denied effect raises
 :class:`~capgate.errors.CapabilityDenied` and does not happen.
 
@@ -8,8 +8,8 @@ One module for each: ``http`` (httpx), ``sql`` (SQLAlchemy), ``cache`` (redis), 
 ``tools`` and ``mcp``. They import the library that they gate, and nothing here imports them.
 """
 
-from ..current import capabilities_for, current, using
+from ..enforcement.capabilities import Capabilities
+from ..enforcement.current import capabilities_for, current, using
 from ..errors import CapabilityDenied
-from ..handlers import Capabilities
 
 __all__ = ["Capabilities", "CapabilityDenied", "capabilities_for", "current", "using"]

@@ -8,9 +8,9 @@ from typing import Final, Union
 
 import httpx
 
-from ..current import current
+from ..enforcement.capabilities import Capabilities, Question
+from ..enforcement.current import current
 from ..errors import ConfigError
-from ..handlers import Capabilities, Question
 from ..model import Resource
 
 ProxyLike = Union[str, httpx.URL, httpx.Proxy]

@@ -13,7 +13,7 @@ sent. The connection stays usable then.
 The namespace of a key is what comes before its first colon; a key without one is its own namespace. Channels of
 PUBLISH and SUBSCRIBE are judged like keys. A command is a read where its reply tells what was stored, a write where it
 changes that, often both (INCR, LPOP, GETDEL, SET with GET). Asked without an id, thus denied ``missing_resource``:
-a command that is not known, or does not fit its description (:mod:`capgate.capabilities._redis_commands`; so EVAL,
+a command that is not known, or does not fit its description (:mod:`capgate.capabilities._cache_commands`; so EVAL,
 KEYS, SCAN, FLUSHDB, CONFIG, SELECT and many more), a key that is not UTF-8, and an empty namespace. PING, MULTI, EXEC,
 DISCARD, UNWATCH and the ends of subscriptions pass unasked; so does what a connection says to introduce itself while
 it is made (HELLO, AUTH, SELECT of the database that the pool is configured with, CLIENT SETINFO and the like). The
@@ -37,11 +37,11 @@ from redis.asyncio.connection import AbstractConnection as AsyncAbstractConnecti
 from redis.connection import AbstractConnection
 from redis.credentials import StreamingCredentialProvider
 
-from ..current import current
+from ..enforcement.capabilities import Capabilities, Question
+from ..enforcement.current import current
 from ..errors import CapabilityDenied, ConfigError
-from ..handlers import Capabilities, Question
 from ..model import Resource
-from ._redis_commands import NotUnderstood, accesses
+from ._cache_commands import NotUnderstood, accesses
 
 Client = TypeVar("Client", bound=Union[redis.Redis, redis.asyncio.Redis])
 

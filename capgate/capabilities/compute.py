@@ -14,10 +14,10 @@ import anyio.to_thread
 import msgspec
 from starlette.background import BackgroundTask
 
-from ..current import current
+from ..enforcement.capabilities import Capabilities
+from ..enforcement.current import current
+from ..enforcement.point import Answers
 from ..errors import ConfigError, PoolExhausted
-from ..handlers import Capabilities
-from ..judge import Answers
 from ..limits import check_number
 from ..model import Deny, PolicyInput, Reason, Resource
 

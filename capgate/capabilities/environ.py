@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NoReturn
 
-from ..current import current
-from ..handlers import BATCH, Capabilities
+from ..enforcement.capabilities import BATCH, Capabilities
+from ..enforcement.current import current
 from ..model import Allow, Resource
 
 ACTION = "env.read"

@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, Final, NoReturn, Union
 
-from ..current import current
+from ..enforcement.capabilities import Capabilities
+from ..enforcement.current import current
 from ..errors import ConfigError
-from ..handlers import Capabilities
 from ..model import Resource
-from ._beneath import FOLDER, Astray, Place, locate
+from ._files_paths import FOLDER, Astray, Place, locate
 
 READ: Final = "fs.read"
 WRITE: Final = "fs.write"

@@ -34,8 +34,8 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from ..enforcement.capabilities import Capabilities
 from ..errors import ConfigError
-from ..handlers import Capabilities
 from ._outbound import Outbound, ProxyLike, checked_ports, snapshot
 
 #: What of a client's options its transports are made with.
@@ -45,7 +45,7 @@ _TRANSPORT_OPTIONS: Final = ("verify", "cert", "trust_env", "http1", "http2", "l
 class GatedTransport(httpx.BaseTransport):
     """Asks before each request, and hands it to ``inner`` (:class:`httpx.HTTPTransport` by default) if it may leave.
 
-    ``capabilities``  whom to ask; by default those of the request that is being served (:func:`~capgate.current`)
+    ``capabilities``  whom to ask; by default those of the request that is being served (:func:`~capgate.enforcement.current`)
     ``ports``         the only ports that are allowed; by default any
     ``proxy``         the proxy that requests go through, which is asked about too. Without ``inner``, one is made that
                       uses it; with one, say here what it was made with

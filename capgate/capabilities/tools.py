@@ -17,12 +17,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from typing import Any, Final, ParamSpec, TypeVar
 
 from ..actions import VOCABULARY
-from ..current import current
-from ..denials import refusal
+from ..enforcement.capabilities import Capabilities
+from ..enforcement.current import current
+from ..enforcement.denials import refusal
 from ..errors import CapabilityDenied, ConfigError
-from ..handlers import Capabilities
 from ..model import Resource
-from ._arguments import Taken, canonical_hash
+from ._tools_arguments import Taken, canonical_hash
 
 __all__ = ["canonical_hash", "gated_tool"]
 

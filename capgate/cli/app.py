@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
-from . import golden, guide, operations, policies, releases
-from .policies import Engine, Json
+from . import guide
+from .golden import command as golden
+from .policy import commands as policies
+from .policy.commands import Engine, Json
+from .release import commands as releases
+from .release import operations
 
 contract = typer.Typer(
     help="Write down what an application declares, and compare that with what was written down before.",
@@ -63,7 +67,7 @@ def demo(
     - `capgate demo --serve --port 8000`, then the curl lines that it prints
     - `capgate demo --json | jq .exchanges`
     """
-    from .demo import run
+    from .demo.command import run
 
     raise typer.Exit(run(engine.value, repeat=repeat, as_json=as_json, serve=serve, port=port))
 

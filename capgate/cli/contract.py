@@ -15,13 +15,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from ..contract import ZEROS, Change, HandlerContract, changes
-from ..contract.parts import quoted
 from ..errors import ConfigError
-from ..export import contract_of, read_contract
-from ..middleware import CapabilityMiddleware
-from ..settings import Settings
-from .build import write
+from ..middleware.contract import contract_of, read_contract
+from ..middleware.middleware import CapabilityMiddleware
+from ..routes.contract import ZEROS, Change, HandlerContract, changes
+from ..routes.contract.parts import quoted
+from ..settings.settings import Settings
+from .policy.build import write
 from .words import print_json
 
 #: How many applications may be around one another on the way to the gate.
@@ -34,7 +34,7 @@ def export(application: str, output: Path | None, *, factory: bool, as_json: boo
     """Write the contract of the application that ``application`` names, and say on standard error what to know of it.
 
     Raises :class:`ConfigError` for an application that cannot be had, and whatever
-    :func:`~capgate.export.contract_of` raises.
+    :func:`~capgate.middleware.contract.contract_of` raises.
     """
     contract, settings = contract_here(load(application, factory=factory))
     data = contract.to_json()
@@ -116,7 +116,7 @@ def contract_here(app: Any) -> tuple[HandlerContract, str]:
 
 
 def diff(old: Path, new: Path, *, as_json: bool) -> int:
-    """Print what changed; 1 if anything did, else 0. Raises what :func:`~capgate.export.read_contract` raises."""
+    """Print what changed; 1 if anything did, else 0. Raises what :func:`~capgate.middleware.contract.read_contract` raises."""
     found = changes(read_contract(old), read_contract(new))
     counts = {effect: sum(one.effect == effect for one in found) for effect in ("widens", "narrows")}
     if as_json:

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from ..artifact.load import read_document
 from ..errors import ArtifactNotFound, ConfigError
 from ..limits import Limits
-from ..store.loader import read_document
 
 #: Bytes of a passphrase or of a private key.
 SECRET_BYTES: Final = 16_384

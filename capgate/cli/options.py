@@ -77,8 +77,8 @@ def refusing(as_json: bool = False) -> Iterator[None]:
 
 def _failures(error: FixturesFailed, *, shown: bool) -> dict[str, Any]:
     """The fixtures that failed as data; if they are to be ``shown``, as ``capgate test`` shows them, too."""
-    from ..golden.report import outcome_data
-    from .golden_run import plain_console, show_failure
+    from ..testing.golden.report import outcome_data
+    from .golden.run import plain_console, show_failure
 
     if shown and error.failures:
         console = plain_console(stderr=True)

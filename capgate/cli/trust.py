@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from .._values import PARSERS, PREFIX, parse_trusted
-from ..bundle import BundleKeys
+from ..artifact.bundle import BundleKeys
 from ..errors import ConfigError
 from ..limits import RANGES, Limits
 from ..model import Entrypoint
-from ..settings import Settings
-from ..store.configured import load_bundle_keys, load_trusted_keys
+from ..settings.settings import Settings
+from ..settings.trust import load_bundle_keys, load_trusted_keys
+from ..settings.values import PARSERS, PREFIX, parse_trusted
 from ..store.signing import TrustedKeys
 
 

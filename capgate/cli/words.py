@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from ..contract.parts import quoted
 from ..model import Allow, Anonymous, PolicyInput, PolicyResult
-from ..policy.regions import Region
-from ..policy.space import ANYTHING, Selector
+from ..policy.analysis.regions import Region
+from ..policy.analysis.space import ANYTHING, Selector
+from ..routes.contract.parts import quoted
 
 #: How many actors, modes or resources are told by name.
 SOME: Final = 8

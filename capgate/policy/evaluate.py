@@ -9,13 +9,7 @@ import msgspec
 
 from ..actions import BUILTIN_ACTIONS
 from ..errors import ConfigError
-from ..model import (
-    ALLOW,
-    Deny,
-    PolicyInput,
-    PolicyResult,
-    Reason,
-)
+from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from .document import EVERY, OPERATION_BITS, Document, Section, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .rules import HOST_KIND

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from ..artifact.load import WasmArtifact, load_wasm_artifact
 from .directory import PolicyStore
-from .loader import WasmArtifact, load_wasm_artifact
 from .manifest import Audience, Manifest
 from .objects import Release
 from .reading import Status, StoreReader

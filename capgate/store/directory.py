@@ -22,15 +22,7 @@ from typing import Final
 
 from ..errors import ConfigError, StoreError
 from . import objects
-from .changes import (
-    commit,
-    last_readable,
-    previous_of,
-    record_or_none,
-    require_unlike,
-    rollback_target,
-    sweep,
-)
+from .changes import commit, last_readable, previous_of, record_or_none, require_unlike, rollback_target, sweep
 from .files import Folder
 from .fixtures import fixtures_of
 from .objects import Release, open_objects
@@ -38,7 +30,7 @@ from .reading import POLICIES, StoreReader, find_release, load_release, names_of
 from .records import NOTE_LENGTH, Active, is_note, make_record
 from .verify import VerifiedPolicy, Verifier
 
-#: Looks at a policy before it becomes active, and raises where it must not: :func:`capgate.golden.check_release`, for
+#: Looks at a policy before it becomes active, and raises where it must not: :func:`capgate.testing.golden.check_release`, for
 #: one. A rollback reads no fixtures. Other writers wait meanwhile, and it must not write to the store itself.
 Check = Callable[[VerifiedPolicy], object]
 

@@ -1,6 +1,6 @@
 """The golden fixtures of a release: one file beside the module, whose digest is in the manifest, and so is signed.
 
-It is a list of them as :mod:`capgate.golden` reads them from many files, each with its name, in one canonical form:
+It is a list of them as :mod:`capgate.testing.golden` reads them from many files, each with its name, in one canonical form:
 two spaces of indentation, keys sorted, what is empty left out, UTF-8 with lone surrogates as JSON's escapes, a newline
 at the end. None of them brings a policy, because they are about that of the release.
 """

@@ -30,12 +30,12 @@ from typing import Any, Final
 
 import msgspec
 
+from ..artifact.load import CAPGATE, OPA, WasmArtifact
 from ..errors import ManifestError
 from ..limits import RANGES, Limits
 from ..model import Entrypoint
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
-from .loader import CAPGATE, OPA, WasmArtifact
 
 FORMAT: Final = 1
 ABI: Final = "capgate:policy@0.1.0"

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
+from ..artifact.load import WasmArtifact
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
 from .files import Folder
 from .fixtures import FIXTURES_BYTES, Released, fixtures_of
-from .loader import WasmArtifact
 from .manifest import MANIFEST_BYTES, Manifest, is_digest
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
 

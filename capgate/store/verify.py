@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from ..bundle import BundleKeys
+from ..artifact.bundle import BundleKeys
+from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from ..limits import Limits
 from .clock import Clock, steady_clock
 from .fixtures import Released
-from .loader import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
 from .signing import SIGNATURE_BYTES, TrustedKeys
@@ -60,7 +60,7 @@ class Verifier:
         bundle_keys: BundleKeys | None = None,
     ) -> None:
         if bundle_keys is not None and not isinstance(bundle_keys, BundleKeys):
-            raise ConfigError("bundle_keys", type(bundle_keys).__name__, "a capgate.bundle.BundleKeys")
+            raise ConfigError("bundle_keys", type(bundle_keys).__name__, "a capgate.artifact.bundle.BundleKeys")
         if keys is not None and not isinstance(keys, TrustedKeys):
             raise ConfigError("trusted_keys", keys, "a capgate.store.TrustedKeys")
         if require_signature and keys is None:

@@ -14,7 +14,7 @@ For pytest there is :mod:`capgate.testing.plugin`, which also makes tests of gol
 
 from __future__ import annotations
 
-from ..golden import check_fixtures, read_fixtures, run_fixtures
+from .golden import check_fixtures, read_fixtures, run_fixtures
 from .recorded import Asked, RecordedGate, make_checker
 
 __all__ = ["Asked", "RecordedGate", "check_fixtures", "make_checker", "read_fixtures", "run_fixtures"]

@@ -24,15 +24,15 @@ from typing import Any, Final
 
 import pytest
 
-from ..checker import LocalPolicyChecker, WasmPolicyChecker
+from ..checker.local import LocalPolicyChecker, WasmPolicyChecker
 from ..errors import CapgateError
-from ..golden import Fixture, Outcome, PolicyUnderTest, Runner
-from ..golden.fixtures import find_files, read_file
-from ..golden.report import details, title
-from ..golden.run import own_policy, require_policies
-from ..golden.subject import ALL
 from ..model import canonical
-from ..settings import Settings
+from ..settings.settings import Settings
+from .golden import Fixture, Outcome, PolicyUnderTest, Runner
+from .golden.fixtures import find_files, read_file
+from .golden.policy_under_test import ALL
+from .golden.report import details, title
+from .golden.run import own_policy, require_policies
 from .recorded import RecordedGate, make_checker
 
 _KEY: Final = pytest.StashKey["GoldenFixtures"]()

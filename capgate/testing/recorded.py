@@ -9,15 +9,15 @@ from typing import Any, Final, cast
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS, SECTIONS, VOCABULARY, Vocabulary
-from ..build import build_policy
-from ..checker import LocalPolicyChecker, WasmPolicyChecker
+from ..artifact.build import build_policy
+from ..artifact.load import WasmArtifact
+from ..checker.local import LocalPolicyChecker, WasmPolicyChecker
 from ..errors import ConfigError
 from ..limits import Limits
-from ..middleware import CapabilityMiddleware
+from ..middleware.middleware import CapabilityMiddleware
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason, Resource
 from ..policy import Document, RuntimePolicy
-from ..pool import WasmPool
-from ..store.loader import WasmArtifact
+from ..runtime.pool import WasmPool
 
 #: Seconds for a question: tests run on busy machines, and few of them are about the deadline.
 PATIENT: Final = Limits(deadline=20.0)

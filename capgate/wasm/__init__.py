@@ -6,9 +6,9 @@ from .component import core_module
 from .decode import decode
 from .edit import with_custom, with_data, with_memory, with_section
 from .encode import encode
-from .metering import Metered, meter
+from .metering.meter import Metered, meter
+from .metering.plan import Loading
 from .module import Module
-from .plan import Loading
 from .restrict import restrict
 
 __all__ = [

@@ -12,20 +12,7 @@ from typing import Final
 from ..errors import DecodeError
 from .body import Sequence, read_value_type
 from .leb128 import read_unsigned
-from .module import (
-    CUSTOM,
-    FUNCREF,
-    KINDS,
-    SECTION_ORDER,
-    Body,
-    Data,
-    Element,
-    Export,
-    Global,
-    Import,
-    Module,
-    Section,
-)
+from .module import CUSTOM, FUNCREF, KINDS, SECTION_ORDER, Body, Data, Element, Export, Global, Import, Module, Section
 from .reader import Reader
 
 MAGIC: Final = b"\0asm"

@@ -22,7 +22,7 @@ RESERVED_PREFIX: Final = "capgate-meter:"
 #: rule -> the most that a module may have of it. The largest real modules that were at hand, tools of three megabytes,
 #: stay well within, and so does the official test suite (with 16 results). They keep small what grows faster than the
 #: code does: with 64 results, blocks that hand them on take wasmtime 90 MB for each kilobyte of code. They do not bound
-#: the time to compile, which is minutes for a module made for that: :mod:`capgate.engine.trial` does.
+#: the time to compile, which is minutes for a module made for that: :mod:`capgate.runtime.engine.trial` does.
 BOUNDS: Final[dict[str, int]] = {
     "types": 2_000,
     "parameters": 256,

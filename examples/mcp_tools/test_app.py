@@ -14,7 +14,7 @@ import uvicorn
 from mcp import Client, MCPError
 
 from capgate import Settings, build_policy
-from capgate.capabilities._jsonrpc import DENIED
+from capgate.capabilities.mcp.jsonrpc import DENIED
 
 from .app import create_app
 

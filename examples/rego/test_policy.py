@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from capgate import Allow, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
-from capgate.bundle import read_bundle
-from capgate.golden import PolicyUnderTest, read_fixtures, run_fixtures
+from capgate.artifact.bundle import read_bundle
 from capgate.model import Actor, Entrypoint
 from capgate.policy import RuntimePolicy
+from capgate.testing.golden import PolicyUnderTest, read_fixtures, run_fixtures
 
 HERE = Path(__file__).parent
 FIXTURES = read_fixtures(HERE / "fixtures")

@@ -15,7 +15,7 @@ import pytest
 from mcp import Client, MCPError
 
 from capgate import Limits, Settings, build_policy
-from capgate.capabilities._jsonrpc import DENIED
+from capgate.capabilities.mcp.jsonrpc import DENIED
 from tests.capabilities.redis_server import RedisServer, redis_server
 from tests.capabilities.serving import served
 from tests.conftest import EXPECTED_ENGINES

@@ -12,14 +12,14 @@ from typing import Any, Final
 import wasmtime
 from wasmtime import component
 
-from capgate.abi.component import CHECK, INTERFACE, POST
 from capgate.model import Allow, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Service, User
+from capgate.runtime.abi.component import CHECK, INTERFACE, POST
 from capgate.wasm import core_module
 
 from ..guests import wat
 from ..tools import missing, require_path, require_tool
 
-WIT: Final = Path(str(files("capgate.abi").joinpath("policy.wit")))
+WIT: Final = Path(str(files("capgate.runtime.abi").joinpath("policy.wit")))
 _CASES: Final = {Anonymous: "anonymous", User: "user", Service: "service", CompilerTool: "compiler-tool"}
 
 #: A component that exports the function itself, with the types of ``policy.wit``, around a module that does nothing.

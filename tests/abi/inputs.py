@@ -1,6 +1,6 @@
 """Policy inputs for tests: a reader of the record that a guest gets, and strategies that look for its weak places.
 
-The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with ``capgate.abi``.
+The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with ``capgate.runtime.abi``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
-from capgate.model import (
-    Actor,
-    Anonymous,
-    CompilerTool,
-    Environment,
-    PolicyInput,
-    Resource,
-    Service,
-    User,
-)
+from capgate.model import Actor, Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
 
 _RECORD: Final = struct.Struct("<B3x2I 2I B3x2I B3x2I B3x2I 2I 2I Q")
 _ACTORS: Final[list[type[User | Service | CompilerTool]]] = [User, Service, CompilerTool]

@@ -1,7 +1,7 @@
 """A guest that does what it is told, however wrong, and what an honest host must make of it.
 
 The guest is one module; ``tell(number, value)`` sets how it behaves, so that thousands of lies cost no compilation.
-:func:`judge` derives the one right outcome from a simulation of memory. It shares no code with ``capgate.abi``.
+:func:`judge` derives the one right outcome from a simulation of memory. It shares no code with ``capgate.runtime.abi``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from capgate.engine import load_engine
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Anonymous, CompilerTool, PolicyInput, Service, User
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..guests import HEAP, PAGE, REASON, RESULT, artifact, data, guest
 

@@ -8,12 +8,12 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 
-from capgate.build import build_policy
-from capgate.engine import load_engine
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
 from capgate.model import Deny, PolicyInput, PolicyResult, canonical
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..guests import HEAP, REASON, RESULT, data, denies, guest
 from ..policy.fixtures import load_fixtures

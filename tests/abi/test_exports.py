@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.abi.component import CHECK, POST
 from capgate.errors import RestrictedModule, WasmError
-from capgate.interpreter import PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, PolicyInput
+from capgate.runtime.abi.component import CHECK, POST
+from capgate.runtime.interpreter import PreparedPolicy, WasmInterpreter
 
 from ..guests import ALLOW, BUMP, REALLOC, artifact, guest, wat
 

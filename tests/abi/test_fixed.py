@@ -10,15 +10,15 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from capgate.abi.fixed import fixed_call
-from capgate.abi.lowering import lower
-from capgate.build import build_policy
-from capgate.engine import load_engine
+from capgate.artifact.build import build_policy
 from capgate.errors import AbiError, ConfigError, MalformedInput
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Environment, PolicyInput, PolicyResult, Resource, User
 from capgate.policy import RuntimePolicy
+from capgate.runtime.abi.fixed import fixed_call
+from capgate.runtime.abi.lowering import lower
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..guests import PAGE, RESULT, artifact, guest
 from .inputs import (

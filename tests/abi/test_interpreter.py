@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from capgate.build import build_policy
-from capgate.engine import load_engine
+from capgate.artifact.build import build_policy
 from capgate.errors import (
     AbiError,
     ConfigError,
@@ -24,10 +23,11 @@ from capgate.errors import (
     PolicyUnavailable,
     RestrictedModule,
 )
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..guests import ALLOW, BUMP, REASON, RESULT, artifact, data, denies, guest, wat
 

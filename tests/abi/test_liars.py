@@ -12,8 +12,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from capgate.errors import AbiError, PolicyTrap, PolicyUnavailable
-from capgate.interpreter import WasmInterpreter
 from capgate.model import Allow, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
+from capgate.runtime.interpreter import WasmInterpreter
 
 from ..guests import HEAP, PAGE, REASON, RESULT
 from .liar import CALLS, LIMITS, RECORD, TEXT, Liar, Liars, Outcome, encode, judge, layout

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.abi.lowering import check_lowerable, lower
 from capgate.errors import MalformedInput
 from capgate.model import Anonymous, Environment, PolicyInput
+from capgate.runtime.abi.lowering import check_lowerable, lower
 
 from .inputs import INPUTS, MALFORMED, LyingText, replace
 

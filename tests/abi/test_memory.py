@@ -8,12 +8,12 @@ from typing import Final
 import pytest
 import wasmtime
 
-from capgate.abi.component import CanonicalCall
-from capgate.engine import _wasmtime
 from capgate.errors import AbiError
-from capgate.interpreter import PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Environment, PolicyInput, Resource, User
+from capgate.runtime.abi.component import CanonicalCall
+from capgate.runtime.engine import _wasmtime
+from capgate.runtime.interpreter import PreparedPolicy, WasmInterpreter
 
 from ..guests import ALLOW, PAGE, REASON, RESULT, artifact, data, guest
 from .inputs import read_input

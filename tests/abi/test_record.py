@@ -8,16 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from capgate.abi.component import Ask
-from capgate.abi.fixed import fixed_call
-from capgate.abi.lowering import lower
-from capgate.build import build_policy
-from capgate.engine import load_engine
+from capgate.artifact.build import build_policy
 from capgate.errors import AbiError, MalformedInput
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
-from capgate.pool import WasmPool
+from capgate.runtime.abi.component import Ask
+from capgate.runtime.abi.fixed import fixed_call
+from capgate.runtime.abi.lowering import lower
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from capgate.runtime.pool import WasmPool
 
 from ..guests import ALLOW, HEAP, PAGE, REASON, RESULT, artifact, data, guest
 from .inputs import INPUTS, LETTERS, MALFORMED, SIZES, as_read, read_input, replace, sized

@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from capgate.abi import fixed
-from capgate.abi.fixed import SLOTS
 from capgate.errors import MalformedInput
 from capgate.limits import RANGES, Limits
 from capgate.model import Environment, PolicyInput, Resource, Service, User
+from capgate.runtime.abi import fixed
+from capgate.runtime.abi.fixed import SLOTS
 
 from .inputs import replace, sized
 from .test_record import LEAST, Recorder

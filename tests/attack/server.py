@@ -22,15 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from capgate import (
-    CapabilityMiddleware,
-    Limits,
-    Settings,
-    WasmArtifact,
-    WasmPolicyChecker,
-    WasmPool,
-    requires,
-)
+from capgate import CapabilityMiddleware, Limits, Settings, WasmArtifact, WasmPolicyChecker, WasmPool, requires
 
 HOSTILE = Path(__file__).with_name("hostile.wat")
 DEADLINE = 0.5

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.rego import ENTRYPOINT, LARGE, large_policy, measure
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import PolicyTimeout
-from capgate.interpreter import WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Deny, PolicyInput, Resource
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import WasmInterpreter
 
 
 def test_the_large_module_is_the_same_each_time_and_answers(engine_name: str) -> None:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.bundle import is_archive
-from capgate.bundle.archive import DEPTH, MEMBERS, unpack
+from capgate.artifact.bundle import is_archive
+from capgate.artifact.bundle.archive import DEPTH, MEMBERS, unpack
 from capgate.errors import BundleError
 
 from .packing import BLOCK, END, FILES, archive, header, member, pack
@@ -198,8 +198,8 @@ def test_any_bytes_are_files_or_one_error(data: bytes) -> None:
 #: Unpacks the bundle on standard input, and says why not, and how many more MiB of memory that took.
 CHILD = """
 import resource, sys
-from capgate.bundle.archive import unpack
-from capgate.bundle import read_bundle
+from capgate.artifact.bundle.archive import unpack
+from capgate.artifact.bundle import read_bundle
 from capgate.errors import BundleError
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -251,7 +251,7 @@ def test_a_bomb_takes_no_memory(make: Callable[[], bytes], expected: str) -> Non
 
 @pytest.mark.parametrize("element", ["0,", '{"a":[]},'])
 def test_data_take_memory_in_proportion_to_their_limit(element: str) -> None:  # A18
-    from capgate.bundle.reading import DATA_BYTES
+    from capgate.artifact.bundle.reading import DATA_BYTES
 
     text = '{"a":[' + element * ((DATA_BYTES - 20) // len(element)) + "0]}"
     data = archive(member("policy.wasm", FILES["/policy.wasm"]), member("data.json", text.encode()))

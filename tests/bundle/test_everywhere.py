@@ -15,18 +15,18 @@ import msgspec
 import pytest
 
 from capgate import build_policy, load_wasm_artifact
-from capgate.bundle import BundleKeys
-from capgate.checker import WasmPolicyChecker
-from capgate.contract import HandlerContract
+from capgate.artifact.bundle import BundleKeys
+from capgate.checker.following import FollowingChecker
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
-from capgate.follow import FollowingChecker
-from capgate.golden import PolicyUnderTest, read_fixtures, run_fixtures
-from capgate.interpreter import WasmInterpreter
 from capgate.model import ALLOW, Deny, Entrypoint
-from capgate.select import select_checker
-from capgate.settings import Settings
+from capgate.routes.contract import HandlerContract
+from capgate.runtime.interpreter import WasmInterpreter
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
 from capgate.store import Manifest, PolicyStore, WasmArtifact
 from capgate.store.manifest import ABI, OPA_ABI
+from capgate.testing.golden import PolicyUnderTest, read_fixtures, run_fixtures
 
 from ..cli.test_releases import Command
 from ..guests import guest
@@ -473,7 +473,7 @@ def test_commands_want_opas_signature_where_applications_do(command: Command, mo
 def test_a_contract_names_the_bundle(tmp_path: Path) -> None:
     from starlette.applications import Starlette
 
-    from capgate.export import contract_of
+    from capgate.middleware.contract import contract_of
 
     path = tmp_path / "bundle.tar.gz"
     path.write_bytes(bundle(1))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from capgate.bundle import read_bundle
-from capgate.bundle.documents import canonical, read
-from capgate.bundle.reading import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle import read_bundle
+from capgate.artifact.bundle.documents import canonical, read
+from capgate.artifact.bundle.reading import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.load import OPA, read_policy
 from capgate.errors import ArtifactError, BundleError, DecodeError, RestrictedModule
 from capgate.limits import Limits
 from capgate.store import WasmArtifact, load_wasm_artifact
-from capgate.store.loader import OPA, read_policy
 
 from ..guests import guest, wat
 from .packing import DATA, FILES, MODULE, archive, manifest, member, pack, with_files

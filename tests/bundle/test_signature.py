@@ -20,16 +20,16 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from rich.console import Console
 
-from capgate.bundle import BundleKeys, read_bundle
-from capgate.bundle.reading import DATA_BYTES
-from capgate.bundle_keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
+from capgate.artifact.bundle import BundleKeys, read_bundle
+from capgate.artifact.bundle.keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
+from capgate.artifact.bundle.reading import DATA_BYTES
 from capgate.cli.trust import configured_bundle_keys
 from capgate.errors import BundleError, ConfigError, SignatureInvalid
-from capgate.export import contract_of
-from capgate.select import select_checker
-from capgate.settings import Settings
+from capgate.middleware.contract import contract_of
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
+from capgate.settings.trust import load_bundle_keys
 from capgate.store import WasmArtifact, load_wasm_artifact
-from capgate.store.configured import load_bundle_keys
 
 from ..guests import guest
 from .packing import (
@@ -626,7 +626,7 @@ def test_without_the_libraries_it_is_said_what_to_install() -> None:
         "import sys\n"
         "sys.modules[sys.argv[1]] = None\n"
         "from capgate.errors import ConfigError\n"
-        "from capgate.store.configured import load_bundle_keys\n"
+        "from capgate.settings.trust import load_bundle_keys\n"
         "from capgate.store import WasmArtifact\n"
         f"WasmArtifact.from_bytes({pack()!r})\n"
         f"try: load_bundle_keys({configured('HS256')!r})\n"

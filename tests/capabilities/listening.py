@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from capgate.capabilities import CapabilityDenied, using
-from capgate.handlers import Held
-from capgate.judge import Judge
+from capgate.enforcement.capabilities import Held
+from capgate.enforcement.point import Judge
 from capgate.model import Decision, Resource, Service
 
 from ..web.support import make_checker

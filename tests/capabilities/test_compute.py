@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied, current
 from capgate.capabilities.compute import GatedLimiter, LimiterStatistics
-from capgate.declare import requires
 from capgate.errors import ConfigError
 from capgate.model import Reason
+from capgate.routes.declare import requires
 
 from ..web.support import KINDS, events, gated, make_checker
 from .listening import Listening, allowing, reason

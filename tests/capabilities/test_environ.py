@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied
 from capgate.capabilities.environ import GatedEnviron
-from capgate.declare import requires
-from capgate.handlers import BATCH
+from capgate.enforcement.capabilities import BATCH
 from capgate.model import Reason
+from capgate.routes.declare import requires
 
 from ..web.support import KINDS, events, gated, make_checker
 from .listening import Listening, allowing, reason

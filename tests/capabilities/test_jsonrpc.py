@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Scope
 
-from capgate.capabilities._jsonrpc import Message, ProtocolError, encode, read_body
-from capgate.capabilities._questions import Questions
+from capgate.capabilities.mcp.jsonrpc import Message, ProtocolError, encode, read_body
+from capgate.capabilities.mcp.questions import Questions
 
 from .rpc_server import Careless, call
 

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capgate import CapabilityMiddleware, Settings
 from capgate.capabilities import CapabilityDenied, capabilities_for, current, using
-from capgate.capabilities._jsonrpc import BATCH, DEPTH, VALUES
 from capgate.capabilities.mcp import GatedMCP
+from capgate.capabilities.mcp.jsonrpc import BATCH, DEPTH, VALUES
 from capgate.capabilities.tools import canonical_hash
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Reason, User

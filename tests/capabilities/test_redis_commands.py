@@ -10,7 +10,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.capabilities._redis_commands import (
+from capgate.capabilities._cache_commands import (
     _COMMANDS,
     _LOCK_DIGESTS,
     _LOCK_SCRIPTS,

@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied, capabilities_for, using
 from capgate.capabilities.sql import gate_engine, named, query_name
-from capgate.declare import requires
 from capgate.model import PolicyInput, PolicyResult, Reason
+from capgate.routes.declare import requires
 
 from ..web.support import KINDS, Recording, events, gated, make_checker
 from .listening import ACTOR, reason

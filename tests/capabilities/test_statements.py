@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from capgate.capabilities._sql_words import FUNCTIONS
-from capgate.capabilities._statements import MIGRATE, OPEN_JOINS, TEXT_LIMIT, Statements, read_statements
+from capgate.capabilities.sql.statements import MIGRATE, OPEN_JOINS, TEXT_LIMIT, Statements, read_statements
+from capgate.capabilities.sql.words import FUNCTIONS
 
 READ, WRITE = "db.read", "db.write"
 SQLITE, POSTGRESQL, MYSQL = "sqlite", "postgresql", "mysql"

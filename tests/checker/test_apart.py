@@ -13,11 +13,11 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
-from capgate.checker import WasmPolicyChecker
+from capgate.checker.local import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.metrics import Metrics
 from capgate.model import ALLOW, Deny, PolicyInput, Reason, Resource, User
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..asgi import Call, http_scope
 from ..conftest import EXPECTED_ENGINES

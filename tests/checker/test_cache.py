@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capgate.build import build_policy
-from capgate.cache import QuickChecker
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
-from capgate.current import capabilities_for
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.cached import QuickChecker
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.enforcement.current import capabilities_for
+from capgate.enforcement.point import Judge
 from capgate.errors import ConfigError
-from capgate.judge import Judge
 from capgate.limits import Limits
 from capgate.model import (
     ALLOW,
@@ -32,10 +33,9 @@ from capgate.model import (
     User,
 )
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
-from capgate.select import select_checker
-from capgate.settings import Settings
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.pool import WasmPool
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
 
 from ..conftest import EXPECTED_ENGINES
 

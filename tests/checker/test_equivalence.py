@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS, Vocabulary
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import (
     ANONYMOUS,
@@ -33,7 +33,7 @@ from capgate.model import (
     canonical,
 )
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..guests import artifact
 from ..policy.fixtures import Fixture, load_fixtures

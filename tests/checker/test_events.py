@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.events import DecisionEvent, add_sink, remove_sink
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..guests import artifact
 from ..pool.guests import PATIENT, make_pool, order

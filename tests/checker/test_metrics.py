@@ -14,7 +14,7 @@ from prometheus_client.registry import CollectorRegistry
 from capgate.errors import ConfigError
 from capgate.metrics import OTHER, Metrics
 from capgate.model import PolicyInput, Resource
-from capgate.select import select_checker
+from capgate.settings.select import select_checker
 
 from ..store.following import Shelf, ask
 from ..web.support import KINDS, POLICY, make_checker

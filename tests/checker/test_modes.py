@@ -15,12 +15,12 @@ from ..tools import ROOT
 PROGRAM = """
 import json, logging, sys
 import anyio
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.model import Environment, PolicyInput, Resource, User, canonical
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.pool import WasmPool
+from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
 from tests.pool.guests import make_pool, order
 

@@ -11,12 +11,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from capgate.actions import Vocabulary
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import REASONS, Allow, Deny, PolicyInput, PolicyResult, Reason, Resource
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..guests import artifact
 from ..pool.guests import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.checker import WasmPolicyChecker
+from capgate.checker.local import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Reason, Resource
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..conftest import EXPECTED_ENGINES
 from ..guests import artifact, guest

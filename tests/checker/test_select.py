@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -22,8 +22,8 @@ from capgate.errors import (
 )
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource
-from capgate.select import select_checker
-from capgate.settings import Settings
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
 
 from ..guests import wat
 from ..pool.guests import COUNT, OBEDIENT, TOLD, order

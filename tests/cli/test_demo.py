@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from capgate.cli import demo, demo_app
+from capgate.cli.demo import app as demo_app
+from capgate.cli.demo import command as demo
 from capgate.errors import ConfigError, PolicyUnavailable
 from capgate.model import REASONS
 

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from capgate import PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
-from capgate.cli.asking import read_question
-from capgate.cli.recorded import CUT, NOTHING, original, question_of
+from capgate.cli.policy.asking import read_question
+from capgate.cli.policy.recorded import CUT, NOTHING, original, question_of
 from capgate.errors import ConfigError
 from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, canonical
-from capgate.policy.patch import apply
+from capgate.policy.analysis.patch import apply
 
 from ..guests import denies, guest
 from .command import capgate, environment

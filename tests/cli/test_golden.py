@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 from capgate.cli import main
 
 from ..conftest import EXPECTED_ENGINES

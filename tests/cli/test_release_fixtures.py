@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from capgate.errors import ArtifactNotFound
-from capgate.golden import read_fixtures, release_file
 from capgate.store import PolicyStore
 from capgate.store.fixtures import FIXTURES_BYTES
+from capgate.testing.golden import read_fixtures, release_file
 
 from ..guests import guest
 from .test_releases import KEYS, STORE, Command, build, folder, run
@@ -205,7 +205,7 @@ class TestVerifyAndPublish:
 
     def test_signed_and_yet_no_fixtures(self, signed: Command, monkeypatch: pytest.MonkeyPatch) -> None:  # A2
         """What only another signer than this one would sign."""
-        from capgate.cli import signing
+        from capgate.cli.release import signing
 
         monkeypatch.setattr(signing, "_judge", lambda *_: None)
         monkeypatch.setattr(signing, "_fixtures", lambda _: b"[]\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS
-from capgate.contract import ContractAction, ContractRequirement, ContractRoute, HandlerContract
-from capgate.contract.parts import escape, requirement_key, route_key
+from capgate.routes.contract import ContractAction, ContractRequirement, ContractRoute, HandlerContract
+from capgate.routes.contract.parts import escape, requirement_key, route_key
 
 OWN = (
     ContractAction("invoice.send", "actions", "invoice", True, ()),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from capgate import HandlerContract
 from capgate.actions import policy_hash
-from capgate.contract import ContractAction, ContractRequirement, ContractRoute, changes
+from capgate.routes.contract import ContractAction, ContractRequirement, ContractRoute, changes
 
 from .made import ACTIONS, contracts
 

@@ -20,9 +20,9 @@ from starlette.staticfiles import StaticFiles
 
 from capgate import HandlerContract, RuntimePolicy, Settings, build_policy, requires
 from capgate.actions import VOCABULARY, Vocabulary, policy_hash
-from capgate.contract import ZEROS
 from capgate.errors import ArtifactNotFound, ConfigError, DigestMismatch
-from capgate.export import contract_of, digests_of
+from capgate.middleware.contract import contract_of, digests_of
+from capgate.routes.contract import ZEROS
 from examples.fastapi_orders.app import create_app as fastapi_orders
 from examples.starlette_orders.app import POLICY as ORDERS_POLICY
 from examples.starlette_orders.app import create_app as starlette_orders

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from capgate import HandlerContract
 from capgate.actions import policy_hash
-from capgate.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute
-from capgate.contract.handler import KEYS
-from capgate.contract.parts import escape, split_resource
-from capgate.declare import Requirement
 from capgate.errors import ConfigError
-from capgate.openapi import as_written
+from capgate.routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute
+from capgate.routes.contract.handler import KEYS
+from capgate.routes.contract.parts import escape, split_resource
+from capgate.routes.declare import Requirement
+from capgate.routes.openapi import as_written
 
 from .made import ACTIONS, contracts, ids
 

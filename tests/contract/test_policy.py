@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from capgate import Allow, Deny, HandlerContract, PolicyInput, Resource, RuntimePolicy, build_policy
 from capgate.actions import BUILTIN_ACTIONS, policy_hash
-from capgate.contract import ContractRequirement, ContractRoute, policy_from_contract
-from capgate.contract.parts import requirement_key, split_resource
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import ConfigError
 from capgate.policy import ascii_lower
-from capgate.store.loader import WasmArtifact
+from capgate.routes.contract import ContractRequirement, ContractRoute, policy_from_contract
+from capgate.routes.contract.parts import requirement_key, split_resource
 
 from ..web.support import KINDS, make_checker
 from .made import ACTIONS, OWN, contracts, ids

@@ -16,13 +16,13 @@ from starlette.routing import Route
 
 from capgate import CapabilityMiddleware, HandlerContract, Settings, build_policy
 from capgate.actions import VOCABULARY, policy_hash
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
-from capgate.contract import ZEROS
-from capgate.declare import Requirement
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, ContractDrift, ManifestError
-from capgate.export import contract_of, read_contract
 from capgate.limits import Limits
-from capgate.startup import Startup
+from capgate.middleware.contract import contract_of, read_contract
+from capgate.middleware.startup import Startup
+from capgate.routes.contract import ZEROS
+from capgate.routes.declare import Requirement
 
 from ..asgi import Call, http_scope
 from ..web.support import KINDS, PATIENT, POLICY, Answering, Ran, events, make_checker, read

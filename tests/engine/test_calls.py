@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.engine import Instance, load_engine
 from capgate.errors import AbiError
+from capgate.runtime.engine import Instance, load_engine
 
 from ..guests import PAGE, wat
 

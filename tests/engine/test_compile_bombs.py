@@ -17,14 +17,14 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from capgate import interpreter
-from capgate.build import build_policy
-from capgate.engine import Engine, is_small, load_engine, trial, try_compiling
+from capgate.artifact.build import build_policy
 from capgate.errors import CapgateError, EngineUnavailable, RestrictedModule
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
-from capgate.pool import WasmPool
+from capgate.runtime import interpreter
+from capgate.runtime.engine import Engine, is_small, load_engine, trial, try_compiling
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from capgate.runtime.pool import WasmPool
 from capgate.wasm import meter
 
 from ..bundle.opa_guest import opa_guest

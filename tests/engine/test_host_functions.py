@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from capgate.engine import HostFunction, HostImport, HostMemory, Instance, _wasmtime_host, load_engine
 from capgate.errors import PolicyTrap
+from capgate.runtime.engine import HostFunction, HostImport, HostMemory, Instance, _wasmtime_host, load_engine
 
 from ..guests import wat
 

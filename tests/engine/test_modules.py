@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import wasmtime
 
-from capgate.engine import load_engine
 from capgate.errors import RestrictedModule
+from capgate.runtime.engine import load_engine
 
 from ..guests import wat
 
@@ -94,7 +94,7 @@ def test_every_engine_runs_what_is_admitted(engine_name: str, feature: str) -> N
 
 def test_each_refused_feature_is_a_setting_of_this_wasmtime() -> None:
     """A misspelt one would be an attribute that nobody reads."""
-    from capgate.engine import _wasmtime
+    from capgate.runtime.engine import _wasmtime
 
     for feature in _wasmtime._REFUSED_FEATURES:
         assert isinstance(vars(wasmtime.Config).get(f"wasm_{feature}"), property), feature

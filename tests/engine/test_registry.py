@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from capgate.engine import ENGINES, available_engines, load_engine
 from capgate.errors import ConfigError, EngineUnavailable
+from capgate.runtime.engine import ENGINES, available_engines, load_engine
 
 from ..conftest import EXPECTED_ENGINES
 from ..tools import ROOT
@@ -26,7 +26,7 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise getattr(builtins, failure)("blocked here")
 
 sys.meta_path.insert(0, Blocker())
-from capgate.engine import available_engines, load_engine
+from capgate.runtime.engine import available_engines, load_engine
 from capgate.errors import EngineUnavailable
 found = {"available": available_engines()}
 for name in ("auto", "wasmer", "wasmtime"):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from capgate.build import build_policy
-from capgate.engine import load_engine
+from capgate.artifact.build import build_policy
 from capgate.errors import PolicyError, PolicyTrap, PolicyUnavailable
-from capgate.interpreter import WasmInterpreter
 from capgate.model import Allow, PolicyInput, Resource
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import WasmInterpreter
 
 from ..guests import artifact, guest
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from capgate.engine import TRAP_KINDS, Instance, load_engine
 from capgate.errors import PolicyTrap
+from capgate.runtime.engine import TRAP_KINDS, Instance, load_engine
 
 from ..guests import wat
 from ..tools import ROOT
@@ -142,7 +142,7 @@ def test_an_error_of_ours_explains_itself(engine_name: str) -> None:
 
 SMALL_STACK: Final = """
 import sys, threading
-from capgate.engine import load_engine
+from capgate.runtime.engine import load_engine
 from tests.engine.test_traps import MODULE, wat
 engine, kinds = load_engine(sys.argv[1]), []
 def run():
@@ -160,7 +160,7 @@ print(*kinds)
 """
 TAKEN_SIGNALS: Final = """
 import faulthandler, sys
-from capgate.engine import load_engine
+from capgate.runtime.engine import load_engine
 from tests.engine.test_traps import MODULE, TRAPS, wat
 engine = load_engine(sys.argv[1])
 instance = engine.compile(wat(MODULE)).instantiate()

@@ -9,8 +9,8 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.engine import _wasmtime
 from capgate.errors import PolicyTrap
+from capgate.runtime.engine import _wasmtime
 
 from ..guests import wat
 from .test_traps import MODULE as TRAPPING

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from capgate.errors import ConfigError
-from capgate.golden import Unit, coverage_of
 from capgate.model import Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
+from capgate.testing.golden import Unit, coverage_of
 
 from ..policy.strategies import questions, rule_lists
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 
 from capgate.errors import ArtifactError, ArtifactNotFound, FixtureError
-from capgate.golden import read_fixtures
 from capgate.limits import Limits
 from capgate.model import ALLOW, Deny, Environment, PolicyInput, Resource, User, canonical
+from capgate.testing.golden import read_fixtures
 
 from ..tools import ROOT
 

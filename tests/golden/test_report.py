@@ -9,8 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capgate.golden import Fixture, Outcome, PolicyUnderTest, Unit, coverage_of, run_fixtures
-from capgate.golden.report import (
+from capgate.artifact.load import WasmArtifact
+from capgate.model import ALLOW, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
+from capgate.policy import RuntimePolicy
+from capgate.testing.golden import Fixture, Outcome, PolicyUnderTest, Unit, coverage_of, run_fixtures
+from capgate.testing.golden.report import (
     SHOWN,
     answer,
     as_data,
@@ -23,9 +26,6 @@ from capgate.golden.report import (
     question,
     title,
 )
-from capgate.model import ALLOW, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
-from capgate.policy import RuntimePolicy
-from capgate.store.loader import WasmArtifact
 
 from ..conftest import EXPECTED_ENGINES
 from ..guests import artifact, denies, guest

@@ -14,11 +14,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from capgate import golden
 from capgate.actions import Vocabulary
-from capgate.build import build_policy
-from capgate.checker import WasmPolicyChecker
-from capgate.engine import ENGINES
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -28,11 +27,12 @@ from capgate.errors import (
     FixturesFailed,
     RestrictedModule,
 )
-from capgate.golden import Fixture, Outcome, PolicyUnderTest, check_fixtures, coverage_of, run_fixtures
 from capgate.limits import Limits
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult, Resource, User, canonical
 from capgate.policy import RuntimePolicy
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import ENGINES
+from capgate.testing import golden
+from capgate.testing.golden import Fixture, Outcome, PolicyUnderTest, check_fixtures, coverage_of, run_fixtures
 
 from ..conftest import EXPECTED_ENGINES
 from ..guests import artifact, guest, wat
@@ -325,7 +325,7 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ImportError("blocked here")
 sys.meta_path.insert(0, Blocker())
 from capgate.errors import EngineUnavailable
-from capgate.golden import Fixture, run_fixtures
+from capgate.testing.golden import Fixture, run_fixtures
 from capgate.model import ALLOW, PolicyInput, Resource
 fixture = Fixture(input=PolicyInput("env.read", resource=Resource("env_var", "TZ")), expected=ALLOW)
 found = {}

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from capgate import golden
 from capgate.actions import Vocabulary
 from capgate.policy import RuntimePolicy
+from capgate.testing import golden
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "policy"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from capgate.errors import ConfigError
 from capgate.model import Allow, Deny, Environment, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
-from capgate.policy.advice import Account, Standing, account_for
-from capgate.policy.patch import apply
+from capgate.policy.analysis.advice import Account, Standing, account_for
+from capgate.policy.analysis.patch import apply
 
 from .fixtures import Fixture, load_fixtures
 from .reference import ACTORS, BUILTIN, action_fits, fits, judge

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from capgate import build, guest
-from capgate.build import POLICY_SECTION, Label, build_policy, is_built_by_capgate, read_label
+from capgate.artifact import build, guest
+from capgate.artifact.build import POLICY_SECTION, Label, build_policy, is_built_by_capgate, read_label
+from capgate.artifact.guest import IMAGE_BASE, image, make_image
 from capgate.errors import ConfigError
-from capgate.guest import IMAGE_BASE, image, make_image
 from capgate.limits import Limits
 from capgate.policy import RuntimePolicy
 from capgate.wasm import decode, encode, with_custom, with_data, with_memory

@@ -13,10 +13,10 @@ from capgate.actions import BUILTIN_ACTIONS
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
 from capgate.policy import RuntimePolicy
-from capgate.policy import difference as difference_module
-from capgate.policy.difference import Change, Difference, difference
-from capgate.policy.regions import Region
-from capgate.policy.space import Selector
+from capgate.policy.analysis import difference as difference_module
+from capgate.policy.analysis.difference import Change, Difference, difference
+from capgate.policy.analysis.regions import Region
+from capgate.policy.analysis.space import Selector
 
 from .fixtures import load_fixtures
 from .reference import ACTORS, judge, lower

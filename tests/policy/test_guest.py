@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capgate import guest
 from capgate.actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
-from capgate.build import build_policy
+from capgate.artifact import guest
+from capgate.artifact.build import build_policy
 from capgate.model import (
     ALLOW,
     Anonymous,

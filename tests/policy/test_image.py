@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from capgate import guest
-from capgate.build import build_policy
-from capgate.guest import IMAGE_BASE, image, make_image
+from capgate.artifact import guest
+from capgate.artifact.build import build_policy
+from capgate.artifact.guest import IMAGE_BASE, image, make_image
 from capgate.model import ALLOW, Deny, PolicyInput, Reason, Resource
 from capgate.policy import RuntimePolicy
 from capgate.wasm import decode, encode, with_data, with_memory

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capgate import guest
+from capgate.artifact import guest
 
 SOURCES = Path(guest.__file__).parent
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 from capgate.limits import Limits
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy

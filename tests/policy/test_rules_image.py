@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from capgate.build import build_policy
-from capgate.guest import IMAGE_BASE, image, make_image
-from capgate.guest.tables import DENIAL
+from capgate.artifact.build import build_policy
+from capgate.artifact.guest import IMAGE_BASE, image, make_image
+from capgate.artifact.guest.tables import DENIAL
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import trio
 
-from capgate import pool as pools
-from capgate.checker import WasmPolicyChecker
+from capgate.checker.local import WasmPolicyChecker
 from capgate.model import Allow, Deny
-from capgate.pool import WasmPool
+from capgate.runtime import pool as pools
+from capgate.runtime.pool import WasmPool
 
 from .guests import DENY, TOLD, TRAP, check_balance, make_pool, order
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
 from capgate.model import Deny, PolicyInput, Resource
-from capgate.pool import PoolStatistics, WasmPool
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.pool import PoolStatistics, WasmPool
 
 from ..guests import HEAP, REASON, RESULT, artifact, data, guest
 

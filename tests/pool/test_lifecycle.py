@@ -18,13 +18,13 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from capgate.checker import WasmPolicyChecker
-from capgate.engine import load_engine
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import ConfigError, PolicyUnavailable
-from capgate.interpreter import CompiledPolicy
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, Deny, PolicyResult
-from capgate.pool import WasmPool
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy
+from capgate.runtime.pool import WasmPool
 
 from ..tools import ROOT
 from .guests import check_balance, make_pool, obedient, order

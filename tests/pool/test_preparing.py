@@ -11,11 +11,11 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from capgate.checker import WasmPolicyChecker
-from capgate.engine import is_small, load_engine
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import PolicyUnavailable
 from capgate.model import ALLOW, Deny
-from capgate.pool import WasmPool
+from capgate.runtime.engine import is_small, load_engine
+from capgate.runtime.pool import WasmPool
 from capgate.wasm import meter
 
 from ..guests import artifact, denies, guest

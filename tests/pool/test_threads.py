@@ -16,12 +16,12 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from capgate import _making
-from capgate.build import build_policy
-from capgate.checker import WasmPolicyChecker
+from capgate.artifact.build import build_policy
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import PolicyTrap
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Resource
-from capgate.pool import WasmPool
+from capgate.runtime import instantiation as _making
+from capgate.runtime.pool import WasmPool
 
 from ..guests import artifact
 from ..tools import IN_CI

@@ -11,10 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from capgate.errors import PolicyError, PolicyUnavailable, PoolExhausted
-from capgate.interpreter import WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, PolicyInput, PolicyResult
-from capgate.pool import WasmPool
+from capgate.runtime.interpreter import WasmInterpreter
+from capgate.runtime.pool import WasmPool
 
 from ..tools import IN_CI
 from .guests import BAD_DISCRIMINANT, DENY, PATIENT, TOLD, TRAP, TRAP_IF_USED, check_balance, make_pool, order

@@ -18,13 +18,13 @@ from starlette.types import ASGIApp
 
 from capgate import RuntimePolicy
 from capgate.actions import BUILTIN_ACTIONS, SECTIONS
-from capgate.cli.diff import words
-from capgate.golden import Fixture, run_fixtures
+from capgate.cli.policy.diff import words
 from capgate.limits import RANGES, Limits
 from capgate.model import REASONS
-from capgate.policy.difference import difference
-from capgate.settings import VARIABLES, Settings
+from capgate.policy.analysis.difference import difference
+from capgate.settings.settings import VARIABLES, Settings
 from capgate.store import PolicyStore
+from capgate.testing.golden import Fixture, run_fixtures
 
 from ..cli.command import environment
 from ..tools import ROOT
@@ -79,7 +79,7 @@ async def test_the_first_program_answers_as_shown() -> None:
 
 def test_the_declarations_compile_and_apply() -> None:
     from capgate import requires
-    from capgate.declare import declared
+    from capgate.routes.declare import declared
 
     lines = [line for line in blocks("python", "Declarations")[0].splitlines() if line]
     for line in lines:

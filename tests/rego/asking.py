@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import AbiError, BuiltinError, PolicyError, PolicyTimeout, PolicyTrap
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ONLY_ENTRYPOINT, Allow, Deny, Entrypoint, PolicyInput, Resource, User
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 INPUT = PolicyInput(
     "db.write", User("alice"), Resource("sql_query", "upsert_user"), timestamp=1_700_000_000_123_456_789

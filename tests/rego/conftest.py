@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capgate import interpreter
-from capgate.engine import Engine, try_compiling
 from capgate.limits import Limits
+from capgate.runtime import interpreter
+from capgate.runtime.engine import Engine, try_compiling
 from capgate.wasm import decode
 
 _DATA = 11

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import PolicyError
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.model import PolicyInput, Resource
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..guests import data
 from .asking import LIMITS

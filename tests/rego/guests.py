@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from capgate.abi.opa.module import EVAL, EVAL_SIGNATURE, EXPORTS
-from capgate.build import PAGE
-from capgate.guest import IMAGE_BASE, make_image
+from capgate.artifact.build import PAGE
+from capgate.artifact.guest import IMAGE_BASE, make_image
+from capgate.artifact.load import WasmArtifact
 from capgate.policy import RuntimePolicy
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.abi.opa.module import EVAL, EVAL_SIGNATURE, EXPORTS
 from capgate.wasm import Module, decode, encode, with_data
 from capgate.wasm.edit import extended, replaced
 from capgate.wasm.encode import export_entry, i32_const, import_entry, vector

@@ -8,9 +8,9 @@ import sys
 import time
 from types import FrameType
 
-from capgate.engine import load_engine
 from capgate.errors import PolicyError
-from capgate.interpreter import CompiledPolicy
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy
 
 from .deep import BODIES, CALL, INPUT, prepared, warm
 

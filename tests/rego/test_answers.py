@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.abi.opa.answer import Answers
 from capgate.errors import AbiError
 from capgate.limits import Limits
 from capgate.model import Allow, Entrypoint
+from capgate.runtime.abi.opa.answer import Answers
 
 from ..tools import IN_CI
 from .asking import LIMITS, opened, outcome

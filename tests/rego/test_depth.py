@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from capgate.abi.opa.host import FRAMES, require_room
+from capgate.runtime.abi.opa.host import FRAMES, require_room
 
 from ..tools import IN_CI, ROOT
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.abi.opa.document import document
 from capgate.errors import MalformedInput
 from capgate.limits import Limits
 from capgate.model import (
@@ -26,6 +25,7 @@ from capgate.model import (
     User,
     canonical,
 )
+from capgate.runtime.abi.opa.document import document
 
 from ..policy.fixtures import load_fixtures
 from .asking import opened

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from capgate.checker import WasmPolicyChecker
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import ConfigError
-from capgate.golden import read_fixtures, run_fixtures
-from capgate.interpreter import WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource
-from capgate.pool import WasmPool
-from capgate.select import select_checker
-from capgate.settings import Settings
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.interpreter import WasmInterpreter
+from capgate.runtime.pool import WasmPool
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
+from capgate.testing.golden import read_fixtures, run_fixtures
 
 from ..cli.command import capgate
 from .asking import INPUT, opened, outcome

@@ -6,12 +6,12 @@ from functools import cache
 
 import pytest
 
-from capgate.abi.opa import Guest
-from capgate.engine import load_engine
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW as ALLOW_RESULT
 from capgate.model import Allow, Deny, Entrypoint, canonical
+from capgate.runtime.abi.opa import Guest
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ..policy.fixtures import Fixture, load_fixtures
 from ..tools import IN_CI

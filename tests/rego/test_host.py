@@ -9,13 +9,13 @@ import threading
 
 import pytest
 
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import CapgateError, PolicyTrap, RestrictedModule
-from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Entrypoint, PolicyInput, Resource
-from capgate.pool import WasmPool
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
+from capgate.runtime.pool import WasmPool
 
 from ..guests import PAGE, data
 from ..tools import ROOT

@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from capgate.abi.opa.document import document
 from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
+from capgate.runtime.abi.opa.document import document
 
 from ..guests import PAGE, data
 from .asking import INPUT, LIMITS, opened, outcome, outcome_of

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.abi.opa.module import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
 from capgate.errors import ConfigError, RestrictedModule
-from capgate.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.abi.opa.module import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.wasm import decode, encode, with_custom, with_data
 from capgate.wasm.module import MemoryType
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from capgate.abi.opa import host
-from capgate.checker import WasmPolicyChecker
-from capgate.engine import load_engine
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import AbiError
-from capgate.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource
-from capgate.pool import WasmPool
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.abi.opa import host
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
+from capgate.runtime.pool import WasmPool
 
 from ..guests import PAGE
 from .asking import INPUT, LIMITS, opened, outcome

@@ -12,7 +12,7 @@ import pytest
 from capgate.errors import PolicyTrap
 from capgate.limits import Limits
 from capgate.model import Deny, Entrypoint, PolicyInput, Resource
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 
 from ..tools import IN_CI
 from .guests import opa_artifact

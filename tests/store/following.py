@@ -8,10 +8,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 from capgate.limits import Limits
 from capgate.model import PolicyInput, Resource
-from capgate.settings import Settings
+from capgate.settings.settings import Settings
 from capgate.store import KeyPair, Manifest, PolicyStore, TrustedKeys, Verifier, WasmArtifact
 from capgate.store.signing import format_signatures
 

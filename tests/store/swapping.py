@@ -15,12 +15,12 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from capgate.cache import QuickChecker
-from capgate.checker import WasmPolicyChecker
-from capgate.follow import FollowingChecker
+from capgate.checker.cached import QuickChecker
+from capgate.checker.following import FollowingChecker
+from capgate.checker.local import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import ALLOW
-from capgate.pool import WasmPool
+from capgate.runtime.pool import WasmPool
 from capgate.store import VerifiedPolicy
 
 from .following import SELDOM, ask

@@ -13,16 +13,16 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from capgate._generation import Alarm, Generation, Probation
-from capgate._watching import RETRY
-from capgate.cache import QuickChecker
-from capgate.checker import WasmPolicyChecker
+from capgate.checker.cached import QuickChecker
+from capgate.checker.following import FollowingChecker
+from capgate.checker.generation import Alarm, Generation, Probation
+from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.watcher import RETRY
 from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
-from capgate.follow import FollowingChecker
 from capgate.model import ALLOW, Deny, Reason
-from capgate.pool import WasmPool
-from capgate.select import select_checker
-from capgate.settings import Settings
+from capgate.runtime.pool import WasmPool
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
 from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
 from capgate.store.fixtures import format_fixtures
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from capgate import Settings
 from capgate.errors import ConfigError
-from capgate.keys import PublicKey, parse_key, parse_key_file, parse_keys
 from capgate.limits import MOST_KEYS
+from capgate.settings.trust import load_trusted_keys
 from capgate.store import KeyPair
-from capgate.store.configured import load_trusted_keys
+from capgate.store.keys import PublicKey, parse_key, parse_key_file, parse_keys
 
 from .support import KEYS
 

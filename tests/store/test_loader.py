@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.build import POLICY_SECTION, build_policy
+from capgate.artifact.build import POLICY_SECTION, build_policy
+from capgate.artifact.load import check_pin, document_format, load_policy, read_document, read_policy
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -29,7 +30,6 @@ from capgate.errors import (
 from capgate.limits import Limits
 from capgate.policy import RuntimePolicy
 from capgate.store import WasmArtifact, load_wasm_artifact
-from capgate.store.loader import check_pin, document_format, load_policy, read_document, read_policy
 from capgate.wasm import decode, encode, with_custom
 
 HEADER = b"\0asm\x01\0\0\0"

@@ -16,14 +16,7 @@ from hypothesis import strategies as st
 from capgate.errors import ConfigError, SignatureInvalid
 from capgate.limits import MOST_KEYS
 from capgate.store import KeyPair, TrustedKeys
-from capgate.store.signing import (
-    DOMAIN,
-    SIGNATURE_BYTES,
-    Signature,
-    SignatureFile,
-    format_signatures,
-    parse_signatures,
-)
+from capgate.store.signing import DOMAIN, SIGNATURE_BYTES, Signature, SignatureFile, format_signatures, parse_signatures
 
 from .support import KEYS, Made, trust
 from .test_keys import L, is_taken

@@ -28,19 +28,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from capgate import CapabilityMiddleware, requires
-from capgate import follow as follow_module
-from capgate._generation import Generation
-from capgate._scheduling import on_loop
-from capgate.cache import Memory, QuickChecker
-from capgate.checker import PolicyChecker, WasmPolicyChecker
-from capgate.current import capabilities_for
+from capgate.checker import following as follow_module
+from capgate.checker.cached import Memory, QuickChecker
+from capgate.checker.following import FollowingChecker
+from capgate.checker.generation import Generation
+from capgate.checker.local import PolicyChecker, WasmPolicyChecker
+from capgate.enforcement.current import capabilities_for
 from capgate.errors import PolicyUnavailable, StoreError
 from capgate.events import DecisionEvent, add_sink, remove_sink
-from capgate.follow import FollowingChecker
 from capgate.limits import Limits
 from capgate.model import ALLOW, ANONYMOUS, Deny, PolicyInput, Reason
-from capgate.pool import WasmPool
-from capgate.select import select_checker
+from capgate.runtime.event_loop import on_loop
+from capgate.runtime.pool import WasmPool
+from capgate.settings.select import select_checker
 from capgate.store import Active, Manifest, VerifiedPolicy, WasmArtifact
 from capgate.store.records import make_record
 
@@ -560,7 +560,7 @@ def test_what_a_loop_raises_comes_to_who_waits(backend: str) -> None:
         raise Panic("on the loop")
 
     async def main() -> None:
-        from capgate._scheduling import current_loop
+        from capgate.runtime.event_loop import current_loop
 
         loop = current_loop()
         assert loop is not None
@@ -711,7 +711,7 @@ class Crew:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What was replaced is closed at the next look."""
     with monkeypatch.context() as patched:
-        patched.setattr("capgate._watching._when_answered", lambda generation: 0.0)
+        patched.setattr("capgate.checker.watcher._when_answered", lambda generation: 0.0)
         yield
 
 
@@ -744,7 +744,7 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P5
     """A worker thread lives on, while the last reference to a pool goes on the thread that looks."""
-    from capgate._shard import Shard
+    from capgate.runtime.thread_instances import Shard
 
     ended: list[bool] = []
     owners: dict[int, int] = {}

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from capgate import Allow, PolicyInput, Resource, Settings, WasmPolicyChecker, build_policy, select_checker
-from capgate.errors import (
-    ArtifactError,
-    ConfigError,
-    DigestMismatch,
-    ManifestError,
-    SignatureInvalid,
-)
+from capgate.errors import ArtifactError, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
+from capgate.settings.trust import load_trusted_keys
 from capgate.store import Manifest, Verifier, WasmArtifact
-from capgate.store.configured import load_trusted_keys
 from capgate.store.signing import format_signatures
 from capgate.store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 

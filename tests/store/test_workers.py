@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 
 from ..tools import IN_CI, ROOT
 from .following import KEY, Shelf

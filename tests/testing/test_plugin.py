@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 
 from ..cli.command import environment
 from ..conftest import EXPECTED_ENGINES

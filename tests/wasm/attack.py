@@ -17,7 +17,7 @@ import wasmtime
 from capgate.errors import DecodeError, RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.wasm import Metered, core_module, meter
-from capgate.wasm.charges import OUT_OF_FUEL, TOO_DEEP
+from capgate.wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 
 from .engines import Host, Trapped, make_host
 

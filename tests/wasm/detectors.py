@@ -8,8 +8,8 @@ from typing import Any
 from capgate.errors import RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.wasm import decode, meter
-from capgate.wasm.charges import OUT_OF_FUEL
-from capgate.wasm.prices import Prices
+from capgate.wasm.metering.charges import OUT_OF_FUEL
+from capgate.wasm.metering.prices import Prices
 
 from .attack import CHECK
 from .engines import Host, Trapped, WasmtimeHost

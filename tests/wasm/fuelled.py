@@ -7,8 +7,8 @@ from typing import Any
 from capgate.limits import Limits
 from capgate.wasm import decode, encode, meter, with_section
 from capgate.wasm.encode import i32_const, i64_const
-from capgate.wasm.prices import Prices
-from capgate.wasm.rewrite import FUEL, RESET
+from capgate.wasm.metering.prices import Prices
+from capgate.wasm.metering.rewrite import FUEL, RESET
 
 from .engines import Host
 

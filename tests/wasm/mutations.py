@@ -10,14 +10,16 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from capgate.wasm import blocks, charges, metering, reader, references, rewrite
-from capgate.wasm import plan as plans
-from capgate.wasm.blocks import Planner
-from capgate.wasm.charges import Writer
+from capgate.wasm import reader, references
 from capgate.wasm.encode import i32_const, i64_const
 from capgate.wasm.leb128 import read_unsigned, unsigned
+from capgate.wasm.metering import blocks, charges, rewrite
+from capgate.wasm.metering import meter as metering
+from capgate.wasm.metering import plan as plans
+from capgate.wasm.metering.blocks import Planner
+from capgate.wasm.metering.charges import Writer
+from capgate.wasm.metering.rewrite import Rewriter
 from capgate.wasm.module import Export, Module
-from capgate.wasm.rewrite import Rewriter
 
 #: Owner, name of the attribute or key of the item, what stands there instead.
 Replacement = tuple[Any, "str | int", Any]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capgate.wasm.metering.prices import Prices, Unit
 from capgate.wasm.opcodes import OPCODES
-from capgate.wasm.prices import Prices, Unit
 
 _FREE = {"nop", "drop", "block", "loop", "unreachable", "return", "else", "end"}
 _BULK = (

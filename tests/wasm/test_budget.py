@@ -9,8 +9,8 @@ from typing import Any
 
 from capgate.errors import WasmError
 from capgate.wasm import decode, meter
-from capgate.wasm.charges import OUT_OF_FUEL
-from capgate.wasm.rewrite import FUEL, RESET, STATUS
+from capgate.wasm.metering.charges import OUT_OF_FUEL
+from capgate.wasm.metering.rewrite import FUEL, RESET, STATUS
 
 from ..tools import IN_CI
 from .engines import Host, Trapped, make_host

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from capgate.wasm import decode
-from capgate.wasm.charges import TOO_DEEP
+from capgate.wasm.metering.charges import TOO_DEEP
+from capgate.wasm.metering.rewrite import RESET, STATUS
 from capgate.wasm.module import F32, F64, I64, Module
-from capgate.wasm.rewrite import RESET, STATUS
 
 from ..tools import IN_CI, require_tool
 from .engines import Host, Trapped, WasmtimeHost, make_host

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.engine import Instance, load_engine
 from capgate.errors import PolicyTrap, RestrictedModule
 from capgate.limits import Limits
+from capgate.runtime.engine import Instance, load_engine
 from capgate.wasm import Loading, decode, meter
-from capgate.wasm.prices import prices_for
-from capgate.wasm.verify import verify
+from capgate.wasm.metering.prices import prices_for
+from capgate.wasm.metering.verify import verify
 
 from ..guests import wat
 

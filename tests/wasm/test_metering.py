@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from capgate.errors import DecodeError, RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.wasm import decode, meter
-from capgate.wasm.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
 from capgate.wasm.encode import vector
+from capgate.wasm.metering.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
+from capgate.wasm.metering.rewrite import ENTRY
 from capgate.wasm.module import I32, MemoryType, TableType
-from capgate.wasm.rewrite import ENTRY
 
 from ..tools import IN_CI
 from .binary import EMPTY_TYPE, body, module, one_function

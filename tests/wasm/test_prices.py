@@ -10,9 +10,9 @@ from benchmarks.programs import PROGRAMS
 from capgate.errors import RestrictedModule
 from capgate.limits import Limits
 from capgate.wasm import meter
+from capgate.wasm.metering.plan import BULK_OPERATIONS
+from capgate.wasm.metering.prices import DEFERRED, Prices, Unit, frame_weight, prices_for
 from capgate.wasm.opcodes import OPCODES
-from capgate.wasm.plan import BULK_OPERATIONS
-from capgate.wasm.prices import DEFERRED, Prices, Unit, frame_weight, prices_for
 
 from .engines import WasmtimeHost
 from .wat import compile_wat

@@ -11,10 +11,10 @@ from capgate.limits import Limits
 from capgate.wasm import decode, encode, meter, with_section
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import export_entry, vector
+from capgate.wasm.metering.prices import prices_for
+from capgate.wasm.metering.rewrite import memory_maximum
+from capgate.wasm.metering.verify import verify
 from capgate.wasm.module import Export, Module
-from capgate.wasm.prices import prices_for
-from capgate.wasm.rewrite import memory_maximum
-from capgate.wasm.verify import verify
 
 from ..tools import IN_CI
 from .binary import body

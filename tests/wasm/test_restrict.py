@@ -230,6 +230,6 @@ def test_a_module_that_metering_would_blow_up() -> None:
 
 def test_a_block_that_costs_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """# pitfall 11"""
-    monkeypatch.setattr("capgate.wasm.rewrite._MAX_BLOCK_COST", 1_000)
+    monkeypatch.setattr("capgate.wasm.metering.rewrite._MAX_BLOCK_COST", 1_000)
     meter(one_function(b"\x41\0\x1a" * 900 + ANSWER))
     assert rule_of(one_function(b"\x41\0\x1a" * 1_100 + ANSWER))[0] == "block_cost"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.engine import load_engine
 from capgate.errors import RestrictedModule
+from capgate.runtime.engine import load_engine
 from capgate.wasm import decode
 from capgate.wasm.state import RESTORE, SAVE, leaves_state, with_state
 

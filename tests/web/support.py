@@ -14,16 +14,16 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
-from capgate.declare import requires
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
 from capgate.limits import Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import PolicyInfo, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
-from capgate.pool import WasmPool
-from capgate.settings import Settings
-from capgate.store.loader import WasmArtifact
+from capgate.routes.declare import requires
+from capgate.runtime.pool import WasmPool
+from capgate.settings.settings import Settings
 
 from ..conftest import EXPECTED_ENGINES
 

@@ -28,14 +28,14 @@ from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRo
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.current import capabilities_for, using
-from capgate.declare import is_around, requires
+from capgate.enforcement.current import capabilities_for, using
 from capgate.fastapi import Requires
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS, Allow
-from capgate.report import report_routes
-from capgate.routing import find_target
-from capgate.settings import Settings
+from capgate.routes.declare import is_around, requires
+from capgate.routes.listing import report_routes
+from capgate.routes.routing import find_target
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import PATIENT, Answering, Recording, make_checker

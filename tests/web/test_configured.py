@@ -14,17 +14,17 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Route
 from starlette.types import Receive, Scope, Send
 
-from capgate.build import build_policy
-from capgate.checker import PolicyChecker, WasmPolicyChecker
-from capgate.cli.server import serving as uvicorn_serving
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import load_wasm_artifact
+from capgate.checker.local import PolicyChecker, WasmPolicyChecker
+from capgate.cli.demo.server import serving as uvicorn_serving
 from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import Allow, PolicyInput, Resource
-from capgate.pool import WasmPool
-from capgate.select import select_checker
-from capgate.settings import Settings
-from capgate.store.loader import load_wasm_artifact
+from capgate.runtime.pool import WasmPool
+from capgate.settings.select import select_checker
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from ..guests import ALLOW as ALLOW_RECORD
@@ -146,7 +146,7 @@ async def test_an_engine_that_does_not_import(
     lifespan: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C1
     for engine in ("wasmer", "wasmtime"):
-        monkeypatch.setitem(sys.modules, f"capgate.engine._{engine}", None)
+        monkeypatch.setitem(sys.modules, f"capgate.runtime.engine._{engine}", None)
         path, digest = write_artifact(tmp_path)
         ran = Ran()
         app = configured(ran, settings=Settings(artifact=path, artifact_sha256=digest, engine=engine))

@@ -11,9 +11,9 @@ from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.staticfiles import StaticFiles
 
 from capgate.actions import VOCABULARY
-from capgate.declare import ATTRIBUTE, Requirement, declared, declared_for_method, requires
 from capgate.errors import ConfigError
 from capgate.model import Resource
+from capgate.routes.declare import ATTRIBUTE, Requirement, declared, declared_for_method, requires
 
 
 def actions(endpoint: object) -> list[str]:

@@ -10,14 +10,14 @@ import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Form, Header, Request, WebSocket
 
 from capgate import CapabilityDenied
-from capgate.declare import requires
 from capgate.errors import ConfigError
 from capgate.fastapi import Gate, Requires
 from capgate.limits import Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS, CompilerTool, Reason, Service, User
-from capgate.openapi import EXTENSION
-from capgate.settings import Settings
+from capgate.routes.declare import requires
+from capgate.routes.openapi import EXTENSION
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import KINDS, Recording, events, make_checker

@@ -23,17 +23,17 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.build import build_policy
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
-from capgate.current import capabilities_for, current, using
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.enforcement.capabilities import BATCH, Capabilities
+from capgate.enforcement.current import capabilities_for, current, using
 from capgate.errors import CapabilityDenied, ConfigError
-from capgate.handlers import BATCH, Capabilities
 from capgate.limits import RANGES, Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, ANONYMOUS, Allow, CompilerTool, Deny, Environment, Reason, Resource, Service, User
-from capgate.pool import WasmPool
-from capgate.settings import Settings
-from capgate.store.loader import WasmArtifact
+from capgate.runtime.pool import WasmPool
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import KINDS, POLICY, Answering, Recording, events, gated, make_checker, read

@@ -20,11 +20,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from capgate.build import build_policy
+from capgate.artifact.build import build_policy
 from capgate.limits import Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, PolicyInput, PolicyResult
-from capgate.settings import Settings
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import KINDS, PATIENT, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, plain, read
@@ -288,7 +288,7 @@ async def test_a_checker_that_was_passed_in_is_its_owners_to_close() -> None:
 
 async def test_a_checker_made_here_is_closed_before_shutdown_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     checker, closed_at = Counting(), []
-    monkeypatch.setattr("capgate.startup.select_checker", lambda settings: checker)
+    monkeypatch.setattr("capgate.middleware.startup.select_checker", lambda settings: checker)
     app = lifecycle_app([], settings=Settings(policy=POLICY))
     async with serving(app) as lifespan:
         closed_at.append(checker.closed)
@@ -300,7 +300,7 @@ async def test_a_checker_that_cannot_be_closed_fails_the_shutdown(monkeypatch: p
         async def aclose(self) -> None:
             raise OSError("sticky")
 
-    monkeypatch.setattr("capgate.startup.select_checker", lambda settings: Sticky())
+    monkeypatch.setattr("capgate.middleware.startup.select_checker", lambda settings: Sticky())
     async with serving(lifecycle_app([], settings=Settings(policy=POLICY))) as lifespan:
         pass
     assert lifespan.types == ["startup.complete", "shutdown.failed"]
@@ -309,7 +309,7 @@ async def test_a_checker_that_cannot_be_closed_fails_the_shutdown(monkeypatch: p
 
 async def test_a_lifespan_that_is_cancelled_closes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     checker = Counting()
-    monkeypatch.setattr("capgate.startup.select_checker", lambda settings: checker)
+    monkeypatch.setattr("capgate.middleware.startup.select_checker", lambda settings: checker)
     call = Call(LIFESPAN, [{"type": "lifespan.startup"}], hangs=True)
     with anyio.move_on_after(0.5) as scope:
         await call.to(lifecycle_app([], settings=Settings(policy=POLICY)))
@@ -540,7 +540,7 @@ async def test_a_lifespan_that_comes_while_a_request_starts_the_gate() -> None: 
 
 
 async def test_a_start_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:  # P13
-    monkeypatch.setattr("capgate.startup.STARTING", 0.05)
+    monkeypatch.setattr("capgate.middleware.startup.STARTING", 0.05)
     checker = Counting(slow=math.inf)
     app = lifecycle_app([], settings=Settings(), checker=checker)
     with anyio.fail_after(20):

@@ -24,16 +24,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from capgate.checker import LocalPolicyChecker
-from capgate.declare import Requirement, requires
+from capgate.checker.local import LocalPolicyChecker
+from capgate.enforcement.capabilities import Capabilities
+from capgate.enforcement.point import ends_task
 from capgate.errors import PolicyTimeout
-from capgate.handlers import Capabilities
-from capgate.judge import ends_task
 from capgate.limits import Limits
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Reason, Service, User
-from capgate.routing import PUBLIC
-from capgate.settings import Settings
+from capgate.routes.declare import Requirement, requires
+from capgate.routes.routing import PUBLIC
+from capgate.settings.settings import Settings
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

@@ -20,12 +20,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from capgate.declare import ASKS_ITSELF, asks_itself, requires
 from capgate.errors import ConfigError
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS
-from capgate.report import RouteReport, check_order, check_routes, report_routes
-from capgate.routing import DEFERRED, PUBLIC, Unresolvable, find_target, resolver_for
+from capgate.routes.declare import ASKS_ITSELF, asks_itself, requires
+from capgate.routes.listing import RouteReport, check_order, check_routes, report_routes
+from capgate.routes.routing import DEFERRED, PUBLIC, Unresolvable, find_target, resolver_for
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import SETTINGS, Ran, Recording, events, gated, make_checker, plain, read
@@ -700,7 +700,7 @@ async def test_a_report_that_fails_holds_up_nothing(monkeypatch: pytest.MonkeyPa
     def fail(*arguments: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("capgate.startup.check_routes", fail)
+    monkeypatch.setattr("capgate.middleware.startup.check_routes", fail)
     checker = make_checker(document={"sql": ["one"]})
     assert (await Call(http_scope("/one")).to(gated(routes(), checker))).status == 200
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from capgate.checker import LocalPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
 from capgate.errors import ConfigError
 from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
-from capgate.select import select_checker
-from capgate.settings import VARIABLES, Settings
+from capgate.settings.select import select_checker
+from capgate.settings.settings import VARIABLES, Settings
 
 from ..store.support import KEYS
 

@@ -15,15 +15,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from capgate.checker import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
 from capgate.errors import ConfigError
-from capgate.gate import Gate
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.gate import Gate
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
-from capgate.report import report_routes
-from capgate.routing import Target, find_target
-from capgate.settings import Settings
+from capgate.routes.listing import report_routes
+from capgate.routes.routing import Target, find_target
+from capgate.settings.settings import Settings
 
 from ..asgi import Call, http_scope, websocket_scope
 from .support import KINDS, POLICY, SETTINGS, Ran, Recording, events, example, gated, make_checker, plain, read

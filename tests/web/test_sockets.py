@@ -17,9 +17,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from capgate.middleware import CapabilityMiddleware
+from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import Allow
-from capgate.settings import Settings
+from capgate.settings.settings import Settings
 
 from .support import KINDS, PATIENT, Ran, Recording, events, make_checker, read
 from .test_lifecycle import write_artifact
@@ -222,8 +222,8 @@ def test_without_lifespan_a_failed_start_denies_everything(tmp_path: Path) -> No
 
 SERVED = """
 from starlette.applications import Starlette
-from capgate.middleware import CapabilityMiddleware
-from capgate.settings import Settings
+from capgate.middleware.middleware import CapabilityMiddleware
+from capgate.settings.settings import Settings
 app = Starlette()
 app.add_middleware(CapabilityMiddleware{})
 """

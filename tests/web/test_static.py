@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import capgate
-from capgate import middleware
+from capgate.middleware.middleware import middleware
 
 PACKAGE = Path(capgate.__file__).parent
 MODULES = (

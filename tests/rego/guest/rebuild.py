@@ -1,6 +1,6 @@
 """Make ``opa.wasm`` from ``opa.zig`` and the evaluator: ``python tests/rego/guest/rebuild.py [--check]``.
 
-As ``capgate/guest/rebuild.py``, by the same pinned compiler.
+As ``capgate/artifact/guest/rebuild.py``, by the same pinned compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from capgate.guest import rebuild
+from capgate.artifact.guest import rebuild
 
 HERE = Path(__file__).resolve().parent
 OPTIONS = (

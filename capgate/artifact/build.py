@@ -1,0 +1,107 @@
+"""A policy document as a WebAssembly module: the evaluator that capgate ships, with the document as a data segment.
+
+No toolchain is needed. The module consists of the compiled guest (``guest/evaluator.wasm``), a memory of fixed size,
+the image of the document at :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with its label.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import ConfigError, DecodeError
+from ..limits import RANGES, Limits
+from ..policy import ALWAYS, INPUTS, RuntimePolicy, is_label
+from ..wasm import Module, decode, encode, with_custom, with_data, with_memory
+from .guest import IMAGE_BASE, evaluator, make_image
+from .guest.image import Progress, image_inputs
+
+POLICY_SECTION: Final = "capgate:policy"
+FORMAT: Final = 2
+PAGE: Final = 65_536
+#: Beside the text of an input: its record, alignment, and what a host allocates in pieces.
+ARENA_EXTRA: Final = 4_096
+
+_MAX_PAGES: Final = int(RANGES["memory_pages"][1])
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the custom section says, as JSON. ``format`` is the version of this layout. ``inputs``, sorted, are the
+    fields of a question that the policy looks at, as in :attr:`RuntimePolicy.inputs`; a foreign module may have none.
+
+    Anybody can write a label. What it says of ``inputs`` holds for a module which :func:`is_built_by_capgate`.
+    """
+
+    name: str
+    version: str
+    format: int = FORMAT
+    inputs: tuple[str, ...] = ()
+
+
+def build_policy(
+    document: RuntimePolicy | dict[str, Any] | str | bytes,
+    *,
+    input_bytes: int = Limits().input_bytes,
+    progress: Progress | None = None,
+) -> bytes:
+    """``document`` as a WebAssembly module that answers exactly as :meth:`RuntimePolicy.evaluate` does.
+
+    ``input_bytes`` is the text of one input, in UTF-8 bytes, that the module has room for; it must be at least the
+    ``Limits.input_bytes`` that the module will run under. ``progress`` is called now and then, with how many entries
+    are done and how many there are. The same document and ``input_bytes`` give the same bytes.
+    Raises :class:`ConfigError` for a bad document, or one that does not fit.
+    """
+    low, high = RANGES["input_bytes"]
+    if type(input_bytes) is not int or not low <= input_bytes <= high:
+        raise ConfigError("input_bytes", input_bytes, f"a whole number from {low:g} to {high:g}")
+    policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
+    image = make_image(policy, progress)
+    pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
+    if pages > _MAX_PAGES:
+        raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")
+    return _assemble(image, pages, Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs))))
+
+
+def is_built_by_capgate(data: bytes) -> bool:
+    """Whether ``data`` is, byte for byte, what :func:`build_policy` of this version puts around the image in it.
+
+    Such a module is pure, because it is the shipped guest: it writes nothing while it answers, and treats the image as
+    untrusted, so this holds for an image that no document gives, too. So does what the label says of ``inputs``: the
+    guest heeds the image's header, with which they agree.
+    """
+    try:
+        module = decode(data, bodies=False)
+    except DecodeError:
+        return False
+    label = read_label(module)
+    if label is None or label.format != FORMAT or len(module.memories) != 1 or not module.data:
+        return False
+    image, pages = module.data[-1].data, module.memories[0].minimum
+    if not IMAGE_BASE + len(image) <= pages * PAGE <= _MAX_PAGES * PAGE or image_inputs(image) != frozenset(
+        label.inputs
+    ):
+        return False
+    return _assemble(image, pages, label) == data
+
+
+def read_label(module: Module) -> Label | None:
+    """The label of a module that has one, as a document could have given it; else ``None``."""
+    content = module.custom(POLICY_SECTION)
+    try:
+        label = None if content is None else msgspec.json.decode(content, type=Label)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return label if label is not None and _is_sound(label) else None
+
+
+def _is_sound(label: Label) -> bool:
+    if not (is_label(label.name) and is_label(label.version)):
+        return False
+    sound = ALWAYS.issubset(label.inputs) and label.inputs == tuple(name for name in INPUTS if name in label.inputs)
+    return sound or not label.inputs
+
+
+def _assemble(image: bytes, pages: int, label: Label) -> bytes:
+    module = with_memory(decode(evaluator(), bodies=False), pages, pages)
+    return encode(with_custom(with_data(module, IMAGE_BASE, image), POLICY_SECTION, msgspec.json.encode(label)))

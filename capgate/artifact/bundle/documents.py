@@ -1,0 +1,100 @@
+"""JSON as bundles have it: read strictly, numbers kept as they are written, and one canonical text of each value.
+
+OPA signs of a structured file not its bytes but its value: objects with their keys in the order of their UTF-8 bytes,
+no white space, numbers as written, text as Go's ``encoding/json`` writes it without HTML escapes (OPA's documentation,
+"Bundles", "Signing": the hash of a structured file). That is also the form in which data reach a module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ...errors import BundleError
+
+#: Nesting of data, all folders on the way included.
+NESTING: Final = 200
+#: Go writes these two as escapes, which Python does not.
+_SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+class Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+class _Twice(ValueError):
+    pass
+
+
+def read(text: bytes, member: str, reason: str = "data") -> Any:
+    """The value of a JSON file: UTF-8 without a mark, no key twice, no ``NaN``. Numbers are :class:`Number`.
+
+    Raises :class:`BundleError`, with ``reason``.
+    """
+    try:
+        return json.loads(
+            text.decode(), object_pairs_hook=_once, parse_constant=_refuse, parse_int=Number, parse_float=Number
+        )
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BundleError(f"{member!r} is no strict JSON in UTF-8: {why}", reason=reason, member=member) from error
+
+
+def canonical(value: Any, member: str, reason: str = "data") -> bytes:
+    """The canonical text of a value that :func:`read` gave. Raises :class:`BundleError` where it has none."""
+    pieces: list[str] = []
+    try:
+        _write(value, pieces.append, NESTING)
+        return "".join(pieces).translate(_SEPARATORS).encode()
+    except (ValueError, RecursionError) as error:  # ValueError: a lone surrogate, too
+        raise BundleError(f"{member!r}: {error}", reason=reason, member=member) from error
+
+
+def merge(into: dict[str, Any], added: Mapping[str, Any], member: str) -> None:
+    """Add the objects of ``added`` to those of ``into``. Nothing may be said twice: that is :class:`BundleError`."""
+    work: list[tuple[dict[str, Any], Mapping[str, Any]]] = [(into, added)]
+    while work:
+        target, source = work.pop()
+        for key, value in source.items():
+            if key not in target:
+                target[key] = value
+                continue
+            present = target[key]
+            if not (isinstance(present, dict) and isinstance(value, dict)):
+                raise BundleError(f"{member!r} says again what {key!r} is", reason="data", member=member)
+            work.append((present, value))
+
+
+def _write(value: Any, write: Callable[[str], None], left: int) -> None:
+    if not left:
+        raise ValueError(f"nested more than {NESTING} deep")
+    if isinstance(value, dict):
+        opened = "{"
+        for key in sorted(value):  # by code point, which is by bytes of UTF-8
+            write(f"{opened}{json.dumps(key, ensure_ascii=False)}:")
+            _write(value[key], write, left - 1)
+            opened = ","
+        write("{}" if opened == "{" else "}")
+    elif isinstance(value, list):
+        opened = "["
+        for item in value:
+            write(opened)
+            _write(item, write, left - 1)
+            opened = ","
+        write("[]" if opened == "[" else "]")
+    else:
+        write(value if isinstance(value, Number) else json.dumps(value, ensure_ascii=False))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Twice("an object has a key twice")
+    return found
+
+
+def _refuse(name: str) -> Any:
+    raise _Twice(f"{name} is no number of JSON")

@@ -1,0 +1,69 @@
+"""Make ``evaluator.wasm`` from ``evaluator.zig``: ``python capgate/artifact/guest/rebuild.py [--check]``.
+
+The compiler comes from PyPI: ``pip install ziglang==0.17.1``, the ``guest`` extra. With ``--check`` nothing is written:
+the committed bytes are compared with what the source gives, and the exit status is 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+VERSION = "0.17.1"
+HERE = Path(__file__).resolve().parent
+INTERFACE = "capgate:policy/policy@0.1.0#policy-check"
+EXPORTS = ("cabi_realloc", INTERFACE, f"cabi_post_{INTERFACE}")
+#: Nothing newer than bulk memory: the oldest engine that runs the guest has a compiler of 2021.
+FEATURES = "mvp+sign_ext+bulk_memory+mutable_globals"
+OPTIONS = (
+    "build-exe",
+    "evaluator.zig",
+    *("-target", "wasm32-freestanding", f"-mcpu={FEATURES}", "-O", "ReleaseFast"),
+    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", "4096"),
+    *("--initial-memory=65536", "--max-memory=65536"),
+    *(f"--export={name}" for name in EXPORTS),
+    "-femit-bin=evaluator.wasm",
+)
+
+
+def compiler() -> str:
+    """Path of the pinned compiler; ``SystemExit`` with what to install where it is missing or another version."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"ziglang is not installed; pip install ziglang=={VERSION}")
+    path = str(Path(spec.origin).with_name("zig"))
+    found = subprocess.run([path, "version"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    if found != VERSION:
+        raise SystemExit(f"ziglang is {found}; pip install ziglang=={VERSION}")
+    return path
+
+
+def compile_guest() -> bytes:
+    """The module that the source gives, compiled in a folder of its own: no path and no cache has a say in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(HERE / "evaluator.zig", folder)
+        caches = ("--cache-dir", f"{folder}/cache", "--global-cache-dir", f"{folder}/global")
+        subprocess.run([compiler(), *OPTIONS, *caches], cwd=folder, check=True)  # noqa: S603
+        return Path(folder, "evaluator.wasm").read_bytes()
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        raise SystemExit("usage: rebuild.py [--check]")
+    committed = HERE / "evaluator.wasm"
+    built = compile_guest()
+    if not arguments:
+        committed.write_bytes(built)
+    shipped = committed.read_bytes()
+    sys.stdout.write(f"source gives {hashlib.sha256(built).hexdigest()} ({len(built)} bytes)\n")
+    sys.stdout.write(f"committed is {hashlib.sha256(shipped).hexdigest()} ({len(shipped)} bytes)\n")
+    return 0 if shipped == built else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""The rules of a document as records of the image, which lie between its actions and its buckets.
+
+Offsets and numbers as in ``image.py``; an offset or a set that is 0 says that there is none::
+
+    by mode       0 offset of what applies in every mode: by actor     4 set of modes; value: offset of by actor
+    by actor      0 offset of what applies to whoever asks: by resource
+                  then for each kind of actor, in the order of the WIT interface, 12 bytes:
+                  0 offset of what applies to all of the kind: by resource
+                  4 set of ids; value: offset of by resource     8 offset of beginnings; value: offset of by resource
+    by resource   0 match whatever the resource, or without one     4 set of kinds; value: offset of a kind
+    kind          0 match of all, also without an id     4 1 for host names     8 set of ids; value: match
+                 12 offset of beginnings; value: match
+    beginnings    0 how many     then each, 16 bytes, in the order of their texts' bytes:
+                  0 offset and 4 length of the text     8 number, from 1, of the longest other one that this begins with
+                 12 value
+    match         bit 0: a rule allows     above: number, from 1, of the first denial
+    denial        as the canonical ABI lays a result out: 0 1     4 address and 8 length of the reason
+
+Of a question's mode and actor the guest visits every part that fits, of its resource the most specific one only, whose
+match has those of the others in it. A text of the kind ``host`` is in lower case.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from ...policy import RuntimePolicy
+from ...policy.index import (
+    NO_RULE,
+    ActorIndex,
+    ActorKindIndex,
+    Beginnings,
+    KindIndex,
+    Matching,
+    ModeIndex,
+    ResourceIndex,
+)
+from ...policy.rules import ACTOR_KINDS
+
+IMAGE_BASE: Final = 65_536
+DENIAL: Final = struct.Struct("<3I")
+
+Entry = tuple[int, bytes, int]
+T = TypeVar("T")
+
+
+class Tables:
+    """Records from offset ``start`` on, the texts that they point to, and the entries of the hash table."""
+
+    def __init__(self, start: int) -> None:
+        self.end = start
+        self.entries: list[Entry] = []
+        self._parts: list[bytes] = []
+        self._texts: dict[bytes, int] = {}
+        self._sets = 0
+
+    def content(self) -> bytes:
+        """All records and texts, as they lie in the image."""
+        return b"".join(self._parts)
+
+    def add(self, content: bytes) -> int:
+        """The offset of ``content``, which is filled up to a multiple of 4."""
+        offset, padded = self.end, content + bytes(-len(content) % 4)
+        self._parts.append(padded)
+        self.end += len(padded)
+        return offset
+
+    def add_numbers(self, *numbers: int) -> int:
+        """The offset of a record of u32."""
+        return self.add(struct.pack(f"<{len(numbers)}I", *numbers))
+
+    def add_text(self, text: bytes) -> int:
+        """The offset of ``text``, which is written once."""
+        if text not in self._texts:
+            self._texts[text] = self.add(text)
+        return self._texts[text]
+
+    def add_set(self, values: Mapping[str, int]) -> int:
+        """The number of a new set in the hash table with these values by text."""
+        self._sets += 1
+        self.entries += [(self._sets, text.encode(), value) for text, value in values.items()]
+        return self._sets
+
+
+class RuleTables:
+    """Adds the rules of ``policy`` to ``tables``; parts that are one object in the index are one record."""
+
+    def __init__(self, policy: RuntimePolicy, tables: Tables) -> None:
+        self._tables = tables
+        self._made: dict[int, int] = {}
+        denials = [(number, rule) for number, rule in enumerate(policy.rules) if rule.denies]
+        self._places = {number: place for place, (number, _) in enumerate(denials, 1)}
+        texts = [rule.reason.encode() for _, rule in denials]
+        addresses = [IMAGE_BASE + tables.add_text(text) for text in texts]
+        packed = [DENIAL.pack(1, at, len(text)) for at, text in zip(addresses, texts, strict=True)]
+        self.denials = tables.add(b"".join(packed)) if packed else 0
+
+    def by_mode(self, index: ModeIndex) -> int:
+        """The offset of this part."""
+        return self._once(
+            index,
+            lambda: (self._by_actor(index.any), self._set({m: self._by_actor(i) for m, i in _sorted(index.modes)})),
+        )
+
+    def _by_actor(self, index: ActorIndex | None) -> int:
+        if index is None:
+            return 0
+        kinds = index.kinds
+        return self._once(
+            index,
+            lambda: (self._by_resource(index.any), *(n for kind in ACTOR_KINDS for n in self._actors(kinds.get(kind)))),
+        )
+
+    def _actors(self, kind: ActorKindIndex | None) -> tuple[int, int, int]:
+        if kind is None:
+            return 0, 0, 0
+        ids = self._set({id: self._by_resource(part) for id, part in _sorted(kind.ids)})
+        return self._by_resource(kind.any), ids, self._beginnings(kind.beginnings, self._by_resource)
+
+    def _by_resource(self, index: ResourceIndex | None) -> int:
+        if index is None:
+            return 0
+        return self._once(
+            index,
+            lambda: (self._match(index.any), self._set({k: self._kind(part) for k, part in _sorted(index.kinds)})),
+        )
+
+    def _kind(self, kind: KindIndex) -> int:
+        ids = self._set({id: self._match(match) for id, match in _sorted(kind.ids)})
+        beginnings = self._beginnings(kind.beginnings, self._match)
+        return self._tables.add_numbers(self._match(kind.any), kind.host, ids, beginnings)
+
+    def _match(self, match: Matching) -> int:
+        return self._places.get(match.deny, 0) << 1 | (match.allow != NO_RULE)
+
+    def _beginnings(self, found: Beginnings[T], value_of: Callable[[T], int]) -> int:
+        if not found.texts:
+            return 0
+        numbers = [len(found.texts)]
+        for text, parent, value in zip(found.texts, found.parents, found.values, strict=True):
+            content = text.encode()
+            numbers += (self._tables.add_text(content), len(content), parent + 1, value_of(value))
+        return self._tables.add_numbers(*numbers)
+
+    def _set(self, values: Mapping[str, int]) -> int:
+        return self._tables.add_set(values) if values else 0
+
+    def _once(self, part: object, numbers: Callable[[], tuple[int, ...]]) -> int:
+        if id(part) not in self._made:
+            self._made[id(part)] = self._tables.add_numbers(*numbers())
+        return self._made[id(part)]
+
+
+def _sorted(parts: Mapping[str, T]) -> list[tuple[str, T]]:
+    return sorted(parts.items(), key=lambda item: item[0])

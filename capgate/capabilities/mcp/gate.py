@@ -1,0 +1,247 @@
+"""MCP servers over streamable HTTP: each tool call is a question before the server sees it.
+
+::
+
+    server = MCPServer("workshop")                                                       # of the official SDK
+    inside = server.streamable_http_app(streamable_http_path="/")
+    app = Starlette(
+        routes=[Mount("/mcp", GatedMCP(inside, action={"read_module": "tool.inspect", "rename": "tool.modify"}))],
+        lifespan=lambda app: server.session_manager.run(),
+    )
+    app.add_middleware(CapabilityMiddleware, settings=settings)
+
+Tools that ask on their own (:func:`~capgate.capabilities.tools.gated_tool`, or any gated capability in them) are asked
+for the same actor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Union
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Event
+
+from ...enforcement.capabilities import Capabilities
+from ...enforcement.current import current, using
+from ...enforcement.denials import denial_in, refusal
+from ...enforcement.point import Judge
+from ...enforcement.response import refuse
+from ...errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
+from ...events import printable
+from ...limits import BODY_BYTES, check_number
+from ...model import Actor, Decision
+from . import jsonrpc as rpc
+from .exchange import Exchange, check_headers, check_routing, read_whole, replay, respond, without_body
+from .questions import NAMES, ActionOf, Question, Questions
+
+_log = logging.getLogger("capgate")
+
+#: Whom to ask; or the denial where there is nobody; or ``None`` where nothing is asked.
+Asked = Union[Capabilities, Decision, None]
+
+
+class GatedMCP:
+    """Around the ASGI application of an MCP server: asks the policy about each ``tools/call`` that is posted.
+
+    ``action``          what calling a tool is: one action for all, a mapping from the tool's name, or a function of it.
+                        A tool that is not in the mapping is denied, ``unknown_action``. By default
+                        ``tool.modify``: a tool of which nothing is known may change things
+    ``methods``         other methods to ask about, with their action, as ``{"resources/read": "fs.read"}``
+    ``actor``           a function of the scope, or an async one, that gives the actor in place of the request's
+    ``capabilities``    whom to ask, in place of those of the request
+    ``body_bytes``      of a request; a longer one is answered 413
+    ``answer_bytes``    of all answers to one batch together; what has no room is an error
+    ``expose_reasons``  tell clients why they were denied
+
+    The question: the action, ``tool:<name>`` exactly as sent, and as ``args_hash``
+    :func:`~capgate.capabilities.tools.canonical_hash` of ``params.arguments`` (``{}`` where there are none). For
+    another method the resource has the kind of its action, and for its id the ``name`` or ``uri`` of the params, else
+    the method; the hash is of the params without ``_meta``. Arguments without a canonical form are denied.
+
+    Denied: status 200 with a JSON-RPC error, code -32010, "Denied by policy", and ``decision_id`` in its data. A denied
+    notification gets 202, as any. What is not strictly a JSON-RPC message gets an error, and reaches the server no more
+    than what was denied. What was allowed reaches it byte for byte.
+
+    A batch is taken apart: each message that may pass is a request of its own, in order, and the answers are one array.
+    A tool that, meanwhile, asks its client something is cancelled, since nobody could answer.
+
+    Not gated: every other method (listing, prompts, resources, answers of the client) and the requests GET, DELETE,
+    HEAD and OPTIONS, whose bodies are withheld. So it belongs around the MCP endpoint, and not around an application
+    with other routes; the gate outside lets everything reach it. Not part of the hash: ``_meta``, and what a client
+    answers in later rounds of one call (``inputResponses``). Not for the older HTTP+SSE transport.
+    """
+
+    #: The gate outside lets requests pass unasked, since they are asked about here.
+    __capgate_asks_itself__ = True
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        action: ActionOf = "tool.modify",
+        methods: Mapping[str, str] | None = None,
+        actor: Callable[[Scope], Actor | Awaitable[Actor]] | None = None,
+        capabilities: Capabilities | None = None,
+        body_bytes: int = 1_048_576,
+        answer_bytes: int = 4_194_304,
+        expose_reasons: bool = False,
+    ) -> None:
+        if not (capabilities is None or isinstance(capabilities, Capabilities)):
+            raise ConfigError("capabilities", capabilities, "a capgate.capabilities.Capabilities")
+        if not (actor is None or callable(actor)):
+            raise ConfigError("actor", actor, "a function of the scope")
+        check_number("body_bytes", body_bytes, *BODY_BYTES, whole=True)
+        check_number("answer_bytes", answer_bytes, *BODY_BYTES, whole=True)
+        self.app = app
+        self._questions = Questions(action, methods or {})
+        self._actor = actor
+        self._capabilities = capabilities
+        self._body_bytes = body_bytes
+        self._answer_bytes = answer_bytes
+        self._expose_reasons = expose_reasons
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            decision = refusal(None, scope, MalformedInput("MCP is served over HTTP only"))
+            await refuse(scope, send, decision.decision_id or "")
+        elif scope["method"] == "POST":
+            await self._post(scope, receive, send)
+        elif scope["method"] in ("GET", "HEAD", "DELETE", "OPTIONS"):
+            with _acting(self._held(scope)):
+                await self.app(scope, without_body(receive), send)
+        else:
+            await respond(send, 405, None, (b"allow", b"GET, HEAD, DELETE, OPTIONS, POST"))
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_headers(scope)
+            body = await read_whole(receive, self._body_bytes)
+            found = rpc.read_body(body)
+            check_routing(scope, None if isinstance(found, list) else found, NAMES)
+            messages = found if isinstance(found, list) else [found]
+            questions = [self._questions.of(message) for message in messages]
+        except rpc.ProtocolError as error:
+            await respond(send, error.status, rpc.encode(rpc.error(error.id, error.code, error.message)))
+            return
+        held = self._held(scope, any(questions))
+        if isinstance(found, list):
+            exchange = Exchange(self.app, scope, receive, self._answer_bytes)
+            await self._batch(exchange, list(zip(messages, questions, strict=True)), held, send)
+            return
+        denial = await _denial(questions[0], held)
+        if denial is None:
+            denial = await self._pass(scope, replay(body, receive), send, held)
+        if denial is not None:
+            await respond(send, *self._refusal(found, denial))
+
+    def _held(self, scope: Scope, asks: bool = False) -> Asked:
+        """Whom to ask, and who acts in the server; ``None`` where that is whoever it is anyway."""
+        if not asks and self._capabilities is None and self._actor is None:
+            return None
+        try:
+            held = current() if self._capabilities is None else self._capabilities
+        except CapabilityDenied as denied:
+            decision: Decision = denied.decision
+            return decision
+        return held if self._actor is None else _Acting(held, self._actor, scope)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, held: Asked) -> Decision | None:
+        """Let the server answer; or the denial of something that it tried, if that was all that came of it."""
+        began = False
+
+        async def watch(event: Event) -> None:
+            nonlocal began
+            began = True
+            await send(event)
+
+        try:
+            with _acting(held):
+                await self.app(scope, receive, watch)
+        except Exception as error:
+            denial = denial_in(error)
+            if denial is None or began:
+                raise
+            return denial
+        return None
+
+    async def _batch(
+        self, exchange: Exchange, pairs: list[tuple[rpc.Message, Question | None]], held: Asked, send: Send
+    ) -> None:
+        answers = [await self._one(exchange, message, question, held) for message, question in pairs]
+        found = [answer for answer in answers if answer is not None]
+        await respond(send, 200 if found else 202, b"[" + b",".join(found) + b"]" if found else None)
+
+    async def _one(
+        self, exchange: Exchange, message: rpc.Message, question: Question | None, held: Asked
+    ) -> bytes | None:
+        """The answer to one message of a batch, ``None`` where it gets none."""
+        denial = await _denial(question, held)
+        if denial is None:
+            try:
+                with _acting(held):
+                    return await exchange.ask(message)
+            except Exception as error:
+                denial = denial_in(error)
+                if denial is None:
+                    _log.error("the MCP server failed: %s", type(error).__name__, exc_info=error)
+                    failed = rpc.error(message.id, rpc.INTERNAL_ERROR, "Internal error")
+                    return rpc.encode(failed) if message.wants_answer else None
+        return self._refusal(message, denial)[1]
+
+    def _refusal(self, message: rpc.Message, denial: Decision) -> tuple[int, bytes | None]:
+        """Status and body for a message that was denied."""
+        if not message.wants_answer:
+            return 202, None
+        data = {"decision_id": denial.decision_id}
+        if self._expose_reasons:
+            data["reason"] = printable(getattr(denial.result, "reason", None))
+        return 200, rpc.encode(rpc.error(message.id, rpc.DENIED, "Denied by policy", data))
+
+
+class _Acting(Capabilities):
+    """The gate of ``by`` for the actor that ``who`` finds in ``scope``."""
+
+    __slots__ = ("_actor", "_by", "_in", "_whoever")
+
+    def __init__(self, by: Capabilities, who: Callable[[Scope], Any], scope: Scope) -> None:
+        self._actor = None
+        self._by = by
+        self._in = scope
+        self._whoever = who
+
+    def _judge(self) -> Judge:
+        return self._by._judge()
+
+    def _scope(self) -> Mapping[str, Any]:
+        return self._by._scope() or self._in
+
+    def _who(self, judge: Judge) -> Any:
+        return self._whoever(self._in)
+
+    def _note(self, denial: Decision) -> None:
+        self._by._note(denial)
+
+
+def _acting(held: Asked) -> AbstractContextManager[object]:
+    return using(held) if isinstance(held, Capabilities) else nullcontext()
+
+
+async def _denial(question: Question | None, held: Asked) -> Decision | None:
+    """The denial of ``question``; ``None`` where it is allowed, or nothing was asked for."""
+    if question is None:
+        return None
+    if not isinstance(held, Capabilities):
+        return held or refusal(None, {}, PolicyUnavailable("there is nobody to ask"))
+    try:
+        await held.require(question.action, question.resource, args_hash=question.hash)
+    except CapabilityDenied as denied:
+        decision: Decision = denied.decision
+        return decision
+    if question.problem is not None:  # not even where a checker of the application's allowed it
+        return refusal(held._judge(), held._scope(), question.problem)
+    return None

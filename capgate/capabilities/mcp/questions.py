@@ -1,0 +1,116 @@
+"""What an MCP message asks for: which action on which resource, with which arguments."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Union
+
+import msgspec
+
+from ...actions import VOCABULARY
+from ...errors import ConfigError, MalformedInput
+from ...model import Resource
+from .._tools_arguments import NO_HASH, canonical_hash
+from ..tools import KIND, check_action
+from . import jsonrpc as rpc
+
+_log = logging.getLogger("capgate")
+
+TOOLS_CALL: Final = "tools/call"
+#: Which member of ``params`` names what a method is about.
+NAMES: Final[Mapping[str, str]] = {
+    TOOLS_CALL: "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "resources/subscribe": "uri",
+    "resources/unsubscribe": "uri",
+}
+
+#: The action of a tool, by its name; ``None`` for a tool that nobody may call.
+ActionOf = Union[str, Mapping[str, str], Callable[[str], Union[str, None]]]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What one message asks for. ``problem`` says why it is denied whatever the answer."""
+
+    action: str
+    resource: Resource
+    hash: str
+    problem: MalformedInput | None = None
+
+
+class Questions:
+    """What is asked about messages: ``tools/call`` with the action of the tool, and ``methods`` with theirs.
+
+    Raises :class:`~capgate.errors.ConfigError` for an action that is not registered.
+    """
+
+    def __init__(self, action: ActionOf, methods: Mapping[str, str]) -> None:
+        self._action_of = _action_of(action)
+        self._methods = _checked(methods)
+        self._folded = {method.lower() for method in (TOOLS_CALL, *self._methods)}
+
+    def of(self, message: rpc.Message) -> Question | None:
+        """What ``message`` asks for, or ``None`` where it passes unasked. Raises :class:`~._jsonrpc.ProtocolError`."""
+        method, params = message.method, message.params
+        if method != TOOLS_CALL and method not in self._methods:
+            if method is not None and method.lower() in self._folded:  # for a server that does not care about case
+                raise rpc.ProtocolError(rpc.METHOD_NOT_FOUND, "Method not found", status=404, id=message.id)
+            return None
+        if rpc.alike(params):
+            raise rpc.ProtocolError(rpc.INVALID_PARAMS, "params that differ in case only", id=message.id)
+        id = params.get(NAMES[method]) if method in NAMES else method
+        if type(id) is not str or not id:
+            raise rpc.ProtocolError(rpc.INVALID_PARAMS, f"{NAMES[method]} is text", id=message.id)
+        if method != TOOLS_CALL:
+            action = self._methods[method]
+            known = VOCABULARY.get(action)
+            hashed = {name: value for name, value in params.items() if name != "_meta"}
+            return _question(action, Resource((known and known.kind) or KIND, id), hashed)
+        arguments = params.get("arguments")
+        if arguments is not None and type(arguments) is not dict:
+            raise rpc.ProtocolError(rpc.INVALID_PARAMS, "arguments are an object", id=message.id)
+        return _question(self._action_of(id), Resource(KIND, id), arguments or {})
+
+
+def _question(action: str, resource: Resource, arguments: Any) -> Question:
+    problem = None if action else MalformedInput("the tool has no action")
+    try:
+        return Question(action, resource, canonical_hash(arguments), problem)
+    except MalformedInput as error:
+        return Question(action, resource, NO_HASH, error)
+
+
+def _action_of(action: ActionOf) -> Callable[[str], str]:
+    """A function from a tool's name to its action, ``""`` for none."""
+    if isinstance(action, str):
+        check_action("action", action)
+        return lambda name: action
+    if isinstance(action, Mapping):
+        for name, one in action.items():
+            check_action(f"action.{name}", one)
+        table = dict(action)
+        return lambda name: table.get(name, "")
+    if not callable(action):
+        raise ConfigError("action", action, "an action, a mapping from tool names to actions, or a function of a name")
+    chosen = action
+
+    def choose(name: str) -> str:
+        try:
+            found = chosen(name)
+        except Exception as error:
+            _log.error("no action for a tool: %s", type(error).__name__, exc_info=error)
+            return ""
+        return found if isinstance(found, str) else ""
+
+    return choose
+
+
+def _checked(methods: Mapping[str, str]) -> dict[str, str]:
+    for method, action in methods.items():
+        if not isinstance(method, str) or not method or method == TOOLS_CALL:
+            raise ConfigError("methods", method, f"other JSON-RPC methods than {TOOLS_CALL}")
+        if action not in VOCABULARY:
+            raise ConfigError(f"methods.{method}", action, f"one of {', '.join(sorted(VOCABULARY.names))}")
+    return dict(methods)

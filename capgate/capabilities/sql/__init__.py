@@ -1,0 +1,10 @@
+"""Gates SQLAlchemy engines: asks before each statement that reaches the database.
+
+Uses ``enforcement``. Read ``gate.py`` first.
+"""
+
+from __future__ import annotations
+
+from .gate import gate_engine, named, query_name
+
+__all__ = ["gate_engine", "named", "query_name"]

@@ -1,0 +1,171 @@
+"""A gate for SQLAlchemy engines: the statement that reaches the database decides what the policy is asked.
+
+::
+
+    engine = gate_engine(create_async_engine("sqlite+aiosqlite:///shop.db"))
+
+    @requires("db.write", resource="sql_query:place_order")
+    async def place_order(request):
+        async with sessions() as session, session.begin():                # no policy call from here on
+            session.add(Order(item="tea"))                                # db.write on sql_query:orders
+            await session.execute(named("count_orders", text("SELECT count(*) FROM orders")))   # db.read, by its name
+
+Each statement is parsed, with sqlglot, in the dialect of the engine, and is one of
+
+``db.read``     SELECT and VALUES; ``FOR UPDATE`` too, since a lock changes nothing
+``db.write``    INSERT, REPLACE INTO, UPDATE, DELETE, MERGE, ``SELECT … INTO``, also inside of a CTE; ``nextval``
+``db.migrate``  everything else, and whatever is not understood for certain: DDL, PRAGMA, SET, CALL, COPY, EXPLAIN,
+                calls of functions that capgate does not know to be pure, text that SQL dialects read differently
+                (see :mod:`capgate.capabilities.sql.statements`), dialects other than SQLite, PostgreSQL, MySQL, MariaDB
+nothing         BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE
+
+and of several in one text each is one. A statement that has a *name* is asked for by it, as ``sql_query:<name>``, for
+each of these that it is; where its connection has another name, by both. A statement without a name is asked for by its
+tables, as ``sql_query:<table>`` or ``sql_query:<schema>.<table>``: ``db.write`` for those it writes to, ``db.read`` for
+the others, and both where UPDATE, DELETE or an upsert returns rows; the name is spelled as in the statement. That needs
+a statement which SQLAlchemy built from Core or ORM constructs. One that holds text of the application's (``text()``,
+``exec_driver_sql``, ``literal_column``, prefixes, hints), one of class ``db.migrate``, one without tables, and one that
+an event listener of the application's rewrites, have to be named: without a name they are asked for without an id,
+which policies deny as ``missing_resource``. ``args_hash`` is the SHA-256 of the text.
+
+Denied, :class:`~capgate.errors.CapabilityDenied` is raised and the statement is not sent. A transaction goes on, or
+not, as after any other error of a statement.
+
+What is not gated: connections of the DBAPI (``engine.raw_connection()``, ``connection.connection``) and drivers used
+directly; what SQLAlchemy's dialect asks a new connection itself; and what the database does on its own account: views,
+triggers, defaults, user-defined operators and types, and functions that carry the name of a built-in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.util import await_only
+
+from ...enforcement.capabilities import Capabilities, Question
+from ...enforcement.current import current
+from ...errors import ConfigError
+from ...model import Resource
+from .built import is_built, trace
+from .statements import Statements, read_statements
+
+#: The execution option that names a statement, or all statements of a connection or an engine.
+QUERY_NAME: Final = "capgate_query"
+KIND: Final = "sql_query"
+
+_E = TypeVar("_E", Engine, AsyncEngine)
+_S = TypeVar("_S", bound=Executable)
+
+
+def gate_engine(engine: _E, *, capabilities: Capabilities | None = None, functions: Iterable[str] = ()) -> _E:
+    """Have ``engine``, and the engines, connections and sessions made from it, ask before each statement. Returns it.
+
+    ``capabilities``  whom to ask, in place of the current ones of each statement
+    ``functions``     names of SQL functions of the application's that only compute a value
+
+    Statements of an :class:`AsyncEngine` wait for a policy that has to be waited for. Raises :class:`ConfigError` for
+    anything that is not an engine.
+    """
+    target = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if not isinstance(target, Engine):
+        raise ConfigError("engine", engine, "a sqlalchemy Engine or AsyncEngine")
+    trace(target.dialect)
+    target.clear_compiled_cache()
+    gate = _Gate(target, capabilities, frozenset(name.upper() for name in functions))
+    # First of all listeners it notes the statement; as near to the driver as there are events it asks.
+    event.listen(target, "before_cursor_execute", gate.note, insert=True)
+    event.listen(target, "do_execute", gate.execute, insert=True)
+    event.listen(target, "do_executemany", gate.execute, insert=True)
+    event.listen(target, "do_execute_no_params", gate.execute_no_params, insert=True)
+    return engine
+
+
+def query_name(name: str) -> dict[str, str]:
+    """The execution option that names a statement, for ``execution_options`` of statements, sessions, connections and
+    engines. Raises :class:`ConfigError` for anything but a text that is not empty."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError("name", name, "the name of a query, as in 'sql_query:<name>'")
+    return {QUERY_NAME: name}
+
+
+def named(name: str, statement: _S) -> _S:
+    """``statement``, named ``name``: a policy is asked for ``sql_query:<name>``."""
+    return statement.execution_options(**query_name(name))
+
+
+class _Gate:
+    """The listeners of one gated engine."""
+
+    def __init__(self, engine: Engine, capabilities: Capabilities | None, functions: frozenset[str]) -> None:
+        self._dialect = engine.dialect.name
+        self._is_async = engine.dialect.is_async
+        self._capabilities = capabilities
+        self._functions = functions
+
+    def note(
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        """Remember the statement before other listeners see it; those of a dialect that is being set up do not get
+        here."""
+        if context is None:
+            self._require(self._questions(statement, [], built=False))
+        else:
+            context.__dict__.setdefault("_capgate_noted", {})[self] = statement
+
+    def execute(self, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        """Ask for ``statement``, which is about to be sent. Raises :class:`CapabilityDenied`."""
+        noted = None if context is None else context.__dict__.get("_capgate_noted", {}).get(self)
+        if noted is not None:
+            built = noted == statement and _is_own(statement, context)
+            self._require(self._questions(statement, _names(context), built=built))
+
+    def execute_no_params(self, cursor: Any, statement: str, context: Any) -> None:
+        self.execute(cursor, statement, (), context)
+
+    def _questions(self, statement: str, names: list[Any], *, built: bool) -> list[Question]:
+        found = read_statements(statement, self._dialect, functions=self._functions)
+        digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
+        if names:
+            ids = [name if isinstance(name, str) and name else None for name in names]
+            return [(action, Resource(KIND, id, _facts(found)), digest) for id in ids for action in found.actions]
+        if built and found.touches:
+            return [(action, Resource(KIND, table), digest) for action, table in found.touches]
+        return [(found.strongest, Resource(KIND, None, _facts(found)), digest)] if found.actions else []
+
+    def _require(self, questions: list[Question]) -> None:
+        if not questions:  # transaction control
+            return
+        capabilities = self._capabilities or current()
+        if self._is_async:
+            await_only(capabilities.require_all(questions))
+        else:
+            capabilities.require_all_now(questions)
+
+
+def _names(context: Any) -> list[Any]:
+    """The names of a statement, of which it may have two: options of a connection hide those of a statement."""
+    statement = context.invoked_statement
+    if statement is None:  # DDL, and text that goes to the driver
+        statement = getattr(context.compiled, "statement", None)
+    own = None if statement is None else statement.get_execution_options().get(QUERY_NAME)
+    given = context.execution_options.get(QUERY_NAME)
+    return [name for name in (own, None if given == own else given) if name is not None]
+
+
+def _is_own(statement: str, context: Any) -> bool:
+    """Whether SQLAlchemy built ``statement``. Rows of a batch are added to what was compiled."""
+    compiled = context.compiled
+    batch = context.execute_style is ExecuteStyle.INSERTMANYVALUES
+    return is_built(compiled) and (batch or statement == context.statement)
+
+
+def _facts(found: Statements) -> dict[str, str]:
+    """Attributes, for checkers of an application's: the tables, where they are certain."""
+    return {"tables": ",".join(sorted({table for _, table in found.touches}))} if found.touches else {}

@@ -1,0 +1,1 @@
+"""Shows capgate at work: ``capgate demo``. Read ``command.py`` first."""

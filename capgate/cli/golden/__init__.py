@@ -1,0 +1,1 @@
+"""Runs golden fixtures: ``capgate test``. Read ``command.py`` first."""

@@ -1,0 +1,73 @@
+"""The policy enforcement point: pure ASGI middleware that passes a request on only after a policy allowed it."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..checker.local import PolicyChecker
+from ..enforcement.current import hand_out, take_back
+from ..model import Allow
+from ..settings.settings import Settings
+from .gate import ActorOf, Resolver
+from .request import GatedRequest
+from .startup import Startup
+
+
+class CapabilityMiddleware:
+    """Asks a policy about what the endpoint of each request declares with :func:`~capgate.requires`.
+
+    ``http`` and ``websocket`` are gated. ``lifespan`` passes through, and starts and closes the checker; without it
+    the first request does. Any other kind of scope goes no further.
+
+    ``settings``  how to judge; by default :meth:`Settings.from_env`, read at start-up
+    ``checker``   the policy decision point, in place of the one that ``settings`` describe; its owner closes it. Of one
+                  that is not capgate's, or a subclass that overrides ``check``, nothing but ``check`` is asked
+    ``actor``     a function of the scope, or an async one, that gives the :data:`~capgate.model.Actor` who is asking,
+                  in place of :func:`~capgate.enforcement.actors.actor_from_user`
+    ``resolver``  a function of the scope that gives what a request needs, in place of the application's routes: a
+                  :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.routing.PUBLIC`, or ``None`` (denied)
+    ``router``    the application whose routes count, where they are not reached through ``app`` attributes
+
+    Whatever goes wrong is a denial: status 403 with a ``decision_id``, and an event in the log that says why
+    (:mod:`capgate.events`). What the application raises passes untouched, but for
+    :class:`~capgate.errors.CapabilityDenied`: that is the same 403, as long as no response began.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings | None = None,
+        checker: PolicyChecker | None = None,
+        actor: ActorOf | None = None,
+        resolver: Resolver | None = None,
+        router: ASGIApp | None = None,
+    ) -> None:
+        self.app = app
+        self._startup = Startup(type(self), app, settings, checker, actor, resolver, router)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("type") == "lifespan":
+            await self._startup.lifespan(self.app, scope, receive, send)
+            return
+        request = GatedRequest(self._startup, scope, receive, send, self._startup.gate)
+        result = await request.decide()
+        if type(result) is Allow:
+            handed = hand_out(request, scope)
+            try:
+                await self.app(scope, request.receive, request.send)
+            except Exception as error:
+                if not await request.answers(error):
+                    raise
+            finally:
+                take_back(handed)
+            return
+        await request.refuse(result, request.decision_id)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a CapabilityMiddleware belongs to its process and is not copied or pickled; make another one")
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__reduce__()

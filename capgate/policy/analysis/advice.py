@@ -1,0 +1,302 @@
+"""Why a document answers as it does, and which changes of it would turn the answer round.
+
+:func:`account_for` adds to :meth:`RuntimePolicy.explain` how each rule about the action stands to the question, and
+remedies: edits of the document, as operations of a JSON Patch (RFC 6902), each of which was tried and does give the
+opposite answer. Where only another question would be answered otherwise, as one with the resource that it lacks, no
+edit is offered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ...actions import BUILTIN_ACTIONS, Action, is_action_name
+from ...errors import ConfigError
+from ...model import Allow, PolicyInput, PolicyResult
+from ..document import ANY
+from ..evaluate import RuntimePolicy
+from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
+from ..strict import ascii_lower
+from ..wellformed import actor_of
+from .patch import Operation, apply, pointer
+
+#: Rules that only just do not match, for which a change is offered.
+NEAR: Final = 5
+
+_BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
+#: The operation that an entry of ``sql`` is offered with: the one that names its class.
+_OPERATIONS: Final = ("read", "write", "migrate")
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a rule about the action stands to the question: ``unmet`` are the lists (``actors``, ``modes``,
+    ``resources``) that keep it from matching; none do where it matches. ``rule`` counts from 0."""
+
+    rule: int
+    effect: str
+    unmet: tuple[str, ...]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """An edit: ``words`` say it to people, ``patch`` has it as operations of a JSON Patch."""
+
+    words: str
+    patch: tuple[Operation, ...]
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What stands in the way, and the ways to change it, of which any one will do."""
+
+    words: str
+    ways: tuple[Way, ...]
+
+
+class Account(msgspec.Struct, frozen=True):
+    """An answer, what it comes from (as in :class:`~capgate.policy.Explanation`), the rules about its action in the
+    order of the document, and ``remedies``, of which any one turns the answer round if each of its needs is met.
+
+    The paths of all patches are those of the document as it is: of several, removals come last, and from the end. An
+    application's own action also has to be registered by it, which is not of the document.
+    """
+
+    result: PolicyResult
+    by: str
+    rule: int | None
+    section: str | None
+    rules: tuple[Standing, ...]
+    remedies: tuple[tuple[Need, ...], ...]
+
+
+def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
+    """The account of the answer that ``document`` (as JSON would give it) has for ``input``, which is well-formed.
+    Raises :class:`ConfigError` for a bad document."""
+    policy = RuntimePolicy.from_document(dict(document))
+    found = policy.explain(input)
+    question = _Question(document, policy, input)
+    if isinstance(found.result, Allow):
+        remedies = [question.proven(needs) for needs in question.to_be_denied()]
+    else:
+        tried = (question.proven(needs) for needs in question.to_be_allowed(found.by))
+        remedies = [next(filter(None, tried), ())]  # those that follow are for where the first does not do
+    kept = tuple(remedy for remedy in remedies if remedy)
+    return Account(found.result, found.by, found.rule, found.section, question.standings, kept)
+
+
+class _Question:
+    """A question to a document, taken apart."""
+
+    def __init__(self, document: Mapping[str, Any], policy: RuntimePolicy, input: PolicyInput) -> None:
+        self.document = document
+        self.policy = policy
+        self.input = input
+        self.action = input.action
+        self.actor: Half = actor_of(input.actor) or (None, None)
+        resource = input.resource
+        self.resource: Half = (None, None) if resource is None else (resource.kind, resource.id)
+        self.id = self.resource[1]
+        self.standings = tuple(
+            Standing(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource))
+            for number, rule in enumerate(policy.rules)
+            if self.action in rule.covers
+        )
+
+    # -- remedies
+
+    def to_be_allowed(self, by: str) -> list[tuple[Need, ...]]:
+        if by in ("malformed_input", "wrong_kind") or (by == "missing_resource" and self.action in _BUILTIN):
+            return []  # it is the question that would have to change
+        if by == "unknown_action" and not is_action_name(self.action):
+            return []
+        deny = [self._rule_need(one.rule) for one in self.standings if one.effect == DENY_EFFECT and not one.unmet]
+        allowing = [one for one in self.standings if one.effect == ALLOW_EFFECT and not one.unmet]
+        admitted = Need(self._why_not_admitted(by), tuple(self._admitting(by)))
+        if by != "missing_resource" and (allowing or self._section_admits()):
+            # The second where nothing but a rule that is taken out makes the action known.
+            return [tuple(deny), (*deny, admitted)]
+        return [(*deny, admitted)]
+
+    def to_be_denied(self) -> list[tuple[Need, ...]]:
+        rule = self._new_rule(DENY_EFFECT)
+        path, value = ("/rules/-", rule) if "rules" in self.document else ("/rules", [rule])
+        way = Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},))
+        needs = [self._rule_need(one.rule) for one in self.standings if one.effect == ALLOW_EFFECT and not one.unmet]
+        if self._section_admits():
+            needs.append(self._section_need())
+        return [(Need("no rule denies it", (way,)),), tuple(needs)]
+
+    def proven(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
+        """``needs`` with those ways that do turn the answer round, where each of the others is met in its first way;
+        empty where some need has none."""
+        wanted = not isinstance(self.policy.explain(self.input).result, Allow)
+        chosen = [next(iter(need.ways), None) for need in needs]
+        kept = []
+        for at, need in enumerate(needs):
+            ways = []
+            for way in need.ways:
+                patch = [one for each in (*chosen[:at], way, *chosen[at + 1 :]) if each for one in each.patch]
+                if self._answers(tuple(patch), allowed=wanted):
+                    ways.append(way)
+            kept.append(msgspec.structs.replace(need, ways=tuple(ways)))
+        return tuple(kept) if all(need.ways for need in kept) else ()
+
+    def _answers(self, patch: tuple[Operation, ...], *, allowed: bool) -> bool:
+        try:
+            changed = RuntimePolicy.from_document(apply(self.document, patch))
+        except ConfigError:
+            return False  # for one, because a rule covers no known action any more
+        return isinstance(changed.evaluate(self.input), Allow) is allowed
+
+    # -- rules
+
+    def _rule_need(self, number: int) -> Need:
+        rule, raw = self.policy.rules[number], self.document["rules"][number]
+        whole = Way(f"take out rules[{number}]", ({"op": "remove", "path": f"/rules/{number}"},))
+        return Need(
+            f"rules[{number}] {'denies' if rule.denies else 'allows'} it", (whole, *self._narrower(number, rule, raw))
+        )
+
+    def _narrower(self, number: int, rule: Rule, raw: Mapping[str, Any]) -> Iterator[Way]:
+        """Ways to take out of a rule's lists what matches, where something stays."""
+        for key, matching in self._matching(rule).items():
+            if 0 < sum(matching) < len(matching):
+                gone = [at for at, matches in enumerate(matching) if matches]
+                what = ", ".join(_json(raw[key][at]) for at in gone)
+                patch = _removals(("rules", number, key), gone)
+                yield Way(f"take {what} out of the {key} of rules[{number}]", patch)
+
+    def _matching(self, rule: Rule) -> dict[str, list[bool]]:
+        stars = [name.endswith("*") and self.action.startswith(name[:-1]) for name in rule.actions]
+        return {
+            "actions": [star or name == self.action for star, name in zip(stars, rule.actions, strict=True)],
+            "actors": [pattern.covers(*self.actor) for pattern in rule.actors or ()],
+            "modes": [mode == self.input.env.mode for mode in rule.modes or ()],
+            "resources": [pattern.covers(*self.resource) for pattern in rule.resources or ()],
+        }
+
+    def _new_rule(self, effect: str) -> dict[str, Any]:
+        """A rule about this question and, as far as text without a star can say it, no other."""
+        exact = {key: [text] for key, text in self._as_entries().items() if text is not None}
+        return {"effect": effect, "actions": [self.action], **exact}
+
+    def _as_entries(self) -> dict[str, str | None]:
+        """Actor, mode and resource as entries of a rule's lists, where they can be written."""
+        mode = self.input.env.mode
+        texts = {"actors": _written(*self.actor), "resources": _written(*self.resource)}
+        return {**texts, "modes": mode if mode and "*" not in mode else None}
+
+    # -- sections
+
+    def _section(self) -> tuple[tuple[str, ...], Any]:
+        """The path of the section that admits this action, and what the document has there."""
+        builtin = _BUILTIN.get(self.action)
+        if builtin is not None:
+            return (builtin.section,), self.document.get(builtin.section)
+        return ("actions", self.action), self.document.get("actions", {}).get(self.action)
+
+    def _section_admits(self) -> bool:
+        entry = self.policy.actions.get(self.action)
+        if entry is None or entry.section is None:
+            return False
+        entries = entry.section.entries
+        if entries is None or self.id is None:
+            return entries is None
+        return bool(entries.get(ascii_lower(self.id) if entry.host else self.id, 0) & entry.operations)
+
+    def _section_need(self) -> Need:
+        path, raw = self._section()
+        name = ".".join(path)
+        if raw == ANY:
+            words = f"make `{name}` a list of what is to be allowed"
+            way = Way(words, ({"op": "replace", "path": pointer(path), "value": []},))
+            return Need(f'`{name}` is "any"', (way,))
+        gone = [at for at, item in enumerate(raw) if self._is_entry(item)]
+        patch = _removals(path, gone)
+        what = ", ".join(_json(raw[at]) for at in gone)
+        return Need(f"`{name}` has it", (Way(f"take {what} out of `{name}`", patch),))
+
+    def _is_entry(self, item: Any) -> bool:
+        """Whether this entry of the section admits the question."""
+        entry = self.policy.actions[self.action]
+        name, operation = (item["name"], item.get("operation")) if isinstance(item, dict) else (item, None)
+        if operation is not None and operation not in _BUILTIN[self.action].operations:
+            return False
+        return bool(ascii_lower(name) == ascii_lower(self.id or "") if entry.host else name == self.id)
+
+    def _why_not_admitted(self, by: str) -> str:
+        path, raw = self._section()
+        if by == "unknown_action" or (raw is None and len(path) > 1):
+            return f"nothing admits it: {_json(self.action)} is not in `actions`"
+        if raw is None:
+            return f"nothing admits it: there is no section `{path[0]}`"
+        others = [item for item in raw if isinstance(item, dict) and item["name"] == self.id] if raw != ANY else []
+        if others:
+            return f"nothing admits it: `{path[0]}` has it for {', '.join(one['operation'] for one in others)} only"
+        what = "a question without a resource" if self.id is None else _json(self.id)
+        return f"nothing admits it: {what} is not in `{'.'.join(path)}`"
+
+    def _admitting(self, by: str) -> Iterator[Way]:
+        yield from self._entering()
+        if by in ("unknown_action", "missing_resource"):
+            return
+        texts = self._as_entries()
+        near = [one for one in self.standings if one.effect == ALLOW_EFFECT and len(one.unmet) == 1]
+        for one in near[:NEAR]:
+            (key,) = one.unmet
+            text = texts[key]
+            if text is not None:
+                patch = {"op": "add", "path": f"/rules/{one.rule}/{key}/-", "value": text}
+                yield Way(f"add {_json(text)} to the {key} of rules[{one.rule}]", (patch,))
+        if None not in texts.values():
+            rule = self._new_rule(ALLOW_EFFECT)
+            path, value = ("/rules/-", rule) if "rules" in self.document else ("/rules", [rule])
+            yield Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},))
+
+    def _entering(self) -> Iterator[Way]:
+        """What the section would have to have."""
+        path, raw = self._section()
+        name = ".".join(path)
+        if raw == ANY:
+            return
+        if not self.id:
+            patch: Operation = {"op": "add" if raw is None else "replace", "path": pointer(path), "value": ANY}
+            yield self._with_parent(f'set `{name}` to "any"', path, patch)
+            return
+        entry = _entry(_BUILTIN.get(self.action), self.id)
+        if raw is None:
+            patch = {"op": "add", "path": pointer(path), "value": [entry]}
+            yield self._with_parent(f"add `{name}` with {_json(entry)}", path, patch)
+        else:
+            yield Way(f"add {_json(entry)} to `{name}`", ({"op": "add", "path": f"{pointer(path)}/-", "value": entry},))
+
+    def _with_parent(self, words: str, path: tuple[str, ...], patch: Operation) -> Way:
+        """``patch``, that also makes the section ``actions`` where there is none to add to."""
+        if len(path) > 1 and path[0] not in self.document:
+            return Way(words, ({"op": "add", "path": f"/{path[0]}", "value": {path[1]: patch["value"]}},))
+        return Way(words, (patch,))
+
+
+def _written(kind: str | None, id: str | None) -> str | None:
+    """Kind and id as an entry of a rule, where it can be written and covers nothing else."""
+    if kind == ACTOR_KINDS[0]:
+        return kind
+    if not kind or not id or "*" in kind or "*" in id or ":" in kind:
+        return None
+    return f"{kind}:{id}"
+
+
+def _entry(action: Action | None, id: str) -> str | dict[str, str]:
+    operation = next((one for one in _OPERATIONS if action is not None and one in action.operations), None)
+    return id if operation is None else {"name": id, "operation": operation}
+
+
+def _removals(path: tuple[str | int, ...], numbers: list[int]) -> tuple[Operation, ...]:
+    """From the end, so that it does not matter whether they are carried out one by one."""
+    return tuple({"op": "remove", "path": pointer((*path, number))} for number in reversed(numbers))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value)

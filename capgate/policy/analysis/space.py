@@ -1,0 +1,215 @@
+"""What actors, modes and resources there are, as far as two documents can tell them apart.
+
+Texts in a document are compared in few ways: with one id, with the beginning of ids, with a kind. So they cut the ids
+of a kind into finitely many parts, :class:`Atom`: each id that is mentioned, what goes on after each beginning that is
+(the longest one counts), and all others. Questions that differ only within an atom have the same answer from both.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from itertools import count, product
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ..rules import HOST_KIND, Pattern
+from ..strict import ascii_lower
+
+#: What matches: rules by side and number, and sections by side.
+Signature = frozenset[Any]
+NOTHING: Final[Signature] = frozenset()
+
+
+class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Some of the actors, modes or resources. ``match`` says which, of the kind ``kind``:
+
+    ``any``        all of them, with or without an id; without a ``kind`` all there are
+    ``absent``     no resource at all
+    ``none``       a resource without an id; without a ``kind`` of whatever kind
+    ``exact``      the id ``text``; without a ``kind`` of whatever kind
+    ``folded``     the same, A to Z as a to z
+    ``beginning``  ids that go on after ``text``, for one character or more; of the kind ``host`` A to Z as a to z
+    """
+
+    match: str
+    kind: str | None = None
+    text: str = ""
+
+
+ANYTHING: Final = Selector("any")
+
+
+class Atom(NamedTuple):
+    """A part that is never divided: what it is called, one of it (a kind, an id), and what matches all of it."""
+
+    selector: Selector
+    kind: str | None
+    id: str | None
+    signature: Signature
+
+
+class Space:
+    """All atoms of one aspect. ``parents`` has for each the number of the next more general one, -1 for none, and
+    ``children`` the reverse; ``like`` the atom that an id has elsewhere, where that counts in place of the parent (see
+    :func:`add_kind`)."""
+
+    def __init__(self) -> None:
+        self.atoms: list[Atom] = []
+        self.parents: list[int] = []
+        self.like: list[int | None] = []
+        self.children: dict[int, list[int]] = {}
+
+    def add(self, atom: Atom, parent: int = -1, like: int | None = None) -> int:
+        """Add one atom; its number."""
+        self.atoms.append(atom)
+        self.parents.append(parent)
+        self.like.append(like)
+        self.children.setdefault(parent, []).append(len(self.atoms) - 1)
+        return len(self.atoms) - 1
+
+    def classes(self) -> dict[Signature, list[int]]:
+        """The atoms by what matches them: those of one class are all alike."""
+        found: dict[Signature, list[int]] = {}
+        for number, atom in enumerate(self.atoms):
+            found.setdefault(atom.signature, []).append(number)
+        return found
+
+
+class Mentions:
+    """Where the ids of one kind are mentioned, and by what."""
+
+    def __init__(self) -> None:
+        self.any: set[Any] = set()
+        self.ids: dict[str, set[Any]] = {}
+        self.beginnings: dict[str, set[Any]] = {}
+        #: Ids that compare with A to Z as they are, of a kind whose others do not.
+        self.literals: dict[str, set[Any]] = {}
+
+    def note(self, pattern: Pattern, by: Any) -> None:
+        """``by`` mentions what ``pattern`` covers."""
+        if pattern.text is None:
+            self.any.add(by)
+        else:
+            (self.beginnings if pattern.prefix else self.ids).setdefault(pattern.text, set()).add(by)
+
+
+def add_kind(
+    space: Space,
+    kind: str,
+    found: Mentions,
+    *,
+    parent: int = -1,
+    folds: bool = False,
+    like: Mapping[str, int] | None = None,
+) -> int:
+    """Add the ids of ``kind``, and return the number of the atom of all those that are not mentioned.
+
+    ``folds`` says that ids compare with A to Z as a to z, but for the literal ones. ``like``, where it is given, has
+    the atoms of the same ids of kinds that are not mentioned, and under ``""`` of the others.
+    """
+
+    def atom_like(id: str) -> int | None:
+        return None if like is None else like.get(id, like[""])
+
+    rest = frozenset(found.any)
+    top = space.add(Atom(Selector("any", kind), kind, "", rest), parent, atom_like(""))
+    chain = _Chain(found.beginnings)
+    numbers: list[int] = []
+    signatures: list[Signature] = []
+    for at, text in enumerate(chain.texts):
+        above = chain.parents[at]
+        signatures.append((rest if above < 0 else signatures[above]) | found.beginnings[text])
+        atom = Atom(Selector("beginning", kind, text), kind, _fresh(text, chain, found), signatures[at])
+        numbers.append(space.add(atom, top if above < 0 else numbers[above], atom_like("")))
+    folded: dict[str, tuple[int, Signature]] = {}
+
+    def around(id: str) -> tuple[int, Signature]:
+        at = chain.longest(id)
+        return (top, rest) if at < 0 else (numbers[at], signatures[at])
+
+    for id, by in found.ids.items():
+        above, signature = around(id)
+        signature |= by
+        one = _variant(id, found.literals) if folds else id
+        if one is not None:
+            selector = Selector("folded" if folds else "exact", kind, id)
+            above = space.add(Atom(selector, kind, one, signature), above, atom_like(id))
+        folded[id] = above, signature
+    for id, by in found.literals.items():
+        lower = ascii_lower(id)
+        above, signature = folded[lower] if lower in folded else around(lower)
+        space.add(Atom(Selector("exact", kind, id), kind, id, signature | by), above, atom_like(id))
+    return top
+
+
+def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
+    """The resources of a built-in action, which are of one kind; ``admitted`` are the ids in sections. ``optional``
+    says that a question may do without a resource, or its id."""
+    ((kind, found),) = kinds.items()
+    for id, by in admitted.items():
+        found.ids.setdefault(id, set()).update(by)
+    space = Space()
+    top = add_kind(space, kind, found, folds=kind == HOST_KIND)
+    if optional:
+        space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})))
+        space.add(Atom(Selector("none", kind), kind, None, frozenset({*found.any, "none"})), top)
+    return space
+
+
+def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
+    """Of an application's own action, whose section admits ids of whatever kind. Of kinds that no rule mentions, the
+    one without a name stands for all."""
+    space = Space()
+    like = {"": space.add(Atom(ANYTHING, "", "", NOTHING))}
+    for id, by in admitted.items():
+        like[id] = space.add(Atom(Selector("exact", None, id), "", id, frozenset(by)), like[""])
+    none = -1
+    if optional:
+        space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})), like[""])
+        none = space.add(Atom(Selector("none"), "", None, frozenset({"none"})), like[""])
+    for kind, found in kinds.items():
+        ids = found.literals if kind == HOST_KIND else found.ids
+        for id, by in admitted.items():
+            ids.setdefault(id, set()).update(by)
+        top = add_kind(space, kind, found, parent=like[""], folds=kind == HOST_KIND, like=like)
+        if optional:
+            space.add(Atom(Selector("none", kind), kind, None, frozenset({*found.any, "none"})), top, none)
+    return space
+
+
+class _Chain:
+    """Beginnings in ascending order, and for each the next shorter one that it begins with (-1: none)."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = sorted(texts)
+        self.parents: list[int] = []
+        open_: list[int] = []
+        for number, text in enumerate(self.texts):
+            while open_ and not text.startswith(self.texts[open_[-1]]):
+                open_.pop()
+            self.parents.append(open_[-1] if open_ else -1)
+            open_.append(number)
+
+    def longest(self, id: str) -> int:
+        at = bisect_right(self.texts, id) - 1
+        while at >= 0 and not (len(self.texts[at]) < len(id) and id.startswith(self.texts[at])):
+            at = self.parents[at]
+        return at
+
+
+def _fresh(beginning: str, chain: _Chain, found: Mentions) -> str:
+    """An id that goes on after ``beginning``, and after no longer one, and is not mentioned."""
+    at = bisect_right(chain.texts, beginning) - 1
+    ids = (f"{beginning}x{number}" for number in count())
+    return next(id for id in ids if id not in found.ids and id not in found.literals and chain.longest(id) == at)
+
+
+def _variant(id: str, literals: Mapping[str, Any]) -> str | None:
+    """``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
+    for letters in product(*((letter, letter.upper()) if letter.isascii() else (letter,) for letter in id)):
+        text = "".join(letters)
+        if text not in literals:
+            return text
+    return None

@@ -1,0 +1,269 @@
+"""What a route needs, declared where the route is written: :func:`requires`.
+
+A declaration is an attribute of the endpoint, which itself stays as it is: the order relative to ``@app.get(...)``
+does not matter, and FastAPI sees the signature that was written. An endpoint without one is undeclared, and
+undeclared is denied.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import string
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, Final, TypeGuard, TypeVar, Union
+from uuid import UUID
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import BaseRoute, Host, Mount, Router
+
+from ..actions import VOCABULARY
+from ..errors import ConfigError
+from ..model import Resource
+
+#: The attribute that holds the declarations of an endpoint: a tuple of :class:`Requirement`.
+ATTRIBUTE: Final = "__capgate_requires__"
+#: The attribute of what asks a policy by itself: ``True``, and nothing else.
+ASKS_ITSELF: Final = "__capgate_asks_itself__"
+
+#: The methods that an :class:`~starlette.endpoints.HTTPEndpoint` may have, by the names of their functions.
+_VERBS: Final = frozenset({"get", "head", "post", "put", "patch", "delete", "options", "query"})
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_RESOURCE: Final = "'kind' or 'kind:id', the id with {path_parameters} and literal braces doubled"
+_T = TypeVar("_T")
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A place in a resource id that a path parameter fills."""
+
+    name: str
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """One action that a policy has to allow before an endpoint runs. Made by :meth:`parse`.
+
+    ``fixed`` is the resource where no path parameter takes part in it; else ``kind`` and ``template`` make one per
+    request. ``args_hash`` is ``"body"`` where the policy is to be given the SHA-256 of the request body. ``always``
+    matters on routers and mounts only: see :func:`requires`.
+    """
+
+    action: str
+    fixed: Resource | None = None
+    kind: str = ""
+    template: tuple[Union[str, Parameter], ...] = ()
+    args_hash: str | None = None
+    always: bool = False
+    #: The parameter that is the whole id, as in ``"kind:{parameter}"``: said once more, for most templates are so.
+    sole: str | None = None
+
+    @classmethod
+    def parse(
+        cls, action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+    ) -> Requirement:
+        """Raises :class:`ConfigError` for an unknown action, a malformed resource, or one of a kind that is not the
+        action's."""
+        known = VOCABULARY.get(action) if isinstance(action, str) else None
+        if known is None:
+            raise ConfigError("action", action, f"a registered action: {', '.join(sorted(VOCABULARY.names))}")
+        if args_hash not in (None, "body"):
+            raise ConfigError("args_hash", args_hash, "None or 'body'")
+        if always is not True and always is not False:
+            raise ConfigError("always", always, "True or False")
+        if resource is None:
+            return cls(action, args_hash=args_hash, always=always)
+        kind, template = _parse_resource(resource)
+        if known.kind not in (None, kind):
+            raise ConfigError("resource", resource, f"a resource of kind {known.kind!r}, which {action} acts on")
+        if any(type(part) is Parameter for part in template):
+            first, *others = template
+            sole = first.name if isinstance(first, Parameter) and not others else None
+            return cls(action, None, kind, template, args_hash, always, sole)
+        fixed = Resource(kind, "".join(map(str, template)) or None)
+        return cls(action, fixed, args_hash=args_hash, always=always)
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The path parameters that the resource id is made with."""
+        return frozenset(part.name for part in self.template if isinstance(part, Parameter))
+
+    def resource(self, path_params: Mapping[str, Any]) -> Resource | None:
+        """The resource of one request. Raises :class:`LookupError` or :class:`TypeError` where a parameter will not
+        do."""
+        sole = self.sole
+        if sole is not None:
+            value = path_params[sole]
+            return Resource(self.kind, value if type(value) is str else _text(sole, value))
+        if not self.template:
+            return self.fixed
+        return Resource(self.kind, "".join([p if isinstance(p, str) else _fill(p, path_params) for p in self.template]))
+
+
+Requirements = tuple[Requirement, ...]
+
+
+def requires(
+    action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+) -> Callable[[_T], _T]:
+    """Declare that a policy has to allow ``action`` on ``resource`` before the decorated endpoint runs.
+
+    ``resource`` is ``"kind"`` or ``"kind:id"``; the id may use path parameters, ``"sql_query:{name}"``. The value is
+    the one that the route's converter made: declare ``/{number:int}`` where ``007`` and ``7`` are to be the same.
+    With ``args_hash="body"`` the policy is given the SHA-256 of the body, up to ``Settings.body_bytes``.
+
+    For functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a
+    ``Mount``; stacked, or on a class and its method, all of them have to be allowed, in the order written from the
+    inside out. Subclasses inherit it.
+
+    On a router, a ``Mount``, a ``Host`` or a whole application, ``requires(...)(router)`` is the default of the routes
+    below that declare nothing themselves; the nearest one counts. With ``always=True`` it is asked for all routes
+    below, in addition to what they declare. Raises :class:`ConfigError` where it is applied.
+    """
+    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash, always=always)
+
+    def declare(endpoint: _T) -> _T:
+        if not callable(endpoint) or _is_leaf(endpoint):
+            valid = "a function, a class, a router, a Mount or an ASGI application; of another route, its endpoint"
+            raise ConfigError("endpoint", endpoint, valid)
+        if always and not is_around(endpoint):
+            raise ConfigError("always", True, "a declaration of a router, a Mount, a Host or an application")
+        _refuse_declared_methods(endpoint)
+        try:
+            setattr(endpoint, ATTRIBUTE, (*declared(endpoint), requirement))
+        except (AttributeError, TypeError):
+            raise ConfigError("endpoint", endpoint, "an object that takes attributes; declare its function") from None
+        return endpoint
+
+    return declare
+
+
+def is_around(endpoint: object) -> bool:
+    """Whether there are routes below ``endpoint``, for which its declarations are defaults."""
+    return isinstance(endpoint, (Router, Mount, Host, Starlette))
+
+
+def _is_leaf(endpoint: object) -> bool:
+    return isinstance(endpoint, BaseRoute) and not isinstance(endpoint, (Mount, Host))
+
+
+def inherit(own: Requirements, always: Requirements, default: Requirements) -> tuple[Requirements, Requirements]:
+    """What routes below are always asked for, and their default, given what was so further outside and what the next
+    router inside declares."""
+    if not own:
+        return always, default
+    for one in own:
+        if one.always and one not in always:
+            always = (*always, one)
+    return always, tuple(one for one in own if not one.always) or default
+
+
+def asks_itself(endpoint: _T) -> _T:
+    """Declare that ``endpoint`` asks the policy itself before it does anything, so that the gate lets requests reach it
+    unasked. For ASGI applications that are enforcement points of their own, and to be used as sparingly as public
+    routes."""
+    try:
+        setattr(endpoint, ASKS_ITSELF, True)
+    except (AttributeError, TypeError):
+        raise ConfigError("endpoint", endpoint, "an object that takes attributes") from None
+    return endpoint
+
+
+def does_ask_itself(endpoint: object) -> bool:
+    """Whether :func:`asks_itself` was said of ``endpoint``, or of its class."""
+    return getattr(endpoint, ASKS_ITSELF, None) is True
+
+
+def declared(endpoint: object) -> Requirements:
+    """What ``endpoint`` declares, seen through :func:`functools.partial` and :func:`functools.wraps`; empty if nothing.
+    Of an object that is called, what its ``__call__`` declares counts.
+
+    Raises :class:`TypeError` if the attribute holds something else, as it does on objects that have every attribute.
+    """
+    for _ in range(32):
+        found = getattr(endpoint, ATTRIBUTE, None)
+        if found is not None:
+            if type(found) is not tuple:
+                raise TypeError(f"{ATTRIBUTE} is a {type(found).__name__}, which requires() does not make")
+            return found
+        inner = endpoint.func if isinstance(endpoint, functools.partial) else getattr(endpoint, "__wrapped__", None)
+        if inner is None:
+            called = getattr(type(endpoint), "__call__", None)  # noqa: B004  # the function is wanted, if it is one
+            return declared(called) if isinstance(called, FunctionType) else ()
+        endpoint = inner
+    return ()
+
+
+def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requirements:
+    """What a class-based endpoint declares for ``method``: on the class, and on the method that the class dispatches
+    it to.
+
+    Raises :class:`TypeError` if methods are declared and the class has a dispatch of its own, which may call any of
+    them, and if something else than a method of HTTP is declared, which nobody would look at.
+    """
+    kind: type = endpoint
+    for stray in declaring_methods(kind) - _VERBS:
+        raise TypeError(f"{endpoint!r} declares {stray}, which is no method of HTTP; declare the class")
+    name = "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower()
+    handler = declared(getattr(endpoint, name, None))
+    if handler and endpoint.dispatch is not HTTPEndpoint.dispatch:
+        raise TypeError(f"{endpoint!r} declares methods and overrides dispatch; declare the class")
+    return (*declared(endpoint), *handler)
+
+
+def is_class_based(endpoint: object) -> TypeGuard[type[HTTPEndpoint]]:
+    """Whether ``endpoint`` is a class whose methods are chosen by the method of the request."""
+    return isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)
+
+
+@functools.lru_cache(maxsize=1_024)
+def declaring_methods(kind: type) -> frozenset[str]:
+    """The names of the methods of ``kind`` that declare something, but for ``__call__``."""
+    found = set()
+    for name in dir(kind):
+        member = inspect.getattr_static(kind, name, None)
+        function = getattr(member, "__func__", member)  # of a staticmethod or a classmethod
+        if name != "__call__" and isinstance(function, FunctionType) and declared(function):
+            found.add(name)
+    return frozenset(found)
+
+
+def _refuse_declared_methods(endpoint: object) -> None:
+    """A class that dispatches in its own way would run a method whose declaration nobody looks at."""
+    if not isinstance(endpoint, type) or is_class_based(endpoint):
+        return
+    for name, member in inspect.getmembers(endpoint, inspect.isfunction):
+        if declared(member):
+            raise ConfigError("endpoint", f"{endpoint.__name__}.{name}", "methods of HTTPEndpoint, or the class alone")
+
+
+def _parse_resource(resource: str) -> tuple[str, tuple[Union[str, Parameter], ...]]:
+    kind, colon, template = resource.partition(":") if isinstance(resource, str) else ("", "", "")
+    if not _KIND.fullmatch(kind) or bool(colon) != bool(template):
+        raise ConfigError("resource", resource, _RESOURCE)
+    parts: list[Union[str, Parameter]] = []
+    try:
+        for literal, name, spec, conversion in string.Formatter().parse(template):
+            if literal:
+                parts.append(literal)
+            if name is None:
+                continue
+            if not name.isidentifier() or spec or conversion:
+                raise ValueError(name)
+            parts.append(Parameter(name))
+    except ValueError:
+        raise ConfigError("resource", resource, _RESOURCE) from None
+    return kind, tuple(parts)
+
+
+def _fill(parameter: Parameter, path_params: Mapping[str, Any]) -> str:
+    value = path_params[parameter.name]
+    return value if type(value) is str else _text(parameter.name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if type(value) in (int, float, UUID):
+        return str(value)
+    raise TypeError(f"path parameter {name!r} is a {type(value).__name__}, which has no agreed text")

@@ -1,0 +1,150 @@
+"""What FastAPI adds to the routes of starlette: routers that are included in routers, frontends, dependencies that ask.
+
+FastAPI is not imported here; where nobody did, there is nothing of it to be found.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, cast
+
+from starlette.routing import BaseRoute, Host, Match, Mount, Router
+from starlette.types import Scope
+
+from .declare import Requirements, declared, does_ask_itself, inherit
+from .wrappers import DEPTH, PLAIN, USUAL, Unresolvable, find_target
+
+#: What routes are always asked for, and what those that declare nothing are asked for.
+Around = tuple[Requirements, Requirements]
+
+
+def own_path(route: Any) -> str:
+    path = route.host if isinstance(getattr(route, "original_route", route), Host) else getattr(route, "path", "")
+    return path if isinstance(path, str) else ""
+
+
+def match_included(route: BaseRoute, scope: Scope) -> tuple[Any, Match, MutableMapping[str, Any]]:
+    """``route.matches`` of a class that may write to the scope, or stand for many routes; with the route that
+    matched."""
+    scope = dict(scope)
+    if isinstance(scope.get("fastapi"), dict):
+        scope["fastapi"] = dict(scope["fastapi"])
+    inner = routes_behind(route)
+    if inner is None:
+        match, child = route.matches(scope)
+        if match is Match.FULL and "endpoint" not in child:
+            raise Unresolvable(f"{type(route).__name__} matches without an endpoint")
+        return route, match, child
+    for context in inner:
+        if not PLAIN[type(context.original_route)]:
+            raise Unresolvable(f"{type(context.original_route).__name__} in an included router matches in its own way")
+        match, child = context.matches(scope)
+        if match is Match.FULL:
+            return context, match, child
+    return route, Match.NONE, {}
+
+
+def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
+    """The routes that FastAPI (0.139 and later) keeps behind one route per included router; ``None`` for other
+    routes."""
+    fastapi = sys.modules.get("fastapi.routing")
+    contexts_of = getattr(fastapi, "iter_route_contexts", None)
+    if contexts_of is None or hasattr(route, "endpoint") or isinstance(route, (Mount, Host)):
+        return None
+    router = getattr(route, "original_router", None)
+    if router is None:
+        return None
+    _check_included(router, 0)
+    return cast("Iterable[Any]", contexts_of([route]))
+
+
+def around_included(route: Any, reached: Any, around: Around) -> Around:
+    """What the included routers between ``route`` and the route that was ``reached`` behind it declare, around that.
+
+    Raises :class:`Unresolvable` where it was included twice, below routers that declare different things.
+    """
+    router = getattr(route, "original_router", None)
+    if router is None:
+        return around
+    places = list(_places(router, getattr(reached, "original_route", reached), around, 0))
+    if not places or any(place != places[0] for place in places):
+        raise Unresolvable(f"{own_path(reached)} is included {len(places)} times, with different declarations")
+    return places[0]
+
+
+def _places(router: Any, wanted: Any, around: Around, depth: int) -> Iterator[Around]:
+    if depth > DEPTH:
+        raise Unresolvable(f"routers are included more than {DEPTH} deep")
+    around = inherit(declared(router), *around)
+    for route in (*router.routes, *getattr(router, "_low_priority_routes", ())):
+        if route is wanted:
+            yield around
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from _places(inner, wanted, around, depth + 1)
+
+
+def _check_included(router: Any, depth: int) -> None:
+    """That the routers below are the framework's own, since their routes are asked without them."""
+    if depth > DEPTH or not isinstance(router, Router) or not USUAL[type(router)]:
+        raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            _check_included(inner, depth + 1)
+
+
+def check_rest(router: Any, around: Around) -> None:
+    """That what ``router`` does where no route matches needs nothing besides what is always asked around it."""
+    default = find_target(router.default)
+    if default.declared or default.default or default.router is not None:
+        raise Unresolvable(f"the default application of a {type(router).__name__} declares something, or has routes")
+    if any(always != around[0] for always in frontends(router, around)):
+        raise Unresolvable("there are frontends in included routers, which declare what is always asked")
+
+
+def frontends(router: Any, around: Around, depth: int = 0) -> Iterator[Requirements]:
+    """What is always asked around each of the frontends that FastAPI tries where no route of ``router`` matches."""
+    if depth > DEPTH:
+        raise Unresolvable(f"routers are included more than {DEPTH} deep")
+    if getattr(router, "_low_priority_routes", ()):
+        yield around[0]
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from frontends(inner, inherit(declared(inner), *around), depth + 1)
+
+
+def asks_in_dependency(route: Any, router: Any = None) -> bool:
+    """Whether dependencies of FastAPI's ask before the endpoint of ``route``, one of ``router``, runs: all those that
+    would without ``dependency_overrides``."""
+    dependant = getattr(route, "dependant", None)
+    if dependant is None or not any(map(does_ask_itself, calls_in(dependant))):
+        return False
+    holders = (
+        getattr(route, "dependency_overrides_provider", None),
+        getattr(router, "dependency_overrides_provider", None),
+    )
+    replaced = [overrides for one in holders if (overrides := getattr(one, "dependency_overrides", None))]
+    return not replaced or not any(_is_replaced(dependant, overrides) for overrides in replaced)
+
+
+def _is_replaced(dependant: Any, overrides: Mapping[Any, Any]) -> bool:
+    """Whether something that asks would not be called for ``dependant``."""
+    for inner in dependant.dependencies:
+        if inner.call in overrides:
+            if does_ask_itself(inner.call) or any(map(does_ask_itself, calls_in(inner))):
+                return True
+        elif _is_replaced(inner, overrides):
+            return True
+    return False
+
+
+def calls_in(dependant: Any, depth: int = 0) -> Iterator[Any]:
+    """The functions that FastAPI calls for ``dependant`` before its endpoint."""
+    if depth > DEPTH:
+        raise Unresolvable(f"dependencies are nested more than {DEPTH} deep")
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from calls_in(inner, depth + 1)

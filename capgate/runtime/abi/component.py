@@ -1,0 +1,187 @@
+"""The WIT interface ``capgate:policy/policy@0.1.0`` (``policy.wit``), spoken to core modules directly.
+
+Layouts and names follow the Component Model's canonical ABI ("Canonical ABI Explainer", sections Alignment, Element
+Size, Storing, Lowering). The parameters of ``policy-check`` flatten to more than 16 values and its result to more
+than one, so the
+core function takes a pointer to an 80-byte record and gives a pointer to a 12-byte one, all little-endian::
+
+    input   0 actor      discriminant, pointer, length        result  0 discriminant (byte): 0 allow, 1 deny
+           12 action     pointer, length                              4 reason  pointer, length
+           20 resource   option, kind pointer, length,
+                         id option, pointer, length
+           44 args-hash  option, pointer, length
+           56 env        service pointer, length, mode pointer, length
+           72 timestamp  u64, nanoseconds
+
+:class:`CanonicalCall` serves any guest: one ``cabi_realloc`` per string, every pointer that it gives is checked, and
+``cabi_post_…`` is called afterwards. The guest that capgate builds is asked in a quicker way, see
+:mod:`capgate.runtime.abi.fixed`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ...errors import AbiError, RestrictedModule
+from ...limits import Limits
+from ...model import ALLOW, Deny, PolicyInput, PolicyResult
+from ...wasm import Module
+from ...wasm.module import I32
+from ..engine import Instance
+from .lowering import INPUT_ALIGN, INPUT_SIZE, Lowered, lower, record
+
+INTERFACE: Final = "capgate:policy/policy@0.1.0"
+CHECK: Final = f"{INTERFACE}#policy-check"
+POST: Final = f"cabi_post_{CHECK}"
+REALLOC: Final = "cabi_realloc"
+MEMORY: Final = "memory"
+
+RESULT_SIZE: Final = 12
+RESULT_ALIGN: Final = 4
+
+_RESULT: Final = struct.Struct("<B3xII")
+MASK: Final = 0xFFFFFFFF
+#: export -> (parameters, results), all i32
+_SIGNATURES: Final = {CHECK: (1, 1), REALLOC: (4, 1), POST: (1, 0)}
+
+Ask = Callable[[PolicyInput], PolicyResult]
+#: Parts of linear memory, each from its first byte to the one after its last.
+Spans = list[tuple[int, int]]
+
+
+def check_exports(module: Module) -> None:
+    """Raise :class:`RestrictedModule` unless ``module`` exports what a guest of this interface must, with the right
+    types."""
+    for name, (parameters, results) in _SIGNATURES.items():
+        export = module.export(name)
+        if export is None:
+            if name == POST:
+                continue
+            raise RestrictedModule("missing_export", name, f"a policy exports {INTERFACE}, see policy.wit")
+        if export.kind != "function":
+            raise RestrictedModule("export_kind", name, f"is a {export.kind}, not a function")
+        try:
+            kind = module.function_type(export.index)
+        except IndexError as error:
+            raise RestrictedModule("export_type", name, f"is no function of this module: {error}") from error
+        if kind.params != (I32,) * parameters or kind.results != (I32,) * results:
+            raise RestrictedModule("export_type", name, f"is not ({parameters} x i32) -> ({results} x i32)")
+    memory = module.export(MEMORY)
+    if memory is None or memory.kind != "memory":
+        raise RestrictedModule("missing_export", MEMORY, "a policy exports its linear memory")
+
+
+class Reasons:
+    """Deny results by their raw bytes: guests repeat a few reasons, so decoding them again is not needed."""
+
+    _SIZE: Final = 64
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: dict[bytes, Deny] = {}
+
+    def deny(self, memory: memoryview, pointer: int, length: int) -> Deny:
+        if length > self._limit:
+            raise AbiError("reason_too_long", f"{length} bytes, the limit is {self._limit}")
+        if pointer + length > len(memory):
+            raise AbiError("reason_out_of_bounds", f"{pointer:#x} + {length:#x} of {len(memory):#x}")
+        raw = bytes(memory[pointer : pointer + length])
+        known = self._known.get(raw)
+        if known is None:
+            try:
+                known = Deny(str(raw, "utf-8", "strict"))
+            except UnicodeDecodeError as error:
+                raise AbiError("reason_not_utf8", str(error)) from error
+            if len(self._known) < self._SIZE:
+                self._known[raw] = known
+        return known
+
+
+class CanonicalCall:
+    """Ask any guest. ``ask`` raises :class:`PolicyError`, or what the engine raises."""
+
+    def __init__(self, instance: Instance, limits: Limits, entries: Mapping[str, str], *, has_post: bool) -> None:
+        self._instance = instance
+        self._limits = limits
+        # The first call into the guest begins with all the fuel, and those after it go on with what is left: allocating
+        # and answering are one budget.
+        self._begin = instance.function(entries[REALLOC], 4, 1)
+        self._realloc = instance.function(REALLOC, 4, 1)
+        self._check = instance.function(CHECK, 1, 1)
+        self._post = instance.function(POST, 1, 0) if has_post else None
+        self._reasons = Reasons(limits.output_bytes)
+
+    def ask(self, input: PolicyInput) -> PolicyResult:
+        lowered = lower(input, self._limits.input_bytes)
+        at, taken = self._store(lowered)
+        pointer = self._check(at) & MASK
+        result = self._load(pointer, taken)
+        if self._post is not None:
+            self._post(pointer)
+        return result
+
+    def _store(self, lowered: Lowered) -> tuple[int, Spans]:
+        """Where the input record is, and every span that now belongs to the input."""
+        first, *others = lowered[0]
+        pointers = (
+            self._begin(0, 0, 1, len(first)) & MASK,
+            *(self._realloc(0, 0, 1, len(text)) & MASK for text in others),
+        )
+        at = self._realloc(0, 0, INPUT_ALIGN, INPUT_SIZE) & MASK
+        # Taken after the last allocation: any of them may have grown, and so moved, the memory.
+        memory = self._instance.memory_view()
+        spans = _check_allocations(lowered[0], pointers, at, len(memory))
+        for pointer, text in zip(pointers, lowered[0], strict=True):
+            memory[pointer : pointer + len(text)] = text
+        memory[at : at + INPUT_SIZE] = record(lowered, pointers)
+        return at, spans
+
+    def _load(self, pointer: int, taken: Spans) -> PolicyResult:
+        memory = self._instance.memory_view()
+        if not pointer:
+            # Nothing lies at 0 in what compilers make, so a guest that failed gives it, and zeros would mean "allow".
+            raise AbiError("result_null", "policy-check gave 0")
+        if pointer % RESULT_ALIGN:
+            raise AbiError("result_misaligned", f"{pointer:#x}")
+        if pointer + RESULT_SIZE > len(memory):
+            raise AbiError("result_out_of_bounds", f"{pointer:#x} of {len(memory):#x}")
+        end = pointer + RESULT_SIZE
+        for low, high in taken:
+            if pointer < high and low < end:
+                # In the record the first byte could be the actor's discriminant, and 0 is both "anonymous" and "allow";
+                # in a string it is whatever the caller sent.
+                raise AbiError("result_overlaps_input", f"{pointer:#x}")
+        if memory[pointer] == 0:
+            return ALLOW
+        return denied(memory, pointer, self._reasons)
+
+
+def denied(memory: memoryview, pointer: int, reasons: Reasons) -> Deny:
+    """The deny whose result record, known to be in bounds, is at ``pointer``. Raises :class:`AbiError`."""
+    discriminant, reason, length = _RESULT.unpack_from(memory, pointer)
+    if discriminant != 1:
+        raise AbiError("discriminant", f"{discriminant}, valid are 0 (allow) and 1 (deny)")
+    return reasons.deny(memory, reason, length)
+
+
+def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: int, size: int) -> Spans:
+    """The spans of the texts and the record that are not empty. Raises :class:`AbiError` unless the guest may have
+    allocated them."""
+    if at % INPUT_ALIGN:
+        raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
+    spans = sorted((p, p + len(text)) for p, text in (*zip(pointers, texts, strict=True), (at, bytes(INPUT_SIZE))))
+    end, taken = 0, []
+    for low, high in spans:
+        if high > size:
+            raise AbiError("allocation_out_of_bounds", f"{low:#x} to {high:#x} of {size:#x}")
+        if low == high:
+            continue
+        if low == 0:
+            raise AbiError("allocation_failed", "cabi_realloc gave 0")
+        if low < end:
+            raise AbiError("allocations_overlap", f"{low:#x} is below {end:#x}")
+        end = high
+        taken.append((low, high))
+    return taken

@@ -1,0 +1,72 @@
+"""A policy input as the JSON document that Rego sees as ``input``.
+
+Its shape is that of the inputs in golden fixtures, every key always present, ``null`` where there is nothing::
+
+    {"action": "db.write", "actor": {"kind": "user", "id": "u-1"}, "resource": {"kind": "sql_query", "id": "list_users",
+     "attributes": {}}, "args_hash": null, "env": {"service": "shop", "mode": "prod"}, "timestamp": 0}
+
+OPA takes text that is not JSON for an undefined input, and answers all the same. So there is no text here but what the
+encoder makes of values whose types are exactly those of the model: no NaN, no key twice, no lone surrogate, and no
+nesting beyond that above.
+"""
+
+from __future__ import annotations
+
+from ....errors import MalformedInput
+from ....model import Anonymous, Environment, PolicyInput, Resource, canonical
+from ..lowering import lower
+
+
+def document(input: PolicyInput, limit: int) -> bytes:
+    """``input`` as canonical JSON in UTF-8. Raises :class:`MalformedInput` for what no policy may be asked, and above
+    ``limit`` bytes of text, attributes included."""
+    strings, _, timestamp = lower(input, limit)
+    attributes = {} if input.resource is None else input.resource.attributes
+    if attributes:
+        size = sum(map(len, strings)) + sum(len(str.encode(text)) for item in attributes.items() for text in item)
+        if size > limit:
+            raise MalformedInput(f"{size} bytes of text, attributes included; the limit is {limit}")
+    return canonical(input if _is_plain(input) else _plain(input, strings, timestamp))
+
+
+def _is_plain(input: PolicyInput) -> bool:
+    """Whether all text is of ``str`` itself, and the number an ``int``: an encoder may see other values in a subclass
+    than those that were checked."""
+    actor, resource, env = input.actor, input.resource, input.env
+    return (
+        type(input.action) is str
+        and type(input.timestamp) is int
+        and type(env.service) is str
+        and type(env.mode) is str
+        and (type(actor) is Anonymous or type(actor.id) is str)  # type: ignore[union-attr]  # the others have one
+        and (input.args_hash is None or type(input.args_hash) is str)
+        and (
+            resource is None
+            or (
+                type(resource.kind) is str
+                and (resource.id is None or type(resource.id) is str)
+                and all(type(key) is str and type(value) is str for key, value in resource.attributes.items())
+            )
+        )
+    )
+
+
+def _plain(input: PolicyInput, strings: tuple[bytes, ...], timestamp: int) -> PolicyInput:
+    """The same input, of the bytes that were checked."""
+    who, action, kind, id, args_hash, service, mode = (text.decode() for text in strings)
+    resource = input.resource
+    if resource is not None:
+        pairs = [(str.encode(key).decode(), str.encode(value).decode()) for key, value in resource.attributes.items()]
+        attributes = dict(pairs)
+        if len(attributes) != len(pairs):
+            raise MalformedInput("attributes: a key is there twice")
+        resource = Resource(kind, None if resource.id is None else id, attributes)
+    actor = input.actor
+    return PolicyInput(
+        action,
+        Anonymous() if isinstance(actor, Anonymous) else type(actor)(who),
+        resource,
+        None if input.args_hash is None else args_hash,
+        Environment(service, mode),
+        int.__index__(timestamp),
+    )

@@ -1,0 +1,273 @@
+"""One live instance of a module that OPA compiled: how it is started, and how it is asked.
+
+The answer to an input must not depend on what was asked before. OPA's own code resets its heap for each evaluation; but
+a module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed: all that
+an instance can remember is its memory and its globals (:mod:`capgate.wasm.state` says which modules have more, and
+those are used once), and before each question both are set to what they were when it was loaded. That also frees
+whatever the question before has allocated, and takes a fraction of what an evaluation does. Only the size of a memory
+cannot be set back: an instance whose memory grew says so by ``grown``, and is replaced.
+
+Data, builtins and the entry point are told once, when the instance is loaded, and are part of what is restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from ....errors import AbiError, ConfigError, RestrictedModule
+from ....limits import Limits
+from ....model import Entrypoint, PolicyInput, PolicyResult
+from ....policy.strict import is_unicode, parse_json
+from ....wasm.state import RESTORE, SAVE
+from ...engine import CompiledModule, RawFunction
+from .answer import JSON_AROUND, JSON_FACTOR, Answers
+from .document import document
+from .host import Host, require_room
+from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
+
+if TYPE_CHECKING:
+    from ....rego import Builtin
+
+MASK: Final = 0xFFFFFFFF
+#: Bytes of the names that a module gives its builtins and entry points.
+NAMES: Final = 262_144
+#: Bytes of memory that there are for a question at least, unless the limits forbid it; with much data, a quarter of
+#: what that takes. More of it means more to restore: some 25 microseconds for each MiB.
+SPARE: Final = 262_144
+#: Bytes of a text that are looked at first. Most are shorter.
+_FIRST: Final = 256
+#: Of names that a module gives, an error shows so many, and so many characters of each.
+_MENTIONED: Final = 50
+_SHOWN: Final = 200
+
+
+class Guest:
+    """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
+
+    ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2. That is 3 microseconds of 25 quicker, and not used
+    by pools, because it does not say whether the input could be read. ``share`` is given what the instance is restored
+    from, and gives the bytes to keep. Raises :class:`PolicyError` where the start function traps.
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledModule,
+        facts: Facts,
+        limits: Limits,
+        entries: Mapping[str, str],
+        entrypoint: Entrypoint,
+        *,
+        one_call: bool = False,
+        share: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        self.grown = False
+        self._entrypoint = entrypoint
+        self._share = share
+        self._limits = limits
+        self._host = Host(limits)
+        self._answers = Answers(entrypoint, limits.output_bytes)
+        self._answer_bytes = limits.output_bytes * JSON_FACTOR + JSON_AROUND
+        maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
+        maximum = min(maximum, limits.memory_pages)
+        self._most = maximum * PAGE
+        require_room()
+        self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))
+        call = {name: self.instance.function(name, *signature) for name, signature in EXPORTS.items()}
+        # As attributes, and no function that keeps this object: what keeps itself is dropped by the garbage collector,
+        # which may run on another thread.
+        self._malloc, self._dump_value, self._parse_value = (
+            call[name] for name in ("opa_malloc", "opa_value_dump", "opa_value_parse")
+        )
+        self._parse, self._dump, self._evaluate, self._set_input, self._get_result = (
+            call[name]
+            for name in ("opa_json_parse", "opa_json_dump", "eval", "opa_eval_ctx_set_input", "opa_eval_ctx_get_result")
+        )
+        self._call = call
+        self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE) if one_call else None
+        self._begin_loading = self.instance.function(entries[LOADING], 1, 1)
+        self._begin = self.instance.function(entries[RESTORE], 0, 0)
+        self._used = False
+
+    # -- loading
+
+    def load(self, data: bytes = b"{}") -> None:
+        """Tell the guest all that stays the same, ``data`` being JSON, and take note of what it is then.
+
+        Raises :class:`ConfigError` where the module has no such entry point, :class:`RestrictedModule` where it needs
+        builtins that there are not, :class:`AbiError`, or what the engine raises. The data have fuel of their own,
+        since they may be large; so has everything else together.
+        """
+        self._host.begin_loading(self)
+        try:
+            self._begin_loading(0)
+            self._host.provide(_provided(self._names("builtins")))
+            self._prepare(_number(self._names("entrypoints"), self._entrypoint), data)
+        finally:
+            self._host.end()
+        self._image = self._share(bytes(self.instance.memory_view()))
+
+    def _prepare(self, number: int, data: bytes) -> None:
+        """Have the guest read the data, and make a context with them and the entry point."""
+        call = self._call
+        value = self._parsed(data, call["opa_json_parse"], self._begin_loading)
+        if not value:
+            raise AbiError("data_not_parsed", f"{len(data)} bytes of data are no JSON for the module")
+        context = call["opa_eval_ctx_new"]() & MASK
+        call["opa_eval_ctx_set_data"](context, value)
+        call["opa_eval_ctx_set_entrypoint"](context, number)
+        self._context = context
+        self._question = (number, value & MASK, self._reserved())
+        self.instance.function(SAVE, 0, 0)()
+
+    def _reserved(self) -> int:
+        """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""
+        call, size = self._call, self.instance.memory_size()
+        heap = call["opa_heap_ptr_get"]() & MASK
+        spare = min(max(SPARE, size // 4), self._most - heap - PAGE)
+        if spare > size - heap:
+            call["opa_malloc"](spare)
+            call["opa_heap_ptr_set"](heap)
+        return heap
+
+    def _names(self, export: str) -> dict[str, int]:
+        """What ``builtins`` or ``entrypoints`` tells: numbers by name."""
+        text = self.text_at(self._call["opa_json_dump"](self._call[export]()), NAMES)
+        try:
+            names = parse_json(text)
+        except ConfigError as error:
+            raise AbiError(f"{export}_not_json", f"{error.seen!r}"[:200]) from error
+        if type(names) is not dict or any(type(n) is not int or not 0 <= n <= MASK for n in names.values()):
+            raise AbiError(export, f"not an object of numbers: {text[:200]!r}")
+        if not all(map(is_unicode, names)):  # JSON can spell what is no text
+            raise AbiError(export, f"names that are no Unicode: {text[:200]!r}")
+        return names
+
+    # -- asking
+
+    def ask(self, input: PolicyInput) -> PolicyResult:
+        text = document(input, self._limits.input_bytes)
+        host = self._host
+        if host.is_asked:  # by a signal's handler, say: what that one leaves behind must not answer the other
+            raise AbiError("nested", "the instance is answering a question already")
+        try:
+            host.begin(self, input.timestamp)
+            if self._used:
+                self._restore()
+            self._used = True
+            self._begin()
+            pointer = self._by_parts(text) if self._eval is None else self._in_one_call(text, self._eval)
+            raw = self.text_at(pointer, self._answer_bytes)
+        finally:
+            host.end()
+        if host.failed:
+            raise AbiError("answer_after_failure", "the policy went on after the host had ended it")
+        self.grown = self.instance.memory_size() != len(self._image)
+        return self._answers.read(raw)
+
+    def _restore(self) -> None:
+        memory, image = self.instance.memory_view(), self._image
+        memory[: len(image)] = image
+        if len(memory) > len(image):
+            memory[len(image) :] = bytes(len(memory) - len(image))
+
+    def _by_parts(self, text: bytes) -> int:
+        """Evaluation by a context, which every version has: the address of the answer."""
+        context = self._context
+        value = self._parsed(text, self._parse, self._malloc)
+        if not value:
+            raise AbiError("input_not_parsed", "the module could not read the input")
+        self._set_input(context, value)
+        status = self._evaluate(context)
+        if status:
+            raise AbiError("eval", f"returned {status & MASK}, which has no meaning")
+        return self._dump(self._get_result(context) & MASK)
+
+    def _in_one_call(self, text: bytes, evaluate: RawFunction) -> int:
+        """Evaluation by ``opa_eval``: the input lies at the end of the heap, which begins behind it."""
+        number, data, heap = self._question
+        memory = self.instance.memory_view()
+        if heap + len(text) > len(memory):
+            heap = self._malloc(len(text)) & MASK
+            memory = self.instance.memory_view()
+        _check(heap, len(text), len(memory))
+        memory[heap : heap + len(text)] = text
+        return evaluate(0, number, data, heap, len(text), heap + len(text), 0)
+
+    # -- values
+
+    def text_at(self, pointer: int, limit: int) -> bytes:
+        """The bytes from ``pointer`` to the next zero, of which there are at most ``limit``."""
+        memory, pointer = self.instance.memory_view(), pointer & MASK
+        if not pointer or pointer >= len(memory):
+            raise AbiError("text_out_of_bounds", f"{pointer:#x} of {len(memory):#x}")
+        for size in (min(_FIRST, limit), limit):
+            found = bytes(memory[pointer : pointer + size + 1])
+            end = found.find(0)
+            if end >= 0:
+                return found[:end]
+        raise AbiError("text_unterminated", f"no zero in {len(found)} bytes from {pointer:#x} of {len(memory):#x}")
+
+    def dumped(self, value: int) -> bytes:
+        """The text of a Rego value, sets included."""
+        return self.text_at(self._dump_value(value), self._limits.input_bytes)
+
+    def parsed(self, text: bytes) -> int:
+        """The Rego value with this text, sets included. Raises :class:`AbiError` where the guest cannot read it."""
+        value = self._parsed(text, self._parse_value, self._malloc)
+        if not value:
+            raise AbiError("builtin_result", "the module could not read the result of a builtin")
+        return value
+
+    def _parsed(self, text: bytes, parse: RawFunction, malloc: RawFunction) -> int:
+        """What the guest makes of ``text``, 0 where it is none of its values."""
+        at, size = malloc(len(text)) & MASK, len(text)
+        memory = self.instance.memory_view()  # after the allocation, which may have moved it
+        _check(at, size, len(memory))
+        memory[at : at + size] = text
+        return parse(at, size) & MASK
+
+
+def _check(at: int, size: int, end: int) -> None:
+    if not at or at + size > end:
+        raise AbiError("allocation_out_of_bounds", f"{at:#x} + {size:#x} of {end:#x}")
+
+
+def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
+    """The builtins that the module needs, by their numbers."""
+    if not names:
+        return {}
+    from ....rego import BUILTINS, REFUSED  # only here, because of what they import
+
+    # A name of none of the two is the module's own text, and may be anything.
+    absent = [
+        f"{name} ({REFUSED[name]})" if name in REFUSED else f"{ascii(name)[:_SHOWN]} (not known)"
+        for name in sorted(names)
+        if name not in BUILTINS
+    ]
+    if absent:
+        more = f", and {len(absent) - _MENTIONED} more" if len(absent) > _MENTIONED else ""
+        raise RestrictedModule(
+            "builtin", ", ".join(absent[:_MENTIONED]) + more, "the policy needs what is not provided"
+        )
+    found = {number: BUILTINS[name] for name, number in names.items()}
+    if len(found) != len(names):
+        raise AbiError("builtins", "two of them have one number")
+    return found
+
+
+def _number(names: Mapping[str, int], entrypoint: Entrypoint) -> int:
+    # The module's own text, of which an error may go to a log.
+    valid = (
+        " or ".join(ascii(name)[:_SHOWN] for name in sorted(names)[:_MENTIONED])
+        or "none: the module has no entry point"
+    )
+    if len(names) > _MENTIONED:
+        valid += f", and {len(names) - _MENTIONED} more"
+    if entrypoint.name is None:
+        if len(names) != 1:
+            raise ConfigError("entrypoint", None, f"{valid}, of which the module has {len(names)}")
+        return next(iter(names.values()))
+    if entrypoint.name not in names:
+        raise ConfigError("entrypoint", entrypoint.name, valid)
+    return names[entrypoint.name]

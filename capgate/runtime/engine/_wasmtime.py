@@ -1,0 +1,341 @@
+"""wasmtime 46 or later, on every supported Python.
+
+The package's own call looks the type up and boxes each value, which takes some 20 microseconds. The C function
+``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is
+safe here because the signature is checked once, when the function is looked up. It is used only with versions whose
+layout a test has seen; with any other version the public call serves, slower.
+
+The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
+it back after a call of one microsecond, and a guest is bounded by fuel in any case.
+
+What a host function raises ends the guest's call as a trap, see :mod:`._wasmtime_host`. The instance keeps the
+exception, and whichever call fails raises that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version as package_version
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import _bindings as bindings
+from wasmtime import _ffi as ffi
+
+from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ._wasmtime_host import Raised, host_function, marked
+from .base import HostFunction, HostImport, HostMemory, RawFunction
+from .views import view_of
+
+#: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
+#: them.
+UNCHECKED_VERSIONS: Final = range(46, 51)
+
+_KINDS: Final = {
+    "UNREACHABLE": "unreachable",
+    "MEMORY_OUT_OF_BOUNDS": "memory_out_of_bounds",
+    "TABLE_OUT_OF_BOUNDS": "table_out_of_bounds",
+    "INDIRECT_CALL_TO_NULL": "indirect_call_to_null",
+    "BAD_SIGNATURE": "signature_mismatch",
+    "INTEGER_OVERFLOW": "integer_overflow",
+    "INTEGER_DIVISION_BY_ZERO": "integer_divide_by_zero",
+    "BAD_CONVERSION_TO_INTEGER": "bad_conversion",
+    "STACK_OVERFLOW": "stack_overflow",
+}
+#: Proposals that wasmtime would accept by default, now or in its next release. In an order in which one that another
+#: needs goes last.
+_REFUSED_FEATURES: Final = (
+    *("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "stack_switching", "exceptions"),
+    *("gc", "function_references", "wide_arithmetic", "custom_page_sizes", "component_model"),
+)
+#: Native stack for guest code, in bytes. On a thread whose own stack is smaller, a recursion of the guest would end the
+#: process; this leaves room in one of 256 KiB.
+_GUEST_STACK: Final = 128 * 1024
+
+#: ``WASM_I32`` of ``wasm.h``.
+_I32: Final = 0
+
+_VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
+_library = ctypes.PyDLL(ffi.dll._name)
+#: Without ``argtypes``, which ctypes would convert at each call: the arguments are made once, with their C types.
+_call_unchecked = _library["wasmtime_func_call_unchecked"]
+_call_unchecked.restype = ctypes.c_void_p
+_memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(("wasmtime_memory_data", _library))
+_memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
+    ("wasmtime_memory_data_size", _library)
+)
+
+
+@cache
+def _values_type(slots: int) -> Any:
+    return bindings.wasmtime_val_raw_t * slots
+
+
+def unchecked_call_supported(version: str) -> bool:
+    """Whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
+    major = version.partition(".")[0]
+    return major.isdecimal() and int(major) in UNCHECKED_VERSIONS
+
+
+def _address(value: Any) -> ctypes.c_void_p:
+    """Where a ctypes object is. Unlike ``cast``, this ties no knot that only a garbage collection undoes; the caller
+    keeps the object."""
+    return ctypes.c_void_p(ctypes.addressof(value))
+
+
+def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
+    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
+    to alive."""
+    slots = max(parameters, results, 1)
+    values = _values_type(slots)()
+    words = memoryview(values).cast("B").cast("I")
+    trap = ctypes.c_void_p()
+    context, target = ctypes.byref(store._context().contents), ctypes.byref(function._func)
+    block, trap_out = ctypes.byref(values), ctypes.byref(trap)
+    # An argument as ctypes makes it of a number at each call, made once.
+    count, call = ctypes.c_size_t.from_param(slots), _call_unchecked
+    keep = (store, function, values, trap)
+
+    def failed(error: int | None) -> BaseException:
+        pointer: Any = trap.value
+        trap.value = None
+        if raised:
+            if error is not None:
+                _engine_fault(keep, error)  # which lets go of it
+            else:
+                wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t)))
+            return _taken(raised)
+        if error is not None:
+            return _engine_fault(keep, error)
+        return _trapped(wasmtime.Trap._from_ptr(ctypes.cast(pointer, ctypes.POINTER(ffi.wasm_trap_t))))
+
+    def call_one(argument: int) -> int:
+        words[0] = argument
+        error = call(context, target, block, count, trap_out)
+        if error is not None or trap:
+            raise failed(error)
+        return words[0]
+
+    def call_many(*arguments: int) -> int:
+        if len(arguments) != parameters:
+            raise TypeError(f"{len(arguments)} arguments for {parameters} parameters")
+        for index, argument in enumerate(arguments):
+            words[index * _VALUE_WORDS] = argument
+        error = call(context, target, block, count, trap_out)
+        if error is not None or trap:
+            raise failed(error)
+        return words[0]
+
+    return call_one if parameters == 1 else call_many
+
+
+def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
+    """The public call: every version has it."""
+
+    def call(*arguments: int) -> int:
+        # An i32 is signed for the public call, which would cut one that is too large.
+        if not all(0 <= a <= 0xFFFFFFFF for a in arguments):
+            raise ValueError(f"{arguments!r}: an argument is from 0 to 0xFFFFFFFF")
+        try:
+            result = function(store, *map(_signed, arguments))
+        except BaseException:
+            if raised:
+                raise _taken(raised) from None
+            raise
+        return 0 if result is None else int(result)
+
+    return call
+
+
+def _taken(raised: Raised) -> BaseException:
+    error = raised.pop()
+    raised.clear()
+    return error
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value > 0x7FFFFFFF else value
+
+
+class WasmtimeInstance:
+    """One instance in a store of its own, see :class:`~capgate.runtime.engine.base.Instance`."""
+
+    def __init__(
+        self, store: Any, instance: Any, unchecked: bool, memory: Any = None, raised: Raised | None = None
+    ) -> None:
+        self._store = store
+        self._exports = instance.exports(store)
+        self._is_unchecked = unchecked
+        self._raised: Raised = [] if raised is None else raised
+        self._memory: Any = None
+        if memory is not None:
+            self._keep(memory)
+
+    def function(self, name: str, parameters: int, results: int) -> RawFunction:
+        function = self._export(name, wasmtime.Func)
+        if not _has_type(function.type(self._store), parameters, results):
+            raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
+        if self._is_unchecked:
+            return _unchecked(self._store, function, parameters, results, self._raised)
+        return _checked(self._store, function, self._raised)
+
+    def memory_size(self) -> int:
+        context, memory = self._linear_memory()
+        size: int = _memory_data_size(context, memory)
+        return size
+
+    def memory_view(self) -> memoryview:
+        context, memory = self._linear_memory()
+        return view_of(_memory_data(context, memory), _memory_data_size(context, memory))
+
+    def _linear_memory(self) -> tuple[Any, Any]:
+        if self._memory is None:
+            self._keep(self._export("memory", wasmtime.Memory))
+        return self._memory[0], self._memory[1]
+
+    def _keep(self, memory: Any) -> None:
+        self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
+
+    def _export(self, name: str, kind: type) -> Any:
+        try:
+            export = self._exports[name]
+        except KeyError:
+            raise AbiError("missing_export", repr(name)) from None
+        if not isinstance(export, kind):
+            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {kind.__name__}")
+        return export
+
+
+class WasmtimeModule:
+    """A compiled module. May be instantiated on any thread."""
+
+    def __init__(self, engine: Any, module: Any, unchecked: bool) -> None:
+        self._engine = engine
+        self._module = module
+        self._is_unchecked = unchecked
+        #: Of the functions that are imported: the module between them and this one.
+        self._marked: tuple[tuple[tuple[int, int], ...], Any] | None = None
+
+    def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
+        store = wasmtime.Store(self._engine)
+        raised: Raised = []
+        memory, given = None, []
+        try:
+            functions = iter(
+                self._functions(store, [item for item in imports if isinstance(item, HostFunction)], raised)
+            )
+            for item in imports:
+                if isinstance(item, HostMemory):
+                    limits = wasmtime.Limits(item.minimum, item.maximum)
+                    memory = wasmtime.Memory(store, wasmtime.MemoryType(limits))
+                    given.append(memory)
+                else:
+                    given.append(next(functions))
+            instance = wasmtime.Instance(store, self._module, given)
+            return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            if not raised:
+                raise ENGINE.explain(error) from error
+        of_host = _taken(raised)
+        if isinstance(of_host, Exception):
+            raise ENGINE.explain(of_host) from of_host
+        raise of_host
+
+    def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
+        """The functions of the host as the module imports them."""
+        if not items:
+            return []
+        signatures = tuple((item.parameters, item.results) for item in items)
+        if self._marked is None or self._marked[0] != signatures:
+            self._marked = signatures, wasmtime.Module(self._engine, marked(items))
+        between = wasmtime.Instance(store, self._marked[1], [host_function(store, item, raised) for item in items])
+        exports = between.exports(store)
+        return [exports[str(number)] for number in range(len(items))]
+
+
+class WasmtimeEngine:
+    """The adapter, see :class:`~capgate.runtime.engine.base.Engine`."""
+
+    name = "wasmtime"
+    version: str = package_version("wasmtime")
+    thread_bound = False
+
+    def __init__(self) -> None:
+        self.unchecked = unchecked_call_supported(self.version)
+        if not self.unchecked:
+            logging.getLogger("capgate").warning(
+                "wasmtime %s is outside the tested versions %d to %d: using its slower public call",
+                self.version,
+                UNCHECKED_VERSIONS[0],
+                UNCHECKED_VERSIONS[-1],
+            )
+
+    def validate(self, data: bytes) -> None:
+        try:
+            wasmtime.Module.validate(wasmtime.Engine(_config()), data)
+        except wasmtime.WasmtimeError as error:
+            raise RestrictedModule("invalid_module", "wasmtime", str(error)[:300]) from error
+
+    def compile(self, data: bytes) -> WasmtimeModule:
+        engine = wasmtime.Engine(_config())
+        try:
+            return WasmtimeModule(engine, wasmtime.Module(engine, data), self.unchecked)
+        except wasmtime.WasmtimeError as error:
+            raise RestrictedModule("invalid_module", "wasmtime", str(error)[:300]) from error
+
+    def explain(self, error: BaseException) -> PolicyError:
+        if isinstance(error, PolicyError):
+            return error
+        if isinstance(error, wasmtime.Trap):
+            return _trapped(error)
+        return PolicyTrap("engine_fault", f"{type(error).__name__}: {str(error)[:200]}")
+
+
+def _trapped(trap: Any) -> PolicyTrap:
+    try:
+        code = trap.trap_code
+    except ValueError:  # a code that the installed package has no name for
+        code = None
+    kind = "other" if code is None else _KINDS.get(code.name, "other")
+    return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
+
+
+def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
+    fault = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t)))
+    return PolicyTrap("engine_fault", str(fault)[:200])
+
+
+def _has_type(kind: Any, parameters: int, results: int) -> bool:
+    """Whether a function takes so many i32s and gives so many. Without the package's objects, whose making takes most
+    of the time in which an instance is made."""
+    pointer = kind.ptr()
+    found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
+    return all(
+        types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
+        for types, count in zip(found, (parameters, results), strict=True)
+    )
+
+
+def _config() -> Any:
+    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives
+    a fork.
+
+    Traps use no signals: a handler that somebody installs later (``faulthandler.enable()`` does) would get them, and
+    end the process.
+    """
+    config = wasmtime.Config()
+    config.parallel_compilation = False
+    config.signals_based_traps = False
+    config.max_wasm_stack = _GUEST_STACK
+    config.cranelift_nan_canonicalization = True
+    for feature in _REFUSED_FEATURES:
+        setattr(config, f"wasm_{feature}", False)
+    return config
+
+
+ENGINE: Final = WasmtimeEngine()

@@ -1,0 +1,280 @@
+"""From an artifact to a live instance that answers: prepare once, compile once per engine, instantiate per use.
+
+``PreparedPolicy`` is a verified module at rest, ``CompiledPolicy`` the same inside an engine, and
+:class:`WasmInterpreter` one live instance behind the policy ABI, for one thread and one call at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn, TypeVar
+
+from ..artifact.build import is_built_by_capgate
+from ..artifact.load import OPA, WasmArtifact
+from ..errors import (
+    CapgateError,
+    ConfigError,
+    MalformedInput,
+    PolicyError,
+    PolicyTimeout,
+    PolicyTrap,
+    PolicyUnavailable,
+    RestrictedModule,
+)
+from ..limits import Limits
+from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
+from ..wasm import Loading, Metered, Module, decode, meter
+from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
+from ..wasm.state import with_state
+from .abi import component, fixed, opa
+from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
+
+_NO_ENTRYPOINT: Final = f"none with a module of {component.INTERFACE}: those that OPA compiled have entry points"
+
+
+_Guest = TypeVar("_Guest", bound=opa.Guest)
+
+
+class PreparedPolicy:
+    """An artifact that passed every check that needs no engine, rewritten so that it pays fuel. May be shared by
+    threads.
+
+    ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
+    says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
+    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored. Only the former
+    is known to be easy to compile.
+
+    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
+    contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
+    than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
+    """
+
+    def __init__(self, artifact: WasmArtifact, limits: Limits, entrypoint: Entrypoint = ONLY_ENTRYPOINT) -> None:
+        module = decode(artifact.module)
+        self.artifact = artifact
+        self.limits = limits
+        self.entrypoint = artifact.asked(entrypoint)
+        self.original = artifact.module
+        self.facts: opa.Facts | None = None
+        # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
+        self._is_own = is_built_by_capgate(self.original)
+        self._image = b""
+        self.has_post = False
+        self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
+        self._tried: set[str] = set()
+
+    def _prepare_own(self, module: Module) -> Metered:
+        if self.entrypoint.name is not None:
+            raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
+        if self.entrypoint.result != ONLY_ENTRYPOINT.result:
+            raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
+        component.check_exports(module)
+        self.pure = self._is_own
+        self.has_post = module.export(component.POST) is not None
+        return meter(self.original, self.limits, entries=(component.CHECK, component.REALLOC))
+
+    def _prepare_opa(self, module: Module) -> Metered:
+        self.facts = opa.check_module(module)
+        if self.facts.memory.minimum > self.limits.memory_pages:
+            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
+            raise RestrictedModule("memory_pages", "memory 0", detail)
+        self.pure = self.facts.restorable
+        fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
+        loading = Loading(fuel, frozenset({opa.LOADING}))
+        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
+
+    def try_compiling(self, engine: Engine) -> None:
+        """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
+        is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.runtime.engine.try_compiling` raises."""
+        if engine.name in self._tried:
+            return
+        if not self._is_own and not is_small(self.metered.data):
+            try_compiling(engine, self.original, self.metered.data, self.limits)
+        self._tried.add(engine.name)
+
+    def share(self, image: bytes) -> bytes:
+        """``image``, or the same bytes as an earlier instance has them: with much data, each instance needs less."""
+        known = self._image
+        if known == image:
+            return known
+        self._image = image
+        return image
+
+    def info(self, engine: str) -> PolicyInfo:
+        """Which policy this is, and on which engine."""
+        return self.artifact.info(engine)
+
+
+class CompiledPolicy:
+    """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made
+    it. Raises what :meth:`PreparedPolicy.try_compiling` raises, unless that was asked before."""
+
+    def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
+        self.prepared = prepared
+        self.engine = engine
+        prepared.try_compiling(engine)
+        # Both, because a module that is invalid must not become valid by being rewritten.
+        engine.validate(prepared.original)
+        self._module: CompiledModule = engine.compile(prepared.metered.data)
+
+    def instantiate(self) -> WasmInterpreter:
+        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps; of a module
+        of OPA's ABI also :class:`~capgate.errors.ConfigError` where it has no such entry point, and
+        :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not."""
+        return WasmInterpreter._from_compiled(self, self._module)
+
+    def listing(self) -> opa.Listing:
+        """What a module of OPA's ABI says of itself, by an instance that is not asked anything else. Raises
+        :class:`~capgate.errors.PolicyError` where it cannot say, ``TypeError`` for a module of another interface."""
+        facts = self.prepared.facts
+        if facts is None:
+            raise TypeError("not a module of OPA's ABI")
+        interpreter = WasmInterpreter.__new__(WasmInterpreter)
+        interpreter._engine, interpreter.prepared = self.engine, self.prepared
+        listing = opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
+        return interpreter._loaded(listing)
+
+
+class WasmInterpreter:
+    """One live instance of a policy: ``call_policy_check(input)`` gives its answer or raises why there is none.
+
+    ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``; ``entrypoint`` is for modules that OPA compiled. Raises
+    :class:`~capgate.errors.WasmError`, :class:`~capgate.errors.ConfigError` or
+    :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run here. To be used, and dropped, on the thread
+    that made it. ``uses`` counts the questions; ``broken`` is set after a trap, a timeout or a broken ABI, and such an
+    instance answers no more; ``spent`` where it answered, and is not to be asked again though the policy is pure: its
+    memory grew.
+    """
+
+    __slots__ = ("_engine", "_guest", "_instance", "ask", "broken", "prepared", "uses")
+
+    def __init__(
+        self,
+        artifact: WasmArtifact,
+        *,
+        engine: str = "auto",
+        limits: Limits | None = None,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+    ) -> None:
+        compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits(), entrypoint), load_engine(engine))
+        self._bind(compiled.prepared, compiled.engine, compiled._module)
+
+    @classmethod
+    def _from_compiled(cls, compiled: CompiledPolicy, module: CompiledModule) -> WasmInterpreter:
+        interpreter = cls.__new__(cls)
+        interpreter._bind(compiled.prepared, compiled.engine, module)
+        return interpreter
+
+    def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
+        self._engine = engine
+        self.prepared = prepared
+        self._guest: opa.Guest | None = None
+        limits, entries = prepared.limits, prepared.metered.entries
+        self.ask: component.Ask
+        if prepared.facts is not None:
+            self._guest = self._load(prepared.facts, module)
+            instance, self.ask = self._guest.instance, self._guest.ask
+        else:
+            instance = module.instantiate()
+            if prepared.pure:
+                self.ask = fixed.fixed_call(instance, limits, entries)
+            else:
+                self.ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+        self._instance: Instance | None = instance
+        self.uses = 0
+        self.broken = False
+
+    def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
+        prepared = self.prepared
+        entries = prepared.metered.entries
+        guest = opa.Guest(module, facts, prepared.limits, entries, prepared.entrypoint, share=prepared.share)
+        return self._loaded(guest)
+
+    def _loaded(self, guest: _Guest) -> _Guest:
+        try:
+            guest.load(self.prepared.artifact.rego_data)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            exhausted = self._status(guest.instance)
+            del guest
+            if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
+                raise
+            self._explain(
+                error, exhausted, "fuel while it was loaded, for which there is more with more fuel for a call"
+            )
+            raise
+        return guest
+
+    @property
+    def spent(self) -> bool:
+        return self._guest is not None and self._guest.grown
+
+    def call_policy_check(self, input: PolicyInput) -> PolicyResult:
+        """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
+        anything else breaks it."""
+        self.uses += 1
+        try:
+            return self.ask(input)
+        except BaseException as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Raise what ``error`` means, which ``ask`` raised, and answer no more unless it was malformed input.
+
+        :meth:`call_policy_check` consists of a count, ``ask`` and this; the pool does the same without its frame.
+        """
+        try:
+            if isinstance(error, MalformedInput):
+                raise error
+            instance, self._instance = self._instance, None
+            self.broken, self.ask, self._guest = True, _refuse, None
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise error
+            if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
+                raise error
+            exhausted = self._status(instance)
+            # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
+            # instance until a garbage collection, which may happen on a thread where it must not be dropped.
+            del instance
+            self._explain(error, exhausted, f"fuel, of which a call has {self.prepared.limits.fuel}")
+            raise error
+        finally:
+            del error
+
+    def _explain(self, error: BaseException, exhausted: int, spent: str) -> None:
+        """Raise what ``error`` means, where it is not a trap that says so itself; ``spent`` is what may be used up."""
+        if exhausted == OUT_OF_FUEL:
+            raise PolicyTimeout(f"out of {spent}") from error
+        if exhausted == TOO_DEEP:
+            raise PolicyTrap("stack_overflow", "too deep") from error
+        if not isinstance(error, PolicyTrap):
+            raise self._engine.explain(error) from error
+
+    def _status(self, instance: Instance | None) -> int:
+        """Whether the metering ended the call, by asking the instance. 0 where it did not, or cannot say."""
+        if instance is None:
+            return 0
+        try:
+            return instance.function(self.prepared.metered.status, 0, 1)()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
+            return 0
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Which policy this is, and on which engine."""
+        return self.prepared.info(self._engine.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a WasmInterpreter holds engine objects of this process; build one where it is used")
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__reduce__()
+
+
+def _refuse(input: PolicyInput) -> NoReturn:
+    raise PolicyUnavailable("this instance trapped or broke the ABI before; make a new one")

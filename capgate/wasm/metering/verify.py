@@ -1,0 +1,210 @@
+"""Prove of a metered module that it is the original and nothing but the metering was added.
+
+The bodies are proved by :mod:`.proof`. Here it is shown that every index space is the original's, extended at its end;
+that the added functions are the known ones and no guest can reach them; that memory and tables are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NoReturn, Union
+
+from ...errors import DecodeError, RestrictedModule
+from ...limits import Limits
+from ..decode import decode
+from ..module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
+from . import patterns as p
+from .patterns import number, signed_number
+from .plan import Loading
+from .prices import Prices
+from .proof import BodyProof, Facts
+
+Bounded = Union[MemoryType, TableType]
+
+_PREFIX: Final = "capgate-meter:"
+#: Sections that metering has no reason to touch: custom, element, data, data count.
+_VERBATIM: Final = (0, 9, 11, 12)
+
+
+def verify(original: Module, metered: bytes, limits: Limits, prices: Prices, loading: Loading | None = None) -> None:
+    """Raise ``RestrictedModule`` with the rule ``unproven`` unless ``metered`` pays at these prices and is
+    ``original``."""
+    if not prices.prices_cycles():
+        _fail("prices", "something that goes round is free")
+    try:
+        module = decode(metered, bodies=False)
+    except DecodeError as error:
+        _fail("module", f"does not decode: {error}")
+    try:
+        _Proof(original, module, limits, prices, loading or Loading(limits.fuel)).check()
+    except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
+        _fail("module", f"is not put together like the original: {error}")
+
+
+def _fail(where: str, what: str) -> NoReturn:
+    raise RestrictedModule("unproven", where, what)
+
+
+class _Proof:
+    def __init__(self, original: Module, module: Module, limits: Limits, prices: Prices, loading: Loading) -> None:
+        self.original = original
+        self.module = module
+        self.limits = limits
+        self.prices = prices
+        self.loading = loading
+        self.functions = len(original.function_types())
+        self.globals = len(original.globals) + len(original.imported("global"))
+        self.first_added = len(original.code)
+
+    def check(self) -> None:
+        self.check_verbatim()
+        self.check_extended("types", self.original.types, self.module.types)
+        self.check_extended("functions", self.original.functions, self.module.functions)
+        self.check_extended("globals", self.original.globals, self.module.globals)
+        self.check_extended("exports", self.original.exports, self.module.exports)
+        self.check_counters()
+        self.check_bounds()
+        self.check_bodies()
+        self.check_added()
+        self.check_exports()
+        self.check_start()
+
+    def check_verbatim(self) -> None:
+        before, after = (
+            [(s.id, s.header + s.payload) for s in module.sections if s.id in _VERBATIM]
+            for module in (self.original, self.module)
+        )
+        if before != after:
+            _fail("sections", "a section that metering does not touch was changed")
+
+    def check_extended(self, what: str, before: Sequence[object], after: Sequence[object]) -> None:
+        if list(after[: len(before)]) != list(before):
+            _fail(what, "the original ones are not at the start")
+
+    def check_counters(self) -> None:
+        """Three private mutable globals, all zero: a call before any reset finds no fuel."""
+        added = self.module.globals[len(self.original.globals) :]
+        fuel = Global(GlobalType(I64, True), b"\x42\0\x0b")
+        other = Global(GlobalType(I32, True), b"\x41\0\x0b")
+        if added != [fuel, other, other]:
+            _fail("globals", "the counters are others")
+
+    def check_bounds(self) -> None:
+        """Memory and tables have the original's types, but for a maximum within the limits."""
+        if [self.unbounded(item) for item in self.module.imports] != [self.unbounded(i) for i in self.original.imports]:
+            _fail("imports", "not the original's")
+        memories, tables = self.module.all_memories(), self.module.all_tables()
+        for before, after in zip(self.original.all_memories(), memories, strict=True):
+            self.check_bound("memory", before, after, self.limits.memory_pages)
+        for table_before, table_after in zip(self.original.all_tables(), tables, strict=True):
+            self.check_bound("table", table_before, table_after, self.limits.table_elements)
+            if table_before.type != table_after.type:
+                _fail("table", "of another type")
+
+    def unbounded(self, item: Import) -> tuple[str, str, str, object]:
+        kind = None if isinstance(item.type, (MemoryType, TableType)) else item.type
+        return item.module, item.name, item.kind, kind
+
+    def check_bound(self, what: str, before: Bounded, after: Bounded, limit: int) -> None:
+        expected = limit if before.maximum is None else min(before.maximum, limit)
+        if before.minimum != after.minimum or after.maximum != expected:
+            _fail(what, f"from {after.minimum} to {after.maximum}, and not from {before.minimum} to {expected}")
+
+    def check_bodies(self) -> None:
+        facts = Facts(
+            self.prices,
+            len(self.original.types),
+            self.functions,
+            self.globals,
+            max((item.maximum or 0 for item in self.module.all_memories()), default=0),
+            tuple(item.maximum or 0 for item in self.module.all_tables()),
+        )
+        for index, body in enumerate(self.original.code):
+            parameters = self.original.types[self.original.functions[index]].params
+            proof = BodyProof(facts, f"function body {index}")
+            proof.check(self.original, body, self.module, self.module.code[index], len(parameters))
+
+    # What was added
+
+    def check_added(self) -> None:
+        """The stop function first, then functions of known code, of which none calls one that was added."""
+        self.roles: dict[int, tuple[str, int]] = {}
+        for index in range(self.first_added, len(self.module.code)):
+            body = self.module.code[index]
+            role = self.role(self.module.source[body.entry : body.end], self.module.functions[index])
+            if (role[0] == "stop") != (index == self.first_added):
+                _fail(f"added function {index}", f"is not where a {role[0]} function belongs")
+            self.roles[self.functions + index - self.first_added] = role
+
+    def role(self, code: bytes, type_index: int) -> tuple[str, int]:
+        """What an added function does, and with which of the guest's functions."""
+        kind = self.module.types[type_index]
+        fuel, depth, status = self.globals, self.globals + 1, self.globals + 2
+        found = p.READ_BODY.fullmatch(code)
+        if found and number(found[1]) in (fuel, status):
+            return "read", number(found[1])
+        if found := p.STOP_BODY.fullmatch(code):
+            self.check_numbers(found.groups(), (status, fuel))
+            return "stop", -1
+        if found := p.RESET_BODY.fullmatch(code):
+            self.check_numbers(found.groups(), (fuel, depth, status))
+            return "reset", -1
+        if found := p.START_BODY.fullmatch(code):
+            self.check_numbers((found[2], found[4], found[5], found[7]), (fuel, depth, status, fuel))
+            return "start", self.target(found[1], found[3], found[6], kind, self.loading.fuel)
+        if found := p.ENTRY_BODY.fullmatch(code):
+            self.check_numbers((found[2], found[4], found[5]), (fuel, depth, status))
+            arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(kind.params)))
+            if found[6] != arguments:
+                _fail("entry", "other arguments are passed on")
+            fuel = self.loading.fuel if signed_number(found[1]) == self.loading.fuel else self.limits.fuel
+            role = "entry" if fuel == self.limits.fuel else "loading"
+            return role, self.target(found[1], found[3], found[7], kind, fuel)
+        _fail("added function", code.hex())
+
+    def check_numbers(self, found: tuple[bytes, ...], expected: tuple[int, ...]) -> None:
+        if tuple(map(number, found)) != expected:
+            _fail("added function", "uses other counters")
+
+    def target(self, fuel: bytes, depth: bytes, index: bytes, kind: FuncType, granted: int) -> int:
+        """The function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
+        if (signed_number(fuel), signed_number(depth)) != (granted, self.limits.call_depth):
+            _fail("added function", "sets other limits")
+        target = number(index)
+        if target >= self.functions or self.original.function_type(target) != kind:
+            _fail("added function", "calls something else")
+        return target
+
+    def check_exports(self) -> None:
+        """Only readers, reset and entries are exported; an entry under the name of what it calls."""
+        original = {item.name: item for item in self.original.exports}
+        for item in self.module.exports[len(self.original.exports) :]:
+            if item.kind != "function" or not item.name.startswith(_PREFIX):
+                _fail("exports", f"{item.name!r}")
+            role, target = self.roles.get(item.index, ("guest", -1))
+            name = item.name[len(_PREFIX) :]
+            if role in ("entry", "loading"):
+                expected = original.get(name.removeprefix("call:"))
+                if expected is None or expected.kind != "function" or expected.index != target:
+                    _fail("exports", f"{item.name!r} calls another function")
+                if role != self.entry_role(expected.name):
+                    _fail("exports", f"{item.name!r} sets other limits")
+            elif (role, name, target) not in self.services():
+                _fail("exports", f"{item.name!r} is a {role} function")
+
+    def entry_role(self, name: str) -> str:
+        is_loading = name in self.loading.exports and self.loading.fuel != self.limits.fuel
+        return "loading" if is_loading else "entry"
+
+    def services(self) -> tuple[tuple[str, str, int], ...]:
+        return ("read", "fuel", self.globals), ("read", "status", self.globals + 2), ("reset", "reset", -1)
+
+    def check_start(self) -> None:
+        before, after = self.original.start, self.module.start
+        if (before is None) != (after is None) or (after is not None and self.roles.get(after) != ("start", before)):
+            _fail("start", f"function {after}")
+
+
+def encoded_index(index: int) -> bytes:
+    """An index as the added functions write it; they have few parameters."""
+    return bytes([index]) if index < 0x80 else bytes([index & 0x7F | 0x80, index >> 7])
