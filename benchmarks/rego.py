@@ -26,7 +26,7 @@ from capgate.wasm import decode, encode
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import i32_const
 from capgate.wasm.leb128 import unsigned
-from tests.rego.guests import opa_policy
+from tests.support.rego_guests import opa_policy
 
 from . import machine
 from .questions import arguments, policy_input

@@ -13,11 +13,8 @@ import pytest
 
 from capgate.actions import VOCABULARY
 
-from .tools import IN_CI
-
-#: Engines that must import on this Python. An absent one fails the run: a skipped engine would look like a passed one.
-EXPECTED_ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
-
+from .support.engines import EXPECTED_ENGINES
+from .support.tools import IN_CI
 
 #: The files that take longest, which begin first, so that no process is left with one of them at the end.
 LONGEST: Final = (

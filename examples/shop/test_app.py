@@ -16,10 +16,10 @@ from mcp import Client, MCPError
 
 from capgate import Limits, Settings, build_policy
 from capgate.capabilities.mcp.jsonrpc import DENIED
-from tests.capabilities.redis_server import RedisServer, redis_server
-from tests.capabilities.serving import served
-from tests.conftest import EXPECTED_ENGINES
-from tests.web.support import events
+from tests.support.engines import EXPECTED_ENGINES
+from tests.support.gates import events
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.serving import served
 
 from . import payments
 from .app import LATEST, create_app

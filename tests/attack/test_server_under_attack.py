@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ..tools import IN_CI, ROOT
+from ..support.tools import IN_CI, ROOT
 from .server import DEADLINE
 
 #: What the answer to each attack has to be. Its name is as long as :data:`HOSTILE` wants it.

@@ -11,7 +11,7 @@ from capgate.enforcement.capabilities import Held
 from capgate.enforcement.point import Judge
 from capgate.model import Decision, Resource, Service
 
-from ..web.support import make_checker
+from ..support.gates import make_checker
 
 ACTOR = Service("tests")
 

@@ -20,9 +20,9 @@ from capgate.capabilities.cache import gate_redis
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult, Resource, User
 
-from ..asgi import Call, http_scope
-from ..web.support import KINDS, Recording, events, gated, make_checker, read
-from .redis_server import RedisServer, redis_server
+from ..support.asgi import Call, http_scope
+from ..support.gates import KINDS, Recording, events, gated, make_checker, read
+from ..support.redis_server import RedisServer, redis_server
 from .test_redis_commands import REFUSED
 
 POLICY: dict[str, Any] = {"cache": ["orders", "locks"], "sql": ["good"]}

@@ -21,7 +21,7 @@ from capgate.errors import ConfigError
 from capgate.model import Reason
 from capgate.routes.declare import requires
 
-from ..web.support import KINDS, events, gated, make_checker
+from ..support.gates import KINDS, events, gated, make_checker
 from .listening import Listening, allowing, reason
 
 REPORTS = {"compute": ["report"]}

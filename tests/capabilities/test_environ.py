@@ -20,7 +20,7 @@ from capgate.enforcement.capabilities import BATCH
 from capgate.model import Reason
 from capgate.routes.declare import requires
 
-from ..web.support import KINDS, events, gated, make_checker
+from ..support.gates import KINDS, events, gated, make_checker
 from .listening import Listening, allowing, reason
 
 NAMES = {"TZ": "UTC", "REGION": "eu", "PASSWORD": "plum"}

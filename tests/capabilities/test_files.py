@@ -29,7 +29,7 @@ from capgate.errors import ConfigError
 from capgate.model import Allow, PolicyInput, PolicyResult, Reason, Resource
 from capgate.routes.declare import requires
 
-from ..web.support import KINDS, events, gated, make_checker
+from ..support.gates import KINDS, events, gated, make_checker
 from .listening import ACTOR, Listening, allowing, reason
 
 READ, WRITE = "fs.read", "fs.write"

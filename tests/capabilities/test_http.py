@@ -19,8 +19,8 @@ from capgate.capabilities.http import AsyncGatedTransport, GatedTransport, gated
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Allow, PolicyInput, PolicyResult, Resource, User
 
-from ..asgi import Call, http_scope
-from ..web.support import KINDS, Recording, events, gated, make_checker, read
+from ..support.asgi import Call, http_scope
+from ..support.gates import KINDS, Recording, events, gated, make_checker, read
 from .http_servers import Server, serving, serving_unix
 
 ALLOWED, DENIED = "127.0.0.1", "127.0.0.2"

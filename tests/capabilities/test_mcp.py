@@ -26,8 +26,8 @@ from capgate.capabilities.tools import canonical_hash
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Reason, User
 
-from ..asgi import Call, http_scope, websocket_scope
-from ..web.support import KINDS, Answering, Recording, events, make_checker
+from ..support.asgi import Call, http_scope, websocket_scope
+from ..support.gates import KINDS, Answering, Recording, events, make_checker
 from .rpc_server import Careless, call
 
 POLICY: dict[str, Any] = {"name": "mcp", "version": "3", "tools": ["good", "fine"], "fs": ["file:///open"]}

@@ -26,9 +26,9 @@ from capgate.capabilities.tools import canonical_hash, gated_tool
 from capgate.checker.local import PolicyChecker
 from capgate.model import CompilerTool, Reason
 
-from ..web.support import KINDS, Recording, events, make_checker
+from ..support.gates import KINDS, Recording, events, make_checker
+from ..support.serving import served
 from .rpc_server import call
-from .serving import served
 
 POLICY: dict[str, Any] = {"tools": ["write", "read", "inner"], "fs": ["open"]}
 SETTINGS = Settings(service="mcp-tests", mode="test")

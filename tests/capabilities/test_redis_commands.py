@@ -20,7 +20,7 @@ from capgate.capabilities._cache_commands import (
 )
 from capgate.capabilities.cache import parse
 
-from .redis_server import RedisServer, redis_server
+from ..support.redis_server import RedisServer, redis_server
 
 
 @pytest.fixture(scope="module")

@@ -43,13 +43,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied, capabilities_for, using
-from capgate.capabilities.sql.built import is_built, trace
 from capgate.capabilities.sql import gate_engine, named, query_name
+from capgate.capabilities.sql.built import is_built, trace
 from capgate.errors import ConfigError
 from capgate.model import Reason
 from capgate.routes.declare import requires
 
-from ..web.support import KINDS, events, gated, make_checker
+from ..support.gates import KINDS, events, gated, make_checker
 from .listening import ACTOR, Listening, reason
 from .shop import (
     ORDERS,

@@ -21,7 +21,7 @@ from capgate.capabilities.sql import gate_engine, named, query_name
 from capgate.model import PolicyInput, PolicyResult, Reason
 from capgate.routes.declare import requires
 
-from ..web.support import KINDS, Recording, events, gated, make_checker
+from ..support.gates import KINDS, Recording, events, gated, make_checker
 from .listening import ACTOR, reason
 from .shop import ORDERS, Customer, Order, allowed, contents, make_shop, orders, reading, secrets
 

@@ -25,7 +25,7 @@ from capgate.capabilities.tools import canonical_hash, gated_tool
 from capgate.errors import ConfigError, MalformedInput
 from capgate.model import ALLOW, CompilerTool, PolicyInput, PolicyResult, Reason, User
 
-from ..web.support import KINDS, SETTINGS, Answering, Recording, events, make_checker
+from ..support.gates import KINDS, SETTINGS, Answering, Recording, events, make_checker
 
 POLICY: dict[str, Any] = {"tools": ["good", "listed"], "sql": ["good"]}
 AGENT = CompilerTool("agent-7")

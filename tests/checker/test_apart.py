@@ -19,11 +19,11 @@ from capgate.metrics import Metrics
 from capgate.model import ALLOW, Deny, PolicyInput, Reason, Resource, User
 from capgate.runtime.pool import WasmPool
 
-from ..asgi import Call, http_scope
-from ..conftest import EXPECTED_ENGINES
-from ..guests import artifact, guest
-from ..pool.guests import ENDLESS, PATIENT, make_pool, order
-from ..web.support import Ran, example, make_checker
+from ..support.asgi import Call, http_scope
+from ..support.engines import EXPECTED_ENGINES
+from ..support.gates import Ran, example, make_checker
+from ..support.guests import artifact, guest
+from ..support.pool_guests import ENDLESS, PATIENT, make_pool, order
 
 
 @pytest.mark.parametrize("action", ["no.such.action", "", "DB.WRITE", "db.write ", "db.write\0"])

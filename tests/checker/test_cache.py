@@ -37,7 +37,7 @@ from capgate.runtime.pool import WasmPool
 from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 
-from ..conftest import EXPECTED_ENGINES
+from ..support.engines import EXPECTED_ENGINES
 
 PATIENT = Limits(deadline=20.0)
 KINDS = ("local", *EXPECTED_ENGINES)

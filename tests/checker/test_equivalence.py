@@ -35,11 +35,11 @@ from capgate.model import (
 from capgate.policy import RuntimePolicy
 from capgate.runtime.pool import WasmPool
 
-from ..guests import artifact
-from ..policy.fixtures import Fixture, load_fixtures
-from ..policy.strategies import OWN, REASONS, rule_lists
-from ..policy.strategies import questions as questions_about
-from ..tools import IN_CI
+from ..support.documents import OWN, REASONS, rule_lists
+from ..support.documents import questions as questions_about
+from ..support.guests import artifact
+from ..support.policy_fixtures import Fixture, load_fixtures
+from ..support.tools import IN_CI
 
 LIMITS = Limits(deadline=30.0)
 ANSWERS = {"unknown_action", "missing_resource", "not_in_allowlist", "malformed_input", *REASONS}

@@ -16,8 +16,8 @@ from capgate.model import Allow, Deny, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
 from capgate.runtime.pool import WasmPool
 
-from ..guests import artifact
-from ..pool.guests import PATIENT, make_pool, order
+from ..support.guests import artifact
+from ..support.pool_guests import PATIENT, make_pool, order
 
 DOCUMENT = {"name": "shop", "version": "3", "env": ["TZ"]}
 ALLOWED = PolicyInput("env.read", resource=Resource("env_var", "TZ"))

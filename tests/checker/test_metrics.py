@@ -16,8 +16,8 @@ from capgate.metrics import OTHER, Metrics
 from capgate.model import PolicyInput, Resource
 from capgate.settings.select import select_checker
 
-from ..store.following import Shelf, ask
-from ..web.support import KINDS, POLICY, make_checker
+from ..support.gates import KINDS, POLICY, make_checker
+from ..support.stores import Shelf, ask
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ..tools import ROOT
+from ..support.tools import ROOT
 
 #: Nothing here is checked with `assert`, which -OO strips.
 PROGRAM = """
@@ -22,7 +22,7 @@ from capgate.policy import RuntimePolicy
 from capgate.runtime.pool import WasmPool
 from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
-from tests.pool.guests import make_pool, order
+from tests.support.pool_guests import make_pool, order
 
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # which reports slow tasks in development mode
 document = {"env": ["TZ"], "egress": ["API.example.com"], "sql": [{"name": "q", "operation": "read"}]}

@@ -18,8 +18,8 @@ from capgate.model import REASONS, Allow, Deny, PolicyInput, PolicyResult, Reaso
 from capgate.policy import RuntimePolicy
 from capgate.runtime.pool import WasmPool
 
-from ..guests import artifact
-from ..pool.guests import (
+from ..support.guests import artifact
+from ..support.pool_guests import (
     BAD_DISCRIMINANT,
     COMPUTE,
     DENY,

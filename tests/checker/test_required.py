@@ -9,8 +9,8 @@ from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Reason, Resource
 from capgate.runtime.pool import WasmPool
 
-from ..conftest import EXPECTED_ENGINES
-from ..guests import artifact, guest
+from ..support.engines import EXPECTED_ENGINES
+from ..support.guests import artifact, guest
 
 PATIENT = Limits(deadline=20.0)
 

@@ -11,7 +11,7 @@ from capgate import build_policy
 from capgate.errors import ArtifactNotFound
 from capgate.store import PolicyStore
 
-from .command import capgate
+from ..support.command import capgate
 
 ALLOWED = {"action": "cache.read", "resource": {"kind": "namespace", "id": "orders"}}
 

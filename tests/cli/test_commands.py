@@ -18,7 +18,7 @@ from capgate import build_policy, load_wasm_artifact
 from capgate.cli import main
 from capgate.cli.app import app
 
-from .command import capgate, environment
+from ..support.command import capgate, environment
 
 DOCUMENT = {"name": "orders", "version": "3", "cache": ["orders"]}
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # it is a group

@@ -17,7 +17,7 @@ from capgate.middleware.contract import contract_of
 from capgate.routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute
 from examples.starlette_orders.app import POLICY, create_app
 
-from .command import capgate, environment
+from ..support.command import capgate, environment
 from .test_commands import call
 
 ORDERS = "examples.starlette_orders.app"
@@ -250,7 +250,7 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_contract_of_the_demo(tmp_path: Path) -> None:
     """Its actions include one of the application's own."""
-    code = "from capgate.cli.demo.app import create_app; from tests.web.support import make_checker\n"
+    code = "from capgate.cli.demo.app import create_app; from tests.support.gates import make_checker\n"
     (tmp_path / "shown.py").write_text(code + "app = create_app(make_checker())\n")
     found = exported(tmp_path, "shown:app")
     assert "invoice.send" in {action.name for action in found.actions}

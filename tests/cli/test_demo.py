@@ -18,8 +18,8 @@ from capgate.cli.demo import command as demo
 from capgate.errors import ConfigError, PolicyUnavailable
 from capgate.model import REASONS
 
-from ..conftest import EXPECTED_ENGINES
-from .command import capgate, environment
+from ..support.command import capgate, environment
+from ..support.engines import EXPECTED_ENGINES
 
 
 def test_every_answer_is_the_expected_one(engine_name: str) -> None:

@@ -15,9 +15,9 @@ from capgate import LocalPolicyChecker, PolicyInput, Resource, RuntimePolicy, Us
 from capgate.events import LOGGER, DecisionLog
 from capgate.model import Deny, Environment
 
-from ..guests import denies, guest
-from ..tools import ROOT
-from .command import capgate
+from ..support.command import capgate
+from ..support.guests import denies, guest
+from ..support.tools import ROOT
 from .test_commands import call
 from .test_explain import DOCUMENT, TOML, Folder, event_of
 

@@ -20,8 +20,8 @@ from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, pri
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, canonical
 from capgate.policy.analysis.patch import apply
 
-from ..guests import denies, guest
-from .command import capgate, environment
+from ..support.command import capgate, environment
+from ..support.guests import denies, guest
 from .test_commands import call
 
 TOML = """\

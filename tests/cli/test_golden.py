@@ -22,10 +22,10 @@ import pytest
 from capgate.artifact.build import build_policy
 from capgate.cli import main
 
-from ..conftest import EXPECTED_ENGINES
-from ..pool.guests import ENDLESS, OBEDIENT, TRAP
-from ..tools import ROOT
-from .command import capgate, environment
+from ..support.command import capgate, environment
+from ..support.engines import EXPECTED_ENGINES
+from ..support.pool_guests import ENDLESS, OBEDIENT, TRAP
+from ..support.tools import ROOT
 
 DOCUMENT: Final[dict[str, Any]] = {
     "name": "orders",

@@ -18,8 +18,8 @@ from capgate import PolicyInput, Resource
 from capgate.cli.app import app
 from capgate.cli.guide import PANELS, STEPS
 
-from .command import capgate, environment
-from .terminal import on_terminal
+from ..support.command import capgate, environment
+from ..support.terminal import on_terminal
 from .test_commands import call
 from .test_explain import FROZEN, Folder
 

@@ -15,10 +15,10 @@ from capgate.limits import Limits
 from capgate.rego import REFUSED
 from capgate.wasm import meter
 
-from ..bundle.opa_guest import DENY, opa_guest
-from ..bundle.packing import configured, manifest, pack, signed, token, with_files
-from ..guests import guest, wat
-from .command import capgate
+from ..support.command import capgate
+from ..support.guests import guest, wat
+from ..support.opa_guest import DENY, opa_guest
+from ..support.packing import configured, manifest, pack, signed, token, with_files
 from .test_commands import call
 
 Inspect = Callable[..., dict[str, Any]]

@@ -15,8 +15,9 @@ from capgate.store import PolicyStore
 from capgate.store.fixtures import FIXTURES_BYTES
 from capgate.testing.golden import read_fixtures, release_file
 
-from ..guests import guest
-from .test_releases import KEYS, STORE, Command, build, folder, run
+from ..support.command import Command
+from ..support.guests import guest
+from .test_releases import KEYS, STORE, build, folder, run
 
 __all__ = ["folder", "run"]  # fixtures of pytest's
 

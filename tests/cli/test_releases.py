@@ -9,17 +9,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from capgate import build_policy
 from capgate.actions import policy_hash
-from capgate.cli import main
 from capgate.store import KeyPair, PolicyStore
 
-from ..guests import guest
-from .command import environment
+from ..support.command import Command, environment
+from ..support.guests import guest
 
 
 @pytest.fixture(autouse=True)
@@ -36,28 +34,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def build(version: str, path: str = "policy.wasm") -> None:
     Path(path).write_bytes(build_policy({"name": "orders", "version": version, "cache": ["orders"]}))
-
-
-class Command:
-    """``capgate`` in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.output = self.errors = ""
-
-    def __call__(self, *arguments: str) -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["capgate", *arguments])
-            with pytest.raises(SystemExit) as caught:
-                main()
-        self.output, self.errors = self.capsys.readouterr()
-        assert "Traceback" not in self.errors
-        assert isinstance(caught.value.code, int)
-        return caught.value.code
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        assert self(*arguments, "--json") == code, self.errors
-        return json.loads(self.output)
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from capgate.policy import RuntimePolicy
 from capgate.policy.analysis.advice import Account, Standing, account_for
 from capgate.policy.analysis.patch import apply
 
-from .fixtures import Fixture, load_fixtures
-from .reference import ACTORS, BUILTIN, action_fits, fits, judge
-from .strategies import questions
-from .test_rules import documents
+from ..support.documents import documents, questions
+from ..support.judgement import ACTORS, BUILTIN, action_fits, fits, judge
+from ..support.policy_fixtures import Fixture, load_fixtures
 
 #: What no edit of a document can turn round.
 BEYOND = ("malformed_input", "wrong_kind", "unknown_action", "missing_resource")

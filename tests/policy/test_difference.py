@@ -18,10 +18,9 @@ from capgate.policy.analysis.difference import Change, Difference, difference
 from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
-from .fixtures import load_fixtures
-from .reference import ACTORS, judge, lower
-from .strategies import questions
-from .test_rules import documents
+from ..support.documents import documents, questions
+from ..support.judgement import ACTORS, judge, lower
+from ..support.policy_fixtures import load_fixtures
 
 #: Of selectors that fit, the one with the highest rank counts; of beginnings, the longest.
 RANKS = ("any", "beginning", "none", "absent", "folded", "exact")

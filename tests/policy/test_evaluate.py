@@ -11,8 +11,8 @@ from capgate.actions import BUILTIN_ACTIONS, SECTIONS, Action
 from capgate.model import ALLOW, Deny, Environment, PolicyInput, Reason, Resource, Service, User, canonical
 from capgate.policy import RuntimePolicy, is_well_formed
 
-from .fixtures import Fixture, load_fixtures
-from .reference import judge
+from ..support.judgement import judge
+from ..support.policy_fixtures import Fixture, load_fixtures
 
 EVERYTHING = RuntimePolicy.from_document({section: "any" for section in SECTIONS if section != "actions"})
 

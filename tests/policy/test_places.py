@@ -17,7 +17,7 @@ from capgate.policy import RuntimePolicy
 from capgate.policy.places import Key, find, json_places, place_of, toml_places
 from capgate.policy.strict import parse
 
-from .test_rules import documents as policy_documents
+from ..support.documents import documents as policy_documents
 
 if sys.version_info >= (3, 11):
     import tomllib

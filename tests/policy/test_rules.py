@@ -17,8 +17,8 @@ from capgate.policy.document import read_document
 from capgate.policy.index import MAX_NESTED
 from capgate.policy.rules import MAX_REASON, MAX_RULES
 
-from .reference import judge
-from .strategies import IDS, OWN, STEMS, questions, rule_lists
+from ..support.documents import documents, questions
+from ..support.judgement import judge
 
 
 def deny(**more: Any) -> dict[str, Any]:
@@ -254,17 +254,6 @@ def test_a_policy_says_what_it_looks_at(document: dict[str, Any], inputs: set[st
 
 
 # The index against the rules, read one after the other.
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> dict[str, Any]:
-    declared = draw(st.sampled_from([(), OWN[:1], OWN]))
-    document: dict[str, Any] = {"rules": draw(rule_lists(declared))}
-    listed = st.lists(st.sampled_from([id for id in (*IDS, *STEMS) if id]), unique_by=str.lower, max_size=4)
-    for section in draw(st.sets(st.sampled_from(["sql", "egress", "fs", "compute", "tools"]))):
-        document[section] = draw(st.just("any") | listed)
-    document["actions"] = {name: draw(st.just("any") | listed) for name in declared}
-    return document
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])

@@ -18,8 +18,8 @@ from capgate.policy.rules import MAX_REASON, MAX_RULES, RULE_KEYS
 from capgate.policy.schema import DIALECT, document_schema
 from capgate.policy.strict import ascii_lower, is_unicode
 
-from .fixtures import Fixture, load_fixtures
-from .strategies import OWN, rule_lists
+from ..support.documents import OWN, rule_lists
+from ..support.policy_fixtures import Fixture, load_fixtures
 
 VALIDATOR = jsonschema.Draft202012Validator(document_schema())
 

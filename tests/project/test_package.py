@@ -16,7 +16,7 @@ import pytest
 
 import capgate
 
-from ..tools import ROOT
+from ..support.tools import ROOT
 
 SOURCES: Final = sorted((ROOT / "capgate").rglob("*.py"))
 

@@ -26,8 +26,8 @@ from capgate.settings.settings import VARIABLES, Settings
 from capgate.store import PolicyStore
 from capgate.testing.golden import Fixture, run_fixtures
 
-from ..cli.command import environment
-from ..tools import ROOT
+from ..support.command import environment
+from ..support.tools import ROOT
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -11,9 +11,9 @@ from capgate.model import PolicyInput, Resource
 from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
-from ..guests import data
+from ..support.guests import data
+from ..support.rego_guests import ANSWER, liar
 from .asking import LIMITS
-from .guests import ANSWER, liar
 
 TEXT = 8_192
 CALL = f"(call $builtin1 (i32.const 7) (i32.const 0) (i32.const {TEXT}))"

@@ -14,9 +14,9 @@ from capgate.limits import Limits
 from capgate.model import Allow, Entrypoint
 from capgate.runtime.abi.opa.answer import Answers
 
-from ..tools import IN_CI
+from ..support.rego_guests import liar
+from ..support.tools import IN_CI
 from .asking import LIMITS, opened, outcome
-from .guests import liar
 
 DECISION = Entrypoint("p")
 DENIALS = Entrypoint("p", "denials")

@@ -10,7 +10,7 @@ import pytest
 
 from capgate.runtime.abi.opa.host import FRAMES, require_room
 
-from ..tools import IN_CI, ROOT
+from ..support.tools import IN_CI, ROOT
 
 ROUNDS = 5_000 if IN_CI else 500
 

@@ -27,9 +27,9 @@ from capgate.model import (
 )
 from capgate.runtime.abi.opa.document import document
 
-from ..policy.fixtures import load_fixtures
+from ..support.policy_fixtures import load_fixtures
+from ..support.rego_guests import opa_policy
 from .asking import opened
-from .guests import opa_policy
 
 LIMIT = 65_536
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -18,9 +18,9 @@ from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 from capgate.testing.golden import read_fixtures, run_fixtures
 
-from ..cli.command import capgate
+from ..support.command import capgate
+from ..support.rego_guests import ENTRYPOINTS, liar, opa_artifact, opa_policy
 from .asking import INPUT, opened, outcome
-from .guests import ENTRYPOINTS, liar, opa_artifact, opa_policy
 
 DOCUMENT = {"sql": ["upsert_user"]}
 OTHER = PolicyInput("db.write", resource=Resource("sql_query", "other"))

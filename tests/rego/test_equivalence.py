@@ -13,9 +13,9 @@ from capgate.runtime.abi.opa import Guest
 from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
-from ..policy.fixtures import Fixture, load_fixtures
-from ..tools import IN_CI
-from .guests import opa_artifact
+from ..support.policy_fixtures import Fixture, load_fixtures
+from ..support.rego_guests import opa_artifact
+from ..support.tools import IN_CI
 
 DECISION = Entrypoint("capgate/decision")
 ALLOW = Entrypoint("capgate/allow")

@@ -17,10 +17,10 @@ from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.runtime.pool import WasmPool
 
-from ..guests import PAGE, data
-from ..tools import ROOT
+from ..support.guests import PAGE, data
+from ..support.rego_guests import liar, opa_policy
+from ..support.tools import ROOT
 from .asking import INPUT, LIMITS, opened, outcome, outcome_of
-from .guests import liar, opa_policy
 
 NAMES = b'{"hex.encode":7,"time.now_ns":1000}'
 TEXT = 8_192
@@ -270,7 +270,7 @@ def test_who_needs_no_builtins_does_not_import_them() -> None:
     """They bring libraries along that take as long to import as all the rest."""
     code = (
         "import sys, capgate\n"
-        "from tests.rego.guests import liar\n"
+        "from tests.support.rego_guests import liar\n"
         "interpreter = capgate.WasmInterpreter(capgate.WasmArtifact.from_bytes(liar()))\n"
         "assert type(interpreter.call_policy_check(capgate.PolicyInput('db.write'))) is capgate.Allow\n"
         "sys.exit('capgate.rego' in sys.modules)\n"

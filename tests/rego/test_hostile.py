@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from capgate.errors import BuiltinError
 from capgate.rego import BUILTINS, WORK, Context, Undefined
 from capgate.rego.values import dump, equal, parse
-from tests.tools import IN_CI
+from tests.support.tools import IN_CI
 
 from .cases import NOW
 from .strategies import HOSTILE, VALUES

@@ -10,9 +10,9 @@ from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
 from capgate.runtime.abi.opa.document import document
 
-from ..guests import PAGE, data
+from ..support.guests import PAGE, data
+from ..support.rego_guests import ANSWER, HEAP, HONEST, SIGNATURES, liar
 from .asking import INPUT, LIMITS, opened, outcome, outcome_of
-from .guests import ANSWER, HEAP, HONEST, SIGNATURES, liar
 
 SIZE = 2 * PAGE
 #: Addresses at which arithmetic goes wrong, for two pages that may become many.

@@ -14,8 +14,8 @@ from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInte
 from capgate.wasm import decode, encode, with_custom, with_data
 from capgate.wasm.module import MemoryType
 
-from ..guests import artifact, data, guest
-from .guests import HONEST, IMPORTED, SIGNATURES, VERSIONS, liar, opa_policy
+from ..support.guests import artifact, data, guest
+from ..support.rego_guests import HONEST, IMPORTED, SIGNATURES, VERSIONS, liar, opa_policy
 
 
 def refusal(module: bytes) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from capgate.rego import BUILTINS, Context, Set, Value
 from capgate.rego.base import INT_MAX, INT_MIN
 from capgate.rego.values import equal, number, plain
-from tests.tools import IN_CI
+from tests.support.tools import IN_CI
 
 from .cases import NOW
 from .strategies import TEXTS, VALUES

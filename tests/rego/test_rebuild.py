@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ..support.rego_guests import COMPILED
 from .guest import rebuild
-from .guests import COMPILED
 
 
 def test_the_sources_give_the_committed_bytes() -> None:

@@ -18,9 +18,9 @@ from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.runtime.pool import WasmPool
 
-from ..guests import PAGE
+from ..support.guests import PAGE
+from ..support.rego_guests import ANSWER, liar, opa_artifact
 from .asking import INPUT, LIMITS, opened, outcome
-from .guests import ANSWER, liar, opa_artifact
 
 #: Where a liar counts: static data, the middle of nowhere, behind its heap, the last word of its memory.
 PLACES = (8, 1_000, 40_000, PAGE + 30_000, 2 * PAGE - 4)

@@ -14,8 +14,8 @@ from capgate.limits import Limits
 from capgate.model import Deny, Entrypoint, PolicyInput, Resource
 from capgate.runtime.pool import WasmPool
 
-from ..tools import IN_CI
-from .guests import opa_artifact
+from ..support.rego_guests import opa_artifact
+from ..support.tools import IN_CI
 
 THREADS, ROUNDS = 6, 400 if IN_CI else 60
 

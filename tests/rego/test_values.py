@@ -15,7 +15,7 @@ from capgate.errors import BuiltinError
 from capgate.rego import Number, Object, Set, Value
 from capgate.rego.gotext import term
 from capgate.rego.values import dump, equal, number, order, parse, plain
-from tests.tools import IN_CI
+from tests.support.tools import IN_CI
 
 from .strategies import HOSTILE, SPELLED, VALUES, nested
 

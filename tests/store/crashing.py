@@ -23,7 +23,7 @@ from capgate.errors import ArtifactError, StoreError
 from capgate.store import PolicyStore
 from capgate.store.files import Folder
 
-from .support import Made, released, store_at
+from ..support.keys import Made, released, store_at
 
 MODES: Final = ("before", "after", "torn", "power")
 DIED: Final = 9

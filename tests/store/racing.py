@@ -17,7 +17,7 @@ from typing import Any, Final
 from capgate.errors import ArtifactError, StoreError
 from capgate.store import KeyPair, PolicyStore, Verifier
 
-from .support import Clock, Made, trust
+from ..support.keys import Clock, Made, trust
 
 VERSIONS: Final = 1_000
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..tools import ROOT
+from ..support.tools import ROOT
 from .crashing import ACTIONS, AFTER, BEFORE, DIED, MODES
 
 

@@ -28,8 +28,8 @@ from capgate.store import Active, Manifest, PolicyStore, StoreReader, VerifiedPo
 from capgate.store.manifest import HIGHEST_VERSION
 from capgate.store.signing import format_signatures, parse_signatures
 
-from ..guests import guest
-from .support import DAY, KEYS, NOW, Clock, Made, filled, module, store_at, trust, verifier
+from ..support.guests import guest
+from ..support.keys import DAY, KEYS, NOW, Clock, Made, filled, module, store_at, trust, verifier
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from capgate.errors import ArtifactError, ArtifactNotFound, StoreError
 from capgate.store import PolicyStore
 from capgate.store.files import TEMPORARY, Folder
 
-from ..tools import missing
-from .support import Made, filled, store_at, verifier
+from ..support.keys import Made, filled, store_at, verifier
+from ..support.tools import missing
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from capgate.settings.trust import load_trusted_keys
 from capgate.store import KeyPair
 from capgate.store.keys import PublicKey, parse_key, parse_key_file, parse_keys
 
-from .support import KEYS
+from ..support.keys import KEYS
 
 KEY = KEYS[0].public
 P = 2**255 - 19

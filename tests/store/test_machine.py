@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from capgate.errors import ArtifactError, ArtifactNotFound, ManifestError, StoreError
 from capgate.store import Active, PolicyStore
 
-from .support import DAY, NOW, Clock, Made, released, store_at
+from ..support.keys import DAY, NOW, Clock, Made, released, store_at
 
 #: Every release that there may be, some with an end, some with fixtures. Made once, because signing takes time.
 RELEASES: Final = {

@@ -19,7 +19,7 @@ from capgate.store import Audience, Manifest
 from capgate.store.clock import steady_clock
 from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST_BYTES, check_audience, check_time
 
-from .support import DAY, NOW, Made
+from ..support.keys import DAY, NOW, Made
 
 MADE = Made(
     7,

@@ -9,9 +9,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..tools import ROOT
+from ..support.keys import KEYS
+from ..support.tools import ROOT
 from .racing import Racer
-from .support import KEYS
 
 #: What each role may see. Anything else is a fault.
 EXPECTED = {

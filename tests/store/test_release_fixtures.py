@@ -19,7 +19,7 @@ from capgate.store import PolicyStore, StoreReader, VerifiedPolicy
 from capgate.store.fixtures import FIXTURES_BYTES, Released, fixtures_of, format_fixtures, parse_fixtures
 from capgate.store.signing import format_signatures
 
-from .support import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
+from ..support.keys import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
 from .test_directory import refused, snapshot
 
 FILE = format_fixtures(GOLDEN)

@@ -18,7 +18,7 @@ from capgate.limits import MOST_KEYS
 from capgate.store import KeyPair, TrustedKeys
 from capgate.store.signing import DOMAIN, SIGNATURE_BYTES, Signature, SignatureFile, format_signatures, parse_signatures
 
-from .support import KEYS, Made, trust
+from ..support.keys import KEYS, Made, trust
 from .test_keys import L, is_taken
 
 MADE = Made(keys=KEYS[:2])

@@ -16,7 +16,7 @@ from capgate.store import Manifest, Verifier, WasmArtifact
 from capgate.store.signing import format_signatures
 from capgate.store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 
-from .support import DAY, GOLDEN, KEYS, NOW, Clock, Made, module, verifier
+from ..support.keys import DAY, GOLDEN, KEYS, NOW, Clock, Made, module, verifier
 
 LINES = tuple(pair.public.line for pair in KEYS)
 

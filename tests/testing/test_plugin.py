@@ -13,8 +13,8 @@ import pytest
 
 from capgate.artifact.build import build_policy
 
-from ..cli.command import environment
-from ..conftest import EXPECTED_ENGINES
+from ..support.command import environment
+from ..support.engines import EXPECTED_ENGINES
 
 RUNTIMES: Final = ("local", *EXPECTED_ENGINES)
 DOCUMENT: Final[dict[str, Any]] = {

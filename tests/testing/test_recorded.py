@@ -22,7 +22,7 @@ from capgate.fastapi import Gate
 from capgate.model import ALLOW, Deny, PolicyInput, Resource, Service
 from capgate.testing import Asked, RecordedGate, make_checker
 
-from ..conftest import EXPECTED_ENGINES
+from ..support.engines import EXPECTED_ENGINES
 
 DOCUMENT: Final[dict[str, Any]] = {"sql": ["audit"], "actions": {"invoice.send": ["i"]}}
 

@@ -9,7 +9,6 @@ import json
 import re
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import wasmtime
@@ -19,9 +18,10 @@ from capgate.limits import Limits
 from capgate.wasm import Metered, core_module, meter
 from capgate.wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 
+from ..support.tools import ROOT
 from .engines import Host, Trapped, make_host
 
-GUESTS = Path(__file__).parents[2] / "fixtures" / "guests"
+GUESTS = ROOT / "fixtures" / "guests"
 CHECK = "capgate:policy/policy@0.1.0#policy-check"
 LIMITS = Limits(fuel=1_000_000)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..tools import ROOT, require_path, require_tool
+from ..support.tools import ROOT, require_path, require_tool
 
 FOLDER = ROOT.parent / "shared" / "wasm-testsuite"
 

@@ -12,7 +12,7 @@ from capgate.wasm import decode, meter
 from capgate.wasm.metering.charges import OUT_OF_FUEL
 from capgate.wasm.metering.rewrite import FUEL, RESET, STATUS
 
-from ..tools import IN_CI
+from ..support.tools import IN_CI
 from .engines import Host, Trapped, make_host
 from .fuelled import AMPLE, DEPTH, WIDE
 from .spec import argument

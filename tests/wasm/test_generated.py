@@ -15,7 +15,7 @@ from capgate.wasm.metering.charges import TOO_DEEP
 from capgate.wasm.metering.rewrite import RESET, STATUS
 from capgate.wasm.module import F32, F64, I64, Module
 
-from ..tools import IN_CI, require_tool
+from ..support.tools import IN_CI, require_tool
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .fuelled import fuelled, refuel, spent
 from .rules import WASMTIME

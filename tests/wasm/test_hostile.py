@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from ..support.tools import ROOT
 from .attack import as_expected, guests
-from .children import ROOT, attack
+from .children import attack
 
 THREAD = """
 import sys, threading

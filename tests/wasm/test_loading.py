@@ -11,7 +11,7 @@ from capgate.wasm import Loading, decode, meter
 from capgate.wasm.metering.prices import prices_for
 from capgate.wasm.metering.verify import verify
 
-from ..guests import wat
+from ..support.guests import wat
 
 #: A thousand rounds cost some ten thousand.
 COUNT = """(local $n i32) (loop $again (br_if $again

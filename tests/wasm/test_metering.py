@@ -19,7 +19,7 @@ from capgate.wasm.metering.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
 from capgate.wasm.metering.rewrite import ENTRY
 from capgate.wasm.module import I32, MemoryType, TableType
 
-from ..tools import IN_CI
+from ..support.tools import IN_CI
 from .binary import EMPTY_TYPE, body, module, one_function
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .shapes import SHAPES

@@ -11,7 +11,7 @@ from capgate.limits import Limits
 from capgate.wasm import decode, meter
 from capgate.wasm.module import F32, F64, I32, I64, Module
 
-from ..tools import IN_CI
+from ..support.tools import IN_CI
 from . import suite
 from .engines import Trapped, WasmtimeHost
 from .fuelled import refuel, spent

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..tools import IN_CI
+from ..support.tools import IN_CI
 from .attack import as_expected
 from .children import attack
 from .detectors import DETECTORS, is_not_proved, shows

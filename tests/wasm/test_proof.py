@@ -16,7 +16,7 @@ from capgate.wasm.metering.rewrite import memory_maximum
 from capgate.wasm.metering.verify import verify
 from capgate.wasm.module import Export, Module
 
-from ..tools import IN_CI
+from ..support.tools import IN_CI
 from .binary import body
 from .detectors import run
 from .engines import Trapped, WasmtimeHost

@@ -9,7 +9,7 @@ from capgate.runtime.engine import load_engine
 from capgate.wasm import decode
 from capgate.wasm.state import RESTORE, SAVE, leaves_state, with_state
 
-from ..guests import wat
+from ..support.guests import wat
 
 GLOBALS = """(module
   (global $a (mut i32) (i32.const 1)) (global $b i32 (i32.const 5)) (global $c (mut i64) (i64.const 2))

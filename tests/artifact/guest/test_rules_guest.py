@@ -1,0 +1,194 @@
+"""Rules in the guest: the answers that the rules give as they read, in bounded work."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capgate.artifact.build import build_policy
+from capgate.limits import Limits
+from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, PolicyInput, Resource, Service, User
+from capgate.policy import RuntimePolicy
+from capgate.policy.index import MAX_NESTED
+
+from ...support.documents import documents, questions
+from ...support.judgement import judge
+from .guest import CountedGuest, Guest
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@given(data=st.data(), document=documents())
+def test_the_guest_judges_as_the_rules_read(engine_name: str, data: st.DataObject, document: dict[str, Any]) -> None:
+    instance = Guest(engine_name, build_policy(document))
+    asked = data.draw(st.lists(questions(document), min_size=8, max_size=20))
+    found = [instance.ask(question) for question in asked]
+    for question, answer in zip(asked, found, strict=True):
+        assert answer == judge(document, question)[0], question
+    assert found[::-1] == [instance.ask(question) for question in reversed(asked)]  # G21
+
+
+LENGTHS = [*range(1, 40), 63, 64, 65, 127, 200]
+
+
+@pytest.mark.parametrize("kind", ["path", "host"])
+def test_beginnings_of_every_length(engine_name: str, kind: str) -> None:
+    """Where an id differs from a beginning in any one character, or ends with it, the beginning does not match."""
+    action = {"path": "fs.read", "host": "http.outbound"}[kind]
+    for length in LENGTHS:
+        stem = "".join(chr(97 + at % 26) for at in range(length - 1)) + "/"
+        document = {"rules": [{"effect": "allow", "actions": [action], "resources": [f"{kind}:{stem}*"]}]}
+        instance = Guest(engine_name, build_policy(document))
+        ids = [
+            stem + "x",
+            stem + "xyz" * 9,
+            stem,
+            stem[:-1],
+            *(stem[:at] + "~" + stem[at + 1 :] + "x" for at in range(length)),
+        ]
+        answers = [instance.ask(PolicyInput(action, resource=Resource(kind, id))) for id in ids]
+        assert [answer is ALLOW for answer in answers] == [True, True] + [False] * (length + 2)
+
+
+def test_hosts_fold_in_beginnings(engine_name: str) -> None:
+    rule = {
+        "effect": "allow",
+        "actions": ["http.outbound", "x.y"],
+        "resources": ["host:Abcdefghijk@[`{.Zz.*", "k:Ab/*"],
+    }
+    instance = Guest(engine_name, build_policy({"rules": [rule]}))
+    host = "aBCDEFGHIJK@[`{.zZ.x"
+    assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", host))) is ALLOW
+    assert instance.ask(PolicyInput("x.y", resource=Resource("host", host))) is ALLOW
+    for odd in (host.replace("@", "`"), host.replace("[", "{"), host.replace("K", "\u212a"), host.replace(".x", ".")):
+        assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", odd))) == Deny("not_in_allowlist")
+    assert instance.ask(PolicyInput("x.y", resource=Resource("k", "Ab/x"))) is ALLOW
+    assert instance.ask(PolicyInput("x.y", resource=Resource("k", "ab/x"))) == Deny("not_in_allowlist")
+
+
+def test_many_beginnings(engine_name: str) -> None:
+    """Of two letters, so that nearly all of them have something in common, of up to three words of memory."""
+    draw = random.Random(7)
+    stems = {"".join(draw.choices("ab", k=draw.randrange(1, 26))) + "/" for _ in range(400)}
+    stems |= {stem + "".join(draw.choices("ab", k=3)) + "/" for stem in draw.sample(sorted(stems), 150)}
+    listed = draw.sample(sorted(stems), 300)
+    rules = [
+        {"effect": "deny", "actions": ["x.y"], "resources": [f"k:{stem}*"], "reason": stem}
+        for stem in sorted(listed, key=len, reverse=True)
+    ]
+    document = {"rules": rules, "actions": {"x.y": "any"}}
+    instance = Guest(engine_name, build_policy(document))
+    answers = set()
+    for stem in sorted(stems):
+        for id in (stem, stem + "a", stem[:-1], stem[:-2] + "b/a", stem + "bbb/x"):
+            question = PolicyInput("x.y", resource=Resource("k", id))
+            answer = instance.ask(question)
+            assert answer == judge(document, question)[0]
+            answers.add(answer)
+    assert len(answers) > 200
+
+
+def test_hosts_are_found_among_many(engine_name: str) -> None:
+    """Their order is that of small letters, also for a question in capitals."""
+    stems = [f"{first}{second}." for first in "abmyz[`{" for second in "a9-z"]
+    rule = {"effect": "allow", "actions": ["http.outbound"], "resources": [f"host:{stem}*" for stem in stems]}
+    instance = Guest(engine_name, build_policy({"rules": [rule]}))
+    for stem, change in itertools.product(stems, (str.lower, str.upper, str.title)):
+        host = change(stem + "x")
+        assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", host))) is ALLOW
+        other = PolicyInput("http.outbound", resource=Resource("host", host.replace(".", "/")))
+        assert instance.ask(other) == Deny("not_in_allowlist")
+
+
+def test_a_deep_nest_in_both(engine_name: str) -> None:
+    nested = ["a/" * depth + "*" for depth in range(MAX_NESTED)]
+    rule = {
+        "effect": "allow",
+        "actions": ["x.y"],
+        "actors": [f"user:{text}" for text in nested],
+        "resources": [f"k:{text}" for text in nested],
+    }
+    policy = RuntimePolicy.from_document({"rules": [rule]})
+    instance = Guest(engine_name, build_policy(policy))
+    ids = ["a/" * depth + end for depth in (0, 1, 2, MAX_NESTED - 1, MAX_NESTED) for end in ("", "x", ".", "0")]
+    for who, what in itertools.product(ids, ids):
+        question = PolicyInput("x.y", User(who), Resource("k", what))
+        assert instance.ask(question) == policy.evaluate(question)
+        assert (policy.evaluate(question) is ALLOW) == bool(who and what)
+
+
+# Bounded work, whatever the document and the question.
+
+
+def many(count: int) -> dict[str, Any]:
+    draw = random.Random(count)
+    rules = []
+    for number in range(count):
+        rule: dict[str, Any] = {"effect": draw.choice(["allow", "deny"]), "actions": [draw.choice(["db.*", "db.read"])]}
+        if draw.random() < 0.7:
+            rule["actors"] = [f"service:team{number}/*", f"user:u{number}", "compiler_tool"]
+        if draw.random() < 0.3:
+            rule["modes"] = draw.sample(["dev", "test", "prod"], 2)
+        if draw.random() < 0.7:
+            rule["resources"] = [f"sql_query:q{number}", f"sql_query:area{number}/*", "sql_query:area/*"]
+        rules.append(rule)
+    return {"rules": rules, "sql": ["audit"]}
+
+
+def test_work_hardly_grows_with_rules() -> None:
+    most = {}
+    for count in (10, 1_000, 10_000):
+        policy = RuntimePolicy.from_document(many(count))
+        instance = CountedGuest(build_policy(policy))
+        spent, answers = [], set()
+        for number in range(600):
+            at = number * 37 % count
+            whom: list[Actor] = [User(f"u{at}"), Service(f"team{at}/x"), CompilerTool("c"), Anonymous()]
+            what = [f"q{at}", f"area{at}/x", "area/x", "audit"][number // 4 % 4]
+            question = PolicyInput("db.read", whom[number % 4], Resource("sql_query", what))
+            answer = instance.ask(question)
+            assert answer == policy.evaluate(question)
+            answers.add(answer)
+            spent.append(instance.spent)
+        most[count] = max(spent)
+    # Patterns are searched by halving; whatever else there is costs the same. An instruction costs about one fuel, of
+    # which a call has 10,000,000 by default.
+    assert most[10_000] < 15_000
+    assert most[10_000] < 3 * most[10]
+
+
+def test_an_id_longer_than_every_pattern_costs_nothing() -> None:
+    document = {
+        "rules": [{"effect": "allow", "actions": ["fs.*"], "actors": ["user:a/*"], "resources": ["path:b/c/*"]}]
+    }
+    instance = CountedGuest(build_policy(document))
+    spent = []
+    for length in (8, 15_000):
+        assert instance.ask(PolicyInput("fs.read", User("a/x"), Resource("path", "b/c/" * length + "x"))) is ALLOW
+        spent.append(instance.spent)
+    assert spent[0] == spent[1]
+
+
+def test_the_worst_question_is_affordable() -> None:
+    """All that can nest does, for actor and resource, and everything compares in full."""
+    stems = ["a/" * depth for depth in range(MAX_NESTED)]
+    rules = [
+        {
+            "effect": "allow",
+            "actions": ["x.y"],
+            "actors": [f"user:{stem}*"],
+            "modes": ["prod", "dev"],
+            "resources": [f"k:{stem}{number}/*" for stem in stems],
+        }
+        for number, stem in enumerate(stems)
+    ]
+    instance = CountedGuest(
+        build_policy({"rules": [*rules, *({k: v for k, v in r.items() if k != "modes"} for r in rules)]})
+    )
+    id = "a/" * MAX_NESTED + "x"
+    assert instance.ask(PolicyInput("x.y", User(id), Resource("k", id))) == Deny("not_in_allowlist")
+    assert instance.spent < Limits().fuel / 10

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import queue
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.types import Message
+
+from capgate import events as module
+from capgate.events import DecisionEvent, DecisionLog, add_sink, describe, printable, remove_sink, statistics
+from capgate.model import (
+    ALLOW,
+    Allow,
+    Anonymous,
+    CompilerTool,
+    Deny,
+    Environment,
+    PolicyInfo,
+    PolicyInput,
+    Resource,
+    Service,
+    User,
+)
+
+from ..support.asgi import Call, http_scope
+from ..support.gates import Ran, events, example
+
+POLICY = PolicyInfo("orders", "7", "ab" * 32, "wasmtime")
+INPUT = PolicyInput("db.write", User("ada"), Resource("sql_query", "save"), None, Environment("shop", "test"), 5)
+DENY = Deny("not_in_allowlist")
+
+#: CR and LF, terminals, text direction, halves of characters, too much of it.  O3
+HOSTILE = {
+    "line": "a\r\nWARNING:root:forged",
+    "tab": "a\tb\vc\fd",
+    "ansi": "\x1b[2J\x1b]0;title\x07",
+    "c1": "\x9b31m\x85",
+    "delete": "a\x7fb",
+    "nul": "a\0b",
+    "bidi": "\u202egnp.exe\u2066",
+    "separators": "a\u2028b\u2029c",
+    "surrogate": "\ud800 and \udfff",
+    "invisible": "a\u200bb\ufeff",
+    "json": '","reason":"allowed","x":"',
+    "backslash": "\\u0041\\n",
+    "percent": "%s %(message)s %n",
+    "braces": "{0} {record}",
+    "kelvin": "\u212a",
+    "emoji": "😀",
+    "huge": "x" * 1_000_000,
+    "huge hostile": "\n\U0001f600" * 500_000,
+}
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.events: list[DecisionEvent] = []
+
+    def emit(self, event: DecisionEvent) -> None:
+        self.events.append(event)
+
+
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def emit(self, event: DecisionEvent) -> None:
+        raise self._error
+
+
+@pytest.fixture
+def kept() -> Any:
+    sink = Kept()
+    add_sink(sink)
+    yield sink
+    remove_sink(sink)
+
+
+def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
+    with events() as found:
+        DecisionLog().denied(INPUT, DENY, POLICY, decision_id="d1", duration_us=12.345, method="PUT", path="/orders/1")
+    (event,) = found
+    assert event.pop("timestamp") > 1_700_000_000_000_000_000
+    assert event == {
+        "event": "capgate.decision",
+        "decision": "deny",
+        "decision_id": "d1",
+        "service": "shop",
+        "mode": "test",
+        "action": "db.write",
+        "resource_kind": "sql_query",
+        "resource_id": "save",
+        "actor_kind": "user",
+        "actor_id": "ada",
+        "reason": "not_in_allowlist",
+        "policy": "orders",
+        "policy_version": "7",
+        "policy_sha256": "ab" * 32,
+        "engine": "wasmtime",
+        "duration_us": 12.3,
+        "method": "PUT",
+        "path": "/orders/1",
+        "cause": None,
+    }
+
+
+def test_the_keys_are_the_same_whatever_is_known() -> None:  # O1
+    with events() as found:
+        DecisionLog().denied(None, DENY, env=Environment("shop", "test"))
+        DecisionLog().denied(INPUT, DENY, POLICY)
+    assert set(found[0]) == set(found[1]) == set(DecisionEvent.__struct_fields__)
+    assert (found[0]["service"], found[0]["action"], found[0]["policy"]) == ("shop", None, None)
+
+
+@pytest.mark.parametrize(
+    ("actor", "kind", "name"),
+    [
+        (Anonymous(), "anonymous", None),
+        (User("u"), "user", "u"),
+        (Service("s"), "service", "s"),
+        (CompilerTool("t"), "compiler_tool", "t"),
+        ("nobody", "nobody", None),
+    ],
+)
+def test_actors(actor: Any, kind: str, name: str | None) -> None:
+    with events() as found:
+        DecisionLog().denied(msgspec.structs.replace(INPUT, actor=actor), DENY)
+    assert (found[0]["actor_kind"], found[0]["actor_id"]) == (kind, name)
+
+
+def test_the_message_is_the_same_as_json(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "capgate.decisions"):
+        DecisionLog().denied(INPUT, DENY, POLICY)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "capgate.decisions")
+    assert json.loads(record.getMessage()) == record.capgate  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_stays_inside_its_field(text: str, capsys: pytest.CaptureFixture[str]) -> None:  # O3
+    everywhere = PolicyInput(text, User(text), Resource(text, text), None, Environment(text, text))
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("capgate.decisions")
+    logger.addHandler(handler)
+    try:
+        DecisionLog().denied(everywhere, Deny(text), PolicyInfo(text, text, text, text), method=text, path=text)
+    finally:
+        logger.removeHandler(handler)
+    (line, end) = capsys.readouterr().err.split("\n")
+    assert end == ""
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) < 60_000
+    written = json.loads(line)
+    assert set(written) == set(DecisionEvent.__struct_fields__)
+    assert written["decision"] == "deny"
+    shown = written["reason"]
+    assert all(written[name] == shown for name in ("action", "resource_id", "actor_id", "policy", "path", "service"))
+    if len(text) <= module.TEXT_LIMIT:
+        # Reversible: what was sent can be told from the log.
+        plain = text.isascii() and text.isprintable() and "\\" not in text
+        assert (shown if plain else shown.encode("ascii").decode("unicode_escape")) == text
+    else:
+        assert str(len(text)) in shown
+
+
+def test_an_escape_cannot_be_forged() -> None:  # O3
+    assert printable("a\nb") != printable("a\\nb")
+
+
+@pytest.mark.parametrize("value", [5, b"bytes", ["list"], object()])
+def test_what_is_not_text_is_shown_by_its_type_only(value: object) -> None:  # O4
+    assert printable(value) == f"<{type(value).__name__}>"
+
+
+def test_an_input_of_the_wrong_shape_is_reported_too() -> None:
+    with events() as found:
+        DecisionLog().denied("not an input", DENY)  # type: ignore[arg-type]
+        DecisionLog().denied(PolicyInput(5, 6, 7, 8, 9, "x"), DENY)  # type: ignore[arg-type]
+    assert [event["decision"] for event in found] == ["deny", "deny"]
+    assert found[1]["action"] == "<int>"
+
+
+def test_a_cause_says_which_error_and_where_but_not_its_text() -> None:  # O4
+    try:
+        json.loads('{"token": secret}')
+    except ValueError as error:
+        with events() as found:
+            DecisionLog().denied(INPUT, DENY, cause=error)
+    assert "secret" not in json.dumps(found)
+    assert found[0]["cause"].startswith("json.decoder.JSONDecodeError in raw_decode")
+    assert describe(KeyError("k")) == "KeyError"
+
+
+def test_denials_are_never_sampled(kept: Kept) -> None:
+    log = DecisionLog(sample_allows=0.0)
+    for _ in range(100):
+        log.denied(INPUT, DENY)
+        log.allowed(INPUT)
+    assert [event.decision for event in kept.events] == ["deny"] * 100
+
+
+def test_allows_are_sampled(kept: Kept) -> None:
+    always, sometimes = DecisionLog(sample_allows=1.0), DecisionLog(sample_allows=0.5)
+    for _ in range(50):
+        always.allowed(INPUT, POLICY, duration_us=1.0)
+    assert len(kept.events) == 50
+    assert {event.decision for event in kept.events} == {"allow"}
+    kept.events.clear()
+    for _ in range(1_000):
+        sometimes.allowed(INPUT)
+    assert 300 < len(kept.events) < 700  # 12 standard deviations
+
+
+def test_allows_are_written_at_info() -> None:
+    with events(logging.INFO) as found:
+        DecisionLog(sample_allows=1.0).allowed(INPUT, POLICY)
+    assert (found[0]["decision"], found[0]["reason"]) == ("allow", None)
+    with events(logging.WARNING) as found:
+        DecisionLog(sample_allows=1.0).allowed(INPUT, POLICY)
+    assert found == []
+
+
+def test_decision_ids_differ(kept: Kept) -> None:
+    for _ in range(1_000):
+        DecisionLog().denied(INPUT, DENY)
+    ids = {event.decision_id for event in kept.events}
+    assert len(ids) == 1_000
+    assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in ids)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), queue.Full(), RecursionError(), MemoryError()]
+)
+def test_a_sink_that_fails_changes_nothing_and_is_counted(error: Exception, kept: Kept) -> None:  # O2
+    sink = Failing(error)
+    before = statistics()
+    add_sink(sink)
+    try:
+        for _ in range(3):
+            DecisionLog().denied(INPUT, DENY)
+    finally:
+        remove_sink(sink)
+    after = statistics()
+    assert after.dropped - before.dropped == 3
+    assert after.emitted - before.emitted == 6  # the logger, and the sink that keeps
+    assert len(kept.events) == 3
+
+
+def test_a_handler_that_raises_is_counted() -> None:  # O2
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError(28, "No space left on device")
+
+    handler = Handler()
+    logger = logging.getLogger("capgate.decisions")
+    logger.addHandler(handler)
+    before = statistics().dropped
+    try:
+        DecisionLog().denied(INPUT, DENY)
+    finally:
+        logger.removeHandler(handler)
+    assert statistics().dropped == before + 1
+
+
+def test_a_full_queue_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:  # O2
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(maxsize=1)
+    handler = logging.handlers.QueueHandler(waiting)
+    logger = logging.getLogger("capgate.decisions")
+    logger.addHandler(handler)
+    try:
+        for _ in range(3):
+            DecisionLog().denied(INPUT, DENY)
+    finally:
+        logger.removeHandler(handler)
+    assert json.loads(waiting.get_nowait().getMessage())["reason"] == "not_in_allowlist"
+
+
+def test_removing_a_sink_that_is_not_there_does_nothing() -> None:
+    remove_sink(Kept())
+
+
+def test_results_are_told_apart_by_type(kept: Kept) -> None:
+    module._emit(ALLOW, INPUT, None)
+    module._emit(Deny("x"), INPUT, None)
+    module._emit(None, INPUT, None)  # type: ignore[arg-type]
+    assert [event.decision for event in kept.events] == ["allow", "deny", "deny"]
+    assert type(ALLOW) is Allow
+
+
+async def test_a_denial_is_written_before_it_is_answered() -> None:  # O10
+    """A process that is killed in between has written what it never said, and has never said what it did not write."""
+    order: list[str] = []
+
+    class Sent(Call):
+        async def send(self, message: Message) -> None:
+            order.append(message["type"])
+            await super().send(message)
+
+    class Sink:
+        def emit(self, event: DecisionEvent) -> None:
+            order.append("event")
+
+    sink = Sink()
+    add_sink(sink)
+    try:
+        await Sent(http_scope("/bad")).to(example(Ran()))
+    finally:
+        remove_sink(sink)
+    assert order[:2] == ["event", "http.response.start"]

@@ -1,0 +1,176 @@
+"""What can be told from the code itself, and under other ways of running it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import capgate
+from capgate.middleware import middleware
+
+PACKAGE = Path(capgate.__file__).parent
+MODULES = (
+    "actors",
+    "channels",
+    "current",
+    "declare",
+    "denials",
+    "events",
+    "fastapi_routing",
+    "gate",
+    "gated",
+    "handlers",
+    "judge",
+    "middleware",
+    "openapi",
+    "questions",
+    "refusal",
+    "report",
+    "routing",
+    "settings",
+    "startup",
+    "targets",
+)
+
+
+LIFESPAN = "scope.get('type') == 'lifespan'"
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
+
+
+def test_a_gated_scope_is_passed_on_in_one_place_and_only_after_an_allow() -> None:  # S21
+    tree = ast.parse(Path(middleware.__file__).read_text())
+    assert len(calls(tree, "self.app")) == 1
+    (passing,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and any(calls(part, "self.app") for part in node.body)
+    ]
+    assert ast.unparse(passing.test) == "type(result) is Allow"
+    assert [type(statement) for statement in passing.body] == [ast.Assign, ast.Try, ast.Return]
+    attempt = passing.body[1]
+    assert isinstance(attempt, ast.Try)
+    assert [ast.unparse(part) for part in attempt.body] == ["await self.app(scope, request.receive, request.send)"]
+    (results,) = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "result"
+    ]
+    assert ast.unparse(results.value) == "await request.decide()"
+    # The application is handed on once besides, to the lifespan, in the branch of that type of scope.
+    lifespan = next(node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == LIFESPAN)
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.app"]
+    inside = [
+        node for node in ast.walk(lifespan) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.app"
+    ]
+    assert (len(uses), len(inside)) == (3, 1)  # set, passed to the lifespan, called
+    # The only error that is looked at is the application's own, after it was called.
+    assert [node for node in ast.walk(tree) if isinstance(node, ast.Try)] == [attempt]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_of_the_gate_calls_an_application_but_its_own(module: str) -> None:  # S21
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    assert len(calls(tree, "self.app")) == (module == "middleware")
+    assert len(calls(tree, "app")) == (module == "startup")
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+
+
+SCRIPT = """
+import asyncio, json, sys
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from capgate import CapabilityMiddleware, Settings, requires
+
+def endpoint(query):
+    async def endpoint(request):
+        return PlainTextResponse("ran")
+    return requires("db.read", resource=f"sql_query:{query}")(endpoint) if query else endpoint
+
+routes = [Route(f"/{name}", endpoint(name)) for name in ("good", "bad", "")]
+app = Starlette(routes=routes)
+app.add_middleware(CapabilityMiddleware, settings=Settings(policy={"sql": ["good"]}, expose_reasons=True))
+
+async def call(scope):
+    sent = []
+    async def send(message): sent.append(message)
+    async def receive(): return {"type": "http.request"}
+    await app(scope, receive, send)
+    if sent[0]["type"] != "http.response.start": return sent[0]["code"], sent[0]["reason"]
+    body = sent[1]["body"]
+    return sent[0]["status"], json.loads(body)["reason"] if body.startswith(b"{") else body.decode()
+
+async def main():
+    paths = ("/good", "/bad", "/", "/nowhere", "/good\\0", "//good")
+    scopes = [{"type": "http", "method": m, "path": p, "headers": []} for m in ("GET", "POST") for p in paths]
+    scopes += [{"type": "websocket", "path": "/good", "headers": []}, {"type": "http", "path": "/good", "headers": []}]
+    scopes += [{"type": "http", "method": "GET", "headers": []}]
+    print(json.dumps([await call(scope) for scope in scopes]))
+
+asyncio.run(main())
+"""
+
+EXPECTED = [
+    [200, "ran"],
+    [403, "not_in_allowlist"],
+    [403, "undeclared_route"],
+    [403, "undeclared_route"],
+    [403, "malformed_input"],
+    [403, "undeclared_route"],
+    [403, "undeclared_route"],
+    [403, "undeclared_route"],
+    [403, "undeclared_route"],
+    [403, "undeclared_route"],
+    [403, "malformed_input"],
+    [403, "undeclared_route"],
+    [1008, "undeclared_route"],
+    [403, "malformed_input"],
+    [403, "malformed_input"],
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [
+        ([], {}),
+        (["-OO"], {}),
+        (["-OO", "-W", "error"], {"PYTHONHASHSEED": "1"}),
+        (["-X", "dev"], {"PYTHONHASHSEED": "2"}),
+        (["-X", "utf8=0"], {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati"}),
+    ],
+    ids=["plain", "-OO", "-W error", "-X dev", "another locale"],
+)
+def test_the_same_decisions_however_python_is_run(flags: list[str], environment: dict[str, str]) -> None:  # C12
+    process = subprocess.run(
+        [sys.executable, *flags, "-c", SCRIPT],
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout) == EXPECTED
+
+
+def test_fastapi_is_not_imported_unless_it_is_used() -> None:
+    script = "import sys, capgate; raise SystemExit('fastapi' in sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(PACKAGE.parent), "PATH": os.environ["PATH"]}, timeout=120
+    )
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_of_the_gate_puts_a_url_together(module: str) -> None:  # C11
+    """What ``request.url`` is made of depends on the version of starlette and on the ``Host`` header (S4)."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not (names | imported) & {"url", "base_url", "hostname", "URL", "Request", "HTTPConnection", "WebSocket"}

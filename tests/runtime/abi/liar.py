@@ -1,0 +1,212 @@
+"""A guest that does what it is told, however wrong, and what an honest host must make of it.
+
+The guest is one module; ``tell(number, value)`` sets how it behaves, so that thousands of lies cost no compilation.
+:func:`judge` derives the one right outcome from a simulation of memory. It shares no code with ``capgate.runtime.abi``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from capgate.limits import Limits
+from capgate.model import Anonymous, CompilerTool, PolicyInput, Service, User
+from capgate.runtime.engine import load_engine
+from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+
+from ...support.guests import HEAP, PAGE, REASON, RESULT, artifact, data, guest
+
+#: The calls of ``cabi_realloc``: one for each string, one for the record.
+CALLS: Final = 8
+RECORD: Final = 7
+TEXT: Final = "no, because \u00e9\u20ac\U0001d11e".encode()
+LIMITS: Final = Limits(output_bytes=64)
+
+_ACTORS: Final = {Anonymous: 0, User: 1, Service: 2, CompilerTool: 3}
+_RESULT_FIELDS: Final = ("record_at", "discriminant", "reason", "length", "result", "grows_in_check", "traps_in_check")
+_POST_TRAPS: Final = 3 * CALLS + len(_RESULT_FIELDS)
+
+
+@dataclass(frozen=True)
+class Liar:
+    """How the guest behaves. The defaults are honest, and allow.
+
+    ``pointers``    call of ``cabi_realloc`` -> what it gives in place of free memory
+    ``grows``       call of ``cabi_realloc`` -> pages by which it grows memory
+    ``record_at``   where ``policy-check`` writes its result record: ``discriminant``, ``reason``, ``length``
+    ``result``      what it returns
+    """
+
+    pointers: dict[int, int] = field(default_factory=dict)
+    grows: dict[int, int] = field(default_factory=dict)
+    record_at: int = RESULT
+    discriminant: int = 0
+    reason: int = REASON
+    length: int = len(TEXT)
+    result: int = RESULT
+    grows_in_check: int = 0
+    traps_in_check: int = 0
+    traps_in_post: int = 0
+
+    def but(self, **changes: int) -> Liar:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _chain(local: str, cases: list[tuple[int, str]]) -> str:
+    return "".join(f"(if (i32.eq (local.get {local}) (i32.const {value})) (then {body}))" for value, body in cases)
+
+
+def _module() -> bytes:
+    count = _POST_TRAPS + 1
+    told = [(index, f"(global.set $p{index} (local.get $value))") for index in range(count)]
+    steps = [
+        (
+            call,
+            f"(if (global.get $p{3 * call + 2}) (then (drop (memory.grow (global.get $p{3 * call + 2})))))"
+            f"(if (global.get $p{3 * call}) (then (return (global.get $p{3 * call + 1}))))",
+        )
+        for call in range(CALLS)
+    ]
+    at, discriminant, reason, length, result, grows, traps = (
+        f"(global.get $p{index})" for index in range(3 * CALLS, _POST_TRAPS)
+    )
+    extra = (
+        "".join(f"(global $p{index} (mut i32) (i32.const 0))" for index in range(count))
+        + "(global $calls (mut i32) (i32.const -1))"
+        + f'(func (export "tell") (param $index i32) (param $value i32) {_chain("$index", told)})'
+        + data(REASON, TEXT)
+    )
+    realloc = f"""(func (export "cabi_realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32)
+        (local $call i32)
+        (local.set $call (global.get $calls))
+        (global.set $calls (i32.add (local.get $call) (i32.const 1)))
+        {_chain("$call", steps)}
+        (call $bump (local.get $align) (local.get $size)))"""
+    check = f"""(i32.store {at} {discriminant}) (i32.store offset=4 {at} {reason}) (i32.store offset=8 {at} {length})
+        (if {grows} (then (drop (memory.grow {grows})))) (if {traps} (then unreachable)) {result}"""
+    return guest(check, realloc=realloc, post=f"(if (global.get $p{_POST_TRAPS}) (then unreachable))", extra=extra)
+
+
+class Liars:
+    """Makes interpreters whose guest has been told how to behave, on one engine."""
+
+    def __init__(self, engine_name: str, limits: Limits = LIMITS) -> None:
+        self._compiled = CompiledPolicy(PreparedPolicy(artifact(_module()), limits), load_engine(engine_name))
+
+    def __call__(self, liar: Liar) -> WasmInterpreter:
+        interpreter = self._compiled.instantiate()
+        instance = interpreter._instance
+        assert instance is not None
+        # A call before the first: it begins with the fuel that `tell` then spends.
+        instance.function(interpreter.prepared.metered.entries["cabi_realloc"], 4, 1)(0, 0, 1, 0)
+        tell = instance.function("tell", 2, 0)
+        for call in range(CALLS):
+            if call in liar.pointers:
+                tell(3 * call, 1)
+                tell(3 * call + 1, liar.pointers[call])
+            tell(3 * call + 2, liar.grows.get(call, 0))
+        for number, name in enumerate(_RESULT_FIELDS):
+            tell(3 * CALLS + number, getattr(liar, name))
+        tell(_POST_TRAPS, liar.traps_in_post)
+        return interpreter
+
+
+Outcome = tuple[str, object]
+
+
+def judge(liar: Liar, input: PolicyInput, limits: Limits = LIMITS) -> Outcome:
+    """``("allow", None)``, ``("deny", text)``, ``("trap", kind)``, or ``("abi", rules)``, any of which may be named."""
+    texts = encode(input)
+    pointers, size = layout(liar, texts)
+    *strings, at = pointers
+    spans = [(p, p + len(text)) for p, text in zip(strings, texts, strict=True)] + [(at, at + 80)]
+    broken = _allocation_rules(spans, at, size)
+    if broken:
+        return "abi", broken
+    memory = bytearray(size + liar.grows_in_check * PAGE)
+    memory[REASON : REASON + len(TEXT)] = TEXT
+    for pointer, text in zip(strings, texts, strict=True):
+        memory[pointer : pointer + len(text)] = text
+    memory[at : at + 80] = pack(input, strings)
+    if liar.record_at + 12 > size:
+        return "trap", "memory_out_of_bounds"
+    struct.pack_into("<III", memory, liar.record_at, liar.discriminant, liar.reason, liar.length)
+    if liar.traps_in_check:
+        return "trap", "unreachable"
+    answer = _answer(liar.result, memory, [span for span in spans if span[0] < span[1]], limits)
+    return ("trap", "unreachable") if liar.traps_in_post and answer[0] in ("allow", "deny") else answer
+
+
+def encode(input: PolicyInput) -> list[bytes]:
+    """The strings of an input, in the order of the ABI."""
+    resource = input.resource
+    kind, id = ("", "") if resource is None else (resource.kind, resource.id or "")
+    actor = "" if isinstance(input.actor, Anonymous) else input.actor.id
+    texts = (actor, input.action, kind, id, input.args_hash or "", input.env.service, input.env.mode)
+    return [text.encode() for text in texts]
+
+
+def layout(liar: Liar, texts: list[bytes]) -> tuple[list[int], int]:
+    """What the calls of ``cabi_realloc`` give, and the size of memory after them."""
+    pointers, free, pages = [], HEAP, 1
+    for call, (align, size) in enumerate([*((1, len(text)) for text in texts), (8, 80)]):
+        pages += liar.grows.get(call, 0)
+        if call in liar.pointers:
+            pointers.append(liar.pointers[call])
+        else:
+            pointers.append((free + align - 1) // align * align)
+            free = pointers[-1] + size
+    return pointers, pages * PAGE
+
+
+def pack(input: PolicyInput, strings: list[int]) -> bytes:
+    """The input record, field by field."""
+    texts, resource = encode(input), input.resource
+    who, action, kind, id, args_hash, service, mode = (
+        struct.pack("<II", p, len(t)) for p, t in zip(strings, texts, strict=True)
+    )
+    flags = (_ACTORS[type(input.actor)], resource is not None, resource is not None and resource.id is not None)
+    actor, some, has_id, has_hash = (struct.pack("<I", flag) for flag in (*flags, input.args_hash is not None))
+    stamp = struct.pack("<Q", input.timestamp)
+    return b"".join([actor, who, action, some, kind, has_id, id, has_hash, args_hash, service, mode, stamp])
+
+
+def _allocation_rules(spans: list[tuple[int, int]], at: int, size: int) -> set[str]:
+    used = [span for span in spans if span[0] < span[1]]
+    found = {
+        "allocation_misaligned": at % 8 != 0,
+        "allocation_out_of_bounds": any(high > size for _, high in spans),
+        "allocation_failed": any(low == 0 for low, _ in used),
+        "allocations_overlap": any(_meet(a, b) for i, a in enumerate(used) for b in used[:i]),
+    }
+    return {rule for rule, is_broken in found.items() if is_broken}
+
+
+def _meet(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+def _answer(result: int, memory: bytearray, taken: list[tuple[int, int]], limits: Limits) -> Outcome:
+    found = {
+        "result_null": result == 0,
+        "result_misaligned": result % 4 != 0,
+        "result_out_of_bounds": result + 12 > len(memory),
+        "result_overlaps_input": any(_meet((result, result + 12), span) for span in taken),
+    }
+    broken = {rule for rule, is_broken in found.items() if is_broken}
+    if broken:
+        return "abi", broken
+    discriminant, reason, length = struct.unpack_from("<B3xII", memory, result)
+    if discriminant == 0:
+        return "allow", None
+    if discriminant != 1:
+        return "abi", {"discriminant"}
+    broken = {"reason_too_long"} if length > limits.output_bytes else set()
+    broken |= {"reason_out_of_bounds"} if reason + length > len(memory) else set()
+    if broken:
+        return "abi", broken
+    try:
+        return "deny", memory[reason : reason + length].decode()
+    except UnicodeDecodeError:
+        return "abi", {"reason_not_utf8"}

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capgate.checker.local import LocalPolicyChecker
+from capgate.errors import ConfigError
+from capgate.limits import FRACTIONS, RANGES, Limits
+from capgate.model import Environment
+from capgate.settings.select import select_checker
+from capgate.settings.settings import VARIABLES, Settings
+
+from ..support.keys import KEYS
+
+DIGEST = "0123456789abcdef" * 4
+BUNDLE_KEYS = {"release": {"algorithm": "HS256", "key": "not much of a secret, but long enough"}}
+LINE = KEYS[0].public.line
+
+GOOD: dict[str, list[Any]] = {
+    "policy": [None, {"sql": []}, "policy.json", Path("policy.json")],
+    "artifact": [None, "policy.wasm", Path("policy.wasm")],
+    "engine": ["auto", "wasmer", "wasmtime"],
+    "pool_size": [1, 1_024],
+    "reuse": [True, False],
+    "entrypoint": [None, "allow", "orders/allow", "x" * 1_024, "d\u00e9cision/ok"],
+    "entrypoint_result": ["decision", "denials"],
+    "service": ["a", "Größe", "x" * 256],
+    "mode": ["dev", "test", "prod", "canary-eu"],
+    "public": [(), ("/health", "/files/{path:path}", "api.example.com/health")],
+    "expose_reasons": [True, False],
+    "sample_allows": [0, 0.0, 0.25, 1, 1.0],
+    "body_bytes": [0, 1, 1_073_741_824],
+    "safe": [(), ("compute.long", "env.read env_var:TZ")],
+    "cache_size": [0, 1, 1_000_000],
+    "openapi": [True, False],
+    "strict": [True, False],
+    "strict_paths": [True, False],
+    "contract": [None, "contract.json", Path("contract.json")],
+    "trusted_keys": [(LINE,), (LINE, KEYS[1].public.line), "keys.txt", Path("/etc/capgate/keys")],
+    "signature_threshold": [1],
+    "require_signature": [True, False],
+    "bundle_keys": [BUNDLE_KEYS, "keys.json", Path("/etc/capgate/bundle-keys.toml")],
+    "bundle_scope": ["write", "x" * 256],
+    "policy_name": ["orders", "a", "Orders-v2.1+x_y", "x" * 64],
+    "store": ["store", Path("/srv/policies")],
+    "store_poll": [0.05, 1, 3_600.0],
+    "rollback_share": [0, 0.0, 0.01, 0.5, 1],
+    "keep_expired": [True, False],
+}
+
+# C2, C3, A22: no zero that means "unlimited", no near misses, no switch that lets requests pass in case of doubt
+BAD: dict[str, list[Any]] = {
+    "policy": ["", b"x", 5, ["/a"], "a\0b", True],
+    "artifact": ["", b"x", 5, {"a": 1}, "a\0b"],
+    "artifact_sha256": [
+        DIGEST.upper(),
+        DIGEST[:-1],
+        DIGEST + "0",
+        DIGEST + "\n",
+        " " + DIGEST[1:],
+        "0" * 40,
+        b"0" * 64,
+        5,
+        "",
+    ],
+    "engine": ["", "Wasmer", "wasmedge", None, 1, ["auto"]],
+    "pool_size": [0, -1, 1_025, 1.0, True, "8", None, float("nan"), float("inf"), 1e30],
+    "limits": [None, {}, {"fuel": 1}, 5],
+    "reuse": [None, 0, 1, "true"],
+    "entrypoint": ["", "a\n", "x" * 1_025, 5, b"x", ("a",)],
+    "entrypoint_result": ["", "Decision", "allow", None, 5, b"decision", ["decision"]],
+    "service": ["", None, 5, "a\nb", "x" * 257, "\x1b[31m", "\ud800"],
+    "mode": ["", None, 5, "a\rb", "x" * 257, "\u202eprod"],
+    "public": [None, "/health", ["/health"], ("",), ("health",), ("/static/*",), ("/a", "/a"), (5,), ("/a\n",)],
+    "expose_reasons": [None, 0, 1, "false"],
+    "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
+    "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
+    "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
+    "cache_size": [-1, 1.5, True, "5", None, 1_000_001],
+    "openapi": [None, 0, 1, "yes"],
+    "strict": [None, 0, 1, "yes"],
+    "strict_paths": [None, 0, 1, "yes"],
+    "contract": ["", b"x", 5, {"a": 1}, "a\0b", True],
+    "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
+    "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
+    "require_signature": [0, 1, "yes"],
+    "bundle_keys": ["", b"x", 5, ("release",), "a\0b"],
+    "bundle_scope": ["", "a\n", "x" * 257, 5],
+    "policy_name": ["", ".", "a/b", "x" * 65, 5, b"x", "\u00e9", "a\n"],
+    "store": ["", b"x", 5, {"a": 1}, "a\0b"],
+    "store_poll": [0, -1, 0.01, 3_601, True, "1", None, float("nan")],
+    "rollback_share": [-0.1, 0.001, 1.1, True, "0.5", None, float("nan")],
+    "keep_expired": [None, 0, 1, "yes"],
+}
+
+#: Settings that mean something only together with others, and those.
+TOGETHER: dict[str, dict[str, Any]] = {
+    "artifact_sha256": {"artifact": "policy.wasm"},
+    "trusted_keys": {"artifact": "policy.wasm"},
+    "store": {"policy_name": "orders", "trusted_keys": (LINE,)},
+    "bundle_keys": {"artifact": "bundle.tar.gz"},
+    "bundle_scope": {"artifact": "bundle.tar.gz", "bundle_keys": BUNDLE_KEYS},
+    **{
+        name: {"artifact": "policy.wasm", "trusted_keys": (LINE,)}
+        for name in ("signature_threshold", "require_signature", "policy_name")
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_usable_values(name: str, value: Any) -> None:
+    assert getattr(Settings(**TOGETHER.get(name, {}), **{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_unusable_values_are_refused_by_name(name: str, value: Any) -> None:  # C2, A22
+    given = {**TOGETHER.get(name, {}), name: value}
+    with pytest.raises(ConfigError) as caught:
+        Settings(**given)
+    assert caught.value.setting == name
+    assert caught.value.seen is value or caught.value.seen in (
+        *(value if isinstance(value, (tuple, list)) else ()),
+        value,
+    )
+    assert caught.value.valid
+
+
+def test_there_is_a_case_for_every_setting() -> None:
+    assert set(GOOD) | set(BAD) == set(Settings.__struct_fields__)
+
+
+def test_one_source_of_policy() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(policy={"sql": []}, artifact="policy.wasm")
+    assert caught.value.setting == "artifact"
+    with pytest.raises(ConfigError) as caught:
+        Settings(artifact_sha256=DIGEST)
+    assert caught.value.setting == "artifact_sha256"
+    with pytest.raises(ConfigError) as caught:
+        Settings(artifact_sha256=DIGEST, policy={"sql": []})
+    assert caught.value.setting == "artifact_sha256"
+    assert Settings(artifact="policy.wasm", artifact_sha256=DIGEST).artifact_sha256 == DIGEST
+
+
+def test_neither_source_is_for_those_who_bring_a_checker() -> None:
+    with pytest.raises(ConfigError) as caught:
+        select_checker(Settings())
+    assert caught.value.setting == "policy"
+
+
+def test_a_misspelled_keyword_is_an_error() -> None:  # C4
+    with pytest.raises(TypeError):
+        Settings(timout=5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({}, pool_sise=5)
+    assert caught.value.setting == "pool_sise"
+    assert "pool_size" in caught.value.valid
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Settings().mode = "dev"  # type: ignore[misc]
+
+
+def test_the_environment_that_policies_are_told() -> None:
+    assert Settings(service="orders", mode="dev").environment == Environment("orders", "dev")
+
+
+FROM_ENV: list[tuple[str, str, str, Any]] = [
+    ("CAPGATE_POLICY", "policy.json", "policy", "policy.json"),
+    ("CAPGATE_ARTIFACT", "policy.wasm", "artifact", "policy.wasm"),
+    ("CAPGATE_ENGINE", "wasmtime", "engine", "wasmtime"),
+    ("CAPGATE_POOL_SIZE", "3", "pool_size", 3),
+    ("CAPGATE_REUSE", "true", "reuse", True),
+    ("CAPGATE_REUSE", "0", "reuse", False),
+    ("CAPGATE_ENTRYPOINT", "orders/allow", "entrypoint", "orders/allow"),
+    ("CAPGATE_ENTRYPOINT_RESULT", "denials", "entrypoint_result", "denials"),
+    ("CAPGATE_SERVICE", "orders", "service", "orders"),
+    ("CAPGATE_MODE", "dev", "mode", "dev"),
+    ("CAPGATE_PUBLIC", "/health, /ready", "public", ("/health", "/ready")),
+    ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
+    ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
+    ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
+    ("CAPGATE_SAFE", "compute.long, env.read env_var:TZ", "safe", ("compute.long", "env.read env_var:TZ")),
+    ("CAPGATE_CACHE_SIZE", "1000", "cache_size", 1_000),
+    ("CAPGATE_OPENAPI", "false", "openapi", False),
+    ("CAPGATE_STRICT", "true", "strict", True),
+    ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
+    ("CAPGATE_STORE_POLL", "0.25", "store_poll", 0.25),
+    ("CAPGATE_ROLLBACK_SHARE", "0", "rollback_share", 0.0),
+    ("CAPGATE_KEEP_EXPIRED", "true", "keep_expired", True),
+    ("CAPGATE_CONTRACT", "contract.json", "contract", "contract.json"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "name", "value"), FROM_ENV)
+def test_settings_from_the_environment(variable: str, text: str, name: str, value: Any) -> None:
+    assert getattr(Settings.from_env({variable: text, "UNRELATED": "x"}), name) == value
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_each_limit_from_the_environment(name: str) -> None:
+    low, high = RANGES[name]
+    assert (
+        getattr(
+            Settings.from_env({f"CAPGATE_{name.upper()}": f"{low:.3f}" if name in FRACTIONS else f"{low:.0f}"}).limits,
+            name,
+        )
+        == low
+    )
+    for text in (
+        f"{high * 2:.0f}",
+        "-1",
+        "nan",
+        "inf",
+        "1e3",
+        "unlimited",
+        " 5000",
+        "5000 ",
+        "5_000",
+        "\u0665\u0660\u0660\u0660",
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Settings.from_env({f"CAPGATE_{name.upper()}": text})
+        assert (caught.value.setting, caught.value.seen) == (f"CAPGATE_{name.upper()}", text)
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    digest = {"CAPGATE_ARTIFACT": "p.wasm", "CAPGATE_ARTIFACT_SHA256": DIGEST}
+    assert Settings.from_env(digest).artifact_sha256 == DIGEST
+    trust = {
+        "CAPGATE_ARTIFACT": "p.wasm",
+        "CAPGATE_TRUSTED_KEYS": LINE,
+        "CAPGATE_SIGNATURE_THRESHOLD": "1",
+        "CAPGATE_REQUIRE_SIGNATURE": "true",
+        "CAPGATE_POLICY_NAME": "orders",
+    }
+    settings = Settings.from_env(trust)
+    assert (settings.trusted_keys, settings.signature_threshold) == ((LINE,), 1)
+    assert (settings.require_signature, settings.policy_name) == (True, "orders")
+    store = {"CAPGATE_STORE": "policies", "CAPGATE_POLICY_NAME": "orders"}
+    assert Settings.from_env({**store, "CAPGATE_TRUSTED_KEYS": LINE}).store == "policies"
+    bundle = {"CAPGATE_ARTIFACT": "b.tar.gz", "CAPGATE_BUNDLE_KEYS": "keys.json", "CAPGATE_BUNDLE_SCOPE": "write"}
+    settings = Settings.from_env(bundle)
+    assert (settings.bundle_keys, settings.bundle_scope) == ("keys.json", "write")
+    tested = (
+        {variable for variable, *_ in FROM_ENV}
+        | set(store)
+        | set(bundle)
+        | set(digest)
+        | set(trust)
+        | {f"CAPGATE_{name.upper()}" for name in RANGES}
+    )
+    assert tested == set(VARIABLES)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_variable_is_an_error(variable: str) -> None:  # C5
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: ""})
+    assert (caught.value.setting, caught.value.seen) == (variable, "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CAPGATE_ENGINE", "WASMER"),
+        ("CAPGATE_POOL_SIZE", "0"),
+        ("CAPGATE_POOL_SIZE", "many"),
+        ("CAPGATE_POOL_SIZE", "9" * 5_000),
+        ("CAPGATE_REUSE", "yes"),
+        ("CAPGATE_EXPOSE_REASONS", "TRUE"),
+        ("CAPGATE_SAMPLE_ALLOWS", "NaN"),
+        ("CAPGATE_SAMPLE_ALLOWS", "2"),
+        ("CAPGATE_PUBLIC", "/a,,/b"),
+        ("CAPGATE_PUBLIC", "/static/*"),
+        ("CAPGATE_ARTIFACT_SHA256", DIGEST.upper()),
+        ("CAPGATE_MODE", "a\nb"),
+    ],
+)
+def test_a_bad_variable_is_named_with_what_it_holds(variable: str, text: str) -> None:  # C2
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: text})
+    assert (caught.value.setting, caught.value.seen) == (variable, text)
+
+
+def test_keywords_win_over_the_environment() -> None:  # C5
+    environ = {"CAPGATE_MODE": "dev", "CAPGATE_SERVICE": "orders", "CAPGATE_ENGINE": "nonsense", "CAPGATE_FUEL": "5000"}
+    settings = Settings.from_env(environ, mode="prod", engine="wasmtime", limits=Limits(deadline=1.0))
+    assert (settings.mode, settings.service, settings.engine) == ("prod", "orders", "wasmtime")
+    assert settings.limits == Limits(deadline=1.0)
+
+
+def test_a_bad_keyword_is_not_blamed_on_the_environment() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_MODE": "dev"}, pool_size=0)
+    assert caught.value.setting == "pool_size"
+
+
+@pytest.mark.parametrize(
+    ("variable", "closest"), [("CAPGATE_FULE", "CAPGATE_FUEL"), ("CAPGATE_TIMOUT", None), ("CAPGATE_", None)]
+)
+def test_an_unknown_variable_is_an_error_that_lists_the_known(variable: str, closest: str | None) -> None:  # C4
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: "1"})
+    assert caught.value.setting == variable
+    assert all(known in caught.value.valid for known in VARIABLES)
+    assert closest is None or caught.value.valid.startswith(closest)
+
+
+def test_the_value_of_an_unknown_variable_is_not_told() -> None:  # O4
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_API_TOKEN": "t0p-secret"})
+    assert "t0p-secret" not in str(caught.value) + repr(vars(caught.value))
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPGATE_SERVICE", "from-process")
+    assert Settings.from_env().service == "from-process"
+
+
+def test_select_checker_takes_what_settings_describe() -> None:
+    checker = select_checker(Settings(policy={"name": "p", "sql": ["a"]}))
+    assert isinstance(checker, LocalPolicyChecker)
+    assert checker.policy.name == "p"

@@ -1,0 +1,1 @@
+"""Holds what the tests of several rooms use."""

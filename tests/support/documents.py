@@ -1,0 +1,138 @@
+"""Rules, and questions about them, made up so that they often match and often only just do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from capgate.actions import BUILTIN_ACTIONS
+from capgate.model import Actor, Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
+
+KINDS = {action.name: action.kind or "thing" for action in BUILTIN_ACTIONS}
+OWN = ("invoice.send", "invoice.send.now", "report.print")
+ACTORS: dict[str, type[User] | type[Service] | type[CompilerTool]] = {
+    "user": User,
+    "service": Service,
+    "compiler_tool": CompilerTool,
+}
+MODES = ("prod", "dev", "compiler_author")
+#: Few, so that questions hit; those that end with a separator are also the beginnings of patterns.
+STEMS = ("", "a/", "a/b/", "a/b/c/", "a.", "a:", "a:b/", "é/", "A.", "team/", "team/x.", "long/" * 9)
+IDS = (
+    "a",
+    "a/b",
+    "a/b/",
+    "a/b/c",
+    "a/b/c/d",
+    "a.b",
+    "a:b",
+    "A.B",
+    "é/x",
+    "team",
+    "team/x",
+    "long/" * 9 + "x",
+    "k",
+    "\u212a",
+)
+REASONS = ("no", "not_in_allowlist", "nicht während der Inventur", "x" * 256)
+
+modes = st.sampled_from(MODES)
+ids = st.sampled_from(IDS) | st.sampled_from(STEMS) | st.text(st.sampled_from("aA/.:\u212ak\0é"), max_size=5)
+exact = st.sampled_from([id for id in (*IDS, *STEMS) if id])
+starred = st.sampled_from(STEMS).map(lambda stem: stem + "*")
+
+
+def _pattern(kinds: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return kinds | st.tuples(kinds, exact | starred).map(":".join)
+
+
+def _folded(pattern: str) -> str:
+    return pattern.lower() if pattern.startswith("host:") and pattern.isascii() else pattern.replace("A", "a")
+
+
+@st.composite
+def rules(draw: st.DrawFn, declared: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One rule of a document whose section ``actions`` has ``declared``."""
+    beginnings = ["*", "db.*", "tool.*", "cache.*", "fs.*", *(f"{name.split('.')[0]}.*" for name in declared)]
+    names = st.sampled_from([*KINDS, *OWN]) | st.sampled_from(["db.read", "http.outbound", "fs.read", "compute.long"])
+    rule: dict[str, Any] = {
+        "effect": draw(st.sampled_from(["allow", "allow", "deny"])),
+        "actions": draw(st.lists(st.sampled_from(beginnings) | names, min_size=1, max_size=3, unique=True)),
+    }
+    if draw(st.booleans()):
+        kinds = st.sampled_from(list(ACTORS))
+        who = st.just("anonymous") | _pattern(kinds)
+        rule["actors"] = draw(st.lists(who, min_size=1, max_size=4, unique=True))
+    if draw(st.integers(0, 3)) == 0:
+        rule["modes"] = draw(st.lists(modes, min_size=1, max_size=2, unique=True))
+    if draw(st.booleans()):
+        acted_on = _kinds_of(rule["actions"])
+        rule["resources"] = draw(
+            st.lists(_pattern(st.sampled_from(acted_on)), min_size=1, max_size=5, unique_by=_folded)
+        )
+    if rule["effect"] == "deny" and draw(st.booleans()):
+        rule["reason"] = draw(st.sampled_from(REASONS))
+    return rule
+
+
+def _kinds_of(actions: list[str]) -> list[str]:
+    found = {
+        kind for name, kind in KINDS.items() for a in actions if a == name or (a[-1] == "*" and name.startswith(a[:-1]))
+    }
+    return sorted(found or {"thing", "host"})
+
+
+def rule_lists(declared: tuple[str, ...] = ()) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return st.lists(rules(declared), max_size=8)
+
+
+@st.composite
+def questions(draw: st.DrawFn, document: dict[str, Any]) -> PolicyInput:
+    """A question about one of the document's rules: what it matches, but for what is drawn to differ."""
+    found = document.get("rules") or [{"actions": ["*"]}]
+    rule = draw(st.sampled_from(found))
+    action = _extended(draw, draw(st.sampled_from(rule["actions"])))
+    who = draw(st.sampled_from(rule.get("actors") or ["anonymous", *ACTORS]))
+    what = draw(st.sampled_from(rule.get("resources") or [KINDS.get(action, "thing")]))
+    kind = draw(st.sampled_from([what.partition(":")[0]] * 3 + [KINDS.get(action, "thing")]))
+    resource: Resource | None = Resource(kind, draw(st.none() | ids) if draw(_rarely) else _id(draw, what))
+    if draw(_rarely):
+        resource = None
+    mode = draw(st.sampled_from([*(rule.get("modes") or MODES), *MODES, "Prod"]))
+    return PolicyInput(action, _who(draw, who), resource, env=Environment("s", mode))
+
+
+_rarely = st.integers(0, 9).map(lambda n: n == 0)
+
+
+def _extended(draw: st.DrawFn, action: str) -> str:
+    if not action.endswith("*"):
+        return action
+    return draw(st.sampled_from([n for n in (*KINDS, *OWN) if n.startswith(action[:-1])] or [action[:-1] + "x"]))
+
+
+def _id(draw: st.DrawFn, pattern: str) -> str:
+    """An id that the pattern covers, or nearly."""
+    _, colon, text = pattern.partition(":")
+    if not colon or draw(_rarely):
+        return draw(ids)
+    if text.endswith("*"):
+        text = text[:-1] + draw(st.sampled_from(["x", "b/c", "A", "", "\0", "é", "b/"]))
+    return draw(st.sampled_from([text, text, text, text.swapcase(), text + "x", text[:-1]]))
+
+
+def _who(draw: st.DrawFn, pattern: str) -> Actor:
+    kind = draw(st.sampled_from([pattern.partition(":")[0]] * 4 + list(ACTORS)))
+    return Anonymous() if kind == "anonymous" else ACTORS[kind](_id(draw, pattern))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    declared = draw(st.sampled_from([(), OWN[:1], OWN]))
+    document: dict[str, Any] = {"rules": draw(rule_lists(declared))}
+    listed = st.lists(st.sampled_from([id for id in (*IDS, *STEMS) if id]), unique_by=str.lower, max_size=4)
+    for section in draw(st.sets(st.sampled_from(["sql", "egress", "fs", "compute", "tools"]))):
+        document[section] = draw(st.just("any") | listed)
+    document["actions"] = {name: draw(st.just("any") | listed) for name in declared}
+    return document

@@ -1,0 +1,37 @@
+"""Programs and folders that a test needs and Python's package index does not have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+
+#: In continuous integration nothing may be missing: a test that was skipped there would look like one that passed.
+IN_CI: Final = os.environ.get("CI") == "true"
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test that needs ``what``, visibly; where the environment has ``CI=true``, fail it."""
+    if IN_CI:
+        pytest.fail(f"{what} is missing, and CI=true", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
+def require_tool(name: str) -> str:
+    """The path of the program ``name`` on PATH; without it the test is skipped, or fails where ``CI=true``."""
+    found = shutil.which(name)
+    if found is None:
+        missing(f"the program {name!r}")
+    return found
+
+
+def require_path(path: Path) -> Path:
+    """``path``, if something is there; otherwise the test is skipped, or fails where ``CI=true``."""
+    if not path.exists():
+        missing(str(path))
+    return path

@@ -1,0 +1,170 @@
+"""Coverage: which parts of a document decide nothing, and that nothing changes when such a part is removed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from capgate.errors import ConfigError
+from capgate.model import Environment, PolicyInput, Resource, Service, User
+from capgate.policy import RuntimePolicy
+from capgate.testing.golden import Unit, coverage_of
+
+from ...support.documents import questions, rule_lists
+
+DOCUMENT: Final[dict[str, Any]] = {
+    "egress": ["API.example.com", "b.example"],
+    "cache": "any",
+    "compute": "any",
+    "env": [],
+    "sql": [
+        "audit",
+        {"name": "list", "operation": "select"},
+        {"name": "both", "operation": "read"},
+        {"name": "both", "operation": "upsert"},
+        "x (read)",
+        {"name": "x", "operation": "read"},
+        "any",
+    ],
+    "actions": {"invoice.send": ["i"], "report.print": "any"},
+    "rules": [
+        {"effect": "deny", "actions": ["db.*"], "actors": ["user:bob"]},
+        {"effect": "deny", "actions": ["db.write"], "actors": ["user"]},
+        {"effect": "allow", "actions": ["fs.read"], "modes": ["dev"]},
+        {"effect": "allow", "actions": ["fs.*"]},
+    ],
+}
+POLICY: Final = RuntimePolicy.from_document(DOCUMENT)
+UNITS: Final = [
+    *(Unit(f"rules[{number}]") for number in range(4)),
+    *(Unit("egress", "api.example.com"), Unit("egress", "b.example")),
+    Unit("cache"),
+    *(Unit("sql", "audit"), Unit("sql", "list", "read"), Unit("sql", "both", "read"), Unit("sql", "both", "write")),
+    *(Unit("sql", "x (read)"), Unit("sql", "x", "read"), Unit("sql", "any")),
+    Unit("compute"),
+    *(Unit("actions.invoice.send", "i"), Unit("actions.report.print")),
+]
+
+
+def ask(action: str, kind: str | None = None, id: str | None = None, **more: Any) -> PolicyInput:
+    return PolicyInput(action, resource=None if kind is None else Resource(kind, id), **more)
+
+
+def sql(action: str, id: str, **more: Any) -> PolicyInput:
+    return ask(action, "sql_query", id, **more)
+
+
+def test_the_parts_of_a_document() -> None:
+    found = coverage_of(POLICY, [])
+    assert set(found.units) == set(UNITS)
+    assert len(found.units) == len(UNITS)
+    assert found.missing == found.units
+    assert (found.covered, found.percent) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("input", "unit"),
+    [
+        (ask("http.outbound", "host", "api.EXAMPLE.com"), Unit("egress", "api.example.com")),
+        (ask("cache.read", "namespace", "a"), Unit("cache")),
+        (ask("cache.write", "namespace", "b"), Unit("cache")),
+        (ask("compute.long"), Unit("compute")),
+        (ask("compute.long", "job", "j"), Unit("compute")),
+        (sql("db.read", "audit"), Unit("sql", "audit")),
+        (sql("db.migrate", "audit"), Unit("sql", "audit")),
+        (sql("db.read", "list"), Unit("sql", "list", "read")),
+        (sql("db.read", "both"), Unit("sql", "both", "read")),
+        (sql("db.write", "both"), Unit("sql", "both", "write")),
+        (sql("db.read", "x (read)"), Unit("sql", "x (read)")),
+        (sql("db.read", "x"), Unit("sql", "x", "read")),
+        (sql("db.read", "any"), Unit("sql", "any")),
+        (ask("invoice.send", "k", "i"), Unit("actions.invoice.send", "i")),
+        (ask("report.print"), Unit("actions.report.print")),
+        (sql("db.read", "audit", actor=User("bob")), Unit("rules[0]")),
+        (sql("db.write", "audit", actor=User("bob")), Unit("rules[0]")),
+        (sql("db.write", "nothing", actor=User("al")), Unit("rules[1]")),
+        (ask("fs.read", "path", "p", env=Environment(mode="dev")), Unit("rules[2]")),
+        (ask("fs.read", "path", "p"), Unit("rules[3]")),
+        # What no part decides:
+        (sql("db.migrate", "both"), None),
+        (sql("db.write", "list"), None),
+        (sql("db.read", "other"), None),
+        (ask("db.read"), None),
+        (ask("http.outbound", "host", "c.example"), None),
+        (ask("http.outbound", "namespace", "b.example"), None),
+        (ask("env.read", "env_var", "TZ"), None),
+        (ask("tool.modify", "tool", "x"), None),
+        (ask("no.such"), None),
+        (sql("db.read", "audit", timestamp=-1), None),
+        (sql("db.read", "\ud800"), None),
+    ],
+)
+def test_what_a_question_covers(input: PolicyInput, unit: Unit | None) -> None:
+    found = coverage_of(POLICY, [input])
+    assert set(found.units) - set(found.missing) == ({unit} if unit else set())
+    assert found.covered == (unit is not None)
+
+
+def test_percent() -> None:
+    three = RuntimePolicy.from_document({"cache": ["a", "b", "c"]})
+    asked = [ask("cache.read", "namespace", id) for id in "abc"]
+    found = [coverage_of(three, asked[:count]) for count in range(4)]
+    assert [one.percent for one in found] == [0.0, 33.3, 66.6, 100.0]
+    assert [one.reaches(66.6) for one in found] == [False, False, True, True]
+    assert [one.reaches(66.7) for one in found] == [False, False, False, True]
+    assert [one.reaches(0) for one in found] == [True] * 4
+    assert [one.reaches(100) for one in found] == [False, False, False, True]
+    nothing = coverage_of(RuntimePolicy.from_document({}), asked)
+    assert (nothing.units, nothing.percent, nothing.reaches(100)) == ((), 100.0, True)
+
+
+def test_a_rule_in_the_shadow_of_others_cannot_be_covered() -> None:
+    shadowed = {
+        "rules": [{"effect": "allow", "actions": ["fs.*"]}, {"effect": "allow", "actions": ["fs.read"]}],
+        "fs": ["a"],
+    }
+    asked = [ask("fs.read", "path", "a"), ask("fs.write", "path", "a", actor=Service("x"))]
+    found = coverage_of(RuntimePolicy.from_document(shadowed), asked)
+    assert found.missing == (Unit("rules[1]"), Unit("fs", "a"))
+
+
+# -- what is not covered could be removed, and no fixture would tell
+
+sections = st.fixed_dictionaries(
+    {},
+    optional={
+        "fs": st.just("any") | st.lists(st.sampled_from(["a", "a/b", "a/b/c"]), unique=True),
+        "egress": st.just("any") | st.lists(st.sampled_from(["a.b", "k", "a:b"]), unique=True),
+        "cache": st.just("any") | st.lists(st.sampled_from(["a", "a/b"]), unique=True),
+        "tools": st.just("any") | st.lists(st.sampled_from(["a", "team"]), unique=True),
+    },
+)
+documents = st.tuples(sections, rule_lists()).map(lambda both: {**both[0], "rules": both[1]} if both[1] else both[0])
+cases = documents.flatmap(lambda one: st.tuples(st.just(one), st.lists(questions(one), max_size=20)))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cases)
+def test_nothing_depends_on_what_is_not_covered(case: tuple[dict[str, Any], list[PolicyInput]]) -> None:
+    document, asked = case
+    policy = RuntimePolicy.from_document(document)
+    answers = [policy.evaluate(input) for input in asked]
+    for unit in coverage_of(policy, asked).missing:
+        try:
+            smaller = RuntimePolicy.from_document(_without(document, unit))
+        except ConfigError:
+            continue  # a star that began no other action
+        known = [number for number, input in enumerate(asked) if (input.action in smaller.actions)]
+        assert [smaller.evaluate(asked[number]) for number in known] == [answers[number] for number in known], unit
+
+
+def _without(document: dict[str, Any], unit: Unit) -> dict[str, Any]:
+    if unit.path.startswith("rules"):
+        number = int(unit.path[6:-1])
+        return {**document, "rules": [rule for at, rule in enumerate(document["rules"]) if at != number]}
+    if unit.entry is None:
+        return {key: value for key, value in document.items() if key != unit.path}
+    return {**document, unit.path: [entry for entry in document[unit.path] if entry != unit.entry]}
