@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Generator
-from typing import Any, Final
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,20 +15,18 @@ import pytest
 from capgate.actions import VOCABULARY
 
 from .support.engines import EXPECTED_ENGINES
-from .support.tools import IN_CI
-
-#: The files that take longest, which begin first, so that no process is left with one of them at the end.
-LONGEST: Final = (
-    *("attack/test_server_under_attack.py", "checker/test_equivalence.py", "store/test_follow.py"),
-    *("testing/test_plugin.py", "wasm/test_budget.py", "engine/test_compile_bombs.py", "store/test_workers.py"),
-    *("wasm/test_mutations.py", "engine/test_traps.py", "pool/test_waiting.py", "wasm/test_generated.py"),
-)
+from .support.selection import Selection, add_options
 
 # Continuous integration tries the same examples every time, so that a change is judged by what it changed; elsewhere
 # they are new ones.
+# No test depends on how fast the machine is: none has a deadline for an example.
+hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-if IN_CI:
-    hypothesis.settings.load_profile("ci")
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in EXPECTED_ENGINES:
         _require_engine(name)
+    config.pluginmanager.register(Selection(config), "selection")
 
 
 def _require_engine(name: str) -> None:
@@ -48,12 +48,6 @@ def _require_engine(name: str) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"engines under test: {', '.join(EXPECTED_ENGINES)}"
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Across several processes (``-n``), the longest files come first; in one, the order is that of the folders."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.partition("::")[0].endswith(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -71,6 +71,7 @@ def served(settings: Settings, modules: dict[str, str]) -> Iterator[str]:
         root.setLevel(level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 async def test_each_mode_allows_what_it_should(artifact: Path, mode: str) -> None:
     modules, allowed, denials = {"old": "as it was"}, set[str](), list[int]()

@@ -18,6 +18,8 @@ from capgate.limits import Limits
 from capgate.policy import RuntimePolicy
 from capgate.wasm import decode, encode, with_custom, with_data, with_memory
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT: dict[str, Any] = {
     "name": "shop",
     "version": "3",

@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 
-from ..support.tools import IN_CI, ROOT
+from ..support.tools import FULL, ROOT
 from .server import DEADLINE
+
+pytestmark = pytest.mark.slow
 
 #: What the answer to each attack has to be. Its name is as long as :data:`HOSTILE` wants it.
 CODES = {"a": "policy_timeout", "bb": "policy_timeout", "ccc": "policy_trap", "dddd": "policy_trap"}
-ATTACKS = 100_000 if IN_CI and sys.version_info < (3, 11) else 800
+ATTACKS = 100_000 if FULL and sys.version_info < (3, 11) else 800
 #: Fuel of one call: a millisecond of computing.
 FUEL = 1_000_000
 CONNECTIONS = 4

@@ -126,6 +126,7 @@ def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
         yield workshop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("era", ERAS)
 async def test_an_allowed_call_runs_and_a_denied_one_is_an_error(workshop: Workshop, era: str) -> None:
     async with Client(workshop.url, mode=era) as client:
@@ -143,6 +144,7 @@ async def test_an_allowed_call_runs_and_a_denied_one_is_an_error(workshop: Works
     assert workshop.wrote == ["abab", "still"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("era", ERAS)
 async def test_calls_at_the_same_time_each_get_their_answer(workshop: Workshop, era: str) -> None:
     answers: dict[int, str] = {}

@@ -39,7 +39,7 @@ from ..support.documents import OWN, REASONS, rule_lists
 from ..support.documents import questions as questions_about
 from ..support.guests import artifact
 from ..support.policy_fixtures import Fixture, load_fixtures
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 
 LIMITS = Limits(deadline=30.0)
 ANSWERS = {"unknown_action", "missing_resource", "not_in_allowlist", "malformed_input", *REASONS}
@@ -69,6 +69,7 @@ def test_each_fixture_has_its_answer_from_both(fixture: Fixture, engine_name: st
     assert canonical(wasm.evaluate_now(fixture.input)) == fixture.answer
 
 
+@pytest.mark.slow
 async def test_each_fixture_has_its_answer_on_an_event_loop(engine_name: str) -> None:
     for fixture in load_fixtures():
         local = LocalPolicyChecker(fixture.runtime_policy(), vocabulary=fixture.vocabulary())
@@ -224,7 +225,7 @@ def questions(document: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
 cases = documents.flatmap(with_rules).flatmap(lambda document: st.tuples(st.just(document), questions(document)))
 
 CASES = settings(
-    max_examples=600 if IN_CI else 40,
+    max_examples=600 if FULL else 40,
     deadline=None,
     derandomize=os.environ.get("CI") == "true",
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -254,6 +255,7 @@ def check_same(document: dict[str, Any], asked: list[Any], engine: str) -> list[
     return answers
 
 
+@pytest.mark.sampled
 @given(case=cases)
 @CASES
 def test_no_difference_is_found(engine_name: str, case: tuple[dict[str, Any], list[Any]]) -> None:

@@ -401,6 +401,7 @@ def test_probations_are_checked(options: Any) -> None:
 # -- what else is going on
 
 
+@pytest.mark.slow
 @ENGINES
 async def test_questions_go_on_while_policies_change(shelf: Shelf, engine: str) -> None:  # A24, P4
     """Each answer is of one version; a batch is of one version; nobody is turned away."""

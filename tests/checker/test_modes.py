@@ -81,6 +81,7 @@ def expected() -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_changes_no_decision(mode: str, expected: list[str]) -> None:  # C12
     assert decisions(*MODES[mode]) == expected

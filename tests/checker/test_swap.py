@@ -47,7 +47,7 @@ from capgate.store.records import make_record
 from ..support.asgi import Call, http_scope
 from ..support.engines import EXPECTED_ENGINES
 from ..support.stores import KEY, SELDOM, Shelf, ask, document, trapping
-from ..support.tools import IN_CI, ROOT
+from ..support.tools import FULL, ROOT
 
 ENGINES = pytest.mark.parametrize("engine", EXPECTED_ENGINES)
 NO = Deny(Reason.NOT_IN_ALLOWLIST)
@@ -160,6 +160,7 @@ async def test_the_event_of_a_request_names_the_policy_that_answered(
     await following(checker).aclose()
 
 
+@pytest.mark.sampled
 @ENGINES
 def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine: str) -> None:  # A24, P6
     """Threads ask, through a cache, while policies come and go and come back; each memory is looked at afterwards."""
@@ -188,7 +189,7 @@ def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine:
     try:
         for thread in threads:
             thread.start()
-        for turn in range(30 if IN_CI else 9):
+        for turn in range(30 if FULL else 9):
             shelf.store.rollback("orders", turn % 3 + 1)
             checker.inner._watcher.look()
     finally:
@@ -571,6 +572,7 @@ def test_what_a_loop_raises_comes_to_who_waits(backend: str) -> None:
     anyio.run(main, backend=backend)
 
 
+@pytest.mark.slow
 @ENGINES
 def test_several_event_loops_follow_one_checker(shelf: Shelf, engine: str) -> None:  # A24, P12
     checker = follow(shelf, engine=engine)
@@ -722,9 +724,10 @@ def live() -> dict[str, int]:
     return dict(Counter(name for item in gc.get_objects() if (name := type(item).__name__) in names))
 
 
+@pytest.mark.sampled
 @ENGINES
 def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str]) -> None:  # P17
-    swaps = 250 if IN_CI else 30
+    swaps = 250 if FULL else 30
     command = [sys.executable, "-m", "tests.checker.swapping", engine, str(swaps)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -735,7 +738,7 @@ def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str
     assert {name: count for name, count in end["live"].items() if count > half["live"].get(name, 0) + slack} == {}
     assert end["descriptors"] <= half["descriptors"] + slack
     assert end["threads"] <= half["threads"] + slack
-    if IN_CI:
+    if FULL:
         assert end["memory"] - half["memory"] < 4 * 1_048_576
 
 

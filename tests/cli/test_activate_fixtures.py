@@ -13,6 +13,8 @@ from capgate.store import PolicyStore
 
 from ..support.command import capgate
 
+pytestmark = pytest.mark.slow
+
 ALLOWED = {"action": "cache.read", "resource": {"kind": "namespace", "id": "orders"}}
 
 

@@ -20,6 +20,8 @@ from capgate.cli.app import app
 
 from ..support.command import capgate, environment
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = {"name": "orders", "version": "3", "cache": ["orders"]}
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # it is a group
 

@@ -20,6 +20,8 @@ from examples.starlette_orders.app import POLICY, create_app
 from ..support.command import capgate, environment
 from .test_commands import call
 
+pytestmark = pytest.mark.slow
+
 ORDERS = "examples.starlette_orders.app"
 
 

@@ -21,6 +21,8 @@ from capgate.model import REASONS
 from ..support.command import capgate, environment
 from ..support.engines import EXPECTED_ENGINES
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_answer_is_the_expected_one(engine_name: str) -> None:
     done = capgate("demo", "--engine", engine_name, "--repeat", "2", "--json")

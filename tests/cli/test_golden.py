@@ -27,6 +27,8 @@ from ..support.engines import EXPECTED_ENGINES
 from ..support.pool_guests import ENDLESS, OBEDIENT, TRAP
 from ..support.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT: Final[dict[str, Any]] = {
     "name": "orders",
     "version": "3",

@@ -23,6 +23,8 @@ from ..support.terminal import on_terminal
 from .test_commands import call
 from .test_explain import FROZEN, Folder
 
+pytestmark = pytest.mark.slow
+
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 

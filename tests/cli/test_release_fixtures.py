@@ -19,6 +19,8 @@ from ..support.command import Command
 from ..support.guests import guest
 from .test_releases import KEYS, STORE, build, folder, run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["folder", "run"]  # fixtures of pytest's
 
 MANIFEST, SIGNATURE, FIXTURES = (f"policy.wasm.{kind}.json" for kind in ("manifest", "signature", "fixtures"))

@@ -19,6 +19,8 @@ from capgate.store import KeyPair, PolicyStore
 from ..support.command import Command, environment
 from ..support.guests import guest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

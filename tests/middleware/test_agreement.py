@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Literal, Union
 
 import msgspec
+import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import FastAPIError
 from hypothesis import HealthCheck, event, given, reject, settings
@@ -401,6 +402,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(case=cases())
 async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowed_it(

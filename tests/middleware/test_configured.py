@@ -126,6 +126,7 @@ COMPILING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", COMPILING)
 @pytest.mark.parametrize("set_by", [by_settings, by_environment])
 async def test_a_module_that_takes_too_much_to_compile(

@@ -230,6 +230,7 @@ app.add_middleware(CapabilityMiddleware{})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lifespan", ["auto", "on"])
 @pytest.mark.parametrize("case", ["mismatch", "missing", "environment"])
 def test_a_server_does_not_come_up_with_a_policy_that_will_not_do(

@@ -18,6 +18,7 @@ from capgate.policy.analysis.patch import apply
 from ..support.documents import documents, questions
 from ..support.judgement import ACTORS, BUILTIN, action_fits, fits, judge
 from ..support.policy_fixtures import Fixture, load_fixtures
+from ..support.tools import examples
 
 #: What no edit of a document can turn round.
 BEYOND = ("malformed_input", "wrong_kind", "unknown_action", "missing_resource")
@@ -80,7 +81,12 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
     return account
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@pytest.mark.sampled
+@settings(
+    max_examples=examples(120),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
 @given(data=st.data(), document=documents())
 def test_each_remedy_turns_the_answer_round(data: st.DataObject, document: dict[str, Any]) -> None:
     for asked in data.draw(st.lists(questions(document), min_size=2, max_size=6)):

@@ -22,6 +22,8 @@ from ..support.documents import documents, questions
 from ..support.judgement import ACTORS, judge, lower
 from ..support.policy_fixtures import load_fixtures
 
+pytestmark = pytest.mark.slow
+
 #: Of selectors that fit, the one with the highest rank counts; of beginnings, the longest.
 RANKS = ("any", "beginning", "none", "absent", "folded", "exact")
 

@@ -19,6 +19,8 @@ from capgate.policy.strict import parse
 
 from ..support.documents import documents as policy_documents
 
+pytestmark = pytest.mark.slow
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -19,6 +19,7 @@ from capgate.policy.rules import MAX_REASON, MAX_RULES
 
 from ..support.documents import documents, questions
 from ..support.judgement import judge
+from ..support.tools import examples
 
 
 def deny(**more: Any) -> dict[str, Any]:
@@ -256,7 +257,12 @@ def test_a_policy_says_what_it_looks_at(document: dict[str, Any], inputs: set[st
 # The index against the rules, read one after the other.
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@pytest.mark.sampled
+@settings(
+    max_examples=examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
 @given(data=st.data(), document=documents())
 def test_the_index_judges_as_the_rules_read(data: st.DataObject, document: dict[str, Any]) -> None:
     policy = RuntimePolicy.from_document(document)
@@ -265,6 +271,7 @@ def test_the_index_judges_as_the_rules_read(data: st.DataObject, document: dict[
         assert (found.result, found.rule) == judge(document, asked), asked
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data(), document=documents())
 def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, document: dict[str, Any]) -> None:

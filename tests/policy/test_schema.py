@@ -21,6 +21,8 @@ from capgate.policy.strict import ascii_lower, is_unicode
 from ..support.documents import OWN, rule_lists
 from ..support.policy_fixtures import Fixture, load_fixtures
 
+pytestmark = pytest.mark.slow
+
 VALIDATOR = jsonschema.Draft202012Validator(document_schema())
 
 

@@ -18,6 +18,8 @@ import capgate
 
 from ..support.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 SOURCES: Final = sorted((ROOT / "capgate").rglob("*.py"))
 
 

@@ -29,6 +29,8 @@ from capgate.testing.golden import Fixture, run_fixtures
 from ..support.command import environment
 from ..support.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

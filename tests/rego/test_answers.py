@@ -15,7 +15,7 @@ from capgate.model import Allow, Entrypoint
 from capgate.runtime.abi.opa.answer import Answers
 
 from ..support.rego_guests import liar
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from .asking import LIMITS, opened, outcome
 
 DECISION = Entrypoint("p")
@@ -121,7 +121,8 @@ def test_the_order_of_denials_does_not_matter(engine_name: str) -> None:
         assert outcome(opened(engine_name, liar(answer), DENIALS, LIMITS)) == "deny Z"
 
 
-@settings(max_examples=500 if IN_CI else 150, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=500 if FULL else 150, deadline=None)
 @given(
     st.recursive(
         st.sampled_from([None, True, False, 0, 1, "", "allow", "true", "reason", 1.5]),

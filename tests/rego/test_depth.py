@@ -10,9 +10,11 @@ import pytest
 
 from capgate.runtime.abi.opa.host import FRAMES, require_room
 
-from ..support.tools import IN_CI, ROOT
+from ..support.tools import FULL, ROOT
 
-ROUNDS = 5_000 if IN_CI else 500
+pytestmark = pytest.mark.slow
+
+ROUNDS = 5_000 if FULL else 500
 
 
 def run(module: str, engine: str, *more: str) -> tuple[set[str], str]:

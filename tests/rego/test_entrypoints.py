@@ -22,6 +22,8 @@ from ..support.command import capgate
 from ..support.rego_guests import ENTRYPOINTS, liar, opa_artifact, opa_policy
 from .asking import INPUT, opened, outcome
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = {"sql": ["upsert_user"]}
 OTHER = PolicyInput("db.write", resource=Resource("sql_query", "other"))
 MODULE = opa_policy(DOCUMENT, spare=4)

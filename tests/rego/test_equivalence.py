@@ -15,7 +15,7 @@ from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInte
 
 from ..support.policy_fixtures import Fixture, load_fixtures
 from ..support.rego_guests import opa_artifact
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 
 DECISION = Entrypoint("capgate/decision")
 ALLOW = Entrypoint("capgate/allow")
@@ -39,14 +39,16 @@ def opened(engine_name: str, fixture: Fixture, minor: int, entrypoint: Entrypoin
     return compiled.instantiate()
 
 
-@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if IN_CI else 12], ids=lambda fixture: fixture.name)
+@pytest.mark.sampled
+@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if FULL else 12], ids=lambda fixture: fixture.name)
 def test_the_fixtures_are_answered_the_same(engine_name: str, fixture: Fixture) -> None:
     interpreter = opened(engine_name, fixture, minor=len(fixture.name) % 4)
     for _ in range(2):  # the second time restored
         assert canonical(interpreter.call_policy_check(fixture.input)) == fixture.answer
 
 
-@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if IN_CI else 20], ids=lambda fixture: fixture.name)
+@pytest.mark.sampled
+@pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if FULL else 20], ids=lambda fixture: fixture.name)
 def test_in_one_call_the_answers_are_the_same(engine_name: str, fixture: Fixture) -> None:
     found = prepared(fixture.name, minor=3)
     compiled = load_engine(engine_name).compile(found.metered.data)
@@ -57,10 +59,11 @@ def test_in_one_call_the_answers_are_the_same(engine_name: str, fixture: Fixture
         assert canonical(guest.ask(fixture.input)) == fixture.answer
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("entrypoint", [ALLOW, DENIALS], ids=lambda entrypoint: entrypoint.name)
 def test_the_other_rules_of_the_guest_say_the_same(engine_name: str, entrypoint: Entrypoint) -> None:
     """A boolean has no reason, so any of the policy's is ``not_in_allowlist``."""
-    for fixture in load_fixtures()[:: 10 if IN_CI else 60]:
+    for fixture in load_fixtures()[:: 10 if FULL else 60]:
         result = opened(engine_name, fixture, 2, entrypoint).call_policy_check(fixture.input)
         assert (type(result) is Allow) == (fixture.answer == canonical(ALLOW_RESULT))
         if entrypoint is DENIALS:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from capgate.errors import BuiltinError
 from capgate.rego import BUILTINS, WORK, Context, Undefined
 from capgate.rego.values import dump, equal, parse
-from tests.support.tools import IN_CI
+from tests.support.tools import FULL
 
 from .cases import NOW
 from .strategies import HOSTILE, VALUES
@@ -41,9 +41,10 @@ def usual_arguments(name: str) -> list[list[object]]:
             arguments = parse(case.arguments.encode())
             assert isinstance(arguments, tuple)
             found.append(list(arguments))
-    return found[: len(found) if IN_CI else 1] or [["e30.e30.e30"] * BUILTINS[name].arity]
+    return found[: len(found) if FULL else 1] or [["e30.e30.e30"] * BUILTINS[name].arity]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", sorted(BUILTINS))
 def test_hostile_arguments(name: str) -> None:  # M5, M11
     for usual in usual_arguments(name):
@@ -66,13 +67,15 @@ def test_no_work_is_granted(name: str) -> None:
     assert (caught.value.builtin, caught.value.reason) == (name, "limit")
 
 
-@settings(max_examples=2_000 if IN_CI else 100, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=2_000 if FULL else 100, deadline=None)
 @given(st.sampled_from(sorted(BUILTINS)), st.lists(VALUES, min_size=4, max_size=4))
 def test_any_values(name: str, values: list[object]) -> None:
     call(name, values[: BUILTINS[name].arity])
 
 
-@settings(max_examples=2_000 if IN_CI else 100, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=2_000 if FULL else 100, deadline=None)
 @given(st.text("%#0+- *[]123.vTdbcoOqxXUeEfFgGspté", max_size=20), st.lists(VALUES, max_size=4))
 def test_any_format(format: str, values: list[object]) -> None:
     call("sprintf", [format, tuple(values)])

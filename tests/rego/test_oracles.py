@@ -8,18 +8,21 @@ import ipaddress
 import json
 from urllib.parse import parse_qs, quote_plus
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from capgate.rego import BUILTINS, Context, Set, Value
 from capgate.rego.base import INT_MAX, INT_MIN
 from capgate.rego.values import equal, number, plain
-from tests.support.tools import IN_CI
+from tests.support.tools import FULL
 
 from .cases import NOW
 from .strategies import TEXTS, VALUES
 
-MANY = settings(max_examples=3_000 if IN_CI else 150, deadline=None)
+pytestmark = pytest.mark.slow
+
+MANY = settings(max_examples=3_000 if FULL else 150, deadline=None)
 INT64 = st.integers(INT_MIN, INT_MAX)
 
 

@@ -7,6 +7,8 @@ import pytest
 from ..support.rego_guests import COMPILED
 from .guest import rebuild
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_sources_give_the_committed_bytes() -> None:
     pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")

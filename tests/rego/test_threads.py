@@ -15,9 +15,9 @@ from capgate.model import Deny, Entrypoint, PolicyInput, Resource
 from capgate.runtime.pool import WasmPool
 
 from ..support.rego_guests import opa_artifact
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 
-THREADS, ROUNDS = 6, 400 if IN_CI else 60
+THREADS, ROUNDS = 6, 400 if FULL else 60
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("entrypoint", ["capgate/builtin", "capgate/input"])
 def test_each_answer_is_to_the_question_that_was_asked(engine_name: str, entrypoint: str) -> None:
@@ -56,6 +57,7 @@ def test_each_answer_is_to_the_question_that_was_asked(engine_name: str, entrypo
     assert pool.statistics().retired == 0
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("switching")
 def test_what_ends_one_thread_s_question_ends_no_other(engine_name: str) -> None:
     """One thread's builtins are called with what has no id, which is undefined, and one's guest is asked too much."""

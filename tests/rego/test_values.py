@@ -15,13 +15,14 @@ from capgate.errors import BuiltinError
 from capgate.rego import Number, Object, Set, Value
 from capgate.rego.gotext import term
 from capgate.rego.values import dump, equal, number, order, parse, plain
-from tests.support.tools import IN_CI
+from tests.support.tools import FULL
 
 from .strategies import HOSTILE, SPELLED, VALUES, nested
 
-MANY = settings(max_examples=2_000 if IN_CI else 150, deadline=None)
+MANY = settings(max_examples=2_000 if FULL else 150, deadline=None)
 
 
+@pytest.mark.sampled
 @MANY
 @given(VALUES)
 def test_values_survive_their_text(value: Value) -> None:
@@ -31,6 +32,7 @@ def test_values_survive_their_text(value: Value) -> None:
     assert "\\" in term(value) or equal(parse(term(value).encode()), value)  # Go's escapes are not all JSON's
 
 
+@pytest.mark.slow
 @MANY
 @given(VALUES, VALUES, VALUES)
 def test_the_order_is_total(one: Value, two: Value, three: Value) -> None:
@@ -41,6 +43,7 @@ def test_the_order_is_total(one: Value, two: Value, three: Value) -> None:
         assert hash(a) == hash(b)
 
 
+@pytest.mark.slow
 @MANY
 @given(st.lists(VALUES, max_size=6))
 def test_sets_and_objects_know_neither_order_nor_repetition(items: list[Value]) -> None:
@@ -49,12 +52,14 @@ def test_sets_and_objects_know_neither_order_nor_repetition(items: list[Value]) 
     assert [order(item) for item in Set(items)] == sorted({order(item) for item in items})
 
 
+@pytest.mark.slow
 @MANY
 @given(st.lists(SPELLED, max_size=6))
 def test_nor_does_their_text(items: list[Value]) -> None:
     assert dump(Set(items)) == dump(Set([*reversed(items), *items]))
 
 
+@pytest.mark.slow
 @MANY
 @given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text('aé\n"\\\x7f\u2028')), st.lists))
 def test_json_is_read_as_the_standard_library_reads_it(raw: Any) -> None:
@@ -127,6 +132,7 @@ def test_other_text_is_refused(data: bytes) -> None:  # M5
         parse(data)
 
 
+@pytest.mark.sampled
 @MANY
 @given(st.text('[]{}(),:"\\ 0123.eE-nulltrsf\ud800é', max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:

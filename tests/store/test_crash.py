@@ -15,6 +15,8 @@ import pytest
 from ..support.tools import ROOT
 from .crashing import ACTIONS, AFTER, BEFORE, DIED, MODES
 
+pytestmark = pytest.mark.slow
+
 
 def deaths(folder: Path, *fault: str) -> list[dict[str, Any]]:
     done = subprocess.run(

@@ -417,6 +417,7 @@ def test_every_flipped_bit_of_the_record_is_refused(path: Path) -> None:
 
 
 # A1: one bit of each file of the active policy
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["policy.wasm", "manifest.json", "signature.json"])
 def test_every_flipped_bit_of_the_active_policy_is_refused(file: str, path: Path) -> None:
     store = filled(path, 1)

@@ -196,6 +196,7 @@ except StoreError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_a_file_that_is_swapped_before_it_is_opened(kind: str, store: PolicyStore) -> None:
     path = str(needed(store)[2])

@@ -21,6 +21,8 @@ from capgate.store import Active, PolicyStore
 
 from ..support.keys import DAY, NOW, Clock, Made, released, store_at
 
+pytestmark = pytest.mark.slow
+
 #: Every release that there may be, some with an end, some with fixtures. Made once, because signing takes time.
 RELEASES: Final = {
     version: Made(

@@ -9,9 +9,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from ..support.keys import KEYS
 from ..support.tools import ROOT
 from .racing import Racer
+
+pytestmark = pytest.mark.slow
 
 #: What each role may see. Anything else is a fault.
 EXPECTED = {

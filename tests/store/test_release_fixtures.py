@@ -288,6 +288,7 @@ class TestActivate:
         assert store.load_active("orders").manifest.version == 1
 
     # A1: the release is not activated, and the running policy stays.
+    @pytest.mark.slow
     def test_every_flipped_byte_is_refused(self, store: PolicyStore, path: Path) -> None:
         store.publish(*MADE.release)
         before = snapshot(path / "policies")

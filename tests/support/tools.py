@@ -12,6 +12,9 @@ import pytest
 #: In continuous integration nothing may be missing: a test that was skipped there would look like one that passed.
 IN_CI: Final = os.environ.get("CI") == "true"
 
+#: Whether each test tries all of its examples, see :mod:`tests.support.selection`.
+FULL: Final = os.environ.get("TEST_FULL") == "1"
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -35,3 +38,8 @@ def require_path(path: Path) -> Path:
     if not path.exists():
         missing(str(path))
     return path
+
+
+def examples(most: int) -> int:
+    """``most`` in a full run, and a tenth of it in a quick one. A test that asks for this is marked ``sampled`` or ``slow``."""
+    return most if FULL else max(1, most // 10)

@@ -16,6 +16,8 @@ from capgate.artifact.build import build_policy
 from ..support.command import environment
 from ..support.engines import EXPECTED_ENGINES
 
+pytestmark = pytest.mark.slow
+
 RUNTIMES: Final = ("local", *EXPECTED_ENGINES)
 DOCUMENT: Final[dict[str, Any]] = {
     "sql": ["audit"],

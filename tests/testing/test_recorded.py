@@ -24,6 +24,8 @@ from capgate.testing import Asked, RecordedGate, make_checker
 
 from ..support.engines import EXPECTED_ENGINES
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT: Final[dict[str, Any]] = {"sql": ["audit"], "actions": {"invoice.send": ["i"]}}
 
 

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from capgate.errors import WasmError
 from capgate.wasm import decode, meter
 from capgate.wasm.metering.charges import OUT_OF_FUEL
 from capgate.wasm.metering.rewrite import FUEL, RESET, STATUS
 
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from .engines import Host, Trapped, make_host
 from .fuelled import AMPLE, DEPTH, WIDE
 from .spec import argument
 
 #: Every how manieth call of the suite is tried.
-STRIDE = 1 if IN_CI else 31
+STRIDE = 1 if FULL else 31
 #: A store holds ten thousand instances at most.
 CALLS_PER_STORE = 2_000
 
@@ -49,6 +51,7 @@ def with_budget(host: Host, module: Any, export: str, arguments: list[Any], fuel
     return results, host.call(exports[FUEL])[0], host.call(exports[STATUS])[0]
 
 
+@pytest.mark.sampled
 def test_one_less_is_not_enough(engine_name: str, suite_files: list[Path]) -> None:
     """# M9, pitfalls 2, 12, 18, 29"""
     edges = seen = 0

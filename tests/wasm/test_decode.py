@@ -148,6 +148,7 @@ def test_any_section_contents(section: int, payload: bytes) -> None:
     is_module_or_decode_error(HEADER + bytes([section]) + unsigned(len(payload)) + payload)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60))
 @settings(max_examples=500)
 def test_any_function_body(code: bytes) -> None:
@@ -157,6 +158,7 @@ def test_any_function_body(code: bytes) -> None:
     is_module_or_decode_error(HEADER + b"".join(bytes([i]) + unsigned(len(p)) + p for i, p in sections))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=500)
 def test_any_mutation_of_a_module(draw: st.DataObject) -> None:

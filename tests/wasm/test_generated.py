@@ -15,12 +15,12 @@ from capgate.wasm.metering.charges import TOO_DEEP
 from capgate.wasm.metering.rewrite import RESET, STATUS
 from capgate.wasm.module import F32, F64, I64, Module
 
-from ..support.tools import IN_CI, require_tool
+from ..support.tools import FULL, require_tool
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .fuelled import fuelled, refuel, spent
 from .rules import WASMTIME
 
-COUNT = 300 if IN_CI else 40
+COUNT = 300 if FULL else 40
 FEATURES = ("sign-ext", "mutable-globals", "nontrapping-float-to-int", "bulk-memory", "multivalue")
 EXHAUSTED = "call stack exhausted"
 
@@ -96,6 +96,7 @@ def reason(trap: Trapped) -> str:
     return EXHAUSTED if first.startswith(EXHAUSTED) else first.partition("    at")[0]
 
 
+@pytest.mark.sampled
 def test_no_difference(engine_name: str, modules: list[bytes]) -> None:
     """# G28, pitfalls 6, 7, 9, 29, 36"""
     events = traps = 0
@@ -110,6 +111,7 @@ def test_no_difference(engine_name: str, modules: list[bytes]) -> None:
     assert events > 3 * len(modules)
 
 
+@pytest.mark.sampled
 def test_fuel_is_what_wasmtime_counts(modules: list[bytes]) -> None:
     """# pitfalls 1 to 8"""
     calls = 0

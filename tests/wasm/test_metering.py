@@ -19,7 +19,7 @@ from capgate.wasm.metering.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
 from capgate.wasm.metering.rewrite import ENTRY
 from capgate.wasm.module import I32, MemoryType, TableType
 
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from .binary import EMPTY_TYPE, body, module, one_function
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .shapes import SHAPES
@@ -271,8 +271,9 @@ def lines_executed(data: bytes) -> int:
     return count
 
 
+@pytest.mark.sampled
 @given(st.data())
-@settings(max_examples=2_000 if IN_CI else 300)
+@settings(max_examples=2_000 if FULL else 300)
 def test_any_mutation_of_a_module(draw: st.DataObject) -> None:
     """Refused, or metered; and what an engine finds valid afterwards, it found valid before.  # G26 G27"""
     data = bytearray(draw.draw(st.sampled_from(SHAPES)).data)

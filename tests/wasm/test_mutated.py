@@ -6,12 +6,14 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from capgate.errors import WasmError
 from capgate.limits import Limits
 from capgate.wasm import decode, meter
 from capgate.wasm.module import F32, F64, I32, I64, Module
 
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from . import suite
 from .engines import Trapped, WasmtimeHost
 from .fuelled import refuel, spent
@@ -20,7 +22,7 @@ from .shapes import SHAPES
 from .test_generated import EXHAUSTED, reason
 from .wat import is_valid
 
-COUNT = 3_000 if IN_CI else 300
+COUNT = 3_000 if FULL else 300
 #: So little that what no longer ends is over soon.
 BUDGET = 30_000
 DEPTH = 100_000
@@ -104,6 +106,7 @@ def attempt(host: WasmtimeHost, function: object, arguments: list[int | float]) 
         return reason(trap)
 
 
+@pytest.mark.sampled
 def test_they_do_and_pay_the_same(suite_files: list[Path]) -> None:
     """# pitfalls 1 to 6, 25, 29, 33"""
     source = random.Random(5)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from .attack import as_expected
 from .children import attack
 from .detectors import DETECTORS, is_not_proved, shows
@@ -47,13 +47,14 @@ def test_nothing_shows_without_a_mutation() -> None:
 def table() -> dict[str, set[str]]:
     """Mutation -> what notices it. The hostile guests, which may hang, are asked about all of them only in CI."""
     found = {name: in_process(mutation) for name, mutation in MUTATIONS.items()}
-    asked = [name for name, seen in found.items() if IN_CI or not seen - {"proof"}]
+    asked = [name for name, seen in found.items() if FULL or not seen - {"proof"}]
     with ThreadPoolExecutor(2) as pool:
         for name, seen in zip(asked, pool.map(by_hostile_guests, asked), strict=True):
             found[name] |= seen
     return found
 
 
+@pytest.mark.slow
 def test_every_mutation_is_noticed(table: dict[str, set[str]]) -> None:
     """# pitfalls 1 to 6, 8, 10, 12 to 18, 20, 21, 23 to 25, 27, 30, 31"""
     columns = [*DETECTORS, "hostile", "proof"]
@@ -64,10 +65,12 @@ def test_every_mutation_is_noticed(table: dict[str, set[str]]) -> None:
     assert [name for name, seen in table.items() if not seen] == []
 
 
+@pytest.mark.sampled
 def test_the_proof_notices_all_that_concerns_payment(table: dict[str, set[str]]) -> None:
     assert {name for name, seen in table.items() if "proof" not in seen} <= NOT_FOR_THE_PROOF
 
 
+@pytest.mark.sampled
 def test_the_proof_is_not_alone(table: dict[str, set[str]]) -> None:
     """With the proof off, tests of behaviour notice every one of them too."""
     assert [name for name, seen in table.items() if not seen - {"proof"}] == []

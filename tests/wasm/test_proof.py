@@ -16,7 +16,7 @@ from capgate.wasm.metering.rewrite import memory_maximum
 from capgate.wasm.metering.verify import verify
 from capgate.wasm.module import Export, Module
 
-from ..support.tools import IN_CI
+from ..support.tools import FULL
 from .binary import body
 from .detectors import run
 from .engines import Trapped, WasmtimeHost
@@ -24,7 +24,7 @@ from .shapes import SHAPES
 from .wat import compile_wat
 
 LIMITS = Limits(fuel=10_000_000)
-FLIPS = 10_000 if IN_CI else 1_500
+FLIPS = 10_000 if FULL else 1_500
 BY_NAME = {shape.name: shape for shape in SHAPES}
 
 
@@ -60,6 +60,7 @@ def test_another_module_is_not() -> None:
         assert [name for name, output in outputs.items() if proved(shape.data, output)] == [shape.name]
 
 
+@pytest.mark.slow
 def test_any_changed_byte() -> None:
     """What is proved in spite of a changed byte does the same, and pays as much at least."""
     source = random.Random(7)

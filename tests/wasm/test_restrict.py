@@ -108,6 +108,7 @@ def branching(functions_: int, branches: int) -> bytes:
     return module((1, vector([CHECK_TYPE])), (3, vector([b"\0"] * functions_)), (10, vector([code] * functions_)))
 
 
+@pytest.mark.slow
 def test_sums() -> None:
     """What is admitted singly, and would be too much many times over.  # G16 G17"""
     admit(signatures(100, 200), LIMITS)

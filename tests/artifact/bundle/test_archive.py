@@ -240,6 +240,7 @@ def bomb_after_the_end() -> bytes:
     return packer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"), [(bomb_of_zeros, "size"), (bomb_after_the_end, "size")], ids=["a file", "padding"]
 )
@@ -249,6 +250,7 @@ def test_a_bomb_takes_no_memory(make: Callable[[], bytes], expected: str) -> Non
     assert grown < 24, f"{grown} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("element", ["0,", '{"a":[]},'])
 def test_data_take_memory_in_proportion_to_their_limit(element: str) -> None:  # A18
     from capgate.artifact.bundle.reading import DATA_BYTES

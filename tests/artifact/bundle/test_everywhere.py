@@ -215,6 +215,7 @@ def version_digest(shelf: Shelf, version: int) -> str:
     return next(one.manifest.sha256 for one in shelf.store.releases("orders") if one.manifest.version == version)
 
 
+@pytest.mark.slow
 async def test_following_a_store_of_bundles(tmp_path: Path, engine_name: str) -> None:
     shelf = Shelf(tmp_path / "store")
     shelf.release(1, bundle(1))

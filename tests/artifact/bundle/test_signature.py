@@ -150,6 +150,7 @@ def test_a_bare_module_is_refused() -> None:  # A2
         assert caught.value.reason == "missing"
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_the_signatures_is_seen() -> None:  # A1
     files = signed()
     original = files["/.signatures.json"]

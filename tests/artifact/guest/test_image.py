@@ -19,6 +19,8 @@ from capgate.wasm import decode, encode, with_data, with_memory
 from ...support.engines import EXPECTED_ENGINES
 from .guest import ROOM, CountedGuest, Guest, GuestTrap, record
 
+pytestmark = pytest.mark.slow
+
 POLICY = RuntimePolicy.from_document({"sql": ["upsert_user", "drop_user"], "egress": ["api.example.com"], "fs": "any"})
 IMAGE = make_image(POLICY)
 REASONS = {Reason.UNKNOWN_ACTION, Reason.MISSING_RESOURCE, Reason.NOT_IN_ALLOWLIST}

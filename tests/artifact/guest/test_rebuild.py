@@ -12,6 +12,8 @@ import pytest
 
 from capgate.artifact import guest
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(guest.__file__).parent
 
 

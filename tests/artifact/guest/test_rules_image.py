@@ -19,6 +19,8 @@ from ...support.engines import EXPECTED_ENGINES
 from .guest import CHECK, CountedGuest, Guest, GuestTrap, record
 from .test_image import Open, module_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["counted", *EXPECTED_ENGINES])
 def opened(request: pytest.FixtureRequest) -> Open:

@@ -16,6 +16,8 @@ from benchmarks.targets import exit_code
 
 from ...support.engines import EXPECTED_ENGINES
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("local", *EXPECTED_ENGINES)
 EXPECTED_ROWS = {
     "checks": {f"{way}, {kind}" for way in ("check", "evaluate_now") for kind in KINDS}

@@ -12,6 +12,8 @@ from capgate.model import Deny, PolicyInput, Resource
 from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import WasmInterpreter
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_large_module_is_the_same_each_time_and_answers(engine_name: str) -> None:
     data = large_policy()

@@ -27,6 +27,8 @@ from benchmarks.timing import (
 )
 from capgate import Allow, Deny, LocalPolicyChecker, RuntimePolicy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def gc_is_enabled() -> Iterator[None]:

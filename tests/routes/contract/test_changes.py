@@ -151,12 +151,14 @@ def test_each_kind_of_change(case: str) -> None:
     assert [(one.field, one.what, one.effect) for one in changes(old, new)] == expected
 
 
+@pytest.mark.slow
 @given(contracts(), contracts())
 def test_nothing_differs_if_and_only_if_they_are_equal(old: HandlerContract, new: HandlerContract) -> None:
     assert changes(old, old) == changes(new, new) == []
     assert bool(changes(old, new)) == (old != new)
 
 
+@pytest.mark.slow
 @given(contracts(), contracts())
 def test_what_widens_narrows_on_the_way_back(old: HandlerContract, new: HandlerContract) -> None:
     back = {"widens": "narrows", "narrows": "widens", None: None, "added": "removed", "removed": "added"}
@@ -164,6 +166,7 @@ def test_what_widens_narrows_on_the_way_back(old: HandlerContract, new: HandlerC
     assert there == Counter((one.field, one.what, one.name, one.effect) for one in changes(new, old))
 
 
+@pytest.mark.slow
 @given(contracts(), contracts())
 def test_words_are_fit_for_terminals_and_values_for_json(old: HandlerContract, new: HandlerContract) -> None:  # O3
     for one in changes(old, new):

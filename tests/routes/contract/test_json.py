@@ -37,6 +37,7 @@ EXAMPLE = HandlerContract(
 )
 
 
+@pytest.mark.slow
 @given(contracts())
 def test_reading_back_is_exact(contract: HandlerContract) -> None:
     text = contract.to_json()
@@ -48,6 +49,7 @@ def test_reading_back_is_exact(contract: HandlerContract) -> None:
     assert hash(again) == hash(contract)
 
 
+@pytest.mark.slow
 @given(contracts(), st.randoms(use_true_random=False))
 def test_white_space_and_the_order_of_keys_are_free(contract: HandlerContract, random: Any) -> None:
     def shuffled(value: Any) -> Any:
@@ -61,6 +63,7 @@ def test_white_space_and_the_order_of_keys_are_free(contract: HandlerContract, r
     assert HandlerContract.from_json(text.encode()) == contract
 
 
+@pytest.mark.slow
 @given(contracts())
 def test_the_text_is_for_diffs_and_terminals(contract: HandlerContract) -> None:
     text = contract.to_json()

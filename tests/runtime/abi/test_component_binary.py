@@ -90,6 +90,7 @@ def answer(engine_name: str, binary: bytes, input: PolicyInput) -> PolicyResult:
     return compiled(engine_name, binary).instantiate().call_policy_check(input)
 
 
+@pytest.mark.slow
 def test_every_fixture_has_its_answer_in_a_component_on_either_host(engine_name: str, component_of: Component) -> None:
     for fixture in load_fixtures():
         binary = component_of(build_policy(fixture.policy))

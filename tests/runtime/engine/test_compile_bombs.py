@@ -33,6 +33,8 @@ from ...support.packing import pack, with_files
 from ...support.rego_guests import opa_policy
 from ...support.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 INPUT = PolicyInput("db.read")
 PLENTY = Limits(compile_seconds=120.0, compile_megabytes=8_192)
 #: What each engine is asked for in vain: little time, little memory.

@@ -15,6 +15,8 @@ from capgate.runtime.engine import ENGINES, available_engines, load_engine
 from ...support.engines import EXPECTED_ENGINES
 from ...support.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 #: A process in which importing some packages fails, in the way that is asked for. Prints what each engine's name gives.
 PROGRAM: Final = """
 import builtins, importlib.abc, json, sys

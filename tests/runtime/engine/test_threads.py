@@ -115,6 +115,7 @@ def ask_one(engine_name: str, data: bytes) -> str:
         return error.code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "outcome"),
     [

@@ -320,6 +320,7 @@ def test_what_a_loop_that_ended_held_and_waited_for(engine_name: str, backend: s
 FORKS = ("main", "thread", "beside_threads", "in_asyncio", "in_trio", "never_started", "another_compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="os.fork is for Linux here")
 @pytest.mark.parametrize("where", FORKS)
 def test_after_a_fork_the_child_answers_by_itself(engine_name: str, where: str) -> None:  # P10

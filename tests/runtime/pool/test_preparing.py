@@ -56,6 +56,7 @@ class Serving:
         assert self.answers - before >= at_least
 
 
+@pytest.mark.slow
 async def test_the_running_policy_goes_on_answering(engine_name: str) -> None:  # P13
     """A task without a turn while the new module is compiled would get one for each await below, or two."""
     async with WasmPolicyChecker(make_pool(engine_name)) as old, anyio.create_task_group() as group:
@@ -95,6 +96,7 @@ async def test_instances_are_made_one_by_one(engine_name: str) -> None:
     await pool.aclose()
 
 
+@pytest.mark.slow
 async def test_started_by_many_at_once_it_starts_once(engine_name: str) -> None:  # P13
     pool = make_large(engine_name)
     async with anyio.create_task_group() as group:

@@ -27,7 +27,7 @@ from ...support.pool_guests import (
     make_pool,
     order,
 )
-from ...support.tools import IN_CI
+from ...support.tools import FULL
 
 SHORT = Limits(deadline=0.02)
 
@@ -239,11 +239,12 @@ async def test_an_error_of_the_holder_gives_the_instance_back(engine_name: str, 
         assert (statistics.idle, statistics.in_use, statistics.made) == (1, 0, 1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("reuse", [False, True])  # the two together: 10,000 operations, or 100,000
 async def test_nothing_is_lost_in_thousands_of_random_operations(engine_name: str, reuse: bool) -> None:  # P2
     """Waiting, holding, failing, and being cancelled at any of it."""
     chance = random.Random(f"{engine_name} {reuse}")
-    operations = 50_000 if IN_CI else 5_000
+    operations = 50_000 if FULL else 5_000
     limits = Limits(deadline=0.5, waiters=20)
     done = outcomes = 0
 

@@ -146,6 +146,7 @@ documents = st.tuples(sections, rule_lists()).map(lambda both: {**both[0], "rule
 cases = documents.flatmap(lambda one: st.tuples(st.just(one), st.lists(questions(one), max_size=20)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases)
 def test_nothing_depends_on_what_is_not_covered(case: tuple[dict[str, Any], list[PolicyInput]]) -> None:

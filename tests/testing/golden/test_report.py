@@ -63,6 +63,7 @@ def hostile() -> Fixture:
     )
 
 
+@pytest.mark.slow
 def test_every_character_prints() -> None:
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     shown = printable(everything)

@@ -1,0 +1,83 @@
+"""Chooses which tests a run takes, and holds it to them.
+
+The quick run, without an option, leaves out what is marked ``slow``, and gives what is marked ``sampled`` a tenth of its
+examples. ``--full`` runs everything with all examples. ``--rest`` runs what a quick run leaves out or only samples: both
+together are a full run. A test that was chosen and did not run fails a ``--full`` or ``--rest`` run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import pytest
+
+#: Set for the whole run, worker processes and children included, where each test tries all of its examples.
+VARIABLE: Final = "TEST_FULL"
+QUICK, FULL, REST = "quick", "full", "rest"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("which tests run")
+    group.addoption("--full", action="store_true", help="run everything, with all examples")
+    group.addoption("--rest", action="store_true", help="run what the quick run leaves out or only samples")
+
+
+class Selection:
+    """Chooses the tests of one run. Registered as a plugin of pytest's."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.run = FULL if config.getoption("full") else REST if config.getoption("rest") else QUICK
+        if self.run != QUICK:
+            os.environ[VARIABLE] = "1"
+        self._config = config
+        self._counts: dict[str, int] = {}
+        self._ran: set[str] = set()
+        self._narrowed = bool(config.getoption("keyword") or config.getoption("markexpr"))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        slow = {item for item in items if item.get_closest_marker("slow")}
+        sampled = {item for item in items if item.get_closest_marker("sampled")} - slow
+        left_out = slow if self.run == QUICK else set(items) - slow - sampled if self.run == REST else set()
+        self._counts = {
+            "collected": len(items),
+            "slow": len(slow),
+            "sampled": len(sampled),
+            "chosen": len(items) - len(left_out),
+        }
+        if left_out:
+            config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+            items[:] = [item for item in items if item not in left_out]
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["selection"] = self._counts
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker process chose: all of them collect the same."""
+        self._counts = getattr(node, "workeroutput", {}).get("selection") or self._counts
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            self._ran.add(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._forgotten and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        counts = self._counts
+        if counts:
+            terminalreporter.write_line(
+                f"{self.run} run: {len(self._ran)} ran of {counts['chosen']} chosen of {counts['collected']} collected; "
+                f"{counts['slow']} are slow, {counts['sampled']} are sampled"
+            )
+        if self._forgotten:
+            terminalreporter.write_line(f"{self._forgotten} chosen tests did not run", red=True)
+
+    @property
+    def _forgotten(self) -> int:
+        """How many tests were chosen and did not run, in a run that promises them all."""
+        if self.run == QUICK or self._narrowed or hasattr(self._config, "workerinput"):
+            return 0
+        return self._counts.get("chosen", 0) - len(self._ran)
