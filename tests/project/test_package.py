@@ -16,7 +16,7 @@ import pytest
 
 import capgate
 
-from ..support.tools import ROOT
+from ..support.tools import ROOT, require_module
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ def test_the_wheel_works_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: 
 
 
 def test_imports_go_one_way() -> None:
-    pytest.importorskip("importlinter", reason="it is in the extra dev, and .ci/run calls it")
+    require_module("importlinter")
     done = subprocess.run(
         [
             sys.executable,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ..support.rego_guests import COMPILED
+from ..support.tools import require_module
 from .guest import rebuild
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_sources_give_the_committed_bytes() -> None:
-    pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")
+    require_module("ziglang")
     assert rebuild.compile_guest() == COMPILED.read_bytes()
     assert rebuild.main(["--check"]) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -43,3 +44,9 @@ def require_path(path: Path) -> Path:
 def examples(most: int) -> int:
     """``most`` in a full run, and a tenth of it in a quick one. A test that asks for this is marked ``sampled`` or ``slow``."""
     return most if FULL else max(1, most // 10)
+
+
+def require_module(name: str) -> None:
+    """Skip the test where the module ``name`` does not import, visibly; where ``CI=true``, fail it."""
+    if importlib.util.find_spec(name) is None:
+        missing(f"the module {name!r}")

@@ -12,6 +12,8 @@ import pytest
 
 from capgate.artifact import guest
 
+from ...support.tools import require_module
+
 pytestmark = pytest.mark.slow
 
 SOURCES = Path(guest.__file__).parent
@@ -23,7 +25,7 @@ def check(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_source_gives_the_committed_bytes_in_any_folder(tmp_path: Path) -> None:
-    pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")
+    require_module("ziglang")
     folder = tmp_path / "somewhere else"
     shutil.copytree(SOURCES, folder)
     result = check(folder)
@@ -32,7 +34,7 @@ def test_the_source_gives_the_committed_bytes_in_any_folder(tmp_path: Path) -> N
 
 
 def test_a_difference_is_told_with_both_digests(tmp_path: Path) -> None:
-    pytest.importorskip("ziglang", reason="the guest's compiler, from the extra 'guest'")
+    require_module("ziglang")
     folder = tmp_path / "changed"
     shutil.copytree(SOURCES, folder)
     source = folder / "evaluator.zig"
