@@ -24,10 +24,10 @@ from ..policy import RuntimePolicy
 from ..routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute, HandlerContract
 from ..routes.contract.parts import requirement_key, route_key
 from ..routes.declare import Requirements
-from ..routes.listing import report_routes
+from ..routes.framework import Unresolvable
 from ..routes.openapi import as_written
-from ..routes.routing import REST
-from ..routes.wrappers import Target, Unresolvable, find_target
+from ..routes.report import report_routes
+from ..routes.target import Target, find_target
 from ..settings.settings import Settings
 from ..settings.trust import configured_artifact
 
@@ -70,13 +70,13 @@ def describe(target: Target, settings: Settings, digests: Digests = _NO_POLICY) 
     """The contract of the routes that can be seen from ``target``."""
     routes = [
         ContractRoute(
-            one.template, tuple(sorted({*one.methods})), one.status, _requirements((*one.requirements, *one.asked))
+            route.template,
+            tuple(sorted({*route.methods})),
+            route.status,
+            _requirements((*route.requirements, *route.asked)),
         )
-        for one in report_routes(target, frozenset(settings.public))
+        for route in report_routes(target, frozenset(settings.public))
     ]
-    everywhere = target.declared or (() if target.asks_itself else target.default)
-    if target.router is None and (everywhere or target.asks_itself):
-        routes.append(ContractRoute(REST, (), "declared" if everywhere else "deferred", _requirements(everywhere)))
     wasm, artifact = digests
     return HandlerContract(
         policy_hash=policy_hash(),

@@ -14,7 +14,7 @@ from ..enforcement.point import Judge
 from ..model import Actor, Environment
 from ..routes.declare import Requirement
 from ..routes.routing import NOTHING, PUBLIC, Resolution, resolver_for
-from ..routes.wrappers import Target
+from ..routes.target import Target
 from ..settings.settings import Settings
 
 ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]

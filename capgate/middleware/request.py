@@ -24,8 +24,8 @@ from ..errors import PolicyUnavailable
 from ..events import DecisionLog, new_decision_id
 from ..model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
+from ..routes.framework import Unresolvable
 from ..routes.routing import DEFERRED, PUBLIC
-from ..routes.wrappers import Unresolvable
 from .channels import Channels
 from .gate import Gate
 

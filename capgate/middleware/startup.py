@@ -24,9 +24,9 @@ from ..events import printable
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Environment
 from ..routes.contract import HandlerContract
-from ..routes.listing import check_authentication, check_order, check_routes
 from ..routes.openapi import describe
-from ..routes.wrappers import Target, find_target
+from ..routes.report import check_authentication, check_order, check_routes
+from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings
 from .contract import around, check_application, check_policy, contract_of, read_contract

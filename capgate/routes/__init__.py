@@ -1,4 +1,1 @@
-"""Says what a route needs, and which route a request reaches.
-
-Uses ``policy`` and the words. Read ``declare.py`` first.
-"""
+"""Says what a route needs and which route a request reaches, using ``policy`` and the words; read ``declare.py`` first."""

@@ -206,11 +206,15 @@ def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requiremen
     kind: type = endpoint
     for stray in declaring_methods(kind) - _VERBS:
         raise TypeError(f"{endpoint!r} declares {stray}, which is no method of HTTP; declare the class")
-    name = "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower()
-    handler = declared(getattr(endpoint, name, None))
+    handler = declared(getattr(endpoint, handler_name(endpoint, method), None))
     if handler and endpoint.dispatch is not HTTPEndpoint.dispatch:
         raise TypeError(f"{endpoint!r} declares methods and overrides dispatch; declare the class")
     return (*declared(endpoint), *handler)
+
+
+def handler_name(endpoint: type[HTTPEndpoint], method: str) -> str:
+    """Return the name of the function to which a class-based endpoint dispatches ``method``, if it has it."""
+    return "get" if method == "HEAD" and not hasattr(endpoint, "head") else method.lower()
 
 
 def is_class_based(endpoint: object) -> TypeGuard[type[HTTPEndpoint]]:

@@ -1,6 +1,6 @@
-"""What FastAPI adds to the routes of starlette: routers that are included in routers, frontends, dependencies that ask.
+"""Reads what FastAPI adds to the routes of starlette: routers in routers, frontends, dependencies that ask.
 
-FastAPI is not imported here; where nobody did, there is nothing of it to be found.
+FastAPI is not imported here; where nobody did, there is nothing of it.
 """
 
 from __future__ import annotations
@@ -13,41 +13,39 @@ from starlette.routing import BaseRoute, Host, Match, Mount, Router
 from starlette.types import Scope
 
 from .declare import Requirements, declared, does_ask_itself, inherit
-from .wrappers import DEPTH, PLAIN, USUAL, Unresolvable, find_target
+from .framework import DEPTH, PLAIN, USUAL, Unresolvable, own_path
+from .target import find_target
 
 #: What routes are always asked for, and what those that declare nothing are asked for.
 Around = tuple[Requirements, Requirements]
 
 
-def own_path(route: Any) -> str:
-    path = route.host if isinstance(getattr(route, "original_route", route), Host) else getattr(route, "path", "")
-    return path if isinstance(path, str) else ""
-
-
 def match_included(route: BaseRoute, scope: Scope) -> tuple[Any, Match, MutableMapping[str, Any]]:
-    """``route.matches`` of a class that may write to the scope, or stand for many routes; with the route that
-    matched."""
+    """Return the route that matched, with its match, where ``route`` may write to the scope or stand for many routes."""
     scope = dict(scope)
     if isinstance(scope.get("fastapi"), dict):
         scope["fastapi"] = dict(scope["fastapi"])
-    inner = routes_behind(route)
-    if inner is None:
+    behind = routes_behind(route)
+    if behind is None:
         match, child = route.matches(scope)
         if match is Match.FULL and "endpoint" not in child:
             raise Unresolvable(f"{type(route).__name__} matches without an endpoint")
         return route, match, child
-    for context in inner:
-        if not PLAIN[type(context.original_route)]:
-            raise Unresolvable(f"{type(context.original_route).__name__} in an included router matches in its own way")
-        match, child = context.matches(scope)
+    for reached in behind:
+        if not PLAIN[type(reached.original_route)]:
+            check_plain(reached)
+        match, child = reached.matches(scope)
         if match is Match.FULL:
-            return context, match, child
+            return reached, match, child
     return route, Match.NONE, {}
 
 
 def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
-    """The routes that FastAPI (0.139 and later) keeps behind one route per included router; ``None`` for other
-    routes."""
+    """Return the routes that FastAPI (0.139 and later) keeps behind one route per included router.
+
+    Returns ``None`` for other routes. Raises :class:`~capgate.routes.framework.Unresolvable` for a router, or when it
+    comes to a route, whose class chooses in its own way.
+    """
     fastapi = sys.modules.get("fastapi.routing")
     contexts_of = getattr(fastapi, "iter_route_contexts", None)
     if contexts_of is None or hasattr(route, "endpoint") or isinstance(route, (Mount, Host)):
@@ -59,15 +57,19 @@ def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
     return cast("Iterable[Any]", contexts_of([route]))
 
 
-def around_included(route: Any, reached: Any, around: Around) -> Around:
-    """What the included routers between ``route`` and the route that was ``reached`` behind it declare, around that.
+def check_plain(reached: Any) -> None:
+    """Raise unless the class of a route behind another matches as usual, since FastAPI does not ask the route itself."""
+    if not PLAIN[type(reached.original_route)]:
+        raise Unresolvable(f"{type(reached.original_route).__name__} in an included router matches in its own way")
 
-    Raises :class:`Unresolvable` where it was included twice, below routers that declare different things.
+
+def around_included(route: Any, reached: Any, around: Around) -> Around:
+    """Return ``around`` with what the included routers from ``route`` to the ``reached`` route behind it declare.
+
+    Raises :class:`~capgate.routes.framework.Unresolvable` where it was included twice, below routers that declare
+    different things.
     """
-    router = getattr(route, "original_router", None)
-    if router is None:
-        return around
-    places = list(_places(router, getattr(reached, "original_route", reached), around, 0))
+    places = list(_places(route.original_router, getattr(reached, "original_route", reached), around, 0))
     if not places or any(place != places[0] for place in places):
         raise Unresolvable(f"{own_path(reached)} is included {len(places)} times, with different declarations")
     return places[0]
@@ -86,7 +88,7 @@ def _places(router: Any, wanted: Any, around: Around, depth: int) -> Iterator[Ar
 
 
 def _check_included(router: Any, depth: int) -> None:
-    """That the routers below are the framework's own, since their routes are asked without them."""
+    """Raise unless the routers below are the framework's own, since their routes are asked without them."""
     if depth > DEPTH or not isinstance(router, Router) or not USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     for route in router.routes:
@@ -96,7 +98,7 @@ def _check_included(router: Any, depth: int) -> None:
 
 
 def check_rest(router: Any, around: Around) -> None:
-    """That what ``router`` does where no route matches needs nothing besides what is always asked around it."""
+    """Raise unless ``router`` needs nothing besides what is always asked around it where no route of it matches."""
     default = find_target(router.default)
     if default.declared or default.default or default.router is not None:
         raise Unresolvable(f"the default application of a {type(router).__name__} declares something, or has routes")
@@ -105,7 +107,7 @@ def check_rest(router: Any, around: Around) -> None:
 
 
 def frontends(router: Any, around: Around, depth: int = 0) -> Iterator[Requirements]:
-    """What is always asked around each of the frontends that FastAPI tries where no route of ``router`` matches."""
+    """Yield, for each frontend that FastAPI tries where no route of ``router`` matches, what is always asked there."""
     if depth > DEPTH:
         raise Unresolvable(f"routers are included more than {DEPTH} deep")
     if getattr(router, "_low_priority_routes", ()):
@@ -116,9 +118,11 @@ def frontends(router: Any, around: Around, depth: int = 0) -> Iterator[Requireme
             yield from frontends(inner, inherit(declared(inner), *around), depth + 1)
 
 
-def asks_in_dependency(route: Any, router: Any = None) -> bool:
-    """Whether dependencies of FastAPI's ask before the endpoint of ``route``, one of ``router``, runs: all those that
-    would without ``dependency_overrides``."""
+def asks_in_dependency(route: Any, router: Any) -> bool:
+    """Say whether dependencies of FastAPI's ask before the endpoint of ``route``, one of ``router``, runs.
+
+    They do not where ``dependency_overrides`` replace one that would ask, or one on the way to it.
+    """
     dependant = getattr(route, "dependant", None)
     if dependant is None or not any(map(does_ask_itself, calls_in(dependant))):
         return False
@@ -126,12 +130,21 @@ def asks_in_dependency(route: Any, router: Any = None) -> bool:
         getattr(route, "dependency_overrides_provider", None),
         getattr(router, "dependency_overrides_provider", None),
     )
-    replaced = [overrides for one in holders if (overrides := getattr(one, "dependency_overrides", None))]
+    replaced = [overrides for holder in holders if (overrides := getattr(holder, "dependency_overrides", None))]
     return not replaced or not any(_is_replaced(dependant, overrides) for overrides in replaced)
 
 
+def asked_in_dependencies(route: Any) -> Requirements:
+    """Return what dependencies of FastAPI's ask before the endpoint of ``route`` runs."""
+    dependant = getattr(route, "dependant", None)
+    if dependant is None:
+        return ()
+    asking = filter(does_ask_itself, calls_in(dependant))
+    return tuple(requirement for call in asking for requirement in declared(call))
+
+
 def _is_replaced(dependant: Any, overrides: Mapping[Any, Any]) -> bool:
-    """Whether something that asks would not be called for ``dependant``."""
+    """Say whether something that asks would not be called for ``dependant``."""
     for inner in dependant.dependencies:
         if inner.call in overrides:
             if does_ask_itself(inner.call) or any(map(does_ask_itself, calls_in(inner))):
@@ -142,7 +155,7 @@ def _is_replaced(dependant: Any, overrides: Mapping[Any, Any]) -> bool:
 
 
 def calls_in(dependant: Any, depth: int = 0) -> Iterator[Any]:
-    """The functions that FastAPI calls for ``dependant`` before its endpoint."""
+    """Yield the functions that FastAPI calls for ``dependant`` before its endpoint."""
     if depth > DEPTH:
         raise Unresolvable(f"dependencies are nested more than {DEPTH} deep")
     for inner in dependant.dependencies:

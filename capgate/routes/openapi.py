@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .declare import Parameter, Requirement, Requirements
-from .listing import report_routes
-from .wrappers import Target
+from .report import report_routes
+from .target import Target
 
 EXTENSION: Final = "x-capabilities"
 _MARK: Final = "__capgate_described__"

@@ -34,8 +34,8 @@ from capgate.fastapi import Requires
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS, Allow
 from capgate.routes.declare import is_around, requires
-from capgate.routes.listing import report_routes
-from capgate.routes.routing import find_target
+from capgate.routes.report import report_routes
+from capgate.routes.target import find_target
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope

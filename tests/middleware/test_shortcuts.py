@@ -21,8 +21,8 @@ from capgate.middleware.gate import Gate
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
-from capgate.routes.listing import report_routes
-from capgate.routes.routing import Target, find_target
+from capgate.routes.report import report_routes
+from capgate.routes.target import Target, find_target
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope

@@ -24,8 +24,10 @@ from capgate.errors import ConfigError
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS
 from capgate.routes.declare import ASKS_ITSELF, asks_itself, requires
-from capgate.routes.listing import RouteReport, check_order, check_routes, report_routes
-from capgate.routes.routing import DEFERRED, PUBLIC, Unresolvable, find_target, resolver_for
+from capgate.routes.framework import Unresolvable
+from capgate.routes.report import RouteReport, check_order, check_routes, report_routes
+from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
+from capgate.routes.target import find_target
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.gates import SETTINGS, Ran, Recording, events, gated, make_checker, plain, read

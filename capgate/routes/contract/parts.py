@@ -33,7 +33,7 @@ class ContractRequirement(Part, frozen=True):
 
 
 class ContractRoute(Part, frozen=True):
-    """One route: ``path`` as among public routes, ``status`` as :mod:`capgate.routes.listing` says; all of the ``requirements``
+    """One route: ``path`` as among public routes, ``status`` as :mod:`capgate.routes.report` says; all of the ``requirements``
     have to be allowed, in whichever order."""
 
     path: str
