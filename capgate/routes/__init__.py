@@ -1,1 +1,1 @@
-"""Says what a route needs and which route a request reaches, using ``policy`` and the words; read ``declare.py`` first."""
+"""Says what each route needs and which one a request reaches; uses ``policy`` and the words; read ``declare.py`` first."""

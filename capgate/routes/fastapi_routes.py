@@ -21,7 +21,7 @@ Around = tuple[Requirements, Requirements]
 
 
 def match_included(route: BaseRoute, scope: Scope) -> tuple[Any, Match, MutableMapping[str, Any]]:
-    """Return the route that matched, with its match, where ``route`` may write to the scope or stand for many routes."""
+    """Return the route that matched and its match, where ``route`` may write to the scope or stand for many routes."""
     scope = dict(scope)
     if isinstance(scope.get("fastapi"), dict):
         scope["fastapi"] = dict(scope["fastapi"])
@@ -58,7 +58,7 @@ def routes_behind(route: BaseRoute) -> Iterable[Any] | None:
 
 
 def check_plain(reached: Any) -> None:
-    """Raise unless the class of a route behind another matches as usual, since FastAPI does not ask the route itself."""
+    """Raise unless a route behind another is of a class that matches as usual, since FastAPI does not ask it."""
     if not PLAIN[type(reached.original_route)]:
         raise Unresolvable(f"{type(reached.original_route).__name__} in an included router matches in its own way")
 

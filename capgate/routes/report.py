@@ -1,4 +1,4 @@
-"""Lists every route with what it needs, and warns at start-up of what is wrong with routes, middleware and public names."""
+"""Lists every route with what it needs, and warns at start-up of what is wrong with routes and middleware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import WebSocketRoute
 
 from .declare import Requirements, handler_name, is_class_based
-from .fastapi_routes import asked_in_dependencies, frontends, routes_behind
+from .fastapi_routes import asked_in_dependencies, check_plain, frontends, routes_behind
 from .framework import REST, Unresolvable, leads_on, template
 from .precedence import Needed, Place, Status, rest, start, step
 from .target import Target
@@ -59,16 +59,25 @@ def report_routes(target: Target, public: frozenset[str] = frozenset()) -> list[
 def _of_place(place: Place, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield the routes of ``place``, below mounts whose paths have ``params``."""
     for route in place.router.routes:
-        try:
-            behind = routes_behind(route)
-            for reached in (route,) if behind is None else behind:
-                yield from _of_route(place, route, reached, public, params)
-        except (Unresolvable, TypeError):
-            yield RouteReport(template(route, place.prefix) or type(route).__name__, (), "unresolvable")
+        yield from _of_route(place, route, public, params)
     yield from _of_frontends(place, params)
 
 
-def _of_route(
+def _of_route(place: Place, route: Any, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
+    """Yield ``route`` of ``place``, or the routes included behind it as far as they can be resolved."""
+    try:
+        behind = routes_behind(route)
+        if behind is None:
+            yield from _of_reached(place, route, route, public, params)
+            return
+        for reached in behind:
+            check_plain(reached)
+            yield from _of_reached(place, route, reached, public, params)
+    except (Unresolvable, TypeError):
+        yield RouteReport(template(route, place.prefix) or type(route).__name__, (), "unresolvable")
+
+
+def _of_reached(
     place: Place, route: Any, reached: Any, public: frozenset[str], params: frozenset[str]
 ) -> Iterator[RouteReport]:
     """Yield what there is at the route ``reached``, which is ``route`` or included behind it."""

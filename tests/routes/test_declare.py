@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from capgate.actions import VOCABULARY
 from capgate.errors import ConfigError
 from capgate.model import Resource
 from capgate.routes.declare import ATTRIBUTE, Requirement, declared, declared_for_method, requires
+
+from ..support.gates import read
+from .applications import fresh
 
 
 def actions(endpoint: object) -> list[str]:
@@ -268,3 +272,17 @@ def test_the_attribute_is_a_tuple_of_requirements() -> None:
     async def endpoint() -> None: ...
 
     assert getattr(endpoint, ATTRIBUTE) == (Requirement("db.read", Resource("sql_query", "a"), args_hash="body"),)
+
+
+def test_what_cannot_be_declared() -> None:
+    for endpoint in (Route("/x", fresh()), 5, None):
+        with pytest.raises(ConfigError) as caught:
+            read("x")(endpoint)
+        assert caught.value.setting == "endpoint"
+    for always in (None, 1, "yes"):
+        with pytest.raises(ConfigError) as caught:
+            read("x", always=always)
+        assert caught.value.setting == "always"
+    with pytest.raises(ConfigError) as caught:
+        read("x", always=True)(fresh())
+    assert caught.value.setting == "always"
