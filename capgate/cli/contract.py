@@ -18,8 +18,7 @@ from rich.text import Text
 from ..errors import ConfigError
 from ..middleware.contract import contract_of, read_contract
 from ..middleware.middleware import CapabilityMiddleware
-from ..routes.contract import ZEROS, Change, HandlerContract, changes
-from ..routes.contract.parts import quoted
+from ..routes.contract import ZEROS, ContractChange, HandlerContract, changes, quoted
 from ..settings.settings import Settings
 from .policy.build import write
 from .words import print_json
@@ -126,11 +125,11 @@ def diff(old: Path, new: Path, *, as_json: bool) -> int:
     return 1 if found else 0
 
 
-def show(found: list[Change], counts: dict[str, int]) -> None:
+def show(found: list[ContractChange], counts: dict[str, int]) -> None:
     """One line for each change, and one that counts them."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for one in found:
         sign, style = _SIGNS[one.effect]
-        console.print(Text(f"{sign} {one.words}", style))
+        console.print(Text(f"{sign} {one.sentence}", style))
     other = len(found) - sum(counts.values())
     console.print(f"{counts['widens']} widen, {counts['narrows']} narrow, {other} neither" if found else "no changes")

@@ -12,7 +12,7 @@ from rich.console import Console
 from ..model import Allow, Anonymous, PolicyInput, PolicyResult
 from ..policy.analysis.regions import Region
 from ..policy.analysis.space import ANYTHING, Selector
-from ..routes.contract.parts import quoted
+from ..routes.contract import quoted
 
 #: How many actors, modes or resources are told by name.
 SOME: Final = 8

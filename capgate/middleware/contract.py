@@ -21,12 +21,18 @@ from ..errors import ConfigError, ContractDrift, ManifestError
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT
 from ..policy import RuntimePolicy
-from ..routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute, HandlerContract
-from ..routes.contract.parts import requirement_key, route_key
-from ..routes.declare import Requirements
+from ..routes.contract import (
+    ZEROS,
+    ContractAction,
+    ContractRequirement,
+    ContractRoute,
+    HandlerContract,
+    requirement_key,
+    route_key,
+)
+from ..routes.declare import Requirements, as_written
 from ..routes.framework import Unresolvable
-from ..routes.openapi import as_written
-from ..routes.report import report_routes
+from ..routes.route_report import report_routes
 from ..routes.target import Target, find_target
 from ..settings.settings import Settings
 from ..settings.trust import configured_artifact

@@ -25,7 +25,7 @@ from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Environment
 from ..routes.contract import HandlerContract
 from ..routes.openapi import describe
-from ..routes.report import check_authentication, check_order, check_routes
+from ..routes.route_report import check_authentication, check_order, check_routes
 from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings

@@ -1,4 +1,4 @@
-"""What a route needs, declared where the route is written: :func:`requires`.
+"""Declares what a route needs, where the route is written: :func:`requires`.
 
 A declaration is an attribute of the endpoint, which itself stays as it is: the order relative to ``@app.get(...)``
 does not matter, and FastAPI sees the signature that was written. An endpoint without one is undeclared, and
@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any, Final, TypeGuard, TypeVar, Union
 from uuid import UUID
@@ -47,8 +47,8 @@ class Requirement(msgspec.Struct, frozen=True):
     """One action that a policy has to allow before an endpoint runs. Made by :meth:`parse`.
 
     ``fixed`` is the resource where no path parameter takes part in it; else ``kind`` and ``template`` make one per
-    request. ``args_hash`` is ``"body"`` where the policy is to be given the SHA-256 of the request body. ``always``
-    matters on routers and mounts only: see :func:`requires`.
+    request. ``args_hash`` is ``"body"`` where the policy is given the SHA-256 of the request body. ``always`` matters
+    on routers and mounts only: see :func:`requires`.
     """
 
     action: str
@@ -64,8 +64,11 @@ class Requirement(msgspec.Struct, frozen=True):
     def parse(
         cls, action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
     ) -> Requirement:
-        """Raises :class:`ConfigError` for an unknown action, a malformed resource, or one of a kind that is not the
-        action's."""
+        """Return the requirement that is written like this.
+
+        Raises :class:`ConfigError` for an unknown action, a malformed resource, or one of a kind that is not the
+        action's.
+        """
         known = VOCABULARY.get(action) if isinstance(action, str) else None
         if known is None:
             raise ConfigError("action", action, f"a registered action: {', '.join(sorted(VOCABULARY.names))}")
@@ -75,7 +78,10 @@ class Requirement(msgspec.Struct, frozen=True):
             raise ConfigError("always", always, "True or False")
         if resource is None:
             return cls(action, args_hash=args_hash, always=always)
-        kind, template = _parse_resource(resource)
+        try:
+            kind, template = parse_resource(resource)
+        except ValueError:
+            raise ConfigError("resource", resource, _RESOURCE) from None
         if known.kind not in (None, kind):
             raise ConfigError("resource", resource, f"a resource of kind {known.kind!r}, which {action} acts on")
         if any(type(part) is Parameter for part in template):
@@ -91,8 +97,10 @@ class Requirement(msgspec.Struct, frozen=True):
         return frozenset(part.name for part in self.template if isinstance(part, Parameter))
 
     def resource(self, path_params: Mapping[str, Any]) -> Resource | None:
-        """The resource of one request. Raises :class:`LookupError` or :class:`TypeError` where a parameter will not
-        do."""
+        """Return the resource of one request.
+
+        Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` where it has no agreed text.
+        """
         sole = self.sole
         if sole is not None:
             value = path_params[sole]
@@ -114,8 +122,8 @@ def requires(
     the one that the route's converter made: declare ``/{number:int}`` where ``007`` and ``7`` are to be the same.
     With ``args_hash="body"`` the policy is given the SHA-256 of the body, up to ``Settings.body_bytes``.
 
-    For functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a
-    ``Mount``; stacked, or on a class and its method, all of them have to be allowed, in the order written from the
+    It is for functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a
+    ``Mount``. Stacked, or on a class and its method, all of them have to be allowed, in the order written from the
     inside out. Subclasses inherit it.
 
     On a router, a ``Mount``, a ``Host`` or a whole application, ``requires(...)(router)`` is the default of the routes
@@ -130,7 +138,7 @@ def requires(
             raise ConfigError("endpoint", endpoint, valid)
         if always and not is_around(endpoint):
             raise ConfigError("always", True, "a declaration of a router, a Mount, a Host or an application")
-        _refuse_declared_methods(endpoint)
+        _check_methods(endpoint)
         try:
             setattr(endpoint, ATTRIBUTE, (*declared(endpoint), requirement))
         except (AttributeError, TypeError):
@@ -141,7 +149,7 @@ def requires(
 
 
 def is_around(endpoint: object) -> bool:
-    """Whether there are routes below ``endpoint``, for which its declarations are defaults."""
+    """Say whether there are routes below ``endpoint``, for which its declarations are defaults."""
     return isinstance(endpoint, (Router, Mount, Host, Starlette))
 
 
@@ -150,20 +158,24 @@ def _is_leaf(endpoint: object) -> bool:
 
 
 def inherit(own: Requirements, always: Requirements, default: Requirements) -> tuple[Requirements, Requirements]:
-    """What routes below are always asked for, and their default, given what was so further outside and what the next
-    router inside declares."""
+    """Return what routes below are always asked for, and their default.
+
+    ``own`` is what the next router inside declares; the others were so further outside.
+    """
     if not own:
         return always, default
-    for one in own:
-        if one.always and one not in always:
-            always = (*always, one)
-    return always, tuple(one for one in own if not one.always) or default
+    for requirement in own:
+        if requirement.always and requirement not in always:
+            always = (*always, requirement)
+    return always, tuple(requirement for requirement in own if not requirement.always) or default
 
 
 def asks_itself(endpoint: _T) -> _T:
-    """Declare that ``endpoint`` asks the policy itself before it does anything, so that the gate lets requests reach it
-    unasked. For ASGI applications that are enforcement points of their own, and to be used as sparingly as public
-    routes."""
+    """Declare that ``endpoint`` asks the policy itself before it does anything.
+
+    The gate lets requests reach it unasked. It is for ASGI applications that are enforcement points of their own, and
+    to be used as sparingly as public routes.
+    """
     try:
         setattr(endpoint, ASKS_ITSELF, True)
     except (AttributeError, TypeError):
@@ -172,22 +184,22 @@ def asks_itself(endpoint: _T) -> _T:
 
 
 def does_ask_itself(endpoint: object) -> bool:
-    """Whether :func:`asks_itself` was said of ``endpoint``, or of its class."""
+    """Say whether :func:`asks_itself` was said of ``endpoint``, or of its class."""
     return getattr(endpoint, ASKS_ITSELF, None) is True
 
 
 def declared(endpoint: object) -> Requirements:
-    """What ``endpoint`` declares, seen through :func:`functools.partial` and :func:`functools.wraps`; empty if nothing.
-    Of an object that is called, what its ``__call__`` declares counts.
+    """Return what ``endpoint`` declares, seen through :func:`functools.partial` and :func:`functools.wraps`.
 
-    Raises :class:`TypeError` if the attribute holds something else, as it does on objects that have every attribute.
+    Of an object that is called, what its ``__call__`` declares counts. Raises :class:`TypeError` if the attribute holds
+    something else, as it does on objects that have every attribute.
     """
     for _ in range(32):
-        found = getattr(endpoint, ATTRIBUTE, None)
-        if found is not None:
-            if type(found) is not tuple:
-                raise TypeError(f"{ATTRIBUTE} is a {type(found).__name__}, which requires() does not make")
-            return found
+        requirements = getattr(endpoint, ATTRIBUTE, None)
+        if requirements is not None:
+            if type(requirements) is not tuple:
+                raise TypeError(f"{ATTRIBUTE} is a {type(requirements).__name__}, which requires() does not make")
+            return requirements
         inner = endpoint.func if isinstance(endpoint, functools.partial) else getattr(endpoint, "__wrapped__", None)
         if inner is None:
             called = getattr(type(endpoint), "__call__", None)  # noqa: B004  # the function is wanted, if it is one
@@ -197,14 +209,13 @@ def declared(endpoint: object) -> Requirements:
 
 
 def declared_for_method(endpoint: type[HTTPEndpoint], method: str) -> Requirements:
-    """What a class-based endpoint declares for ``method``: on the class, and on the method that the class dispatches
-    it to.
+    """Return what a class-based endpoint declares for ``method``: on the class, and on the function for the method.
 
     Raises :class:`TypeError` if methods are declared and the class has a dispatch of its own, which may call any of
-    them, and if something else than a method of HTTP is declared, which nobody would look at.
+    them. Raises it too if something else than a method of HTTP is declared, which nobody would look at.
     """
-    kind: type = endpoint
-    for stray in declaring_methods(kind) - _VERBS:
+    view: type = endpoint  # a type can be a key, for whatever mypy thinks of one of HTTPEndpoint
+    for stray in declaring_methods(view) - _VERBS:
         raise TypeError(f"{endpoint!r} declares {stray}, which is no method of HTTP; declare the class")
     handler = declared(getattr(endpoint, handler_name(endpoint, method), None))
     if handler and endpoint.dispatch is not HTTPEndpoint.dispatch:
@@ -218,24 +229,27 @@ def handler_name(endpoint: type[HTTPEndpoint], method: str) -> str:
 
 
 def is_class_based(endpoint: object) -> TypeGuard[type[HTTPEndpoint]]:
-    """Whether ``endpoint`` is a class whose methods are chosen by the method of the request."""
+    """Say whether ``endpoint`` is a class whose methods are chosen by the method of the request."""
     return isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)
 
 
 @functools.lru_cache(maxsize=1_024)
-def declaring_methods(kind: type) -> frozenset[str]:
-    """The names of the methods of ``kind`` that declare something, but for ``__call__``."""
-    found = set()
-    for name in dir(kind):
-        member = inspect.getattr_static(kind, name, None)
+def declaring_methods(cls: type) -> frozenset[str]:
+    """Return the names of the methods of ``cls`` that declare something, but for ``__call__``."""
+    names = set()
+    for name in dir(cls):
+        member = inspect.getattr_static(cls, name, None)
         function = getattr(member, "__func__", member)  # of a staticmethod or a classmethod
         if name != "__call__" and isinstance(function, FunctionType) and declared(function):
-            found.add(name)
-    return frozenset(found)
+            names.add(name)
+    return frozenset(names)
 
 
-def _refuse_declared_methods(endpoint: object) -> None:
-    """A class that dispatches in its own way would run a method whose declaration nobody looks at."""
+def _check_methods(endpoint: object) -> None:
+    """Raise if ``endpoint`` is a class that dispatches in its own way, and one of its methods declares something.
+
+    It would run that method, and nobody looks at the declaration.
+    """
     if not isinstance(endpoint, type) or is_class_based(endpoint):
         return
     for name, member in inspect.getmembers(endpoint, inspect.isfunction):
@@ -243,23 +257,51 @@ def _refuse_declared_methods(endpoint: object) -> None:
             raise ConfigError("endpoint", f"{endpoint.__name__}.{name}", "methods of HTTPEndpoint, or the class alone")
 
 
-def _parse_resource(resource: str) -> tuple[str, tuple[Union[str, Parameter], ...]]:
-    kind, colon, template = resource.partition(":") if isinstance(resource, str) else ("", "", "")
+# -- resources as they are written
+
+
+def parse_resource(text: str) -> tuple[str, tuple[Union[str, Parameter], ...]]:
+    """Return the kind and the parts of the id in ``kind`` or ``kind:id``. Raises :class:`ValueError` for other text."""
+    kind, colon, template = text.partition(":") if isinstance(text, str) else ("", "", "")
     if not _KIND.fullmatch(kind) or bool(colon) != bool(template):
-        raise ConfigError("resource", resource, _RESOURCE)
+        raise ValueError(text)
     parts: list[Union[str, Parameter]] = []
-    try:
-        for literal, name, spec, conversion in string.Formatter().parse(template):
-            if literal:
-                parts.append(literal)
-            if name is None:
-                continue
-            if not name.isidentifier() or spec or conversion:
-                raise ValueError(name)
-            parts.append(Parameter(name))
-    except ValueError:
-        raise ConfigError("resource", resource, _RESOURCE) from None
+    for literal, name, spec, conversion in string.Formatter().parse(template):
+        if literal:
+            parts.append(literal)
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise ValueError(text)
+        parts.append(Parameter(name))
     return kind, tuple(parts)
+
+
+def write_resource(kind: str, parts: Iterable[str | Parameter]) -> str:
+    """Return the text of which :func:`parse_resource` gives ``kind`` and the parts of the id."""
+    id = "".join(escape(part) if isinstance(part, str) else f"{{{part.name}}}" for part in parts)
+    return f"{kind}:{id}" if id else kind
+
+
+def escape(literal: str) -> str:
+    """Return ``literal`` with its braces doubled, as it stands in a resource that takes path parameters."""
+    return literal.replace("{", "{{").replace("}", "}}")
+
+
+def as_written(requirement: Requirement) -> dict[str, str]:
+    """Return ``requirement`` as :func:`requires` was given it, with ``resource`` as one string."""
+    written = {"action": requirement.action}
+    if requirement.template:
+        written["resource"] = write_resource(requirement.kind, requirement.template)
+    elif requirement.fixed is not None:
+        id = requirement.fixed.id
+        written["resource"] = write_resource(requirement.fixed.kind, () if id is None else (id,))
+    if requirement.args_hash is not None:
+        written["argsHash"] = requirement.args_hash
+    return written
+
+
+# -- resources of one request
 
 
 def _fill(parameter: Parameter, path_params: Mapping[str, Any]) -> str:

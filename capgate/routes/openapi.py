@@ -1,8 +1,8 @@
-"""What routes declare, in the OpenAPI document of a FastAPI application.
+"""Shows what routes declare in the OpenAPI document of a FastAPI application.
 
-Each operation that asks a policy gets an extension ``x-capabilities`` (a list of objects with ``action``, ``resource``
-and, where it is used, ``argsHash``), and a response 403 with the problem document of a denial. Extensions: OpenAPI
-3.1.0, section 4.9; problem documents: RFC 9457.
+Each operation that asks a policy gets an extension ``x-capabilities``: a list of objects with ``action``, ``resource``
+and, where it is used, ``argsHash``. It gets a response 403 with the problem document of a denial, too. Extensions:
+OpenAPI 3.1.0, section 4.9; problem documents: RFC 9457.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from .declare import Parameter, Requirement, Requirements
-from .report import report_routes
+from .declare import Requirements, as_written
+from .route_report import report_routes
 from .target import Target
 
 EXTENSION: Final = "x-capabilities"
@@ -32,8 +32,10 @@ _PROBLEM: Final = {
 
 
 def describe(app: Any, target: Target, public: frozenset[str] = frozenset()) -> None:
-    """Have ``app.openapi()`` show what routes ask for. Does nothing where ``app`` has no such method, or does so
-    already."""
+    """Have ``app.openapi()`` show what routes ask for.
+
+    Does nothing where ``app`` has no such method, or does so already.
+    """
     original: Callable[[], dict[str, Any]] | None = getattr(app, "openapi", None)
     if not callable(original) or hasattr(original, _MARK):
         return
@@ -60,31 +62,12 @@ def add_capabilities(schema: dict[str, Any], target: Target, public: frozenset[s
 
 
 def _add(operation: dict[str, Any], needed: Requirements) -> None:
-    operation[EXTENSION] = [as_written(one) for one in needed]
-    denied = operation.setdefault("responses", {}).setdefault("403", {})
-    if "$ref" not in denied:  # what the application says of it stays
-        words = "Unless the policy allows " + " and ".join(_words(one) for one in operation[EXTENSION])
-        denied.setdefault("description", words)
-        denied.setdefault("content", {}).setdefault("application/problem+json", {"schema": _PROBLEM})
+    operation[EXTENSION] = written = [as_written(requirement) for requirement in needed]
+    refusal = operation.setdefault("responses", {}).setdefault("403", {})
+    if "$ref" not in refusal:  # what the application says of it stays
+        refusal.setdefault("description", "Unless the policy allows " + " and ".join(map(_describe, written)))
+        refusal.setdefault("content", {}).setdefault("application/problem+json", {"schema": _PROBLEM})
 
 
-def as_written(requirement: Requirement) -> dict[str, str]:
-    """``requirement`` as :func:`~capgate.requires` was given it, with ``resource`` as one string."""
-    found = {"action": requirement.action}
-    if requirement.template:
-        parts = [f"{{{part.name}}}" if isinstance(part, Parameter) else _doubled(part) for part in requirement.template]
-        found["resource"] = f"{requirement.kind}:{''.join(parts)}"
-    elif requirement.fixed is not None:
-        kind, id = requirement.fixed.kind, requirement.fixed.id
-        found["resource"] = kind if id is None else f"{kind}:{_doubled(id)}"
-    if requirement.args_hash is not None:
-        found["argsHash"] = requirement.args_hash
-    return found
-
-
-def _doubled(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
-
-
-def _words(one: dict[str, str]) -> str:
-    return f"`{one['action']}` on `{one['resource']}`" if "resource" in one else f"`{one['action']}`"
+def _describe(written: dict[str, str]) -> str:
+    return f"`{written['action']}` on `{written['resource']}`" if "resource" in written else f"`{written['action']}`"

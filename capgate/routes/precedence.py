@@ -41,7 +41,7 @@ def resolve(own: Requirements, always: Requirements, default: Requirements, asks
     return ("declared" if default else "undeclared"), default
 
 
-class Place(NamedTuple):
+class RouterPlace(NamedTuple):
     """A router, and what is declared around its routes. Made by :func:`start` and :func:`step`.
 
     ``prefix`` is the path of the mounts around it. ``root_path`` is what the scope gets on the way in, ``""`` for what
@@ -55,7 +55,7 @@ class Place(NamedTuple):
     root_path: str = ""
     depth: int = 0
 
-    def included(self, route: Any, reached: Any) -> Place:
+    def included(self, route: Any, reached: Any) -> RouterPlace:
         """Return the place of the route that was ``reached`` behind ``route``, of which it is one if it is included.
 
         Raises :class:`~capgate.routes.framework.Unresolvable` where it was included twice, below routers that declare
@@ -66,10 +66,10 @@ class Place(NamedTuple):
         always, default = around_included(route, reached, (self.always, self.default))
         if always is self.always and default is self.default:
             return self
-        return Place(self.router, always, default, self.prefix, self.root_path, self.depth)
+        return RouterPlace(self.router, always, default, self.prefix, self.root_path, self.depth)
 
 
-def start(target: Target) -> Place | Needed:
+def start(target: Target) -> RouterPlace | Needed:
     """Return the place where the routes of ``target`` begin; without a router, what each request needs.
 
     Raises :class:`~capgate.routes.framework.Unresolvable` for a router that dispatches in its own way.
@@ -79,7 +79,9 @@ def start(target: Target) -> Place | Needed:
     return _place(target.router, target.declared, target.default, "", target.root_path, 0)
 
 
-def step(place: Place, route: Any, endpoint: Any, method: str | None, public: frozenset[str]) -> Place | Needed:
+def step(
+    place: RouterPlace, route: Any, endpoint: Any, method: str | None, public: frozenset[str]
+) -> RouterPlace | Needed:
     """Return what ``route`` of ``place`` needs, or the place that it leads to.
 
     ``endpoint`` is what the route gives a request, and ``method`` that of the request; ``None`` for a websocket.
@@ -108,7 +110,7 @@ def step(place: Place, route: Any, endpoint: Any, method: str | None, public: fr
     return resolve(own, always, default, asks, bool(public) and template(route, prefix) in public)
 
 
-def rest(place: Place) -> Needed:
+def rest(place: RouterPlace) -> Needed:
     """Return what is asked where no route of ``place`` matches: what always is. Defaults are for routes.
 
     Raises :class:`~capgate.routes.framework.Unresolvable` where what the router does then would need something else.
@@ -120,9 +122,9 @@ def rest(place: Place) -> Needed:
 
 def _place(
     router: Router, always: Requirements, default: Requirements, prefix: str, root_path: str, depth: int
-) -> Place:
+) -> RouterPlace:
     if depth > DEPTH:
         raise Unresolvable(f"applications are nested more than {DEPTH} deep")
     if not USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
-    return Place(router, always, default, prefix, root_path, depth)
+    return RouterPlace(router, always, default, prefix, root_path, depth)

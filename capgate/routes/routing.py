@@ -28,7 +28,7 @@ from starlette.types import Scope
 from .declare import ATTRIBUTE, Requirements
 from .fastapi_routes import match_included
 from .framework import LEAF, PLAIN, Unresolvable
-from .precedence import Place, Status, rest, start, step
+from .precedence import RouterPlace, Status, rest, start, step
 from .target import Target
 
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {}
@@ -63,7 +63,7 @@ def resolver_for(target: Target, public: frozenset[str] = frozenset()) -> Callab
         place = start(target)
     except Unresolvable as error:
         return functools.partial(_raise, str(error))
-    if isinstance(place, Place):
+    if isinstance(place, RouterPlace):
         search = _search(place, public)
         if target.root_path:
             return lambda scope: search({**scope, "root_path": target.root_path})
@@ -77,7 +77,7 @@ def _raise(problem: str, scope: Scope) -> NoReturn:
     raise Unresolvable(problem)
 
 
-def _search(place: Place, public: frozenset[str]) -> Callable[[Scope], Resolution]:
+def _search(place: RouterPlace, public: frozenset[str]) -> Callable[[Scope], Resolution]:
     """Return a function that tells what the first route of ``place`` that a scope reaches needs."""
     router, always, plainness, full = place.router, place.always, PLAIN, Match.FULL
 
@@ -104,7 +104,7 @@ def _search(place: Place, public: frozenset[str]) -> Callable[[Scope], Resolutio
                 here = place.included(route, reached)
             method = scope["method"] if scope["type"] == "http" else None
             needed = step(here, reached, child["endpoint"], method, public)
-            if isinstance(needed, Place):
+            if isinstance(needed, RouterPlace):
                 inside = {**scope, **child}
                 if needed.root_path:
                     inside["root_path"] = needed.root_path

@@ -34,7 +34,7 @@ from capgate.fastapi import Requires
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS, Allow
 from capgate.routes.declare import is_around, requires
-from capgate.routes.report import report_routes
+from capgate.routes.route_report import report_routes
 from capgate.routes.target import find_target
 from capgate.settings.settings import Settings
 

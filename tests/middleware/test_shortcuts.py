@@ -21,7 +21,7 @@ from capgate.middleware.gate import Gate
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
-from capgate.routes.report import report_routes
+from capgate.routes.route_report import report_routes
 from capgate.routes.target import Target, find_target
 from capgate.settings.settings import Settings
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from capgate.fastapi import Requires
 from capgate.routes.declare import ASKS_ITSELF, Requirements, asks_itself, declared
 from capgate.routes.precedence import resolve
-from capgate.routes.report import report_routes
+from capgate.routes.route_report import report_routes
 from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
 from capgate.routes.target import find_target
 

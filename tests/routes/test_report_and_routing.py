@@ -27,7 +27,7 @@ from capgate.middleware.contract import contract_of
 from capgate.routes.declare import asks_itself, is_around
 from capgate.routes.framework import Unresolvable
 from capgate.routes.openapi import EXTENSION, add_capabilities
-from capgate.routes.report import FRONTENDS, RouteReport, report_routes
+from capgate.routes.route_report import FRONTENDS, RouteReport, report_routes
 from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
 from capgate.routes.target import find_target
 from capgate.settings.settings import Settings

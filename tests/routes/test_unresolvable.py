@@ -12,7 +12,7 @@ from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from capgate.routes.framework import Unresolvable, dispatches_as_usual, matches_as_usual
-from capgate.routes.report import report_routes
+from capgate.routes.route_report import report_routes
 from capgate.routes.target import find_target
 
 from ..support.asgi import http_scope

@@ -16,7 +16,7 @@ from ...errors import BundleError, CapgateError, SignatureInvalid
 from ...limits import Limits
 from ...policy import RuntimePolicy
 from ...rego import BUILTINS, REFUSED
-from ...routes.contract.parts import quoted
+from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
 from ...store.manifest import ABI

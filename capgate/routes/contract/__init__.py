@@ -1,4 +1,4 @@
-"""The handler contract: what an application declares, and the digests of what it was reviewed with, as one JSON file.
+"""Keeps what an application declares, and the digests of what it was reviewed with, as one JSON file.
 
 ::
 
@@ -12,21 +12,32 @@
                   "operations": ["delete", "insert", "update", "upsert", "write"]}],
      "sections": {"sql": {"static": ["save_order"], "dynamic": false}}}
 
-Every key is always there, every list is sorted, and ``actions`` and ``sections`` follow from ``routes`` and the
-vocabulary: there is one text for one contract, and a change of it reads as a change of the application.
-:mod:`capgate.middleware.contract` makes contracts from applications and holds running ones to them.
+Every key is always there, and every list is sorted. ``actions`` and ``sections`` follow from ``routes`` and the
+vocabulary. So there is one text for one contract. A change of it reads as a change of the application.
+:mod:`capgate.middleware.contract` makes contracts from applications and holds running ones to them. Read
+``handler_contract.py`` first.
 """
 
 from __future__ import annotations
 
-from .changes import Change, Effect, changes
-from .handler import HandlerContract, policy_from_contract
-from .parts import ZEROS, ContractAction, ContractRequirement, ContractRoute, ContractSection
+from .changes import ContractChange, Effect, changes
+from .handler_contract import (
+    ZEROS,
+    ContractAction,
+    ContractRequirement,
+    ContractRoute,
+    ContractSection,
+    HandlerContract,
+    policy_from_contract,
+    quoted,
+    requirement_key,
+    route_key,
+)
 
 __all__ = [
     "ZEROS",
-    "Change",
     "ContractAction",
+    "ContractChange",
     "ContractRequirement",
     "ContractRoute",
     "ContractSection",
@@ -34,4 +45,7 @@ __all__ = [
     "HandlerContract",
     "changes",
     "policy_from_contract",
+    "quoted",
+    "requirement_key",
+    "route_key",
 ]

@@ -14,7 +14,7 @@ from capgate import HandlerContract
 from capgate.actions import policy_hash
 from capgate.routes.contract import ContractAction, ContractRequirement, ContractRoute, changes
 
-from .made import ACTIONS, contracts
+from .contracts import ACTIONS, contracts
 
 READ = ContractRequirement("db.read", "sql_query:list", False, None)
 OTHER = ContractRequirement("db.read", "sql_query:other", False, None)
@@ -170,8 +170,8 @@ def test_what_widens_narrows_on_the_way_back(old: HandlerContract, new: HandlerC
 @given(contracts(), contracts())
 def test_words_are_fit_for_terminals_and_values_for_json(old: HandlerContract, new: HandlerContract) -> None:  # O3
     for one in changes(old, new):
-        assert one.words.isascii()
-        assert one.words.isprintable()
+        assert one.sentence.isascii()
+        assert one.sentence.isprintable()
         assert one.name.isascii()
         assert one.name.isprintable()
         assert msgspec.json.decode(msgspec.json.encode(one))["field"] == one.field

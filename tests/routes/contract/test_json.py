@@ -14,12 +14,10 @@ from capgate import HandlerContract
 from capgate.actions import policy_hash
 from capgate.errors import ConfigError
 from capgate.routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute
-from capgate.routes.contract.handler import KEYS
-from capgate.routes.contract.parts import escape, split_resource
-from capgate.routes.declare import Requirement
-from capgate.routes.openapi import as_written
+from capgate.routes.contract.handler_contract import KEYS, split_resource
+from capgate.routes.declare import Requirement, as_written, escape
 
-from .made import ACTIONS, contracts, ids
+from .contracts import ACTIONS, contracts, ids
 
 WRITE = ACTIONS["db.write"]
 FIXED = ContractRequirement("db.write", "sql_query:save", False, None)

@@ -14,11 +14,11 @@ from capgate.actions import BUILTIN_ACTIONS, policy_hash
 from capgate.artifact.load import WasmArtifact
 from capgate.errors import ConfigError
 from capgate.policy import ascii_lower
-from capgate.routes.contract import ContractRequirement, ContractRoute, policy_from_contract
-from capgate.routes.contract.parts import requirement_key, split_resource
+from capgate.routes.contract import ContractRequirement, ContractRoute, policy_from_contract, requirement_key
+from capgate.routes.contract.handler_contract import split_resource
 
 from ...support.gates import KINDS, make_checker
-from .made import ACTIONS, OWN, contracts, ids
+from .contracts import ACTIONS, OWN, contracts, ids
 
 
 def contract_with(*needed: tuple[str, str | None]) -> HandlerContract:

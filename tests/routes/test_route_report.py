@@ -14,7 +14,7 @@ from starlette.routing import Host, Mount, Route, Router
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ANONYMOUS
 from capgate.routes.declare import asks_itself
-from capgate.routes.report import RouteReport, check_order, check_routes, report_routes
+from capgate.routes.route_report import RouteReport, check_order, check_routes, report_routes
 from capgate.routes.target import find_target
 
 from ..support.asgi import Call, http_scope

@@ -14,7 +14,7 @@ from starlette.routing import WebSocketRoute
 from .declare import Requirements, handler_name, is_class_based
 from .fastapi_routes import asked_in_dependencies, check_plain, frontends, routes_behind
 from .framework import REST, Unresolvable, leads_on, template
-from .precedence import Needed, Place, Status, rest, start, step
+from .precedence import Needed, RouterPlace, Status, rest, start, step
 from .target import Target
 
 #: How the frontends of a router are listed, behind its path. They cannot be public.
@@ -50,20 +50,20 @@ def report_routes(target: Target, public: frozenset[str] = frozenset()) -> list[
         place = start(target)
     except Unresolvable:
         return [RouteReport(REST, (), "unresolvable")]
-    if isinstance(place, Place):
+    if isinstance(place, RouterPlace):
         return list(_of_place(place, public, frozenset()))
     status, requirements = place
     return [] if status == "undeclared" else [RouteReport(REST, (), status, requirements)]
 
 
-def _of_place(place: Place, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
+def _of_place(place: RouterPlace, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield the routes of ``place``, below mounts whose paths have ``params``."""
     for route in place.router.routes:
         yield from _of_route(place, route, public, params)
     yield from _of_frontends(place, params)
 
 
-def _of_route(place: Place, route: Any, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
+def _of_route(place: RouterPlace, route: Any, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield ``route`` of ``place``, or the routes included behind it as far as they can be resolved."""
     try:
         behind = routes_behind(route)
@@ -78,7 +78,7 @@ def _of_route(place: Place, route: Any, public: frozenset[str], params: frozense
 
 
 def _of_reached(
-    place: Place, route: Any, reached: Any, public: frozenset[str], params: frozenset[str]
+    place: RouterPlace, route: Any, reached: Any, public: frozenset[str], params: frozenset[str]
 ) -> Iterator[RouteReport]:
     """Yield what there is at the route ``reached``, which is ``route`` or included behind it."""
     mounted = leads_on(reached)
@@ -94,7 +94,7 @@ def _of_reached(
         return
     params = params | (frozenset(getattr(reached, "param_convertors", ())) - ({"path"} if mounted else frozenset()))
     for some, needed in _steps(place, reached, endpoint, methods, public):
-        if isinstance(needed, Place):
+        if isinstance(needed, RouterPlace):
             yield from _of_place(needed, public, params)
         else:
             status, requirements = needed
@@ -103,12 +103,12 @@ def _of_reached(
 
 
 def _steps(
-    place: Place, route: Any, endpoint: Any, methods: tuple[str, ...], public: frozenset[str]
-) -> Iterable[tuple[tuple[str, ...], Place | Needed]]:
+    place: RouterPlace, route: Any, endpoint: Any, methods: tuple[str, ...], public: frozenset[str]
+) -> Iterable[tuple[tuple[str, ...], RouterPlace | Needed]]:
     """Return where ``route`` leads: for all of its ``methods``, or of a class for each that need the same."""
     if not is_class_based(endpoint) or isinstance(getattr(route, "original_route", route), WebSocketRoute):
         return [(methods, _step(place, route, endpoint, None, public))]
-    alike: list[tuple[list[str], Place | Needed]] = []
+    alike: list[tuple[list[str], RouterPlace | Needed]] = []
     for method in _answered(endpoint, methods or _METHODS):
         needed = _step(place, route, endpoint, method, public)
         same = next((names for names, other in alike if other == needed), None)
@@ -119,7 +119,9 @@ def _steps(
     return [(methods if len(alike) == 1 else tuple(sorted(names)), needed) for names, needed in alike]
 
 
-def _step(place: Place, route: Any, endpoint: Any, method: str | None, public: frozenset[str]) -> Place | Needed:
+def _step(
+    place: RouterPlace, route: Any, endpoint: Any, method: str | None, public: frozenset[str]
+) -> RouterPlace | Needed:
     try:
         return step(place, route, endpoint, method, public)
     except (Unresolvable, TypeError):
@@ -131,7 +133,7 @@ def _answered(endpoint: type[HTTPEndpoint], methods: tuple[str, ...]) -> tuple[s
     return tuple(m for m in methods if getattr(endpoint, handler_name(endpoint, m), None) is not None) or methods[:1]
 
 
-def _of_frontends(place: Place, params: frozenset[str]) -> Iterator[RouteReport]:
+def _of_frontends(place: RouterPlace, params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield what FastAPI serves where no route matches, as one route."""
     try:
         if not any(True for _ in frontends(place.router, (place.always, place.default))):

@@ -5,8 +5,15 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS
-from capgate.routes.contract import ContractAction, ContractRequirement, ContractRoute, HandlerContract
-from capgate.routes.contract.parts import escape, requirement_key, route_key
+from capgate.routes.contract import (
+    ContractAction,
+    ContractRequirement,
+    ContractRoute,
+    HandlerContract,
+    requirement_key,
+    route_key,
+)
+from capgate.routes.declare import escape
 
 OWN = (
     ContractAction("invoice.send", "actions", "invoice", True, ()),
