@@ -1,19 +1,22 @@
-"""Capability gating for ASGI applications: ask a sandboxed policy before a sensitive effect.
+"""Capability gating for ASGI applications: asks a sandboxed policy before a sensitive effect.
 
-The way of a request, to be read in this order::
+The way of a request, through the rooms::
 
-    middleware.py    the policy enforcement point: 403, or on to the application
-    checker.py       the policy decision point: Allow or Deny, whatever happens
-    pool.py          live policy instances, made at start-up
-    interpreter.py   one instance behind the policy ABI (abi/, engine/)
+    request ─► middleware ─► routes            what does this route need?
+                  │     └──► enforcement ─► checker ─► runtime ─► (abi, engine) ─► Allow | Deny ─► events
+    effect ──► capabilities ──┘                │
+    policy:  document (policy) ─► artifact ─► store ─┘         bytes: wasm       words: model, actions, limits, errors
 
-At start-up ``store/loader.py`` reads and pins the artifact, and ``wasm/`` decodes, restricts and meters it. Policies as
-documents: ``policy/``, ``build.py``.
+To be read in this order: ``middleware/middleware.py`` (refused, or on to the application), ``middleware/request.py`` (one
+request), ``checker/base.py`` and ``checker/wasm.py`` (``Allow`` or ``Deny``, whatever happens), ``runtime/pool.py`` (live
+policy instances). The docstring of each room says what lives there, what it may use, and which file to read first.
 """
 
 from .artifact.build import build_policy
 from .artifact.load import WasmArtifact, load_wasm_artifact
-from .checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from .checker.base import PolicyChecker
+from .checker.local import LocalPolicyChecker
+from .checker.wasm import WasmPolicyChecker
 from .enforcement.capabilities import Capabilities
 from .errors import CapabilityDenied
 from .limits import Limits

@@ -1,4 +1,4 @@
-"""Decision events: who asked for what, and what was answered, as one structured log record per decision.
+"""Writes decision events: who asked for what, and what was answered, as one structured log record per decision.
 
 Denials are always recorded, at ``WARNING``; allows are sampled, at ``INFO``. Records go to the logger
 ``capgate.decisions``: the message is one line of JSON in printable ASCII, and ``record.capgate`` is the same as a
@@ -19,11 +19,12 @@ import random
 import threading
 import time
 import uuid
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from .model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult
+from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 
 LOGGER: Final = "capgate.decisions"
 #: Characters of one field; of longer text the event says how long it was.
@@ -63,7 +64,7 @@ class DecisionSink(Protocol):
     """Where events go. May raise: that is counted, and changes nothing else."""
 
     def emit(self, event: DecisionEvent) -> None:
-        """Take one event; called on the thread that decided, and holds it up."""
+        """Take one event. Called on the thread that decided, and holds it up."""
 
 
 class EventStatistics(msgspec.Struct, frozen=True):
@@ -127,14 +128,43 @@ def remove_sink(sink: DecisionSink) -> None:
 
 
 def statistics() -> EventStatistics:
-    """A snapshot, over all sinks."""
+    """Return a snapshot, over all sinks."""
     with _outlet.lock:
         return EventStatistics(_outlet.emitted, _outlet.dropped)
 
 
 def new_decision_id() -> str:
-    """32 hex digits that no other decision has."""
+    """Return 32 hex digits that no other decision has."""
     return uuid.uuid4().hex
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of a request besides its question.
+
+    ``duration_us`` is in microseconds. ``cause`` is what went wrong, if anything did. ``env`` counts where nothing got
+    as far as a question, which has an environment of its own.
+    """
+
+    method: str | None = None
+    path: str | None = None
+    duration_us: float | None = None
+    cause: BaseException | None = None
+    env: Environment = DEFAULT_ENVIRONMENT
+
+    @classmethod
+    def of(
+        cls,
+        scope: Mapping[str, Any],
+        *,
+        duration_us: float | None = None,
+        cause: BaseException | None = None,
+        env: Environment = DEFAULT_ENVIRONMENT,
+    ) -> Facts:
+        """Return the facts of the request of ``scope``, which is empty outside of requests."""
+        return cls(scope.get("method", scope.get("type")), scope.get("path"), duration_us, cause, env)
+
+
+_NO_FACTS: Final = Facts()
 
 
 class DecisionLog:
@@ -143,65 +173,25 @@ class DecisionLog:
     def __init__(self, sample_allows: float = 0.0) -> None:
         self._sample_allows = sample_allows
 
-    def allowed(
-        self,
-        input: PolicyInput | None,
-        policy: PolicyInfo | None = None,
-        *,
-        duration_us: float | None = None,
-        method: str | None = None,
-        path: str | None = None,
-    ) -> None:
-        """An allow, which becomes an event if it is sampled. Never raises."""
+    def allowed(self, decision: Decision, facts: Facts = _NO_FACTS) -> None:
+        """Take an allow, which becomes an event if it is sampled. Never raises."""
         if self._sample_allows and random.random() < self._sample_allows:  # noqa: S311  # sampling is no secret
-            _emit(Allow(), input, policy, duration_us=duration_us, method=method, path=path)
+            _emit(decision, facts)
 
-    def denied(
-        self,
-        input: PolicyInput | None,
-        result: Deny,
-        policy: PolicyInfo | None = None,
-        *,
-        decision_id: str | None = None,
-        env: Environment = DEFAULT_ENVIRONMENT,
-        duration_us: float | None = None,
-        method: str | None = None,
-        path: str | None = None,
-        cause: BaseException | None = None,
-    ) -> None:
-        """A denial; ``input`` is ``None``, and ``env`` counts, where nothing got as far as a question. Never raises."""
-        _emit(
-            result,
-            input,
-            policy,
-            decision_id=decision_id,
-            env=env,
-            duration_us=duration_us,
-            method=method,
-            path=path,
-            cause=cause,
-        )
+    def denied(self, decision: Decision, facts: Facts = _NO_FACTS) -> None:
+        """Write the event of a denial. Never raises."""
+        _emit(decision, facts)
 
 
-def _emit(
-    result: PolicyResult,
-    input: PolicyInput | None,
-    policy: PolicyInfo | None,
-    *,
-    decision_id: str | None = None,
-    env: Environment = DEFAULT_ENVIRONMENT,
-    duration_us: float | None = None,
-    method: str | None = None,
-    path: str | None = None,
-    cause: BaseException | None = None,
-) -> None:
+def _emit(decision: Decision, facts: Facts) -> None:
     # Looked up by name: an input that is denied because it is malformed has to be written too.
+    input, result, policy = decision.input, decision.result, decision.policy
     resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)
-    env = getattr(input, "env", env)
+    env = getattr(input, "env", facts.env)
     event = DecisionEvent(
         event="capgate.decision",
         decision="allow" if type(result) is Allow else "deny",
-        decision_id=decision_id or new_decision_id(),
+        decision_id=decision.decision_id or new_decision_id(),
         timestamp=time.time_ns(),
         service=printable(getattr(env, "service", None)) or "",
         mode=printable(getattr(env, "mode", None)) or "",
@@ -215,16 +205,16 @@ def _emit(
         policy_version=printable(getattr(policy, "version", None)),
         policy_sha256=printable(getattr(policy, "sha256", None)),
         engine=printable(getattr(policy, "engine", None)),
-        duration_us=None if duration_us is None else round(duration_us, 1),
-        method=printable(method),
-        path=printable(path),
-        cause=None if cause is None else describe(cause),
+        duration_us=None if facts.duration_us is None else round(facts.duration_us, 1),
+        method=printable(facts.method),
+        path=printable(facts.path),
+        cause=None if facts.cause is None else describe(facts.cause),
     )
     _outlet.emit(event)
 
 
 def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
-    """``text`` in printable ASCII, reversible (``unicode_escape``), of at most ``limit`` characters of the original."""
+    """Return ``text`` in printable ASCII, of at most ``limit`` characters of it; reversible (``unicode_escape``)."""
     if text is None:
         return None
     if not isinstance(text, str):
@@ -236,14 +226,14 @@ def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """Which error, and where it was raised; not what it says, since that may quote a secret."""
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    """Say which error it is, and where it was raised; not what it says, since that may quote a secret."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = "" if trace is None else f" in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
     module = "" if trace is None else f" of {trace.tb_frame.f_globals.get('__name__', '?')}"
-    return printable(kind + where + module) or ""
+    return printable(name + where + module) or ""
 
 
 def _actor_kind(actor: object) -> str | None:

@@ -1,4 +1,4 @@
-"""FastAPI's way to declare: as a dependency, which may take who is asking from another dependency.
+"""Declares the way of FastAPI: as a dependency, which may take who is asking from another dependency.
 
 ::
 
@@ -8,8 +8,8 @@
 
 The dependency asks the gate of :class:`~capgate.CapabilityMiddleware`, which lets a request reach it unasked if that is
 all that its route declares. Dependencies run before the endpoint, in their order, and after FastAPI read a body that it
-validates; a denial is answered 403. A route one of whose dependencies ``app.dependency_overrides`` replaces, so that it
-is not asked, declares none of them.
+validates. A denial is answered 403. A route declares none of its dependencies where ``app.dependency_overrides`` replaces
+one of them, so that it is not asked.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ import anyio
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
-from .enforcement.actors import actor_of
 from .enforcement.capabilities import Capabilities
 from .enforcement.current import current
-from .enforcement.point import Judge
 from .errors import ConfigError, MalformedInput, PolicyTimeout
+from .middleware.actors import actor_of
 from .routes.declare import ATTRIBUTE, Requirement, asks_itself
 
 
 def get_capabilities(connection: HTTPConnection) -> Capabilities:
-    """The :class:`Capabilities` of the request. Raises :class:`~capgate.CapabilityDenied` where no gate let it in."""
-    found = (connection.scope.get("state") or {}).get("capabilities")
-    return found if isinstance(found, Capabilities) else current()
+    """Return the capabilities of the request. Raises :class:`~capgate.CapabilityDenied` where no gate let it in."""
+    capabilities = (connection.scope.get("state") or {}).get("capabilities")
+    return capabilities if isinstance(capabilities, Capabilities) else current()
 
 
 #: The type of a parameter that FastAPI is to fill with the capabilities of the request.
@@ -48,13 +47,12 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
     args_hash: str | None = None,
     actor: Callable[..., Any] | None = None,
 ) -> Any:
-    """A dependency that asks a policy for ``action`` on ``resource``; the arguments are those of
-    :func:`~capgate.requires`.
+    """Return a dependency that asks a policy for ``action`` on ``resource``.
 
-    ``actor`` is a dependency whose value is who is asking, in place of the actor of the middleware: an
-    :data:`~capgate.model.Actor`, ``None`` for nobody, the name of a user, or a user as
-    :func:`~capgate.enforcement.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers and applications,
-    or in ``Annotated[..., Requires(...)]``. Raises :class:`~capgate.errors.ConfigError`.
+    The arguments are those of :func:`~capgate.requires`. ``actor`` is a dependency whose value is who is asking, in
+    place of the actor of the middleware: an :data:`~capgate.model.Actor`, ``None`` for nobody, the name of a user, or a
+    user as :func:`~capgate.middleware.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers
+    and applications, or in ``Annotated[..., Requires(...)]``. Raises :class:`~capgate.errors.ConfigError`.
 
     With ``args_hash="body"`` a form is denied, for FastAPI has consumed it: there, declare the endpoint.
     """
@@ -86,24 +84,26 @@ async def _require(requirement: Requirement, connection: HTTPConnection, capabil
     try:
         resource = requirement.resource(connection.path_params)
         if requirement.args_hash is not None:
-            digest = await _hash_body(connection, capabilities._judge())
+            digest = await _hash_body(connection, capabilities)
     except Exception as error:  # what is to be asked is not known for certain
         capabilities.deny(error)
     await capabilities.require(requirement.action, resource, args_hash=digest)
 
 
-async def _hash_body(connection: HTTPConnection, judge: Judge) -> str:
-    """SHA-256 of the body in 64 hex digits. The body, which FastAPI has read already if an endpoint declares one, is
-    kept for whoever asks the request for it."""
+async def _hash_body(connection: HTTPConnection, capabilities: Capabilities) -> str:
+    """Return the SHA-256 of the body in 64 hex digits.
+
+    The body is kept for whoever asks the request for it. FastAPI has read it already if an endpoint declares one.
+    """
     if not isinstance(connection, Request):
         raise MalformedInput("only a request of HTTP has a body")
     if not hasattr(connection, "_body"):
-        with anyio.move_on_after(judge.deadline) as bound:
-            connection._body = await _read_body(connection, judge.body_bytes)
+        with anyio.move_on_after(capabilities.deadline) as bound:
+            connection._body = await _read_body(connection, capabilities.body_bytes)
         if bound.cancelled_caught:
             raise PolicyTimeout("the body was not there within the deadline")
-    if len(connection._body) > judge.body_bytes:
-        raise MalformedInput(f"the body has more than {judge.body_bytes} bytes")
+    if len(connection._body) > capabilities.body_bytes:
+        raise MalformedInput(f"the body has more than {capabilities.body_bytes} bytes")
     return sha256(connection._body).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: denials by reason, what the pools do, and which policy answers.
+"""Exports figures for Prometheus: denials by reason, what the pools do, and which policy answers.
 
 ::
 
@@ -20,9 +20,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from .actions import VOCABULARY
-from .checker.cached import QuickChecker
-from .checker.following import FollowingChecker
-from .checker.local import PolicyChecker, WasmPolicyChecker
+from .checker.base import PolicyChecker
+from .checker.foreign import as_checker
 from .errors import ConfigError
 from .events import DecisionEvent, add_sink, remove_sink, statistics
 from .model import REASONS
@@ -56,11 +55,9 @@ class Metrics(Collector):
         *,
         prefix: str = "capgate",
     ) -> None:
-        inner = checker.inner if isinstance(checker, QuickChecker) else checker
-        if getattr(inner, "policy", None) is None:
+        self._checker = as_checker(checker)
+        if self._checker.policy is None:
             raise ConfigError("checker", checker, "one of capgate's own checkers")
-        self._checker: Any = inner
-        self._cache = checker if isinstance(checker, QuickChecker) else None
         self._prefix = prefix
         self._registry = registry
         self._denials = prometheus_client.Counter(
@@ -88,19 +85,21 @@ class Metrics(Collector):
         events = statistics()
         yield self._family(CounterMetricFamily, "events_emitted", "Decision events that sinks took.", events.emitted)
         yield self._family(CounterMetricFamily, "events_dropped", "Decision events that sinks lost.", events.dropped)
-        if self._cache is not None:
-            known = self._cache.remembered
-            yield self._family(GaugeMetricFamily, "cache_decisions", "Decisions that are remembered.", known)
+        remembered = self._checker.remembered
+        if remembered is not None:
+            yield self._family(GaugeMetricFamily, "cache_decisions", "Decisions that are remembered.", remembered)
 
     def _policy(self) -> Iterator[Metric]:
         info = self._checker.policy
+        if info is None:
+            return
         told = {"name": info.name, "version": info.version, "sha256": info.sha256, "engine": info.engine}
         yield InfoMetricFamily(f"{self._prefix}_policy", "The policy that answers.", told)
 
     def _following(self) -> Iterator[Metric]:
-        if not isinstance(self._checker, FollowingChecker):
-            return
         status = self._checker.status()
+        if status is None:
+            return
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
         yield self._family(gauge, "store_sequence", "Record of the store that answers.", status.sequence)
         yield self._family(gauge, "store_version", "Version of the policy that answers.", status.version)
@@ -113,12 +112,11 @@ class Metrics(Collector):
         yield self._family(counter, "store_swaps", "How often another policy took over.", status.swaps)
 
     def _pool(self) -> Iterator[Metric]:
-        checker = self._checker.asked if isinstance(self._checker, FollowingChecker) else self._checker
-        if isinstance(checker, WasmPolicyChecker):
-            figures = checker.pool.statistics()
+        figures = self._checker.statistics()
+        if figures is not None:
             for name, (text, family) in _POOL.items():
                 yield self._family(family, f"pool_{name}", text, getattr(figures, name))
 
     def _family(self, family: Any, name: str, text: str, value: float) -> Metric:
-        found: Metric = family(f"{self._prefix}_{name}", text, value=value)
-        return found
+        metric: Metric = family(f"{self._prefix}_{name}", text, value=value)
+        return metric

@@ -1,4 +1,4 @@
-"""The question and the answer: :class:`PolicyInput` and :data:`PolicyResult`, with the stable reason codes."""
+"""Defines the question and the answer, :class:`PolicyInput` and :data:`PolicyResult`, with the stable reason codes."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fa
     mode: str = "prod"
 
 
+ACTORS: Final = frozenset({Anonymous, User, Service, CompilerTool})
 ANONYMOUS: Final = Anonymous()
 DEFAULT_ENVIRONMENT: Final = Environment()
 
@@ -96,6 +97,11 @@ class PolicyInfo(msgspec.Struct, frozen=True, gc=False):
     sha256: str
     engine: str = "local"
 
+    @property
+    def is_wasm(self) -> bool:
+        """Whether the artifact is a WebAssembly module, and no document."""
+        return self.engine != "local"
+
 
 class Entrypoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Which question a module that OPA compiled is asked, and what its answers mean. Other modules have but one.
@@ -113,8 +119,11 @@ ONLY_ENTRYPOINT: Final = Entrypoint()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What was asked and answered. ``decision_id`` is that of the event of a denial, ``None`` for an allow; ``input``
-    is ``None`` where nothing got as far as a question."""
+    """What was asked and answered.
+
+    ``decision_id`` is that of the event of a denial, ``None`` for an allow. ``input`` is ``None`` where nothing got as
+    far as a question.
+    """
 
     input: PolicyInput | None
     result: PolicyResult
@@ -146,5 +155,5 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def canonical(value: Any) -> bytes:
-    """``value`` (a result or an input) as canonical JSON: no white space, fields in declared order, UTF-8."""
+    """Return ``value`` (a result or an input) as canonical JSON: no white space, fields in declared order, UTF-8."""
     return _encoder.encode(value)

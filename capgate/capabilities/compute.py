@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,10 +15,9 @@ from starlette.background import BackgroundTask
 
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import current
-from ..enforcement.point import Answers
 from ..errors import ConfigError, PoolExhausted
 from ..limits import check_number
-from ..model import Deny, PolicyInput, Reason, Resource
+from ..model import Resource
 
 ACTION: Final = "compute.long"
 KIND: Final = "job"
@@ -126,11 +124,7 @@ class GatedLimiter:
 
     def _refuse(self, capabilities: Capabilities) -> NoReturn:
         seen = f"{self._waiting} callers wait for {self._capacity} slots, the limit is {self._most_waiting}"
-        crowd, judge = PoolExhausted(seen), capabilities._judge()
-        input = PolicyInput(ACTION, capabilities._actor, self._resource, None, judge.env, time.time_ns())
-        refused = Answers([Deny(Reason.POOL_EXHAUSTED)], judge.policy, crowd)
-        capabilities._insist(capabilities._concluded(judge, [input], refused))
-        raise crowd  # not reached: a denial is raised
+        capabilities.deny(PoolExhausted(seen), ACTION, self._resource)
 
 
 def _is_async(func: Any) -> bool:

@@ -19,7 +19,6 @@ from typing import Any, Final, ParamSpec, TypeVar
 from ..actions import VOCABULARY
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import current
-from ..enforcement.denials import refusal
 from ..errors import CapabilityDenied, ConfigError
 from ..model import Resource
 from ._tools_arguments import Taken, canonical_hash
@@ -197,5 +196,5 @@ class _Gate:
     def _confirmed(self, taken: Taken, asked: Capabilities) -> inspect.BoundArguments:
         problem = taken.problem or taken.changed()
         if problem is not None:  # not even where a checker of the application's allowed it
-            raise CapabilityDenied(refusal(asked._judge(), asked._scope(), problem)) from problem
+            asked.deny(problem)
         return taken.bound

@@ -5,9 +5,17 @@ Uses ``runtime``, ``store``, ``policy`` and the words. Read ``base.py`` first.
 
 from __future__ import annotations
 
-from .base import PolicyChecker
-from .cached import QuickChecker
+from .base import Checker, PolicyChecker
+from .cached import CachedChecker
 from .following import FollowingChecker
-from .local import LocalPolicyChecker, WasmPolicyChecker
+from .local import LocalPolicyChecker
+from .wasm import WasmPolicyChecker
 
-__all__ = ["FollowingChecker", "LocalPolicyChecker", "PolicyChecker", "QuickChecker", "WasmPolicyChecker"]
+__all__ = [
+    "CachedChecker",
+    "Checker",
+    "FollowingChecker",
+    "LocalPolicyChecker",
+    "PolicyChecker",
+    "WasmPolicyChecker",
+]

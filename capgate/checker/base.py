@@ -1,103 +1,196 @@
-"""What every policy decision point of capgate's is made of: the protocol, the vocabulary, events, codes for faults."""
+"""Says what every checker of capgate's own offers, and how a fault becomes a denial."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
-from ..actions import Vocabulary
-from ..errors import PolicyError
+import msgspec
+
+from ..actions import VOCABULARY, Vocabulary
+from ..errors import PolicyError, ends_task
 from ..events import DecisionLog
-from ..model import REASONS, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..runtime.pool import PoolStatistics
 
 _log = logging.getLogger("capgate")
 
 #: One result object per reason code: nothing is allocated for a denial of capgate's own.
 DENIED: Final = {reason: Deny(reason) for reason in REASONS}
 
-_Self = TypeVar("_Self", bound="BaseChecker")
+_Self = TypeVar("_Self", bound="Checker")
 
 
 class PolicyChecker(Protocol):
     """A policy decision point. An application may bring its own."""
 
     async def check(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``. Never raises but for cancellation: an error is a deny."""
+        """Answer ``input``. Never raises but for cancellation: an error is a deny."""
 
 
-class Answering(Protocol):
-    """What gives answers of one policy, and says which: whatever is active a moment later, ``policy`` is the one that
-    gave them. The methods are those of :class:`BaseChecker`, and of the checkers in :mod:`capgate.checker.local`."""
+class Answers(NamedTuple):
+    """One decision for each question, the policy that gave them, and what went wrong, if anything did."""
 
-    @property
-    def policy(self) -> PolicyInfo | None: ...
-
-    def answer_now(self, input: PolicyInput, /) -> PolicyResult | None: ...
-
-    def evaluate(self, input: PolicyInput, /) -> Awaitable[PolicyResult]: ...
-
-    def evaluate_many(self, inputs: Sequence[PolicyInput], /) -> Awaitable[list[PolicyResult]]: ...
-
-    def answer_many_now(self, inputs: Sequence[PolicyInput], /) -> list[PolicyResult] | None: ...
+    results: list[PolicyResult]
+    policy: PolicyInfo | None
+    cause: BaseException | None
 
 
-class BaseChecker:
-    """What all checkers of capgate's share: the vocabulary, the events of a bare ``check``, the async context
-    manager."""
+class FollowStatus(msgspec.Struct, frozen=True):
+    """A snapshot of a checker that follows a store.
 
-    policy: PolicyInfo
-    #: Which fields of an input the policy looks at, where that is known: ``action``, ``resource``, ``actor``, ``mode``.
-    inputs: frozenset[str] | None = None
+    ``sequence``, ``version``, ``sha256`` and ``signers`` are of the policy that answers. Where there are no signers,
+    nobody's signature was asked for. ``looked`` is when the store was last read with success, in nanoseconds since the
+    epoch. ``problem`` says what is wrong since, or why what is active there does not answer here; ``None`` where all is
+    well. ``rolled_back`` is the sequence of the last record that was left for its faults. ``swaps`` counts how often
+    another policy took over.
+    """
 
-    def __init__(self, vocabulary: Vocabulary, events: DecisionLog | None) -> None:
+    name: str
+    sequence: int
+    version: int
+    sha256: str
+    looked: int
+    swaps: int
+    problem: str | None
+    rolled_back: int | None
+    signers: tuple[str, ...] = ()
+
+
+class Checker:
+    """A policy decision point of capgate's own: the one interface that all others ask.
+
+    Nothing here raises but what ends the task: an error is a denial. A method that ends in ``_now`` waits for nothing,
+    and is for code that cannot await. Instances take no attributes besides their own, so nobody replaces a method of
+    one.
+    """
+
+    __slots__ = ("__weakref__", "_events", "_vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary = VOCABULARY, events: DecisionLog | None = None) -> None:
         self._vocabulary = vocabulary
         self._events = events or DecisionLog()
 
+    # -- what it is
+
     @property
-    def answering(self) -> Answering:
-        """What answers now, with one policy for good: a checker that follows a store is a sequence of such. Whoever
-        needs to know which policy gave an answer takes this once, and asks it for both."""
-        return self  # type: ignore[return-value]  # each checker has these methods
+    def policy(self) -> PolicyInfo | None:
+        """The policy that answers now; ``None`` where nobody says."""
+        return None
 
-    async def check(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``; a denial is also an event. Never raises but for cancellation: an error is a deny."""
-        asked = self.answering
-        result = await asked.evaluate(input)
-        if type(result) is Deny:
-            self._report(input, result, asked)
-        return result
+    @property
+    def knows_policy(self) -> bool:
+        """Whether :attr:`policy` is certain. An application's checker may say of itself what it likes."""
+        return True
 
-    def _report(self, input: PolicyInput, result: Deny, asked: Answering) -> None:
-        try:
-            self._events.denied(input, result, asked.policy)
-        except Exception as error:  # an input of any type: looking at it may raise
-            _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
+    @property
+    def inputs(self) -> frozenset[str] | None:
+        """The fields of an input that the policy looks at, where that is known, such as ``action`` and ``resource``."""
+        return None
+
+    @property
+    def expires(self) -> float | None:
+        """When the policy expires, in seconds since the epoch; ``None`` for never."""
+        return None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the policy has expired, so that it denies everything."""
+        return False
+
+    @property
+    def current(self) -> Checker:
+        """The checker that answers now, with one policy for good: itself, unless it changes policies.
+
+        Whoever needs to know which policy gave an answer takes this once, and asks it for both.
+        """
+        return self
+
+    @property
+    def remembered(self) -> int | None:
+        """How many decisions are remembered now; ``None`` where none ever are."""
+        return None
+
+    def statistics(self) -> PoolStatistics | None:
+        """Return the figures of the pool that answers, if one does."""
+        return None
+
+    def status(self) -> FollowStatus | None:
+        """Return how things are with the store, where one is followed."""
+        return None
+
+    # -- asking
+
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        """Answer ``input``, or return ``None`` where that would have to be waited for."""
+        raise NotImplementedError
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        """Answer as :meth:`evaluate_many` does, or return ``None`` where that would have to be waited for."""
+        raise NotImplementedError
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        """:meth:`check` without the event, for enforcement points that emit one with a decision id of theirs."""
+        """Answer ``input`` without an event, for enforcement points, which write one with a decision id of theirs."""
         raise NotImplementedError
-
-    async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        """One answer for each of ``inputs``, in their order, as :meth:`check` gives it: all by the same policy, and
-        together under one deadline."""
-        asked = self.answering
-        results = await asked.evaluate_many(inputs)
-        for input, result in zip(inputs, results, strict=True):
-            if type(result) is Deny:
-                self._report(input, result, asked)
-        return results
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        """:meth:`check_many` without the events."""
+        """Answer each of ``inputs``, in their order, by one policy, together under one deadline. Writes no event."""
         raise NotImplementedError
 
-    def _lacks_resource(self, input: PolicyInput) -> bool:
-        """Whether ``input``, which is well-formed, has no resource with an id, though its action needs one. Then no
-        policy can allow it, whatever it looks at."""
-        resource = input.resource
-        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        """Answer as :meth:`evaluate` does, and deny what would have to be waited for."""
+        result = self.answer_now(input)
+        return DENIED[Reason.POOL_EXHAUSTED] if result is None else result
+
+    async def check(self, input: PolicyInput) -> PolicyResult:
+        """Answer ``input``; a denial is also an event."""
+        current = self.current
+        result = await current.evaluate(input)
+        if type(result) is Deny:
+            self._report(input, result, current)
+        return result
+
+    async def check_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        """Answer each of ``inputs`` as :meth:`check` does: all by the same policy, together under one deadline."""
+        current = self.current
+        results = await current.evaluate_many(inputs)
+        for input, result in zip(inputs, results, strict=True):
+            if type(result) is Deny:
+                self._report(input, result, current)
+        return results
+
+    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> Answers:
+        """Answer each of ``inputs`` as :meth:`evaluate_many` does, with their policy and what went wrong.
+
+        With ``until_denied``, whoever can only ask one question after the other stops after the first denial.
+        """
+        current = self.current
+        try:
+            results = current.answer_many_now(inputs)
+            if results is None:
+                results = await current.evaluate_many(inputs)
+            return Answers(decisions(results, len(inputs)), current.policy, None)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return Answers([denial_for(error)] * len(inputs), current.policy, error)
+
+    def ask_now(self, inputs: Sequence[PolicyInput]) -> Answers:
+        """Answer as :meth:`ask` does, and deny what would have to be waited for."""
+        current = self.current
+        try:
+            results = current.answer_many_now(inputs)
+            if results is None:
+                results = [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs)
+            return Answers(decisions(results, len(inputs)), current.policy, None)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return Answers([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), current.policy, error)
+
+    # -- starting and ending
 
     async def start(self) -> None:
         """Get ready, so that no request waits for it. Raises why it cannot."""
@@ -114,14 +207,68 @@ class BaseChecker:
     ) -> None:
         await self.aclose()
 
+    # -- for those that evaluate a policy
 
-def denied_for(error: BaseException, input: object) -> Deny:
-    """The denial for whatever was raised. capgate's own errors carry a code; anything else is a fault of ours, and
-    logged."""
-    if isinstance(error, PolicyError):
-        return DENIED[error.code]
-    # Not isinstance(), which asks the value for its class.
-    if type(input) is PolicyInput and not issubclass(type(input.action), str):
-        return DENIED[Reason.MALFORMED_INPUT]  # it could not be looked up in the vocabulary
-    _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
-    return DENIED[Reason.INTERNAL_ERROR]
+    def _report(self, input: PolicyInput, result: Deny, asked: Checker) -> None:
+        try:
+            self._events.denied(Decision(input, result, None, asked.policy))
+        except Exception as error:  # an input of any type: looking at it may raise
+            _log.error("a denial was not reported: %s", type(error).__name__, exc_info=error)
+
+    def _lacks_resource(self, input: PolicyInput) -> bool:
+        """Say whether ``input``, which is well-formed, has no resource with an id, though its action needs one.
+
+        Then no policy can allow it, whatever it looks at.
+        """
+        resource = input.resource
+        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
+
+    def _fault(self, error: BaseException, input: object) -> Deny:
+        """Return the denial for what evaluating ``input`` raised. What is a fault of ours is logged."""
+        if isinstance(error, PolicyError):
+            return denial_for(error)
+        # Not isinstance(), which asks the value for its class.
+        if type(input) is PolicyInput and not issubclass(type(input.action), str):
+            return DENIED[Reason.MALFORMED_INPUT]  # it could not be looked up in the vocabulary
+        _log.error("a policy check failed: %s: %s", type(error).__name__, error, exc_info=error)
+        return denial_for(error)
+
+
+class ChangingChecker(Checker):
+    """A checker that changes policies: whatever it is asked, :attr:`current` answers."""
+
+    __slots__ = ()
+
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        return self.current.answer_now(input)
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        return self.current.answer_many_now(inputs)
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return await self.current.evaluate(input)
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return await self.current.evaluate_many(inputs)
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        return self.current.evaluate_now(input)
+
+
+def denial_for(error: BaseException) -> Deny:
+    """Return the denial that ``error`` stands for: with its code where it is a :class:`PolicyError`."""
+    return DENIED[error.code] if isinstance(error, PolicyError) else DENIED[Reason.INTERNAL_ERROR]
+
+
+def decisions(results: object, count: int) -> list[PolicyResult]:
+    """Return ``results`` as decisions, whatever a checker returned. Where their number is wrong, all are denials."""
+    if type(results) is not list or len(results) != count:
+        return [DENIED[Reason.MALFORMED_RESULT]] * count
+    return [decision(result) for result in results]
+
+
+def decision(result: object) -> PolicyResult:
+    """Return ``result`` where it is an :class:`Allow` or a proper :class:`Deny`, else deny ``malformed_result``."""
+    if type(result) is Allow or (type(result) is Deny and type(result.reason) is str):
+        return result
+    return DENIED[Reason.MALFORMED_RESULT]

@@ -1,4 +1,4 @@
-"""Answers without a question: operations that are declared safe, and decisions that were made before.
+"""Answers without a question: what is declared safe, and what was decided before.
 
 Both are off unless settings ask for them, and neither turns a fault into an allow: what is remembered is an answer of
 the policy itself, to an input that differs in nothing that the policy looks at.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Union
+from typing import Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import ConfigError
 from ..events import DecisionLog
 from ..model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason, Resource
 from ..policy import is_well_formed
-from .following import FollowingChecker
-from .generation import Generation
-from .local import BaseChecker, LocalPolicyChecker, WasmPolicyChecker
+from ..runtime.pool import PoolStatistics
+from .base import ChangingChecker, Checker, FollowStatus
 
 #: Most decisions that are remembered.
 LARGEST: Final = 1_000_000
@@ -29,12 +28,10 @@ _U64: Final = 2**64
 _SAFE: Final = "'action' or 'action kind:id', each exactly as it is asked"
 
 Operation = tuple[str, Any, Any]
-#: What has one policy for good, behind a checker of any kind.
-Asked = Union[LocalPolicyChecker, WasmPolicyChecker, Generation]
 
 
-class QuickChecker(BaseChecker):
-    """In front of one of capgate's own checkers, with the same methods. Owns it.
+class CachedChecker(ChangingChecker):
+    """In front of another checker of capgate's own. Owns it.
 
     ``safe`` are operations that are allowed unasked, exact: ``"action kind:id"``, or ``"action"`` for questions
     without a resource. ``size`` (0 for none, up to 1,000,000) is how many decisions are remembered; the oldest is
@@ -42,9 +39,11 @@ class QuickChecker(BaseChecker):
     Raises :class:`ConfigError`, also where ``size`` is asked for and the policy does not say which inputs it looks at.
     """
 
+    __slots__ = ("_memory", "_safe", "_size", "inner")
+
     def __init__(
         self,
-        inner: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker,
+        inner: Checker,
         *,
         safe: Sequence[str] = (),
         size: int = 0,
@@ -57,19 +56,30 @@ class QuickChecker(BaseChecker):
         self.inner = inner
         self._safe = frozenset(_operation(text, vocabulary) for text in safe)
         self._size = size
-        self._memory = Memory(inner.answering, self._safe, size)
+        self._memory = Memory(inner.current, self._safe, size)
         if size and not self._memory.usable:
             valid = "0 for a policy that does not say which inputs it looks at, or looks at the time"
             raise ConfigError("cache_size", size, valid)
 
     @property
-    def policy(self) -> PolicyInfo:  # type: ignore[override]
-        """Which policy answers."""
+    def policy(self) -> PolicyInfo | None:
         return self.inner.policy
 
     @property
-    def answering(self) -> Memory:
-        asked, memory = self.inner.answering, self._memory
+    def inputs(self) -> frozenset[str] | None:
+        return self.inner.inputs
+
+    @property
+    def expires(self) -> float | None:
+        return self.inner.expires
+
+    @property
+    def expired(self) -> bool:
+        return self.inner.expired
+
+    @property
+    def current(self) -> Memory:
+        asked, memory = self.inner.current, self._memory
         if memory.asked is not asked or memory.policy is not asked.policy:
             # Two threads may each make one. Neither has an answer of another policy in it, whichever stays.
             self._memory = memory = Memory(asked, self._safe, self._size)
@@ -77,39 +87,35 @@ class QuickChecker(BaseChecker):
 
     @property
     def remembered(self) -> int:
-        """How many decisions are remembered now."""
-        return len(self.answering.known)
+        return len(self.current.known)
 
-    async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        return await self.answering.evaluate(input)
+    def statistics(self) -> PoolStatistics | None:
+        return self.inner.statistics()
 
-    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
-        return self.answering.evaluate_now(input)
-
-    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        return await self.answering.evaluate_many(inputs)
-
-    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
-        return self.answering.answer_many_now(inputs)
-
-    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
-        return self.answering.answer_now(input)
+    def status(self) -> FollowStatus | None:
+        return self.inner.status()
 
     async def start(self) -> None:
         await self.inner.start()
 
     async def aclose(self) -> None:
-        self._memory = Memory(self.inner.answering, self._safe, 0)
+        self._memory = Memory(self.inner.current, self._safe, 0)
         await self.inner.aclose()
 
 
-class Memory:
-    """What one policy answered, and that policy: an :class:`~capgate.checker.local.Answering`. An answer gets in here only
-    from ``asked``, so that whoever is late, on whatever thread, puts nothing where another policy's answers are."""
+class Memory(Checker):
+    """What one policy answered, and that policy.
+
+    An answer gets in here only from ``asked``. So whoever is late, on whatever thread, puts nothing where another
+    policy's answers are.
+    """
 
     __slots__ = ("_looks_at_hash", "_mortal", "_safe", "_size", "asked", "known", "policy", "usable")
 
-    def __init__(self, asked: Asked, safe: frozenset[Operation], size: int) -> None:
+    policy: PolicyInfo | None
+
+    def __init__(self, asked: Checker, safe: frozenset[Operation], size: int) -> None:
+        super().__init__()
         inputs = asked.inputs
         self.asked = asked
         self.policy = asked.policy
@@ -118,9 +124,27 @@ class Memory:
         self._looks_at_hash = inputs is None or "args_hash" in inputs
         self._safe = safe
         self._size = size
-        checker = asked.checker if isinstance(asked, Generation) else asked
         #: What expires: an answer that was an allow is none afterwards.
-        self._mortal = checker if isinstance(checker, WasmPolicyChecker) and checker.expires is not None else None
+        self._mortal = None if asked.expires is None else asked
+
+    @property
+    def inputs(self) -> frozenset[str] | None:
+        return self.asked.inputs
+
+    @property
+    def expires(self) -> float | None:
+        return self.asked.expires
+
+    @property
+    def expired(self) -> bool:
+        return self.asked.expired
+
+    @property
+    def remembered(self) -> int:
+        return len(self.known)
+
+    def statistics(self) -> PoolStatistics | None:
+        return self.asked.statistics()
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
@@ -159,7 +183,7 @@ class Memory:
         return result
 
     def _look_up(self, input: PolicyInput) -> PolicyResult | None:
-        """What is known about ``input`` without a question. Nothing about what is malformed."""
+        """Return what is known about ``input`` without a question. Nothing is known about what is malformed."""
         try:
             if self._safe and _operation_of(input) in self._safe and is_well_formed(input):
                 return ALLOW
@@ -184,8 +208,10 @@ class Memory:
             known[key] = result
 
     def _key(self, input: PolicyInput) -> object | None:
-        """Everything that the policy may look at, or ``None`` for what is not remembered. Two inputs with one key are
-        both well-formed or neither is."""
+        """Return everything that the policy may look at, or ``None`` for what is not remembered.
+
+        Two inputs with one key are both well-formed or neither is.
+        """
         resource, timestamp, digest = input.resource, input.timestamp, input.args_hash
         if type(input) is not PolicyInput or type(timestamp) is not int or not 0 <= timestamp < _U64:
             return None

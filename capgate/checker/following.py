@@ -1,14 +1,14 @@
-"""A checker that follows a policy store: what becomes active there answers here, and never anything in between.
+"""Follows a policy store: what becomes active there answers here, and never anything in between.
 
-A thread looks at one small file, again and again. What is new is loaded, verified, metered and compiled on that thread;
-then each loop that asks makes its instances; then one attribute is replaced, which each question, and each batch, reads
-once: it is answered by one policy or by the other, and its event names that one. Whatever fails leaves the running
+A thread looks at one small file, again and again. What is new is loaded, verified, metered and compiled on that thread.
+Then each loop that asks makes its instances. Then one attribute is replaced, which each question, and each batch, reads
+once. So it is answered by one policy or by the other, and its event names that one. Whatever fails leaves the running
 policy where it is, and is told: in :meth:`FollowingChecker.status` and in the log.
 
-For a while after it became active a policy is on probation: if too many of its answers are faults (a trap, a timeout, a
-malformed result), the one before answers again, at once, and the store is rolled back by whichever process comes
-first. That happens once for each activation, and only to what the record of the activation says was there before:
-nothing goes back to a policy that somebody has left.
+For a while after it became active a policy is on probation. If too many of its answers are faults (a trap, a timeout, a
+malformed result), the one before answers again, at once. The store is rolled back by whichever process comes first.
+That happens once for each activation, and only to what the record of the activation says was there before. Nothing goes
+back to a policy that somebody has left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import anyio.to_thread
@@ -25,23 +25,25 @@ import anyio.to_thread
 from ..actions import VOCABULARY, Vocabulary
 from ..events import DecisionLog
 from ..limits import STORE_POLL, check_number
-from ..model import PolicyInfo, PolicyInput, PolicyResult
+from ..model import PolicyInfo
 from ..runtime.event_loop import current_loop
-from .generation import Alarm, FollowStatus, Generation, Probation
-from .local import BaseChecker, WasmPolicyChecker
-from .watcher import Make, Source, Watcher
+from ..runtime.pool import PoolStatistics
+from .base import ChangingChecker, FollowStatus
+from .watcher import Alarm, Generation, Make, Probation, Source, Watcher
 
 #: Seconds to wait for the thread when closing; it may be in the middle of compiling.
 JOINING: Final = 20.0
 
 
-class FollowingChecker(BaseChecker):
+class FollowingChecker(ChangingChecker):
     """Asks whatever policy is active under ``name`` in ``source``, and owns it.
 
     ``make`` gives a checker for a policy that was verified. ``poll`` is the number of seconds between two looks.
-    ``probation`` may be ``None``; ``rollback(sequence)`` tells the store that the record with that sequence is to be
-    left, and without it only this process goes back. Raises what loading the first policy raises.
+    ``probation`` may be ``None``. ``rollback(sequence)`` tells the store that the record with that sequence is to be
+    left; without it only this process goes back. Raises what loading the first policy raises.
     """
+
+    __slots__ = ("_poll", "_starting", "_stop", "_thread", "_watcher")
 
     def __init__(
         self,
@@ -68,44 +70,30 @@ class FollowingChecker(BaseChecker):
         self._starting = threading.Lock()
 
     @property
-    def policy(self) -> PolicyInfo:  # type: ignore[override]
-        """Which policy answers now."""
+    def policy(self) -> PolicyInfo:
         return self._watcher.now.policy
 
     @property
-    def inputs(self) -> frozenset[str] | None:  # type: ignore[override]
-        """Which fields of an input it looks at."""
+    def inputs(self) -> frozenset[str] | None:
         return self._watcher.now.inputs
 
     @property
-    def answering(self) -> Generation:
-        return self._watcher.now
+    def expires(self) -> float | None:
+        return self._watcher.now.expires
 
     @property
-    def asked(self) -> WasmPolicyChecker:
-        """The checker of the policy that answers now."""
-        return self._watcher.now.checker
+    def expired(self) -> bool:
+        return self._watcher.now.expired
+
+    @property
+    def current(self) -> Generation:
+        return self._watcher.now
+
+    def statistics(self) -> PoolStatistics:
+        return self._watcher.now.statistics()
 
     def status(self) -> FollowStatus:
-        """What answers, and how things are with the store."""
         return self._watcher.status()
-
-    # -- asking
-
-    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
-        return self._watcher.now.answer_now(input)
-
-    async def evaluate(self, input: PolicyInput) -> PolicyResult:
-        return await self._watcher.now.evaluate(input)
-
-    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
-        return self._watcher.now.evaluate_now(input)
-
-    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        return await self._watcher.now.evaluate_many(inputs)
-
-    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
-        return self._watcher.now.answer_many_now(inputs)
 
     async def refresh(self) -> bool:
         """Look now, on a worker thread. True if another policy answers afterwards."""

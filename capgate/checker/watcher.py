@@ -1,4 +1,4 @@
-"""Looking at a policy store, and having what became active there answer: the slow half of a following checker.
+"""Looks at a policy store, and has what became active there answer: the slow half of a following checker.
 
 All of it runs on whichever thread looks, one at a time, and leaves the policy that answers alone until another one is
 ready in every place. What was replaced is closed once each question that was put to it has had its deadline.
@@ -9,25 +9,150 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+import msgspec
+
 from ..errors import CapgateError, StoreError, ends_task
+from ..limits import check_number
+from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.event_loop import on_loop
+from ..runtime.pool import PoolStatistics
 from ..store.records import Active
 from ..store.verify import VerifiedPolicy
-from .generation import Alarm, FollowStatus, Generation, Probation
-from .local import WasmPolicyChecker
+from .base import Checker, FollowStatus
+from .wasm import WasmPolicyChecker
 
 _log = logging.getLogger("capgate.store")
 
 #: Seconds that an event loop gets to make its instances; afterwards it makes them when it needs them.
 WARMING: Final = 10.0
-#: Seconds after which a policy that was refused is tried again, doubling from the first to the second.
+#: Seconds after which a policy that was rejected is tried again, doubling from the first to the second.
 RETRY: Final = (1.0, 300.0)
+#: Answers that say something about the policy, and not about the question.
+FAULTS: Final = frozenset(
+    {
+        Reason.POLICY_TRAP,
+        Reason.POLICY_TIMEOUT,
+        Reason.POLICY_UNAVAILABLE,
+        Reason.MALFORMED_RESULT,
+        Reason.INTERNAL_ERROR,
+    }
+)
 
 Make = Callable[[VerifiedPolicy], WasmPolicyChecker]
+
+
+class Probation(msgspec.Struct, frozen=True):
+    """When a new policy is rolled back.
+
+    At least ``questions`` were asked in the first ``seconds`` after it became active, of which at least the ``share``
+    (0.01 to 1) were answered with faults. Raises :class:`ConfigError`.
+    """
+
+    share: float = 0.5
+    questions: int = 20
+    seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_number("probation.share", self.share, 0.01, 1.0, whole=False)
+        check_number("probation.questions", self.questions, 1, 1_000_000, whole=True)
+        check_number("probation.seconds", self.seconds, 1.0, 86_400.0, whole=False)
+
+
+class Alarm:
+    """What wakes whoever looks at the store. Replaced as a whole after a fork."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+
+class Generation(Checker):
+    """One policy that answers, or did.
+
+    Whatever becomes active meanwhile, a question, its answer and ``policy`` belong together. The counts are of its
+    probation; threads that count at once may lose a few. ``age`` is how many seconds ago it became active.
+    """
+
+    __slots__ = ("_alarm", "_probation", "active", "asked", "checker", "failed", "inputs", "policy", "signers", "since")
+
+    policy: PolicyInfo
+    inputs: frozenset[str] | None
+
+    def __init__(
+        self,
+        active: Active,
+        checker: WasmPolicyChecker,
+        probation: Probation | None = None,
+        alarm: Alarm | None = None,
+        *,
+        signers: tuple[str, ...] = (),
+        age: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.active = active
+        self.checker = checker
+        self.policy = checker.policy
+        self.inputs = checker.inputs
+        self.signers = signers
+        self.asked = self.failed = 0
+        self.since = time.monotonic() - age
+        self._probation = probation
+        self._alarm = alarm
+
+    @property
+    def expires(self) -> float | None:
+        return self.checker.expires
+
+    @property
+    def expired(self) -> bool:
+        return self.checker.expired
+
+    def statistics(self) -> PoolStatistics:
+        return self.checker.statistics()
+
+    # -- asking
+
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        result = self.checker.answer_now(input)
+        return result if result is None else self._counted(result)
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return self._counted(await self.checker.evaluate(input))
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        return self._counted(self.checker.evaluate_now(input))
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return [self._counted(result) for result in await self.checker.evaluate_many(inputs)]
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        results = self.checker.answer_many_now(inputs)
+        return None if results is None else [self._counted(result) for result in results]
+
+    # -- probation
+
+    def _counted(self, result: PolicyResult) -> PolicyResult:
+        self.asked += 1
+        if type(result) is Deny and result.reason in FAULTS:
+            self.failed += 1
+            alarm = self._alarm
+            if alarm is not None and self.fails():
+                self._alarm = None  # once: who looks may have nowhere to go back to
+                alarm.event.set()
+        return result
+
+    def fails(self) -> bool:
+        """Say whether it has to be rolled back.
+
+        That it expired is no fault of it, and no reason to have another one answer.
+        """
+        probation = self._probation
+        if probation is None or self.asked < probation.questions or self.failed < probation.share * self.asked:
+            return False
+        return time.monotonic() - self.since <= probation.seconds and not self.checker.expired
 
 
 class Source(Protocol):
@@ -50,17 +175,17 @@ class Backoff:
         self.wait = self._not_before = 0.0
 
     def holds_off(self, what: object) -> bool:
-        """Whether it is too soon to try ``what`` again."""
+        """Say whether it is too soon to try ``what`` again."""
         return what == self.what and time.monotonic() < self._not_before
 
     def failed(self, what: object) -> None:
-        """``what`` was tried, in vain."""
+        """Note that ``what`` was tried, in vain."""
         self.wait = min(2 * self.wait, RETRY[1]) if what == self.what else RETRY[0]
         self.what, self._not_before = what, time.monotonic() + self.wait
 
 
 class Watcher:
-    """Which policy answers (``now``), and what became of the attempts to have another one answer."""
+    """The policy that answers (``now``), and what became of the attempts to have another one answer."""
 
     def __init__(
         self,
@@ -83,7 +208,7 @@ class Watcher:
         self._problem: str | None = None
         self._left: Active | None = None  # for its faults
         self._untold = False  # the store does not know yet
-        self._refused, self._telling = Backoff(), Backoff()
+        self._rejected, self._telling = Backoff(), Backoff()
         verified = source.load_active(name)
         active = verified.active or source.read_active(name)
         # Somebody may have activated it a moment ago, and this process have been started to run it.
@@ -96,12 +221,12 @@ class Watcher:
         self._taking_over = threading.Lock()
 
     def forget_threads(self) -> None:
-        """In the child of a fork: whoever held a lock is not there, and no loop runs."""
+        """Start anew in the child of a fork: whoever held a lock is not there, and no loop runs."""
         self._make_locks()
         self.loops, self.alarm.event = [], threading.Event()
 
     def status(self) -> FollowStatus:
-        """What answers, and how things are with the store."""
+        """Return what answers, and how things are with the store."""
         now, left = self.now, self._left
         return FollowStatus(
             self.name,
@@ -116,8 +241,9 @@ class Watcher:
         )
 
     def generations(self) -> list[Generation]:
-        """All that were not closed yet."""
-        return [one for one in (self.now, self._before, *(one for _, one in self._replaced)) if one is not None]
+        """Return all that were not closed yet."""
+        replaced = [generation for _, generation in self._replaced]
+        return [generation for generation in (self.now, self._before, *replaced) if generation is not None]
 
     def close(self) -> None:
         """Have nothing answer any more, and nothing take over."""
@@ -130,8 +256,10 @@ class Watcher:
     # -- looking
 
     def look(self) -> bool:
-        """Look at the store now, in this thread. True if another policy answers afterwards. Raises nothing: what is
-        wrong is in :meth:`status`, and in the log when it is new."""
+        """Look at the store now, in this thread. True if another policy answers afterwards.
+
+        Raises nothing: what is wrong is in :meth:`status`, and in the log when it is new.
+        """
         with self._lock:
             before, active = self.now, None
             if self._closed:
@@ -146,7 +274,7 @@ class Watcher:
             except BaseException as error:  # an engine's panic is no Exception, and somebody has to go on looking
                 if ends_task(error):
                     raise
-                self._refuse(active, error)
+                self._reject(active, error)
             return self.now is not before
 
     def _follow(self, active: Active) -> None:
@@ -160,16 +288,17 @@ class Watcher:
         if active.sequence <= now.sequence:
             message = f"record {active.sequence} is active after record {now.sequence}, which was verified before"
             raise StoreError(message, reason="corrupt", path=self._source.path)
-        if self._refused.holds_off(active):
+        if self._rejected.holds_off(active):
             return
         verified = self._source.load(active)
-        old = next((one for one in (self.now, self._before) if one and one.active.manifest == active.manifest), None)
+        loaded = [generation for generation in (self.now, self._before) if generation is not None]
+        old = next((generation for generation in loaded if generation.active.manifest == active.manifest), None)
         if old is self.now:
             old.active, old.signers = active, verified.signers
         else:
             checker = self._make(verified) if old is None else old.checker
             self._bring_in(self._generation(active, checker, verified.signers))
-        self._problem, self._refused = None, Backoff()
+        self._problem, self._rejected = None, Backoff()
 
     def _generation(
         self, active: Active, checker: WasmPolicyChecker, signers: tuple[str, ...], age: float = 0.0
@@ -183,7 +312,7 @@ class Watcher:
             pool.prepare()
             self._on_loops(pool.fill_some)
         except BaseException:
-            if all(one.checker is not generation.checker for one in self.generations()):
+            if all(other.checker is not generation.checker for other in self.generations()):
                 self._close(generation)
             raise
         if self._take_over(generation, self.now):
@@ -191,8 +320,10 @@ class Watcher:
             _log.warning("policy %s: version %d (%s) answers", self.name, active.version, active.sha256)
 
     def _take_over(self, generation: Generation, before: Generation | None) -> bool:
-        """Replace what answers, unless all was closed. ``before`` is what to go back to. Each question reads ``now``
-        once, so nothing is between two policies."""
+        """Replace what answers, unless all was closed. ``before`` is what to go back to.
+
+        Each question reads ``now`` once, so nothing is between two policies.
+        """
         with self._taking_over:
             if self._closed:
                 generation.checker.pool.close()
@@ -200,17 +331,19 @@ class Watcher:
             left = (self._before, self.now)
             self._before, self.now = before, generation
         self._swaps += 1
-        kept = {id(one.checker) for one in (before, generation) if one is not None}
-        for one in left:
-            if one is not None and id(one.checker) not in kept:
-                self._replaced.append((_when_answered(one), one))
+        kept = _checkers(before, generation)
+        for old in left:
+            if old is not None and id(old.checker) not in kept:
+                self._replaced.append((_when_answered(old), old))
         return True
 
     # -- going back
 
     def _go_back_if_failing(self) -> None:
-        """Leave what fails for the policy before it, as the store has recorded that: once for each activation, and
-        never from what somebody went back to."""
+        """Leave what fails for the policy before it, as the store has recorded that.
+
+        That happens once for each activation, and never from what somebody went back to.
+        """
         now, before = self.now, self._before
         active = now.active
         if active == self._left or active.action != "activate" or active.previous is None or not now.fails():
@@ -243,19 +376,19 @@ class Watcher:
             _log.error("policy %s: %s (version %d answers)", self.name, problem, self.now.active.version)
         self._problem = problem
 
-    def _refuse(self, active: Active | None, error: BaseException) -> None:
-        """Say what is wrong, and leave what answers as it is. What was refused is tried again, less and less often."""
+    def _reject(self, active: Active | None, error: BaseException) -> None:
+        """Say what is wrong, and leave what answers as it is. What was rejected is tried again, less and less often."""
         if active is not None and active != self._left:
-            self._refused.failed(active)
+            self._rejected.failed(active)
         self._say(str(error) if isinstance(error, CapgateError) else f"{type(error).__name__}: {error}")
 
     # -- letting go
 
     def _close_replaced(self) -> None:
         now = time.monotonic()
-        kept = {id(one.checker) for one in (self.now, self._before) if one is not None}
-        due = [one for when, one in self._replaced if when <= now]
-        self._replaced = [(when, one) for when, one in self._replaced if when > now]
+        kept = _checkers(self.now, self._before)
+        due = [generation for when, generation in self._replaced if when <= now]
+        self._replaced = [(when, generation) for when, generation in self._replaced if when > now]
         for generation in due:
             if id(generation.checker) not in kept:
                 self._close(generation)
@@ -273,6 +406,11 @@ class Watcher:
                     self.loops.remove(loop)
 
 
+def _checkers(*generations: Generation | None) -> set[int]:
+    """Return the identities of their checkers, of which two generations may share one."""
+    return {id(generation.checker) for generation in generations if generation is not None}
+
+
 def _when_answered(generation: Generation) -> float:
-    """When no question that was put to ``generation`` until now is still to be answered."""
+    """Return when no question that was put to ``generation`` until now is still to be answered."""
     return time.monotonic() + 2 * generation.checker.pool.limits.deadline + 1.0

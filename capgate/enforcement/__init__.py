@@ -1,4 +1,4 @@
-"""Asks for a decision, on behalf of an actor, by a deadline, and says no to the client: what every enforcement point shares.
+"""Asks for a decision, on behalf of an actor, by a deadline, and refuses a client: what all enforcement points share.
 
 Uses ``checker`` and the words. Read ``point.py`` first.
 """

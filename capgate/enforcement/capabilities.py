@@ -1,4 +1,4 @@
-"""What an endpoint, and what acts for it, may ask once the request was let in: :class:`Capabilities`.
+"""Asks for an endpoint, and for what acts for it, once the request was let in: :class:`Capabilities`.
 
 The middleware hands one to each request, as ``request.state.capabilities``. Gated capabilities
 (:mod:`capgate.capabilities`) ask the current one, so that code which uses them need not know of it
@@ -8,158 +8,180 @@ The middleware hands one to each request, as ``request.state.capabilities``. Gat
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn, Protocol, Union
 
 import anyio
 import anyio.from_thread
+import msgspec
 
-from ..errors import CapabilityDenied, ConfigError, PolicyTimeout, PolicyUnavailable, ends_task
-from ..events import new_decision_id
-from ..model import Actor, Allow, Decision, Deny, PolicyInput, PolicyResult
-from .actors import ACTORS
-from .denials import refusal
-from .point import Answers, Judge
-from .questions import BATCH, Question, ResourceLike, inputs_of
+from ..checker.base import Answers, denial_for
+from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, ends_task
+from ..events import Facts, new_decision_id
+from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
+from .point import EnforcementPoint, deny_unasked
 
-__all__ = ["BATCH", "Capabilities", "Held", "Question", "ResourceLike"]
+#: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
+ResourceLike = Union[str, Resource, None]
+#: One question: ``(action, resource)``, or with the SHA-256 of the arguments as third.
+Question = Union[tuple[str, ResourceLike], tuple[str, ResourceLike, Union[str, None]]]
+
+#: Questions in one batch. More are denied: a batch is answered without a pause for other tasks.
+BATCH: Final = 1_000
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 
-class Capabilities:
+class DenialListener(Protocol):
+    """Whoever is told of a denial that code behind an enforcement point is told of."""
+
+    def note(self, denial: Decision) -> None:
+        """Note ``denial``, which is about to be raised."""
+
+
+class Capabilities(msgspec.Struct, eq=False):
     """The gate in the hands of a handler: asks the policy for one actor, in the environment of its gate.
 
-    ``check`` gives the decision, ``require`` raises :class:`~capgate.errors.CapabilityDenied` unless it is an allow,
-    which the middleware answers with 403; a denial is an event either way. The methods that end in ``_now`` are for
-    code that cannot await, such as a ``def`` endpoint; they wait for nothing but, in a worker thread, for a checker or
+    ``check`` gives the decision. ``require`` raises :class:`~capgate.errors.CapabilityDenied` unless it is an allow,
+    which the middleware answers with 403. A denial is an event either way. The methods that end in ``_now`` are for
+    code that cannot await, such as a ``def`` endpoint. They wait for nothing but, in a worker thread, for a checker or
     an actor of the application's that has to be awaited. Nothing else is ever raised but what ends the task, or what
     going through ``questions`` raises: an error is a denial.
+
+    Made by the middleware for each request, and by :func:`~capgate.enforcement.current.capabilities_for`. A Struct,
+    because it is made in a third of the time that an ``__init__`` in Python takes.
     """
 
-    __slots__ = ()
-
+    _point: EnforcementPoint
     #: Who asks; ``None`` until that is known.
-    _actor: Any
+    _actor: Any = None
+    #: Gives the actor, or an awaitable of it, for the scope of the request.
+    _find: Callable[[Any], Any] | None = None
+    #: The scope that events are written for; empty outside of requests.
+    _scope: Mapping[str, Any] = {}
+    _listener: DenialListener | None = None
 
     # -- asking
 
     async def check(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
-        """The answer of the policy to ``action`` on ``resource``: ``"kind:id"``, or a :class:`Resource`."""
+        """Return the answer of the policy to ``action`` on ``resource``: ``"kind:id"``, or a :class:`Resource`."""
         return (await self._ask(((action, resource, args_hash),)))[0].result
 
     def check_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
-        """:meth:`check` for code that cannot await."""
+        """Answer as :meth:`check` does, for code that cannot await."""
         return self._ask_now(((action, resource, args_hash),))[0].result
 
     async def require(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
-        """Raises :class:`CapabilityDenied` unless the policy allows ``action`` on ``resource``."""
+        """Raise :class:`CapabilityDenied` unless the policy allows ``action`` on ``resource``."""
         self._insist(await self._ask(((action, resource, args_hash),)))
 
     def require_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
-        """:meth:`require` for code that cannot await."""
+        """Require as :meth:`require` does, for code that cannot await."""
         self._insist(self._ask_now(((action, resource, args_hash),)))
 
     async def check_many(self, questions: Iterable[Question]) -> list[PolicyResult]:
-        """One answer for each of ``questions``, up to :data:`BATCH`: by one policy, together under one deadline."""
+        """Answer each of ``questions``, up to :data:`BATCH`: by one policy, together under one deadline."""
         return [decision.result for decision in await self._ask(tuple(questions))]
 
     def check_many_now(self, questions: Iterable[Question]) -> list[PolicyResult]:
-        """:meth:`check_many` for code that cannot await."""
+        """Answer as :meth:`check_many` does, for code that cannot await."""
         return [decision.result for decision in self._ask_now(tuple(questions))]
 
     async def require_all(self, questions: Iterable[Question]) -> None:
-        """Raises :class:`CapabilityDenied`, with the first denial, unless all of ``questions`` are allowed. Asked
-        nothing, it allows nothing."""
+        """Raise :class:`CapabilityDenied`, with the first denial, unless all of ``questions`` are allowed.
+
+        Asked nothing, it allows nothing.
+        """
         self._insist(await self._ask(tuple(questions) or ((None, None),)))
 
     def require_all_now(self, questions: Iterable[Question]) -> None:
-        """:meth:`require_all` for code that cannot await."""
+        """Require as :meth:`require_all` does, for code that cannot await."""
         self._insist(self._ask_now(tuple(questions) or ((None, None),)))
 
-    def deny(self, cause: BaseException) -> NoReturn:
-        """Raise :class:`CapabilityDenied`, as an event too, because ``cause`` left nothing that could be asked: with
-        its code where it is a :class:`~capgate.errors.PolicyError`, else ``internal_error``."""
-        try:
-            judge: Judge | None = self._judge()
-        except PolicyUnavailable:
-            judge = None
-        (denial,) = self._denied(judge, 1, cause)
-        self._note(denial)
+    def deny(self, cause: BaseException, action: str | None = None, resource: Resource | None = None) -> NoReturn:
+        """Raise :class:`CapabilityDenied`, as an event too, because ``cause`` left nothing that could be asked.
+
+        The reason is the code of ``cause`` where it is a :class:`~capgate.errors.PolicyError`, else
+        ``internal_error``. ``action`` and ``resource`` say what it was about, where that is known.
+        """
+        if action is None:
+            denial = deny_unasked(cause, self._point, self._scope)
+        else:
+            input = PolicyInput(action, self._actor, resource, None, self._point.env, time.time_ns())
+            answers = Answers([denial_for(cause)], self._point.checker.policy, cause)
+            (denial,) = self._conclude([input], answers)
+        self._tell(denial)
         raise CapabilityDenied(denial) from cause
 
+    # -- for whom, and how
+
     def for_actor(self, actor: Actor) -> Capabilities:
-        """The same gate asked for somebody else, as when a tool acts for the user of a request."""
-        if type(actor) not in ACTORS:
-            raise ConfigError("actor", actor, "Anonymous, User, Service or CompilerTool")
-        return Held(self._judge(), actor, self)
+        """Return the same gate asked for somebody else, as when a tool acts for the user of a request."""
+        require_actor(actor)
+        return Capabilities(self._point, actor, None, self._scope, self._listener)
 
-    # -- what a request and a job differ in
+    def for_actor_in(self, scope: Mapping[str, Any], find: Callable[[Any], Any]) -> Capabilities:
+        """Return the same gate asked for whoever ``find`` says is acting in ``scope``: the actor, or an awaitable of it.
 
-    def _judge(self) -> Judge:
-        raise NotImplementedError
+        Events are written for ``scope`` where these capabilities belong to no request.
+        """
+        return Capabilities(self._point, None, lambda _: find(scope), self._scope or scope, self._listener)
 
-    def _scope(self) -> Mapping[str, Any]:
-        """The scope that events are written for; empty outside of requests."""
-        raise NotImplementedError
+    @property
+    def deadline(self) -> float:
+        """Seconds that finding out what is to be asked may take."""
+        return self._point.deadline
 
-    def _who(self, judge: Judge) -> Any:
-        """The actor where ``_actor`` is ``None``, or an awaitable of it."""
-        return None
+    @property
+    def body_bytes(self) -> int:
+        """How much of a body is read for its hash."""
+        return self._point.body_bytes
 
-    def _note(self, denial: Decision) -> None:
-        """``denial`` is about to be raised."""
-
-    # -- how
-
-    def _insist(self, decisions: list[Decision]) -> None:
-        for decision in decisions:
-            if type(decision.result) is not Allow:
-                self._note(decision)
-                raise CapabilityDenied(decision)
+    # -- asking, in steps
 
     async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
-        judge, inputs = None, []
+        point = self._point
         try:
-            judge = self._judge()
             actor = self._actor
             if actor is None:
-                actor = await self._find_actor(judge)
-            inputs = inputs_of(questions, actor, judge.env)
+                actor = await self._find_actor()
+            inputs = _inputs_of(questions, actor, point.env)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return self._denied(judge, len(questions), error)
-        return self._concluded(judge, inputs, await judge.ask(inputs))
+            return self._deny_all(questions, error)
+        return self._conclude(inputs, await point.checker.ask(inputs))
 
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
-        judge, inputs = None, []
+        point = self._point
         try:
-            judge = self._judge()
             actor = self._actor
             if actor is None:
-                actor = self._find_actor_now(judge)
-            inputs = inputs_of(questions, actor, judge.env)
+                actor = self._find_actor_now()
+            inputs = _inputs_of(questions, actor, point.env)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return self._denied(judge, len(questions), error)
-        return self._concluded(judge, inputs, judge.ask_now(inputs))
+            return self._deny_all(questions, error)
+        return self._conclude(inputs, point.checker.ask_now(inputs))
 
-    async def _find_actor(self, judge: Judge) -> Any:
-        found = self._who(judge)
-        if inspect.isawaitable(found):
-            with anyio.move_on_after(judge.deadline) as bound:
-                found = await found
+    async def _find_actor(self) -> Any:
+        actor = None if self._find is None else self._find(self._scope)
+        if inspect.isawaitable(actor):
+            with anyio.move_on_after(self._point.deadline) as bound:
+                actor = await actor
             if bound.cancelled_caught:
                 raise PolicyTimeout("the actor was not known within the deadline")
-        return self._remember(found)
+        return self._remember(actor)
 
-    def _find_actor_now(self, judge: Judge) -> Any:
-        found = self._who(judge)
-        if inspect.isawaitable(found):
-            if inspect.iscoroutine(found):
-                found.close()
-            return anyio.from_thread.run(self._find_actor, judge)
-        return self._remember(found)
+    def _find_actor_now(self) -> Any:
+        actor = None if self._find is None else self._find(self._scope)
+        if inspect.isawaitable(actor):
+            if inspect.iscoroutine(actor):
+                actor.close()
+            return anyio.from_thread.run(self._find_actor)
+        return self._remember(actor)
 
     def _remember(self, actor: Any) -> Any:
         if type(actor) not in ACTORS:
@@ -167,48 +189,87 @@ class Capabilities:
         self._actor = actor
         return actor
 
-    def _concluded(self, judge: Judge, inputs: list[PolicyInput], answers: Answers) -> list[Decision]:
+    def _conclude(self, inputs: list[PolicyInput], answers: Answers) -> list[Decision]:
+        """Return a decision for each of ``inputs``, and write the events."""
         results, policy, cause = answers
-        scope = self._scope()
-        method, path = scope.get("method", scope.get("type")), scope.get("path")
-        found = []
+        point, facts, decisions = self._point, None, []
         for input, result in zip(inputs, results, strict=True):
-            if type(result) is Deny:
-                one = Decision(input, result, new_decision_id(), policy)
-                judge.log.denied(
-                    input, result, policy, decision_id=one.decision_id, method=method, path=path, cause=cause
-                )
+            if type(result) is not Allow:
+                decision = Decision(input, result, new_decision_id(), policy)
+                facts = facts or Facts.of(self._scope, cause=cause)
+                point.log.denied(decision, facts)
             else:
-                one = Decision(input, result, None, policy)
-                if judge.samples_allows:
-                    judge.log.allowed(input, policy, method=method, path=path)
-            found.append(one)
-        return found
+                decision = Decision(input, result, None, policy)
+                if point.samples_allows:
+                    facts = facts or Facts.of(self._scope, cause=cause)
+                    point.log.allowed(decision, facts)
+            decisions.append(decision)
+        return decisions
 
-    def _denied(self, judge: Judge | None, count: int, cause: BaseException) -> list[Decision]:
-        """Denials for questions that nobody could be asked."""
-        return [refusal(judge, self._scope(), cause)] * count
+    def _deny_all(self, questions: Sequence[Any], cause: BaseException) -> list[Decision]:
+        """Deny ``questions``, which nobody could be asked, with one event."""
+        return [deny_unasked(cause, self._point, self._scope)] * len(questions)
+
+    def _insist(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            if type(decision.result) is not Allow:
+                self._tell(decision)
+                raise CapabilityDenied(decision)
+
+    def _tell(self, denial: Decision) -> None:
+        if self._listener is not None:
+            self._listener.note(denial)
+
+    # What a Struct can do and this must not: be copied, or show the request with all its headers.
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("capabilities belong to a request of this process; they are not copied or pickled")
 
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
 
-class Held(Capabilities):
-    """Capabilities that belong to no request, or to another actor than the request's."""
+    def __replace__(self, **changes: Any) -> NoReturn:
+        self.__reduce__()
 
-    __slots__ = ("_actor", "_by", "_request")
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
-    def __init__(self, judge: Judge, actor: Actor, request: Capabilities | None) -> None:
-        self._actor = actor
-        self._by = judge
-        self._request = request
+    __repr__ = object.__repr__
 
-    def _judge(self) -> Judge:
-        return self._by
 
-    def _scope(self) -> Mapping[str, Any]:
-        return {} if self._request is None else self._request._scope()
+def require_actor(actor: object) -> None:
+    """Raise :class:`ConfigError` unless ``actor`` is one."""
+    if type(actor) not in ACTORS:
+        raise ConfigError("actor", actor, "Anonymous, User, Service or CompilerTool")
 
-    def _note(self, denial: Decision) -> None:
-        if self._request is not None:
-            self._request._note(denial)
+
+def _inputs_of(questions: Sequence[Any], actor: Any, env: Environment) -> list[PolicyInput]:
+    """Return one input for each of ``questions``.
+
+    Raises :class:`MalformedInput`, or what unpacking something else raises.
+    """
+    if len(questions) > BATCH:
+        raise MalformedInput(f"{len(questions)} questions at once, the limit is {BATCH}")
+    now = time.time_ns()
+    return [
+        PolicyInput(action, actor, _resource(resource), _hash(rest) if rest else None, env, now)
+        for action, resource, *rest in questions
+    ]
+
+
+def _hash(rest: list[Any]) -> Any:
+    """Return what comes after the resource, which is one thing: whatever else was meant would not have been asked."""
+    if len(rest) > 1:
+        raise MalformedInput(f"a question has {len(rest) + 2} parts, at most 3")
+    return rest[0]
+
+
+def _resource(given: ResourceLike) -> Resource | None:
+    if given is None or type(given) is Resource:
+        return given
+    if not isinstance(given, str):
+        raise MalformedInput(f"a resource is 'kind:id' or a Resource, not a {type(given).__name__}")
+    kind, colon, id = given.partition(":")
+    if not _KIND.fullmatch(kind) or bool(colon) != bool(id):
+        raise MalformedInput(f"{given[:100]!r} is not 'kind:id'")
+    return Resource(kind, id or None)

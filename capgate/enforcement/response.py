@@ -1,4 +1,4 @@
-"""What a denied client is sent: the same few bytes whatever the reason, which is for the log."""
+"""Refuses a client that was denied: with the same few bytes whatever the reason, which is for the log."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CLOSE_REASON: Final = 123
 async def refuse(
     scope: Scope, send: Send, decision_id: str, reason: str | None = None, *, accepted: bool = False
 ) -> None:
-    """Tell the client that it was denied; ``reason`` only where a client may know it. Nothing is read from the client.
+    """Tell the client that it was denied. Nothing is read from the client; one that is gone raises nothing.
 
-    ``http``: 403 with an RFC 9457 problem document. ``websocket``: the same where the server can (extension
-    ``websocket.http.response``), else closed, at the latest after it was ``accepted``. Any other kind of scope has no
-    answer that could be known. A client that is gone raises nothing.
+    ``reason`` is only given where a client may know it. ``http``: 403 with an RFC 9457 problem document. ``websocket``:
+    the same where the server can (extension ``websocket.http.response``), else closed, at the latest after it was
+    ``accepted``. Any other type of scope has no answer that could be known.
     """
     try:
         if scope.get("type") == "http":
@@ -41,7 +41,7 @@ async def refuse(
         _log.debug("a denial could not be sent: %s", type(error).__name__)
 
 
-async def _respond(send: Send, kind: str, decision_id: str, reason: str | None, *, empty: bool = False) -> None:
+async def _respond(send: Send, response: str, decision_id: str, reason: str | None, *, empty: bool = False) -> None:
     body = problem(decision_id, reason)
     headers = [
         (b"content-type", b"application/problem+json"),
@@ -49,12 +49,12 @@ async def _respond(send: Send, kind: str, decision_id: str, reason: str | None, 
         (b"cache-control", b"no-store"),
         (b"vary", b"*"),
     ]
-    await send({"type": f"{kind}.start", "status": STATUS, "headers": headers})
-    await send({"type": f"{kind}.body", "body": b"" if empty else body})
+    await send({"type": f"{response}.start", "status": STATUS, "headers": headers})
+    await send({"type": f"{response}.body", "body": b"" if empty else body})
 
 
 def problem(decision_id: str, reason: str | None = None) -> bytes:
-    """The body of a denial: RFC 9457, with the decision id that the event in the log has too."""
+    """Return the body of a denial: RFC 9457, with the decision id that the event in the log has too."""
     fields: dict[str, Any] = {
         "type": "about:blank",
         "title": "Forbidden",

@@ -1,7 +1,7 @@
-"""From an application to its handler contract, and from a contract to whether what runs is still that.
+"""Makes the handler contract of an application, and checks whether what runs is still that of a contract.
 
 A contract says what routes declare when it is made, or when the gate starts. Routes that are added later, as in a
-lifespan, are not in it; they are judged by what they declare like any other.
+lifespan, are not in it. Their requests are asked about by what they declare like any other.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from starlette.applications import Starlette
 
 from ..actions import VOCABULARY, policy_hash
 from ..artifact.load import load_policy, read_document
-from ..checker.cached import QuickChecker
-from ..checker.following import FollowingChecker
-from ..checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from ..checker.base import Checker, PolicyChecker
+from ..checker.foreign import as_checker
 from ..errors import ConfigError, ContractDrift, ManifestError
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT
@@ -49,16 +48,17 @@ def contract_of(
     checker: PolicyChecker | None = None,
     within: object | None = None,
 ) -> HandlerContract:
-    """What the routes of ``app`` declare, with the digests of the policy that ``checker``, or else ``settings``, name.
+    """Return what the routes of ``app`` declare, with the digests of the policy that they are judged by.
 
-    Without either, or with a checker that is not capgate's own, the digests are all zeros. The service is named where
-    it is not the default. ``within`` is the application that ``app`` is the inside of, if any.
+    The policy is that of ``checker``, or else the one that ``settings`` name. Without either, or with a checker that is
+    not capgate's own, the digests are all zeros. The service is named where it is not the default. ``within`` is the
+    application that ``app`` is the inside of, if any.
 
     Raises :class:`~capgate.errors.ConfigError` and :class:`~capgate.errors.ArtifactError` for settings that lead to no
     policy, and for declarations that no contract can hold.
     """
     settings = settings or Settings()
-    digests = digests_of(checker) if checker is not None else _digests_named(settings)
+    digests = digests_of(as_checker(checker)) if checker is not None else _digests_named(settings)
     try:
         target = around(find_target(app), within)
     except (Unresolvable, TypeError) as error:
@@ -67,13 +67,15 @@ def contract_of(
 
 
 def around(target: Target, app: object) -> Target:
-    """``target`` with what ``app`` declares, where ``app`` is the application of its router. Middleware of an
-    application is inside of it, so that it finds the router, and not what is declared around that."""
+    """Return ``target`` with what ``app`` declares, where ``app`` is the application of its router.
+
+    Middleware of an application is inside of it, so that it finds the router, and not what is declared around that.
+    """
     return target.below(app) if isinstance(app, Starlette) and app.router is target.router else target
 
 
 def describe(target: Target, settings: Settings, digests: Digests = _NO_POLICY) -> HandlerContract:
-    """The contract of the routes that can be seen from ``target``."""
+    """Return the contract of the routes that can be seen from ``target``."""
     routes = [
         ContractRoute(
             route.template,
@@ -90,43 +92,42 @@ def describe(target: Target, settings: Settings, digests: Digests = _NO_POLICY) 
         artifact_sha256=artifact,
         service=None if settings.service == DEFAULT_ENVIRONMENT.service else settings.service,
         routes=tuple(sorted(routes, key=route_key)),
-        actions=_actions({one.action for route in routes for one in route.requirements}),
+        actions=_actions({requirement.action for route in routes for requirement in route.requirements}),
     )
 
 
-def _requirements(found: Requirements) -> tuple[ContractRequirement, ...]:
-    made = {
-        ContractRequirement(one.action, as_written(one).get("resource"), bool(one.parameters), one.args_hash): None
-        for one in found
+def _requirements(declared: Requirements) -> tuple[ContractRequirement, ...]:
+    parts = {
+        ContractRequirement(part.action, as_written(part).get("resource"), bool(part.parameters), part.args_hash)
+        for part in declared
     }
-    return tuple(sorted(made, key=requirement_key))
+    return tuple(sorted(parts, key=requirement_key))
 
 
 def _actions(names: Iterable[str]) -> tuple[ContractAction, ...]:
-    found = []
+    actions = []
     for name in sorted(names):
         action = VOCABULARY.get(name)
         if action is None:
             raise ConfigError("action", name, f"a registered action: {', '.join(sorted(VOCABULARY.names))}")
         operations = tuple(sorted(action.operations))
-        found.append(ContractAction(name, action.section, action.kind, action.resource_required, operations))
-    return tuple(found)
+        actions.append(ContractAction(name, action.section, action.kind, action.resource_required, operations))
+    return tuple(actions)
 
 
 # -- the policy
 
 
-def digests_of(checker: PolicyChecker) -> Digests:
-    """The digests of the policy that a checker of capgate's own asks; zeros for another's."""
-    if isinstance(checker, QuickChecker):
-        checker = checker.inner
-    if isinstance(checker, (WasmPolicyChecker, FollowingChecker)):
-        return checker.policy.sha256, checker.policy.sha256
-    return (ZEROS, checker.policy.sha256) if isinstance(checker, LocalPolicyChecker) else _NO_POLICY
+def digests_of(checker: Checker) -> Digests:
+    """Return the digests of the policy that ``checker`` asks; zeros where that is not certain."""
+    policy = checker.policy if checker.knows_policy else None
+    if policy is None:
+        return _NO_POLICY
+    return policy.sha256 if policy.is_wasm else ZEROS, policy.sha256
 
 
 def _digests_named(settings: Settings) -> Digests:
-    """The digests of the policy that ``settings`` name, read and checked, and not run."""
+    """Return the digests of the policy that ``settings`` name, read and checked, and not run."""
     if settings.artifact is not None:
         artifact = configured_artifact(settings)
         return artifact.sha256, artifact.sha256
@@ -142,7 +143,7 @@ def _digests_named(settings: Settings) -> Digests:
 
 
 def read_contract(path: str | os.PathLike[str], *, limits: Limits | None = None) -> HandlerContract:
-    """The contract in the file at ``path``, read once.
+    """Return the contract in the file at ``path``, read once.
 
     Raises :class:`~capgate.errors.ArtifactError` where there is no regular file that can be read, or one of more than
     ``limits.module_bytes``, and :class:`~capgate.errors.ManifestError` for one that is no contract, with the
@@ -156,7 +157,7 @@ def read_contract(path: str | os.PathLike[str], *, limits: Limits | None = None)
 
 
 def check_application(contract: HandlerContract, target: Target, settings: Settings) -> None:
-    """That vocabulary, service, routes and what they need are those of ``contract``; else :class:`ContractDrift`.
+    """Raise :class:`ContractDrift` unless vocabulary, service, routes and what they need are those of ``contract``.
 
     The order of routes does not count, but among those with the same path and methods. A contract that names no service
     fits any.
@@ -167,16 +168,16 @@ def check_application(contract: HandlerContract, target: Target, settings: Setti
     if contract.service not in (None, settings.service):
         raise ContractDrift("service", contract.service, settings.service, path=path)
     running = describe(target, settings)
-    for field, listed, found in (
+    for field, listed, runs in (
         ("routes", contract.routes, running.routes),
         ("actions", contract.actions, running.actions),
     ):
-        if listed != found:
-            raise ContractDrift(field, *_differing(listed, found), path=path)
+        if listed != runs:
+            raise ContractDrift(field, *_differing(listed, runs), path=path)
 
 
-def check_policy(contract: HandlerContract, checker: PolicyChecker, settings: Settings) -> None:
-    """That the policy to be asked is the one of ``contract``; else :class:`ContractDrift`, with both digests."""
+def check_policy(contract: HandlerContract, checker: Checker, settings: Settings) -> None:
+    """Raise :class:`ContractDrift`, with both digests, unless the policy to be asked is the one of ``contract``."""
     path = None if settings.contract is None else os.fsdecode(settings.contract)
     wasm, artifact = digests_of(checker)
     for field, expected, actual in (
@@ -187,8 +188,8 @@ def check_policy(contract: HandlerContract, checker: PolicyChecker, settings: Se
             raise ContractDrift(field, expected, actual, path=path)
 
 
-def _differing(listed: tuple[object, ...], found: tuple[object, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The text of what only one of them has; of everything where they differ in nothing but order or number."""
-    only = [one for one in listed if one not in found], [one for one in found if one not in listed]
-    listed_only, found_only = only if any(only) else (listed, found)
-    return tuple(map(str, listed_only)), tuple(map(str, found_only))
+def _differing(listed: tuple[object, ...], runs: tuple[object, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the text of what only one of them has; of everything where they differ in order or number alone."""
+    only = [part for part in listed if part not in runs], [part for part in runs if part not in listed]
+    listed_only, runs_only = only if any(only) else (listed, runs)
+    return tuple(map(str, listed_only)), tuple(map(str, runs_only))

@@ -1,4 +1,4 @@
-"""The policy enforcement point: pure ASGI middleware that passes a request on only after a policy allowed it."""
+"""Passes a request on only after a policy allowed it: the policy enforcement point, pure ASGI middleware."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Any, NoReturn
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..checker.local import PolicyChecker
-from ..enforcement.current import hand_out, take_back
+from ..checker.base import PolicyChecker
 from ..model import Allow
 from ..settings.settings import Settings
-from .gate import ActorOf, Resolver
-from .request import GatedRequest
-from .startup import Startup
+from .request import GatedRequest, take_back
+from .startup import ActorOf, Resolver, Startup
 
 
 class CapabilityMiddleware:
@@ -25,9 +23,10 @@ class CapabilityMiddleware:
     ``checker``   the policy decision point, in place of the one that ``settings`` describe; its owner closes it. Of one
                   that is not capgate's, or a subclass that overrides ``check``, nothing but ``check`` is asked
     ``actor``     a function of the scope, or an async one, that gives the :data:`~capgate.model.Actor` who is asking,
-                  in place of :func:`~capgate.enforcement.actors.actor_from_user`
+                  in place of :func:`~capgate.middleware.actors.actor_from_user`
     ``resolver``  a function of the scope that gives what a request needs, in place of the application's routes: a
-                  :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.routing.PUBLIC`, or ``None`` (denied)
+                  :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.routing.PUBLIC`, or
+                  ``None`` (denied)
     ``router``    the application whose routes count, where they are not reached through ``app`` attributes
 
     Whatever goes wrong is a denial: status 403 with a ``decision_id``, and an event in the log that says why
@@ -52,10 +51,10 @@ class CapabilityMiddleware:
         if scope.get("type") == "lifespan":
             await self._startup.lifespan(self.app, scope, receive, send)
             return
-        request = GatedRequest(self._startup, scope, receive, send, self._startup.gate)
+        request = GatedRequest(self._startup, scope, receive, send, self._startup.point)
         result = await request.decide()
         if type(result) is Allow:
-            handed = hand_out(request, scope)
+            handed = request.hand_out()
             try:
                 await self.app(scope, request.receive, request.send)
             except Exception as error:

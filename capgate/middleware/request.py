@@ -1,33 +1,41 @@
-"""One request at the gate: from its scope to ``Allow`` or ``Deny``.
+"""Decides about one request, from its scope to ``Allow`` or ``Deny``, and passes on what it sends and receives after that.
 
 The way of nearly every request awaits nothing but the checker, and enters no cancel scope. What can wait (an
-asynchronous actor, a body, a checker that is not known to bound itself) is together under one deadline.
+asynchronous actor, a body) is together under one deadline.
+
+``send`` notes when a response began, since a denial can be the response only before that. ``receive`` gives the
+application a body that was read for its hash.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
+from contextvars import Token
 from typing import Any, Final
 
 import anyio
 import msgspec
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
 
-from ..checker.local import DENIED, Answering
-from ..enforcement.actors import ACTORS
-from ..enforcement.point import Judge, decisions, denied_for
-from ..errors import PolicyUnavailable, ends_task
-from ..events import DecisionLog, new_decision_id
-from ..model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason
+from ..checker.base import DENIED, Answers, Checker, denial_for
+from ..enforcement.capabilities import Capabilities
+from ..enforcement.current import CURRENT
+from ..enforcement.point import denial_in
+from ..enforcement.response import refuse
+from ..errors import MalformedInput, PolicyUnavailable, ends_task
+from ..events import DecisionLog, Facts, new_decision_id
+from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.framework import Unresolvable
 from ..routes.routing import DEFERRED, PUBLIC
-from .channels import Channels
-from .gate import Gate
+from ..routes.framework import Unresolvable
+from ..routes.routing import DEFERRED, PUBLIC
+from .startup import RequestPoint, Startup
 
 _log = logging.getLogger("capgate")
 
@@ -35,195 +43,299 @@ _GATED: Final = frozenset({"http", "websocket"})
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,
 #: surrogates.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
+#: What a response begins with; early hints and the like may come before it.
+_BEGINNINGS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"}
+)
+#: Where the capabilities are in the state of a request.
+_NAME: Final = "capabilities"
+
+#: What :func:`take_back` undoes: the context variable, and what was under the same name in the state of the request.
+Handed = tuple["Token[Capabilities]", MutableMapping[str, Any], Any]
 
 
-class GatedRequest(Channels, eq=False):
-    """One request at one gate, and afterwards the :class:`~capgate.enforcement.capabilities.Capabilities` of its handler."""
+class GatedRequest(msgspec.Struct, eq=False):
+    """One request, and the denial that may take the place of its response.
 
+    ``receive`` and ``send`` are what to pass on. A Struct, because it is made in a third of the time that an
+    ``__init__`` in Python takes, once for each request.
+    """
+
+    _startup: Startup
+    scope: Scope
+    receive: Receive
+    _send: Send
+    _point: RequestPoint | None  # none while nothing has started
+    _began: bool = False
+    _raised: Decision | None = None  # the last denial that a handler was told of
+    _replaced: bool = False
     _actor: Any = None
     _input: PolicyInput | None = None  # what was asked last
-    _asked: Answering | None = None  # what gave the last answer
-    _weighed: Sequence[PolicyInput] = ()  # of which all were allowed, where the first was not asked alone
+    _asked: Checker | None = None  # what gave the last answer
     _started: int = msgspec.field(default_factory=time.time_ns)
     decision_id: str | None = None  # of the event of a denial
 
-    async def decide(self) -> PolicyResult:
-        """``Allow`` only if everything that the endpoint declares was allowed. Raises nothing but what ends the task.
+    # -- deciding
 
-        After a denial, which has been reported, ``decision_id`` is that of its event.
+    async def decide(self) -> PolicyResult:
+        """Return ``Allow`` only if everything that the endpoint declares was allowed.
+
+        After a denial, which has been reported, ``decision_id`` is that of its event. Raises nothing but what ends the
+        task.
         """
         try:
-            scope, gate = self.scope, self._gate
+            scope, point = self.scope, self._point
             kind = scope.get("type")
             if kind not in _GATED:
-                return self._refused(DENIED[Reason.MALFORMED_INPUT])
-            if gate is None:
-                self._gate = gate = await self._source.wait(scope)
+                return self._deny(DENIED[Reason.MALFORMED_INPUT])
+            if point is None:
+                self._point = point = await self._startup.wait(scope)
             path = scope.get("path")
             if type(path) is not str or (kind == "http" and type(scope.get("method")) is not str):
-                return self._refused(DENIED[Reason.MALFORMED_INPUT])
-            if not (path.isascii() and path.isprintable()) and gate.strict_paths and _UNCLEAN.search(path) is not None:
-                return self._refused(DENIED[Reason.MALFORMED_INPUT])
-            requirements, params = gate.resolve(scope)
+                return self._deny(DENIED[Reason.MALFORMED_INPUT])
+            if not (path.isascii() and path.isprintable()) and point.strict_paths and _UNCLEAN.search(path) is not None:
+                return self._deny(DENIED[Reason.MALFORMED_INPUT])
+            requirements, params = point.resolve(scope)
             if type(requirements) is not tuple:
                 open = requirements is PUBLIC or requirements is DEFERRED
-                return ALLOW if open else self._refused(DENIED[Reason.INTERNAL_ERROR])
+                return ALLOW if open else self._deny(DENIED[Reason.INTERNAL_ERROR])
             if not requirements:
-                return self._refused(DENIED[Reason.UNDECLARED_ROUTE])
-            actor: Any = gate.actor(scope)
+                return self._deny(DENIED[Reason.UNDECLARED_ROUTE])
+            actor: Any = point.actor(scope)
             first = requirements[0]
-            if len(requirements) == 1 and first.args_hash is None and gate.bounds_itself and type(actor) in ACTORS:
+            if len(requirements) == 1 and first.args_hash is None and type(actor) in ACTORS:
                 # Nearly every request: nothing is called here that need not be.
                 resource = first.resource(params) if first.template else first.fixed
-                self._input = input = PolicyInput(first.action, actor, resource, None, gate.env, self._started)
-                self._asked = asked = gate.answering if gate.moves else gate
+                self._input = input = PolicyInput(first.action, actor, resource, None, point.env, self._started)
+                asked = point.steady
+                if asked is None:
+                    asked = point.checker.current
+                self._asked = asked
                 answer = asked.answer_now(input)
                 if answer is ALLOW or type(answer) is Allow:
-                    if gate.samples_allows:
-                        self._report_allow(gate)
+                    if point.samples_allows:
+                        self._report_allows(point, (input,))
                     return answer
-                if answer is not None:
-                    return self._refused(answer)
-            result = await self._ask_rest(gate, requirements, params, actor)
-            if type(result) is not Allow:
-                return self._refused(result)
-            return result
+                if answer is not None:  # asked again, it might become another one
+                    return self._deny(answer)
+            return await self._ask_rest(point, requirements, params, actor)
+        except Unresolvable as error:
+            return self._deny(DENIED[Reason.UNDECLARED_ROUTE], error)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return self._refused(_denied_for(error), error)
-
-    def _judge(self) -> Judge:
-        if self._gate is None:
-            raise PolicyUnavailable("the gate of this request did not start")
-        return self._gate
-
-    def _scope(self) -> Scope:
-        return self.scope
-
-    def _who(self, judge: Judge) -> Any:
-        if self._input is not None:
-            return self._input.actor
-        return None if self._gate is None else self._gate.actor(self.scope)
+            return self._deny(denial_for(error), error)
 
     async def _ask_rest(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
+        self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult:
-        """Several questions, or something that may have to be waited for."""
-        if not gate.bounds_itself or type(actor) not in ACTORS or _needs_body(requirements):
-            result = await self._wait_and_ask(gate, requirements, params, actor)
-        else:
+        """Decide where there are several questions, or something may have to be waited for."""
+        inputs: list[PolicyInput] = []
+        answers: Answers | None = None
+        if type(actor) in ACTORS and all(requirement.args_hash is None for requirement in requirements):
             self._actor = actor
-            if len(requirements) > 1:  # one alone was asked already, and found nobody idle
-                inputs = self._questions(gate, requirements, params, actor, None)
-                self._asked = asked = gate.answering
-                results = asked.answer_many_now(inputs)
-                if results is not None:
-                    return self._weigh(gate, inputs, results)
-            result = await self._ask_all(gate, requirements, params, actor, None)
-        if type(result) is Allow:
-            if gate.by_routes:
-                self._check_unmoved(gate, requirements, params)
-            if gate.samples_allows:  # now, because until here it could still become a denial
-                allowed = self._weighed
-                for self._input in allowed:
-                    self._report_allow(gate)
-        return result
-
-    def _check_unmoved(self, gate: Gate, requirements: Requirements, params: Mapping[str, Any]) -> None:
-        """What was allowed is still what the request reaches: routes may have been added while something was waited
-        for."""
-        found, now = gate.resolve(self.scope)
-        if found != requirements or any(one.resource(now) != one.resource(params) for one in requirements):
-            raise Unresolvable("the route is another one than when its policy was asked")
-
-    async def _ask_all(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
-    ) -> PolicyResult:
-        """The answers to all, waited for. A checker of the application's has no batches, and is asked until it
-        denies."""
-        inputs = self._questions(gate, requirements, params, actor, digest)
-        if gate.bounds_itself:
-            self._asked = asked = gate.answering
-            return self._weigh(gate, inputs, await asked.evaluate_many(inputs))
-        results: list[PolicyResult] = []
-        while len(results) < len(inputs) and all(type(result) is Allow for result in results):
-            self._input = inputs[len(results)]
-            results.append(await gate.evaluate(self._input))
-        return self._weigh(gate, inputs[: len(results)], results)
-
-    def _weigh(self, gate: Gate, inputs: list[PolicyInput], results: object) -> PolicyResult:
-        """The first answer that is not an allow, else an allow."""
-        answers = decisions(results, len(inputs))
-        for self._input, result in zip(inputs, answers, strict=True):
+            inputs = self._questions(point, requirements, params, actor, None)
+            answers = await self._ask(point, inputs)
+        else:
+            with anyio.move_on_after(point.deadline) as bound:
+                if inspect.isawaitable(actor):
+                    actor = await actor
+                if type(actor) not in ACTORS:
+                    raise TypeError(f"the actor is a {type(actor).__name__}")
+                self._actor, digest = actor, None
+                if any(requirement.args_hash is not None for requirement in requirements):
+                    digest = await self._hash_body(point.body_bytes)
+                inputs = self._questions(point, requirements, params, actor, digest)
+                answers = await self._ask(point, inputs)
+                if anyio.current_time() >= bound.deadline:  # no answer counts after it
+                    answers = None
+        if answers is None:
+            return self._deny(DENIED[Reason.POLICY_TIMEOUT])
+        for input, result in zip(inputs, answers.results, strict=False):
             if type(result) is not Allow:
-                return result
-        self._weighed = inputs
-        return answers[0]
+                self._input = input
+                return self._deny(result, answers.cause)
+        if not len(answers.results) == len(inputs) == len(requirements) > 0:
+            return self._deny(DENIED[Reason.MALFORMED_RESULT])
+        if point.by_routes:
+            self._require_unmoved(point, requirements, params)
+        if point.samples_allows:  # now, because until here it could still become a denial
+            self._report_allows(point, inputs)
+        return answers.results[0]
 
     def _questions(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
+        self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
     ) -> list[PolicyInput]:
-        """One for each of ``requirements``, of which there is at least one."""
+        """Return one for each of ``requirements``, of which there is at least one."""
+        if self._input is not None and len(requirements) == 1:  # to which there was no answer without waiting
+            return [self._input]
         inputs = []
-        for one in requirements:
-            hashed = digest if one.args_hash else None
-            self._input = PolicyInput(one.action, actor, one.resource(params), hashed, gate.env, self._started)
+        for requirement in requirements:
+            hashed = digest if requirement.args_hash else None
+            resource = requirement.resource(params)
+            self._input = PolicyInput(requirement.action, actor, resource, hashed, point.env, self._started)
             inputs.append(self._input)
         return inputs
 
-    async def _wait_and_ask(
-        self, gate: Gate, requirements: Requirements, params: Mapping[str, Any], actor: Any
-    ) -> PolicyResult:
-        """The same where more can wait: all of it together under the deadline, and no answer counts after it."""
-        with anyio.move_on_after(gate.deadline) as bound:
-            if inspect.isawaitable(actor):
-                actor = await actor
-            self._remember(actor)
-            digest = await self._hash_body(gate.body_bytes) if _needs_body(requirements) else None
-            result = await self._ask_all(gate, requirements, params, actor, digest)
-            if anyio.current_time() < bound.deadline:
-                return result
-        return DENIED[Reason.POLICY_TIMEOUT]
+    async def _ask(self, point: RequestPoint, inputs: list[PolicyInput]) -> Answers:
+        """Ask all, or up to the first denial."""
+        self._asked = asked = point.checker.current
+        return await asked.ask(inputs, until_denied=True)
 
-    def _refused(self, result: Any, cause: BaseException | None = None) -> Deny:
-        """The denial that ``result`` stands for, reported. What is not a decision is a denial too."""
+    def _require_unmoved(self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any]) -> None:
+        """Raise :class:`Unresolvable` unless the request still reaches what was allowed.
+
+        Routes may have been added while something was waited for.
+        """
+        needed, now = point.resolve(self.scope)
+        if needed != requirements or any(part.resource(now) != part.resource(params) for part in requirements):
+            raise Unresolvable("the route is another one than when its policy was asked")
+
+    # -- events
+
+    def _deny(self, result: Any, cause: BaseException | None = None) -> Deny:
+        """Return the denial that ``result`` stands for, reported. What is not a decision is a denial too."""
         denial = result if type(result) is Deny and type(result.reason) is str else DENIED[Reason.MALFORMED_RESULT]
         self.decision_id = new_decision_id()
         try:
-            self._report(denial, cause)
-        except Exception as error:  # a checker of the application's, asked for its policy, may raise anything
+            point = self._point
+            if point is None:
+                policy, env, log = None, self._startup.env, DecisionLog()
+            else:
+                policy, env, log = (self._asked or point.checker).policy, point.env, point.log
+            facts = Facts.of(self.scope, duration_us=self._duration_us(), cause=cause, env=env)
+            log.denied(Decision(self._input, denial, self.decision_id, policy), facts)
+        except Exception as error:  # whatever it was, the denial stands
             _log.error("a denial could not be reported: %s", type(error).__name__)
         return denial
 
-    def _report(self, result: Deny, cause: BaseException | None) -> None:
-        gate = self._gate
-        (DecisionLog() if gate is None else gate.log).denied(
-            self._input,
-            result,
-            None if gate is None else (self._asked or gate).policy,
-            decision_id=self.decision_id,
-            env=self._source.env,
-            duration_us=self._duration_us(),
-            method=self.scope.get("method", self.scope.get("type")),
-            path=self.scope.get("path"),
-            cause=cause,
-        )
-
-    def _report_allow(self, gate: Gate) -> None:
-        method = self.scope.get("method", self.scope["type"])
-        duration_us = self._duration_us()
-        gate.log.allowed(
-            self._input, (self._asked or gate).policy, duration_us=duration_us, method=method, path=self.scope["path"]
-        )
+    def _report_allows(self, point: RequestPoint, inputs: Sequence[PolicyInput]) -> None:
+        """Report an allow for each of ``inputs``."""
+        policy = (self._asked or point.checker).policy
+        facts = Facts.of(self.scope, duration_us=self._duration_us())
+        for input in inputs:
+            point.log.allowed(Decision(input, ALLOW, None, policy), facts)
 
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000
 
+    # -- after an allow
 
-def _needs_body(requirements: Requirements) -> bool:
-    return any(requirement.args_hash is not None for requirement in requirements)
+    def hand_out(self) -> Handed:
+        """Make new capabilities those of this request, and the current ones, until :func:`take_back`."""
+        point, input, scope = self._point, self._input, self.scope
+        if point is None:
+            raise PolicyUnavailable("nobody was asked about this request")
+        actor = self._actor if input is None else input.actor
+        capabilities = Capabilities(point, actor, point.actor, scope, self)
+        state = scope["state"] if "state" in scope else None  # noqa: SIM401  # get() takes twice as long, here and below
+        if state is None:
+            scope["state"] = state = {}
+        before = state[_NAME] if _NAME in state else CURRENT  # noqa: SIM401
+        state[_NAME] = capabilities
+        return CURRENT.set(capabilities), state, before
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Pass ``message`` on. Once a response began, a denial can no longer be it."""
+        if self._raised is not None:
+            return self._send_after_denial(self._raised, message)
+        if not self._began:
+            self._began = message["type"] in _BEGINNINGS
+        return self._send(message)
+
+    async def refuse(self, result: PolicyResult, decision_id: str | None) -> None:
+        """Make the denial the response; of a websocket that was accepted, its end."""
+        reason = getattr(result, "reason", None) if self._startup.exposes_reasons else None
+        await refuse(self.scope, self._send, decision_id or new_decision_id(), reason, accepted=self._began)
+        self._began = True
+
+    async def answers(self, error: Exception) -> bool:
+        """Say whether ``error`` is a denial that is now the response, or was already."""
+        denial = denial_in(error)
+        if denial is None:
+            return False
+        if self._raised is not None and self._replaced:
+            return True
+        if self._began and self.scope["type"] == "http":
+            return False
+        await self.refuse(denial.result, denial.decision_id)
+        return True
+
+    def note(self, denial: Decision) -> None:
+        """Note that a handler is told of ``denial``."""
+        if self._raised is None:
+            self._replaced = False
+        self._raised = denial
+
+    async def _send_after_denial(self, denial: Decision, message: Message) -> None:
+        """Pass ``message`` on, or send the denial in its place.
+
+        A handler was denied. A server error is what frameworks make of an exception that they do not know, and becomes
+        the denial; any other response is the handler's own.
+        """
+        if self._replaced:
+            return
+        if not self._began and message["type"] == "http.response.start" and message["status"] >= 500:
+            self._replaced = True
+            await self.refuse(denial.result, denial.decision_id)
+            return
+        self._began = self._began or message["type"] in _BEGINNINGS
+        await self._send(message)
+
+    async def _hash_body(self, limit: int) -> str:
+        """Return the SHA-256 of the body in 64 hex digits, and keep the body for the application.
+
+        It has at most ``limit`` bytes. Raises :class:`MalformedInput`, or what ``receive`` raises.
+        """
+        chunks, size, more = [], 0, True
+        while more:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise MalformedInput(f"{message['type']} where a body was declared")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise MalformedInput(f"the body has more than {limit} bytes")
+            if chunk:
+                chunks.append(chunk)
+            more = message.get("more_body", False)
+        body = b"".join(chunks)
+        self.receive = _replay(body, self.receive)
+        return hashlib.sha256(body).hexdigest()
+
+    # What a Struct can do and this must not: show the request with all its headers.
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+    __repr__ = object.__repr__
 
 
-def _denied_for(error: BaseException) -> Deny:
-    return DENIED[Reason.UNDECLARED_ROUTE] if isinstance(error, Unresolvable) else denied_for(error)
+def take_back(handed: Handed) -> None:
+    """Undo :meth:`GatedRequest.hand_out`.
+
+    The state of a request that is over holds nothing that holds the request. So both are gone at once, with body and
+    all, and not when garbage is collected.
+    """
+    token, state, before = handed
+    if before is not CURRENT:
+        state[_NAME] = before
+    elif _NAME in state:  # in place of nothing
+        del state[_NAME]
+    try:  # noqa: SIM105  # suppress() costs as much as all of this
+        CURRENT.reset(token)
+    except ValueError:  # a coroutine that is closed by the garbage collector, thus in another context
+        pass
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    replayed = False
+
+    async def receive_again() -> Message:
+        nonlocal replayed
+        if replayed:
+            return await receive()
+        replayed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again

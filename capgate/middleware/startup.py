@@ -1,5 +1,4 @@
-"""Starting and closing what a gate judges with: in the lifespan of the server, or at the first request where there is
-none.
+"""Starts and closes what requests are asked about with: in the server's lifespan, or at the first request without one.
 
 Nothing that goes wrong here is raised while the application is put together, since servers take an exception of a
 lifespan for "not supported" and serve all the same. It ends start-up with its reason (``lifespan.startup.failed``),
@@ -8,30 +7,39 @@ or is remembered and denies every request ``policy_unavailable``.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import threading
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Union
 
 import anyio
 import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..checker.local import PolicyChecker
-from ..enforcement.actors import actor_from_user
+from ..checker.base import Checker, PolicyChecker
+from ..checker.foreign import as_checker
+from ..enforcement.point import EnforcementPoint
 from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
 from ..events import printable
 from ..limits import Limits
-from ..model import DEFAULT_ENVIRONMENT, Environment
+from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from ..routes.contract import HandlerContract
+from ..routes.declare import Requirement
 from ..routes.openapi import describe
 from ..routes.route_report import check_authentication, check_order, check_routes
+from ..routes.routing import NOTHING, PUBLIC, Resolution, resolver_for
 from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings
+from .actors import actor_from_user
 from .contract import around, check_application, check_policy, contract_of, read_contract
-from .gate import ActorOf, Gate, Resolver
 
 _log = logging.getLogger("capgate")
+
+ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
+Resolver = Callable[[Scope], Any]
 
 _STRICT: Final = "routes that each declare what they need, or are public; or strict=False, which denies the others"
 
@@ -45,12 +53,53 @@ CLOSING = 5.0
 TEXT_LIMIT = 4_096
 
 
+class RequestPoint(EnforcementPoint):
+    """What requests are asked about with: also who is asking, and what each needs. Made once, and never changed."""
+
+    __slots__ = ("actor", "by_routes", "public", "resolve", "strict_paths")
+
+    def __init__(
+        self, settings: Settings, checker: PolicyChecker, actor: ActorOf, resolver: Resolver | None, target: Target
+    ) -> None:
+        super().__init__(
+            checker,
+            settings.environment,
+            deadline=settings.limits.deadline,
+            sample_allows=settings.sample_allows,
+            body_bytes=settings.body_bytes,
+        )
+        self.actor = actor
+        self.public = frozenset(settings.public)
+        self.strict_paths = settings.strict_paths
+        self.by_routes = resolver is None
+        #: Gives what a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
+        self.resolve: Callable[[Scope], Resolution] = (
+            resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
+        )
+
+
+def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
+    """Return what the application's resolver says: a requirement, several, ``PUBLIC``, or ``None``."""
+    needed = resolver(scope)
+    if needed is None:
+        return NOTHING
+    params = scope.get("path_params", {})
+    if needed is PUBLIC:
+        return PUBLIC, params
+    requirements = (needed,) if type(needed) is Requirement else needed
+    if type(requirements) not in (tuple, list) or any(type(part) is not Requirement for part in requirements):
+        if inspect.iscoroutine(needed):
+            needed.close()
+        raise TypeError(f"the resolver returned a {type(needed).__name__}")
+    return tuple(requirements), params
+
+
 class Startup:
-    """The gate, made at most once at a time, and the reason why there is none. A :class:`~capgate.middleware.request.GateSource`."""
+    """The enforcement point of a middleware, made at most once at a time, and the reason why there is none."""
 
     def __init__(
         self,
-        gate_class: type,
+        middleware: type,
         app: ASGIApp,
         settings: Settings | None,
         checker: PolicyChecker | None,
@@ -58,35 +107,37 @@ class Startup:
         resolver: Resolver | None,
         router: ASGIApp | None,
     ) -> None:
-        self.gate: Gate | None = None
+        self.point: RequestPoint | None = None
         self.failure: BaseException | None = None
         self.settings = settings
-        self._gate_class = gate_class
+        self._middleware = middleware
         self._given = checker
         self._actor = actor
         self._resolver = resolver
         self._routed = app if router is None else router
-        self._owned: PolicyChecker | None = None
+        self._owned: Checker | None = None
         # Held while starting, and never waited for: event loops of several threads may ask for the same gate.
         self._starting = threading.Lock()
 
     @property
     def env(self) -> Environment:
+        """The environment of events while nothing has started."""
         return self.settings.environment if isinstance(self.settings, Settings) else DEFAULT_ENVIRONMENT
 
     @property
     def exposes_reasons(self) -> bool:
+        """Whether clients are told why they were denied."""
         return isinstance(self.settings, Settings) and self.settings.expose_reasons
 
-    async def wait(self, scope: Scope) -> Gate:
-        """The gate, for a request: started by whoever comes first, awaited by the others for as long as the deadline.
+    async def wait(self, scope: Scope) -> RequestPoint:
+        """Return the enforcement point, for a request: started by whoever comes first, awaited by the others.
 
-        Raises :class:`PolicyUnavailable`. Who starts is not interrupted by the deadline, which then begins afterwards,
-        but by :data:`STARTING`.
+        Others wait as long as the deadline. Who starts is not interrupted by that, which then begins afterwards, but by
+        :data:`STARTING`. Raises :class:`PolicyUnavailable`.
         """
         limits = self.settings.limits if isinstance(self.settings, Settings) else Limits()
         with anyio.move_on_after(limits.deadline):
-            while self.gate is None and self.failure is None:
+            while self.point is None and self.failure is None:
                 if not self._starting.acquire(blocking=False):
                     await anyio.sleep(POLL)
                     continue
@@ -98,17 +149,17 @@ class Startup:
                 if bound.cancelled_caught:
                     _log.error("the gate did not start within %g s; the next request tries again", STARTING)
                     break
-        gate = self.gate
-        if gate is None:
+        point = self.point
+        if point is None:
             raise PolicyUnavailable("starting failed" if self.failure else "starting takes longer than the deadline")
-        return gate
+        return point
 
     async def _start_once(self, scope: Scope) -> BaseException | None:
-        """Start unless that has happened. What went wrong, if anything did, is logged here and nowhere else."""
-        if self.gate is not None or self.failure is not None:
+        """Start unless that has happened, and return what went wrong, which is logged here and nowhere else."""
+        if self.point is not None or self.failure is not None:
             return self.failure
         try:
-            self.gate = await self._start(scope)
+            self.point = await self._start(scope)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -117,24 +168,27 @@ class Startup:
             _log.error("the gate did not start, every request is denied: %s", explain(error), exc_info=trace)
         return self.failure
 
-    async def _start(self, scope: Scope) -> Gate:
+    async def _start(self, scope: Scope) -> RequestPoint:
         for name, given in (("actor", self._actor), ("resolver", self._resolver)):
             if given is not None and not callable(given):
                 raise ConfigError(name, given, "a function of the scope")
         self.settings = self._settings()
         target = around(find_target(self._routed), scope.get("app"))
         contract = await self._contract(self.settings, target)
-        checker = self._given
-        if checker is None:
-            # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
-            checker = self._owned = await anyio.to_thread.run_sync(select_checker, self.settings)
+        checker = as_checker(await self._checker(self.settings), self.settings.limits.deadline)
         if contract is not None:  # before the policy can run, its start code and a pool's instances included
             check_policy(contract, checker, self.settings)
-        if hasattr(checker, "start"):
-            await checker.start()
-        gate = Gate(self.settings, checker, self._actor or actor_from_user, self._resolver, target)
-        self._report(self.settings, gate, target, scope)
-        return gate
+        await checker.start()
+        point = RequestPoint(self.settings, checker, self._actor or actor_from_user, self._resolver, target)
+        self._report(self.settings, point, target, scope)
+        return point
+
+    async def _checker(self, settings: Settings) -> PolicyChecker:
+        if self._given is not None:
+            return self._given
+        # Decoding and metering a module takes a while in Python, and other tasks are not to wait for it.
+        self._owned = await anyio.to_thread.run_sync(select_checker, settings)
+        return self._owned
 
     def _settings(self) -> Settings:
         settings = Settings.from_env() if self.settings is None else self.settings
@@ -143,8 +197,10 @@ class Startup:
         return settings
 
     def contract(self, app: object = None) -> HandlerContract:
-        """The handler contract that fits what would start now, in the middleware of ``app``. Raises what
-        :func:`contract_of` does, and :class:`ConfigError` where there is a ``resolver``."""
+        """Return the handler contract that fits what would start now, in the middleware of ``app``.
+
+        Raises what :func:`contract_of` does, and :class:`ConfigError` where there is a ``resolver``.
+        """
         self._require_routes()
         return contract_of(self._routed, self._settings(), checker=self._given, within=app)
 
@@ -153,7 +209,7 @@ class Startup:
             raise ConfigError("resolver", self._resolver, "none where there is a contract, which says what routes need")
 
     async def _contract(self, settings: Settings, target: Target) -> HandlerContract | None:
-        """The contract that settings name, if they name one, once vocabulary and routes agree with it."""
+        """Return the contract that settings name, if they name one, once vocabulary and routes agree with it."""
         path = settings.contract
         if path is None:
             return None
@@ -162,34 +218,35 @@ class Startup:
         check_application(contract, target, settings)
         return contract
 
-    def _report(self, settings: Settings, gate: Gate, target: Target, scope: Scope) -> None:
+    def _report(self, settings: Settings, point: RequestPoint, target: Target, scope: Scope) -> None:
         denied: list[str] = []
         try:
-            check_order(scope.get("app"), self._gate_class, _log)
+            check_order(scope.get("app"), self._middleware, _log)
             if self._actor is None:
-                check_authentication(scope.get("app"), self._gate_class, _log)
+                check_authentication(scope.get("app"), self._middleware, _log)
             if self._resolver is None:
-                denied = check_routes(target, gate.public, _log)
+                denied = check_routes(target, point.public, _log)
         except Exception as error:  # only a report: what it cannot describe is denied all the same
             _log.warning("the routes could not be reported", exc_info=True)
             if settings.strict:
                 raise ConfigError("strict", f"{type(error).__name__} while routes were listed", _STRICT) from error
         if settings.openapi and self._resolver is None:
-            describe(scope.get("app"), target, gate.public)
+            describe(scope.get("app"), target, point.public)
         if settings.strict and denied:
             raise ConfigError("strict", ", ".join(denied), _STRICT)
 
     async def close(self) -> None:
-        """Forget the gate, and close its checker if it was made here; a checker that was passed in is its owner's to
-        close. A request that comes later starts anew."""
-        self.gate = self.failure = None
+        """Forget what was started, and close its checker if it was made here. A request that comes later starts anew.
+
+        A checker that was passed in is its owner's to close.
+        """
+        self.point = self.failure = None
         checker, self._owned = self._owned, None
-        aclose = getattr(checker, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        if checker is not None:
+            await checker.aclose()
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass ``lifespan`` through, the gate started before the application and closed after it."""
+        """Pass ``lifespan`` through: start before the application does, and close after it."""
         startup = await receive()
         if startup["type"] == "lifespan.startup":
             self.failure = None
@@ -207,14 +264,14 @@ class Startup:
         try:
             await app(scope, passing.receive, passing.send)
         finally:
-            # An application without lifespan raises at once; requests then come all the same, and the gate stays.
+            # An application without lifespan raises at once; requests then come all the same, and what started stays.
             if passing.serving:
                 with anyio.move_on_after(CLOSING, shield=True):
                     await self.close()
 
 
 class _PassingLifespan:
-    """The channels of a lifespan whose first message was read already; closes the gate before shutdown is complete."""
+    """The channels of a lifespan whose first message was read already. Closes before shutdown is complete."""
 
     def __init__(self, startup: Startup, first: Message, receive: Receive, send: Send) -> None:
         self.serving = False
@@ -238,7 +295,6 @@ class _PassingLifespan:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, in printable ASCII: for capgate's own errors with their sentence, since those quote settings
-    only."""
+    """Say what went wrong, in printable ASCII: for capgate's own errors in their words, which quote settings only."""
     text = str(error) if isinstance(error, CapgateError) else f"{type(error).__name__}: {error}"
     return printable(text.replace("\\", "/"), TEXT_LIMIT) or type(error).__name__

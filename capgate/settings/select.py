@@ -8,10 +8,12 @@ import os
 import msgspec
 
 from ..artifact.load import WasmArtifact, artifact_of, load_policy
-from ..checker.cached import QuickChecker
+from ..checker.base import Checker
+from ..checker.cached import CachedChecker
 from ..checker.following import FollowingChecker
-from ..checker.generation import Probation
-from ..checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from ..checker.local import LocalPolicyChecker
+from ..checker.wasm import WasmPolicyChecker
+from ..checker.watcher import Probation
 from ..errors import ConfigError
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
@@ -25,24 +27,24 @@ from .trust import configured_artifact, verifier_for
 _log = logging.getLogger("capgate.store")
 
 
-def select_checker(settings: Settings) -> PolicyChecker:
+def select_checker(settings: Settings) -> Checker:
     """The checker that ``settings`` describe: Wasm if an artifact or a store is configured, else local. To be called
     once, at start-up.
 
     Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with
     both digests, where they differ), :class:`~capgate.errors.WasmError` or
     :class:`~capgate.errors.EngineUnavailable`. With ``settings.safe`` or ``settings.cache_size``, a
-    :class:`~capgate.checker.cached.QuickChecker` is in front of it.
+    :class:`~capgate.checker.cached.CachedChecker` is in front of it.
     """
     if settings.store is not None:
-        return _quick(_from_store(settings.store, settings), settings)
+        return _cached(_from_store(settings.store, settings), settings)
     if settings.artifact is not None:
-        return _quick(_from_artifact(settings.artifact, settings), settings)
+        return _cached(_from_artifact(settings.artifact, settings), settings)
     if settings.policy is not None:
         given = settings.policy
         limits = settings.limits
         policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
-        return _quick(LocalPolicyChecker(policy, limits=settings.limits), settings)
+        return _cached(LocalPolicyChecker(policy, limits=settings.limits), settings)
     valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
     raise ConfigError("policy", None, valid)
 
@@ -114,7 +116,7 @@ def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:
     )
 
 
-def _quick(checker: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker, settings: Settings) -> PolicyChecker:
+def _cached(checker: Checker, settings: Settings) -> Checker:
     if not settings.safe and not settings.cache_size:
         return checker
-    return QuickChecker(checker, safe=settings.safe, size=settings.cache_size)
+    return CachedChecker(checker, safe=settings.safe, size=settings.cache_size)

@@ -24,7 +24,8 @@ from typing import Any, Final
 
 import pytest
 
-from ..checker.local import LocalPolicyChecker, WasmPolicyChecker
+from ..checker.local import LocalPolicyChecker
+from ..checker.wasm import WasmPolicyChecker
 from ..errors import CapgateError
 from ..model import canonical
 from ..settings.settings import Settings

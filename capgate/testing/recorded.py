@@ -11,7 +11,8 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS, SECTIONS, VOCABULARY, Vocabulary
 from ..artifact.build import build_policy
 from ..artifact.load import WasmArtifact
-from ..checker.local import LocalPolicyChecker, WasmPolicyChecker
+from ..checker.local import LocalPolicyChecker
+from ..checker.wasm import WasmPolicyChecker
 from ..errors import ConfigError
 from ..limits import Limits
 from ..middleware.middleware import CapabilityMiddleware

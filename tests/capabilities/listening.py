@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from capgate.capabilities import CapabilityDenied, using
-from capgate.enforcement.capabilities import Held
-from capgate.enforcement.point import Judge
+from capgate.enforcement.capabilities import Capabilities
+from capgate.enforcement.point import EnforcementPoint
 from capgate.model import Decision, Resource, Service
 
 from ..support.gates import make_checker
@@ -16,12 +16,15 @@ from ..support.gates import make_checker
 ACTOR = Service("tests")
 
 
-class Listening(Held):
+class Listening(Capabilities, eq=False):
     """Asked by one policy of its own, for one actor."""
 
-    def __init__(self, document: dict[str, Any], kind: str = "local") -> None:
-        super().__init__(Judge(make_checker(kind, document)), ACTOR, None)
-        self.asked: list[tuple[str, str | None]] = []
+    asked: list[tuple[str, str | None]] = []
+
+    @classmethod
+    def to(cls, document: dict[str, Any], kind: str = "local") -> Listening:
+        """Make one that asks by this document."""
+        return cls(EnforcementPoint(make_checker(kind, document)), ACTOR)
 
     def _hear(self, questions: Iterable[Any]) -> Sequence[Any]:
         found = list(questions)
@@ -40,7 +43,7 @@ class Listening(Held):
 @contextmanager
 def allowing(document: dict[str, Any], kind: str = "local") -> Iterator[Listening]:
     """Capabilities by the policy of this document, in force meanwhile."""
-    listening = Listening(document, kind)
+    listening = Listening.to(document, kind)
     with using(listening):
         yield listening
 

@@ -81,7 +81,7 @@ async def test_a_limiter_without_a_job_asks_without_a_resource() -> None:
 
 
 async def test_capabilities_of_its_own() -> None:
-    mine = Listening(REPORTS)
+    mine = Listening.to(REPORTS)
     with allowing({}) as others:
         assert await GatedLimiter(1, job="report", capabilities=mine).run(int, "7") == 7
     assert (len(mine.asked), len(others.asked)) == (1, 0)

@@ -96,7 +96,7 @@ def test_nobody_to_ask() -> None:
 
 
 def test_capabilities_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    environ = GatedEnviron(capabilities=Listening({"env": ["MINE"]}))
+    environ = GatedEnviron(capabilities=Listening.to({"env": ["MINE"]}))
     monkeypatch.setenv("MINE", "1")  # after it was made
     with allowing({}):
         assert environ["MINE"] == os.environ["MINE"] == "1"

@@ -192,16 +192,13 @@ def test_a_file_keeps_its_secret_under_another_name(root: Path, files: GatedFile
     """Whoever may write both names, but read only one, does not read the other by renaming it."""
 
     class Writer(Listening):
-        def __init__(self) -> None:
-            super().__init__(ANY)
-
         def _hear(self, questions: Any) -> Any:
             return [
                 ("unknown.action" if one[:2] == (READ, Resource("path", "priv/x")) else one[0], *one[1:])
                 for one in questions
             ]
 
-    with using(Writer()), pytest.raises(CapabilityDenied):
+    with using(Writer.to(ANY)), pytest.raises(CapabilityDenied):
         files.rename("priv/x", "pub/y")
     assert tree(root)["priv/x"] == "private"
 
@@ -421,7 +418,7 @@ def test_what_was_asked_for_is_what_is_opened_while_links_are_exchanged(root: Pa
     thread.start()
     seen: set[tuple[str | None, str]] = set()
     try:
-        listening = Listening(ANY)
+        listening = Listening.to(ANY)
         with GatedFiles(root, capabilities=listening) as files:
             for _ in range(1_500):
                 for path in ("link/x", "pub/deep/er/y"):
@@ -451,7 +448,7 @@ def test_what_is_denied_stays_unread_and_unwritten_while_links_are_exchanged(roo
     thread.start()
     read: set[str] = set()
     try:
-        with GatedFiles(root, capabilities=Listening({"fs": ["pub/x"]})) as files:
+        with GatedFiles(root, capabilities=Listening.to({"fs": ["pub/x"]})) as files:
             for n in range(1_500):
                 with contextlib.suppress(CapabilityDenied, OSError):
                     read.add(files.read_text("link"))
@@ -475,7 +472,7 @@ def test_a_name_that_becomes_a_link_after_the_answer_is_not_followed(root: Path)
                 (root / name).symlink_to(f"{root.parent}/outside/x")
             return found
 
-    with GatedFiles(root, capabilities=Swapping(ANY)) as files:
+    with GatedFiles(root, capabilities=Swapping.to(ANY)) as files:
         for mode in ("r", "w", "a", "r+"):
             for name in ("a.txt", "pub/x"):
                 (root / name).unlink()
@@ -497,7 +494,7 @@ def test_a_folder_that_is_exchanged_after_the_answer_is_not_entered(root: Path) 
             (root / "pub").symlink_to("../outside")
             return found
 
-    with GatedFiles(root, capabilities=Swapping(ANY)) as files:
+    with GatedFiles(root, capabilities=Swapping.to(ANY)) as files:
         assert files.read_text("pub/x") == "public"  # the folder that was asked for, whatever its name is now
 
 
@@ -513,7 +510,7 @@ def test_a_fifo_that_appears_after_the_answer_is_not_waited_for(root: Path) -> N
     for mode in ("r", "w"):
         (root / "a.txt").unlink()
         (root / "a.txt").write_text("a")
-        with GatedFiles(root, capabilities=Swapping(ANY)) as files, pytest.raises((CapabilityDenied, OSError)):
+        with GatedFiles(root, capabilities=Swapping.to(ANY)) as files, pytest.raises((CapabilityDenied, OSError)):
             files.open("a.txt", mode)
 
 

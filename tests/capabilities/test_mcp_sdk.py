@@ -23,7 +23,7 @@ from capgate import CapabilityMiddleware, Settings
 from capgate.capabilities import current
 from capgate.capabilities.mcp import GatedMCP
 from capgate.capabilities.tools import canonical_hash, gated_tool
-from capgate.checker.local import PolicyChecker
+from capgate.checker.base import PolicyChecker
 from capgate.model import CompilerTool, Reason
 
 from ..support.gates import KINDS, Recording, events, make_checker

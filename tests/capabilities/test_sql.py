@@ -511,7 +511,7 @@ def test_without_anybody_to_ask_nothing_is_sent(path: Path, engine: Engine) -> N
 
 
 def test_capabilities_given_to_the_engine_are_asked_in_place_of_the_current_ones(path: Path) -> None:
-    mine = Listening({"sql": reading("orders")})
+    mine = Listening.to({"sql": reading("orders")})
     engine = gate_engine(create_engine(f"sqlite:///{path}"), capabilities=mine)
     try:
         with allowed("orders", "secrets") as others, engine.connect() as connection:

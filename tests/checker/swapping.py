@@ -15,9 +15,9 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from capgate.checker.cached import QuickChecker
+from capgate.checker.cached import CachedChecker
 from capgate.checker.following import FollowingChecker
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import ALLOW
 from capgate.runtime.pool import WasmPool
@@ -34,7 +34,7 @@ def main(engine: str, swaps: int) -> list[dict[str, Any]]:
     def make(policy: VerifiedPolicy) -> WasmPolicyChecker:
         return WasmPolicyChecker(WasmPool(policy.artifact, 2, engine, limits))
 
-    checker = QuickChecker(FollowingChecker(source, "orders", make, poll=SELDOM), size=10)
+    checker = CachedChecker(FollowingChecker(source, "orders", make, poll=SELDOM), size=10)
     seen: list[dict[str, Any]] = []
 
     async def swap() -> None:

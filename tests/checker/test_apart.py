@@ -13,7 +13,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.metrics import Metrics
 from capgate.model import ALLOW, Deny, PolicyInput, Reason, Resource, User

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS, Vocabulary
 from capgate.artifact.build import build_policy
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import (
     ANONYMOUS,

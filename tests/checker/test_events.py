@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from capgate.artifact.build import build_policy
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.events import DecisionEvent, add_sink, remove_sink
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource, User

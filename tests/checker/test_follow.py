@@ -13,11 +13,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from capgate.checker.cached import QuickChecker
+from capgate.checker.cached import CachedChecker
 from capgate.checker.following import FollowingChecker
-from capgate.checker.generation import Alarm, Generation, Probation
-from capgate.checker.local import WasmPolicyChecker
-from capgate.checker.watcher import RETRY
+from capgate.checker.wasm import WasmPolicyChecker
+from capgate.checker.watcher import RETRY, Alarm, Generation, Probation
 from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
 from capgate.model import ALLOW, Deny, Reason
 from capgate.runtime.pool import WasmPool
@@ -179,7 +178,7 @@ async def test_what_was_refused_is_tried_again_less_and_less_often(
         assert loads == [2]
         waits = []
         for _ in range(12):
-            refused = checker._watcher._refused
+            refused = checker._watcher._rejected
             waits.append(refused.wait)
             refused._not_before = 0.0
             await checker.refresh()
@@ -268,7 +267,7 @@ async def test_a_policy_that_expires_while_it_runs_denies(shelf: Shelf, engine: 
     async with follow(shelf, engine=engine) as checker, follow(shelf, engine=engine, keep_expired=True) as keeping:
         assert await checker.evaluate(ask(2)) == ALLOW
         for one in (checker, keeping):
-            one.asked._clock = lambda: time.time() + 3_600
+            one.current.checker._clock = lambda: time.time() + 3_600
         assert await checker.evaluate(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert checker.evaluate_now(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
         assert await keeping.evaluate(ask(2)) == ALLOW
@@ -478,7 +477,7 @@ async def test_without_anybody_who_holds_it_nobody_looks(shelf: Shelf) -> None:
 
 async def test_decisions_are_forgotten_when_another_policy_answers(shelf: Shelf) -> None:
     checker = select_checker(shelf.settings(cache_size=100))
-    assert isinstance(checker, QuickChecker)
+    assert isinstance(checker, CachedChecker)
     async with checker:
         assert await checker.check(ask(1)) == ALLOW
         assert checker.remembered == 1

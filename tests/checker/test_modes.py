@@ -16,7 +16,8 @@ PROGRAM = """
 import json, logging, sys
 import anyio
 from capgate.artifact.build import build_policy
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.model import Environment, PolicyInput, Resource, User, canonical
 from capgate.policy import RuntimePolicy
 from capgate.runtime.pool import WasmPool

@@ -12,7 +12,8 @@ from anyio.lowlevel import checkpoint
 
 from capgate.actions import Vocabulary
 from capgate.artifact.build import build_policy
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import REASONS, Allow, Deny, PolicyInput, PolicyResult, Reason, Resource
 from capgate.policy import RuntimePolicy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Reason, Resource
 from capgate.runtime.pool import WasmPool

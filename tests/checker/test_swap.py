@@ -29,10 +29,11 @@ from starlette.routing import Route
 
 from capgate import CapabilityMiddleware, requires
 from capgate.checker import following as follow_module
-from capgate.checker.cached import Memory, QuickChecker
+from capgate.checker.base import PolicyChecker
+from capgate.checker.cached import CachedChecker, Memory
 from capgate.checker.following import FollowingChecker
-from capgate.checker.generation import Generation
-from capgate.checker.local import PolicyChecker, WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
+from capgate.checker.watcher import Generation
 from capgate.enforcement.current import capabilities_for
 from capgate.errors import PolicyUnavailable, StoreError
 from capgate.events import DecisionEvent, add_sink, remove_sink
@@ -81,7 +82,7 @@ def follow(shelf: Shelf, **options: Any) -> FollowingChecker:
 
 
 def following(checker: PolicyChecker) -> FollowingChecker:
-    inner = checker.inner if isinstance(checker, QuickChecker) else checker
+    inner = checker.inner if isinstance(checker, CachedChecker) else checker
     assert isinstance(inner, FollowingChecker)
     return inner
 
@@ -90,7 +91,7 @@ def swap_after_answering(checker: PolicyChecker) -> None:
     """Have the store looked at, once, right after the policy that answers now has answered: on the same thread, before
     anything is done with the answer."""
     follower = following(checker)
-    asked = follower.asked
+    asked = follower.current.checker
     call = asked._call
 
     def called(input: PolicyInput) -> Any:
@@ -174,11 +175,11 @@ def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine:
 
     def work() -> None:
         while not done.is_set():
-            answering = checker.answering
-            memories.add(answering)
-            results = answering.answer_many_now(every)
-            if results != [ALLOW if answering.policy.version == str(version) else NO for version in (1, 2, 3)]:
-                wrong.append((answering.policy, results))
+            current = checker.current
+            memories.add(current)
+            results = current.answer_many_now(every)
+            if results != [ALLOW if current.policy.version == str(version) else NO for version in (1, 2, 3)]:
+                wrong.append((current.policy, results))
             alone = [checker.evaluate_now(input) for input in every]
             if {type(one) for one in alone} - {Deny, type(ALLOW)} or [one for one in alone if one not in (ALLOW, NO)]:
                 wrong.append(alone)
@@ -200,8 +201,10 @@ def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine:
     assert wrong == []
     assert len(memories) > 5
     for memory in memories:
+        policy = memory.policy
+        assert policy is not None
         for key, result in memory.known.items():
-            assert result == (ALLOW if key[-1] == f"v{memory.policy.version}" else NO)  # type: ignore[index]
+            assert result == (ALLOW if key[-1] == f"v{policy.version}" else NO)  # type: ignore[index]
 
 
 async def test_a_batch_is_of_one_policy_though_some_of_it_is_remembered(shelf: Shelf) -> None:  # A24
@@ -231,7 +234,7 @@ class Clock:
 def test_a_clock_that_moves_ends_a_policy_and_its_memory(engine: str) -> None:  # A10
     clock = Clock()
     pool = WasmPool(WasmArtifact.from_bytes(document(1)), 1, engine, Limits(deadline=20.0))
-    checker = QuickChecker(WasmPolicyChecker(pool, expires=clock.now + 10, clock=clock), size=10)
+    checker = CachedChecker(WasmPolicyChecker(pool, expires=clock.now + 10, clock=clock), size=10)
     assert checker.evaluate_now(ask(1)) == ALLOW
     assert checker.remembered == 1
     clock.now += 10  # set forward, or the machine slept: no second of the process's own clock went by
@@ -247,7 +250,7 @@ async def test_to_expire_is_no_fault(shelf: Shelf, engine: str) -> None:  # A10,
     async with follow(shelf, engine=engine) as checker:
         shelf.release(2)
         assert await checker.refresh() is True
-        now = checker.asked
+        now = checker.current.checker
         now.expires = time.time()
         for _ in range(50):
             assert await checker.evaluate(ask(2)) == Deny(Reason.POLICY_UNAVAILABLE)
@@ -479,7 +482,7 @@ async def test_a_panic_is_a_problem_and_not_the_end(shelf: Shelf, where: str, mo
                 while checker.status().problem is None:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
         assert checker.status().version != 4
-        watcher._refused._not_before = 0.0
+        watcher._rejected._not_before = 0.0
         with anyio.fail_after(30):
             while checker.status().version != 4:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
@@ -582,8 +585,8 @@ def test_several_event_loops_follow_one_checker(shelf: Shelf, engine: str) -> No
     async def main() -> None:
         await checker.start()
         while not done.is_set():
-            answering = checker.answering
-            for results in (await checker.evaluate_many(every), await answering.evaluate_many(every)):
+            current = checker.current
+            for results in (await checker.evaluate_many(every), await current.evaluate_many(every)):
                 asked[0] += 1
                 if sum(result == ALLOW for result in results) != 1 or any(one not in (ALLOW, NO) for one in results):
                     wrong.append(results)
@@ -749,6 +752,7 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
     """A worker thread lives on, while the last reference to a pool goes on the thread that looks."""
     from capgate.runtime.thread_instances import Shard
 
+    gc.collect()  # what earlier tests left, of which nobody here knows the thread
     ended: list[bool] = []
     owners: dict[int, int] = {}
     keep: list[Shard] = []
@@ -786,4 +790,4 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
 
 def test_a_status_says_who_signed(shelf: Shelf) -> None:
     assert follow(shelf).status().signers == (KEY.public.id,)
-    assert isinstance(follow(shelf).answering, Generation)
+    assert isinstance(follow(shelf).current, Generation)

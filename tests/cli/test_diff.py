@@ -13,7 +13,7 @@ import pytest
 
 from capgate import LocalPolicyChecker, PolicyInput, Resource, RuntimePolicy, User, build_policy
 from capgate.events import LOGGER, DecisionLog
-from capgate.model import Deny, Environment
+from capgate.model import Decision, Deny, Environment
 
 from ..support.command import capgate
 from ..support.guests import denies, guest
@@ -162,11 +162,11 @@ def decisions(folder: Folder, log: list[str]) -> str:
     for id in ("audit", "other", "audit", "audit"):
         result = checker.evaluate_now(ask(id))
         if isinstance(result, Deny):
-            events.denied(ask(id), result)
+            events.denied(Decision(ask(id), result))
         else:
-            events.allowed(ask(id))
-    events.denied(ask("x" * 1_000), Deny("not_in_allowlist"))
-    events.denied(None, Deny("undeclared_route"))
+            events.allowed(Decision(ask(id), result))
+    events.denied(Decision(ask("x" * 1_000), Deny("not_in_allowlist")))
+    events.denied(Decision(None, Deny("undeclared_route")))
     return folder.write("decisions.jsonl", "\n".join([*log, '{"message": "of another logger"}', "", ""]))
 
 

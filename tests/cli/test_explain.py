@@ -17,7 +17,7 @@ from capgate.cli.policy.asking import read_question
 from capgate.cli.policy.recorded import CUT, NOTHING, original, question_of
 from capgate.errors import ConfigError
 from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
-from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, canonical
+from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Decision, Deny, Environment, canonical
 from capgate.policy.analysis.patch import apply
 
 from ..support.command import capgate, environment
@@ -218,7 +218,7 @@ def event_of(input: PolicyInput) -> DecisionEvent:
     sink = Sink()
     add_sink(sink)
     try:
-        DecisionLog().denied(input, Deny("no"))
+        DecisionLog().denied(Decision(input, Deny("no")))
     finally:
         remove_sink(sink)
     return found[0]

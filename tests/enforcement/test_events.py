@@ -11,12 +11,13 @@ import pytest
 from starlette.types import Message
 
 from capgate import events as module
-from capgate.events import DecisionEvent, DecisionLog, add_sink, describe, printable, remove_sink, statistics
+from capgate.events import DecisionEvent, DecisionLog, Facts, add_sink, describe, printable, remove_sink, statistics
 from capgate.model import (
     ALLOW,
     Allow,
     Anonymous,
     CompilerTool,
+    Decision,
     Deny,
     Environment,
     PolicyInfo,
@@ -82,7 +83,7 @@ def kept() -> Any:
 
 def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
     with events() as found:
-        DecisionLog().denied(INPUT, DENY, POLICY, decision_id="d1", duration_us=12.345, method="PUT", path="/orders/1")
+        DecisionLog().denied(Decision(INPUT, DENY, "d1", POLICY), Facts("PUT", "/orders/1", 12.345))
     (event,) = found
     assert event.pop("timestamp") > 1_700_000_000_000_000_000
     assert event == {
@@ -110,8 +111,8 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
 
 def test_the_keys_are_the_same_whatever_is_known() -> None:  # O1
     with events() as found:
-        DecisionLog().denied(None, DENY, env=Environment("shop", "test"))
-        DecisionLog().denied(INPUT, DENY, POLICY)
+        DecisionLog().denied(Decision(None, DENY), Facts(env=Environment("shop", "test")))
+        DecisionLog().denied(Decision(INPUT, DENY, None, POLICY))
     assert set(found[0]) == set(found[1]) == set(DecisionEvent.__struct_fields__)
     assert (found[0]["service"], found[0]["action"], found[0]["policy"]) == ("shop", None, None)
 
@@ -128,13 +129,13 @@ def test_the_keys_are_the_same_whatever_is_known() -> None:  # O1
 )
 def test_actors(actor: Any, kind: str, name: str | None) -> None:
     with events() as found:
-        DecisionLog().denied(msgspec.structs.replace(INPUT, actor=actor), DENY)
+        DecisionLog().denied(Decision(msgspec.structs.replace(INPUT, actor=actor), DENY))
     assert (found[0]["actor_kind"], found[0]["actor_id"]) == (kind, name)
 
 
 def test_the_message_is_the_same_as_json(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "capgate.decisions"):
-        DecisionLog().denied(INPUT, DENY, POLICY)
+        DecisionLog().denied(Decision(INPUT, DENY, None, POLICY))
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "capgate.decisions")
     assert json.loads(record.getMessage()) == record.capgate  # type: ignore[attr-defined]
@@ -148,7 +149,8 @@ def test_hostile_text_stays_inside_its_field(text: str, capsys: pytest.CaptureFi
     logger = logging.getLogger("capgate.decisions")
     logger.addHandler(handler)
     try:
-        DecisionLog().denied(everywhere, Deny(text), PolicyInfo(text, text, text, text), method=text, path=text)
+        policy = PolicyInfo(text, text, text, text)
+        DecisionLog().denied(Decision(everywhere, Deny(text), None, policy), Facts(text, text))
     finally:
         logger.removeHandler(handler)
     (line, end) = capsys.readouterr().err.split("\n")
@@ -180,8 +182,8 @@ def test_what_is_not_text_is_shown_by_its_type_only(value: object) -> None:  # O
 
 def test_an_input_of_the_wrong_shape_is_reported_too() -> None:
     with events() as found:
-        DecisionLog().denied("not an input", DENY)  # type: ignore[arg-type]
-        DecisionLog().denied(PolicyInput(5, 6, 7, 8, 9, "x"), DENY)  # type: ignore[arg-type]
+        DecisionLog().denied(Decision("not an input", DENY))  # type: ignore[arg-type]
+        DecisionLog().denied(Decision(PolicyInput(5, 6, 7, 8, 9, "x"), DENY))  # type: ignore[arg-type]
     assert [event["decision"] for event in found] == ["deny", "deny"]
     assert found[1]["action"] == "<int>"
 
@@ -191,7 +193,7 @@ def test_a_cause_says_which_error_and_where_but_not_its_text() -> None:  # O4
         json.loads('{"token": secret}')
     except ValueError as error:
         with events() as found:
-            DecisionLog().denied(INPUT, DENY, cause=error)
+            DecisionLog().denied(Decision(INPUT, DENY), Facts(cause=error))
     assert "secret" not in json.dumps(found)
     assert found[0]["cause"].startswith("json.decoder.JSONDecodeError in raw_decode")
     assert describe(KeyError("k")) == "KeyError"
@@ -200,35 +202,35 @@ def test_a_cause_says_which_error_and_where_but_not_its_text() -> None:  # O4
 def test_denials_are_never_sampled(kept: Kept) -> None:
     log = DecisionLog(sample_allows=0.0)
     for _ in range(100):
-        log.denied(INPUT, DENY)
-        log.allowed(INPUT)
+        log.denied(Decision(INPUT, DENY))
+        log.allowed(Decision(INPUT, ALLOW))
     assert [event.decision for event in kept.events] == ["deny"] * 100
 
 
 def test_allows_are_sampled(kept: Kept) -> None:
     always, sometimes = DecisionLog(sample_allows=1.0), DecisionLog(sample_allows=0.5)
     for _ in range(50):
-        always.allowed(INPUT, POLICY, duration_us=1.0)
+        always.allowed(Decision(INPUT, ALLOW, None, POLICY), Facts(duration_us=1.0))
     assert len(kept.events) == 50
     assert {event.decision for event in kept.events} == {"allow"}
     kept.events.clear()
     for _ in range(1_000):
-        sometimes.allowed(INPUT)
+        sometimes.allowed(Decision(INPUT, ALLOW))
     assert 300 < len(kept.events) < 700  # 12 standard deviations
 
 
 def test_allows_are_written_at_info() -> None:
     with events(logging.INFO) as found:
-        DecisionLog(sample_allows=1.0).allowed(INPUT, POLICY)
+        DecisionLog(sample_allows=1.0).allowed(Decision(INPUT, ALLOW, None, POLICY))
     assert (found[0]["decision"], found[0]["reason"]) == ("allow", None)
     with events(logging.WARNING) as found:
-        DecisionLog(sample_allows=1.0).allowed(INPUT, POLICY)
+        DecisionLog(sample_allows=1.0).allowed(Decision(INPUT, ALLOW, None, POLICY))
     assert found == []
 
 
 def test_decision_ids_differ(kept: Kept) -> None:
     for _ in range(1_000):
-        DecisionLog().denied(INPUT, DENY)
+        DecisionLog().denied(Decision(INPUT, DENY))
     ids = {event.decision_id for event in kept.events}
     assert len(ids) == 1_000
     assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in ids)
@@ -243,7 +245,7 @@ def test_a_sink_that_fails_changes_nothing_and_is_counted(error: Exception, kept
     add_sink(sink)
     try:
         for _ in range(3):
-            DecisionLog().denied(INPUT, DENY)
+            DecisionLog().denied(Decision(INPUT, DENY))
     finally:
         remove_sink(sink)
     after = statistics()
@@ -262,7 +264,7 @@ def test_a_handler_that_raises_is_counted() -> None:  # O2
     logger.addHandler(handler)
     before = statistics().dropped
     try:
-        DecisionLog().denied(INPUT, DENY)
+        DecisionLog().denied(Decision(INPUT, DENY))
     finally:
         logger.removeHandler(handler)
     assert statistics().dropped == before + 1
@@ -276,7 +278,7 @@ def test_a_full_queue_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:  # O
     logger.addHandler(handler)
     try:
         for _ in range(3):
-            DecisionLog().denied(INPUT, DENY)
+            DecisionLog().denied(Decision(INPUT, DENY))
     finally:
         logger.removeHandler(handler)
     assert json.loads(waiting.get_nowait().getMessage())["reason"] == "not_in_allowlist"
@@ -287,9 +289,8 @@ def test_removing_a_sink_that_is_not_there_does_nothing() -> None:
 
 
 def test_results_are_told_apart_by_type(kept: Kept) -> None:
-    module._emit(ALLOW, INPUT, None)
-    module._emit(Deny("x"), INPUT, None)
-    module._emit(None, INPUT, None)  # type: ignore[arg-type]
+    for result in (ALLOW, Deny("x"), None):
+        DecisionLog().denied(Decision(INPUT, result))  # type: ignore[arg-type]
     assert [event.decision for event in kept.events] == ["allow", "deny", "deny"]
     assert type(ALLOW) is Allow
 

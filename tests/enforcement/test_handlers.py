@@ -25,7 +25,8 @@ from starlette.websockets import WebSocket
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.enforcement.capabilities import BATCH, Capabilities
 from capgate.enforcement.current import capabilities_for, current, using
 from capgate.errors import CapabilityDenied, ConfigError

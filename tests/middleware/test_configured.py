@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import load_wasm_artifact
-from capgate.checker.local import PolicyChecker, WasmPolicyChecker
+from capgate.checker.base import PolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.cli.demo.server import serving as uvicorn_serving
 from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits

@@ -15,10 +15,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ConfigError
-from capgate.middleware.gate import Gate
 from capgate.middleware.middleware import CapabilityMiddleware
+from capgate.middleware.startup import RequestPoint
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult
 from capgate.policy import RuntimePolicy
 from capgate.routes.route_report import report_routes
@@ -65,9 +66,15 @@ class Around:
 
 
 def patched(kind: str) -> LocalPolicyChecker | WasmPolicyChecker:
+    """A checker of a class derived from capgate's, of which one instance has another ``check``."""
     checker = make_checker(kind)
-    checker.check = Around(checker).check  # type: ignore[method-assign]
-    return checker
+    derived: Any = type("Loose", (type(checker),), {})
+    if isinstance(checker, WasmPolicyChecker):
+        loose = derived(checker.pool)
+    else:
+        loose = derived(RuntimePolicy.from_document(POLICY))
+    loose.check = Around(checker).check
+    return loose  # type: ignore[no-any-return]
 
 
 def strict_checkers(kind: str) -> list[Any]:
@@ -88,14 +95,25 @@ async def test_nothing_leads_past_the_check_of_a_checker(kind: str) -> None:  # 
             assert ran.names == []
 
 
-@pytest.mark.parametrize("name", ["evaluate", "evaluate_now", "answer_now"])
+@pytest.mark.parametrize("name", ["check", "answer_now", "evaluate", "current"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_an_instance_can_be_replaced(kind: str, name: str) -> None:
+    checker = make_checker(kind)
+    with pytest.raises(AttributeError):
+        setattr(checker, name, Around(checker).check)
+
+
+SHORTER = ["answer_many_now", "answer_now", "ask", "ask_now", "current", "evaluate", "evaluate_many", "evaluate_now"]
+
+
+@pytest.mark.parametrize("name", SHORTER)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_override_that_nobody_would_ask_is_an_error(kind: str, name: str) -> None:
     base: type = LocalPolicyChecker if kind == "local" else WasmPolicyChecker
     made = make_checker(kind)
-    made.__class__ = type("Sub", (base,), {name: lambda self, input: NO})
+    made.__class__ = type("Sub", (base,), {"__slots__": (), name: lambda self, input: NO})
     with pytest.raises(ConfigError) as caught:
-        Gate(SETTINGS, made, lambda scope: None, None, Target((), None, ""))  # type: ignore[arg-type, return-value]
+        RequestPoint(SETTINGS, made, lambda scope: None, None, Target((), None, ""))  # type: ignore[arg-type, return-value]
     assert caught.value.setting == "checker"
 
 
@@ -104,9 +122,8 @@ def test_the_shorter_ways_of_capgates_own_checkers_are_taken() -> None:
         pass
 
     for checker in (*map(make_checker, KINDS), Renamed(RuntimePolicy.from_document(POLICY))):
-        gate = Gate(SETTINGS, checker, lambda scope: None, None, Target((), None, ""))  # type: ignore[arg-type, return-value]
-        assert gate.answer_now == checker.answer_now
-        assert gate.bounds_itself
+        point = RequestPoint(SETTINGS, checker, lambda scope: None, None, Target((), None, ""))  # type: ignore[arg-type, return-value]
+        assert point.checker is point.steady is checker
 
 
 DELETED: list[str] = []

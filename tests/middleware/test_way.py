@@ -1,4 +1,4 @@
-"""What runs between a request and its endpoint, call by call, where the answer is an allow.
+"""What runs between a request and its answer, call by call, and through which rooms.
 
 Nothing is timed here: the functions of capgate that are called are counted, so that what belongs at start-up, or is
 needed for denials only, cannot creep onto the way of every request unseen.
@@ -27,19 +27,53 @@ from capgate import CapabilityMiddleware, Settings, WasmArtifact, WasmPolicyChec
 PACKAGE = str(Path(capgate.__file__).parent)
 
 #: In this order, once each but for ``send``, which is called for each message of the response.
-WAY = [
-    ("middleware", "__call__"),
-    ("gated", "decide"),
-    ("routing", "search"),
-    ("actors", "actor_from_user"),
-    ("checker", "answer_now"),
-    ("pool", "call"),
-    ("abi/fixed", "ask"),
-    ("current", "hand_out"),
-    ("channels", "send"),
-    ("channels", "send"),
-    ("current", "take_back"),
+ALLOWED = [
+    ("middleware/middleware", "__call__"),
+    ("middleware/request", "decide"),
+    ("routes/routing", "search"),
+    ("middleware/actors", "actor_from_user"),
+    ("checker/wasm", "answer_now"),
+    ("runtime/pool", "call"),
+    ("runtime/abi/fixed", "ask"),
+    ("middleware/request", "hand_out"),
+    ("middleware/request", "send"),
+    ("middleware/request", "send"),
+    ("middleware/request", "take_back"),
 ]
+#: The same where the answer is a denial: an event, and a response of the middleware's own.
+DENIED = [
+    *ALLOWED[:4],
+    ("routes/declare", "resource"),
+    ("checker/wasm", "answer_now"),
+    ("runtime/pool", "call"),
+    ("runtime/abi/fixed", "ask"),
+    ("runtime/abi/fixed", "resource"),
+    ("runtime/abi/component", "denied"),
+    ("runtime/abi/component", "deny"),
+    ("middleware/request", "_deny"),
+    ("events", "new_decision_id"),
+    ("middleware/request", "_duration_us"),
+    ("events", "of"),
+    ("events", "denied"),
+    ("events", "_emit"),
+    *[("events", "printable")] * 5,
+    ("events", "_actor_kind"),
+    *[("events", "printable")] * 8,
+    ("events", "emit"),
+    ("events", "_takes"),
+    ("events", "emit"),
+    ("middleware/request", "refuse"),
+    ("middleware/startup", "exposes_reasons"),
+    ("enforcement/response", "refuse"),
+    ("enforcement/response", "_respond"),
+    ("enforcement/response", "problem"),
+]
+#: Rooms that a request passes through, at most.
+ROOMS = {"allowed": 4, "denied": 7}
+
+
+def rooms(calls: list[tuple[str, str]]) -> set[str]:
+    return {module.partition("/")[0] for module, _ in calls}
 
 
 async def receive() -> Message:
@@ -58,7 +92,7 @@ def called(app: ASGIApp, scope: Scope) -> list[tuple[str, str]]:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(PACKAGE):
             module = name[len(PACKAGE) + 1 :].removesuffix(".py")
-            if not module.startswith("engine"):
+            if not module.startswith("runtime/engine"):
                 calls.append((module, frame.f_code.co_name))
 
     request = app(scope, receive, send)
@@ -98,7 +132,16 @@ async def test_the_way_of_an_allow(engine_name: str) -> None:
         # The first request starts the gate; the second writes, where the first wrote what stays.
         for _ in range(2):
             await app(scope_of("/fixed"), receive, send)
-        assert called(app, scope_of("/fixed")) == WAY
+        assert called(app, scope_of("/fixed")) == ALLOWED
+        assert len(rooms(ALLOWED)) <= ROOMS["allowed"]
+
+
+async def test_the_way_of_a_denial(engine_name: str) -> None:
+    async with served(engine_name) as app:
+        for _ in range(2):
+            await app(scope_of("/by/z"), receive, send)
+        assert called(app, scope_of("/by/z")) == DENIED
+        assert len(rooms(DENIED)) <= ROOMS["denied"]
 
 
 async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
@@ -106,6 +149,6 @@ async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
         for name in "ab":
             await app(scope_of(f"/by/{name}", user=SimpleUser("u")), receive, send)
         calls = called(app, scope_of("/by/a", user=SimpleUser("v")))
-        added = [("declare", "resource"), ("abi/fixed", "actor"), ("abi/fixed", "resource")]
-        assert [call for call in calls if call not in added] == WAY
+        added = [("routes/declare", "resource"), ("runtime/abi/fixed", "actor"), ("runtime/abi/fixed", "resource")]
+        assert [call for call in calls if call not in added] == ALLOWED
         assert [call for call in calls if call in added] == added

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ConfigError
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource

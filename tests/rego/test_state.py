@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import AbiError
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Entrypoint, PolicyInput, Resource

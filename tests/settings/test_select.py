@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from capgate.artifact.build import build_policy
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -76,7 +77,7 @@ async def test_reuse_is_the_operators_word(engine_name: str, tmp_path: Path) -> 
     path.write_bytes(OBEDIENT)
     for reuse, tenth in ((False, TOLD), (True, Allow())):
         settings = Settings(artifact=path, engine=engine_name, pool_size=1, reuse=reuse, limits=Limits(deadline=20.0))
-        async with select_checker(settings) as chosen:  # type: ignore[attr-defined]
+        async with select_checker(settings) as chosen:
             answers = [await chosen.check(order(COUNT)) for _ in range(10)]
         assert answers == [TOLD] * 9 + [tenth]
 

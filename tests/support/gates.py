@@ -16,7 +16,9 @@ from starlette.websockets import WebSocket
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
+from capgate.checker.base import PolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import PolicyInfo, PolicyInput, PolicyResult

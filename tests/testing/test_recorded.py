@@ -16,7 +16,8 @@ from starlette.routing import Route
 from capgate import CapabilityMiddleware, Settings, requires
 from capgate.actions import VOCABULARY, Vocabulary
 from capgate.capabilities import capabilities_for, current, using
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import CapabilityDenied, ConfigError
 from capgate.fastapi import Gate
 from capgate.model import ALLOW, Deny, PolicyInput, Resource, Service

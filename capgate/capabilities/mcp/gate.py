@@ -19,15 +19,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Union
+from typing import Union
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from ...enforcement.capabilities import Capabilities
 from ...enforcement.current import current, using
-from ...enforcement.denials import denial_in, refusal
-from ...enforcement.point import Judge
+from ...enforcement.point import denial_in, deny_unasked
 from ...enforcement.response import refuse
 from ...errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
 from ...events import printable
@@ -107,7 +106,7 @@ class GatedMCP:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
-            decision = refusal(None, scope, MalformedInput("MCP is served over HTTP only"))
+            decision = deny_unasked(MalformedInput("MCP is served over HTTP only"), None, scope)
             await refuse(scope, send, decision.decision_id or "")
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
@@ -148,7 +147,7 @@ class GatedMCP:
         except CapabilityDenied as denied:
             decision: Decision = denied.decision
             return decision
-        return held if self._actor is None else _Acting(held, self._actor, scope)
+        return held if self._actor is None else held.for_actor_in(scope, self._actor)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, held: Asked) -> Decision | None:
         """Let the server answer; or the denial of something that it tried, if that was all that came of it."""
@@ -203,30 +202,6 @@ class GatedMCP:
         return 200, rpc.encode(rpc.error(message.id, rpc.DENIED, "Denied by policy", data))
 
 
-class _Acting(Capabilities):
-    """The gate of ``by`` for the actor that ``who`` finds in ``scope``."""
-
-    __slots__ = ("_actor", "_by", "_in", "_whoever")
-
-    def __init__(self, by: Capabilities, who: Callable[[Scope], Any], scope: Scope) -> None:
-        self._actor = None
-        self._by = by
-        self._in = scope
-        self._whoever = who
-
-    def _judge(self) -> Judge:
-        return self._by._judge()
-
-    def _scope(self) -> Mapping[str, Any]:
-        return self._by._scope() or self._in
-
-    def _who(self, judge: Judge) -> Any:
-        return self._whoever(self._in)
-
-    def _note(self, denial: Decision) -> None:
-        self._by._note(denial)
-
-
 def _acting(held: Asked) -> AbstractContextManager[object]:
     return using(held) if isinstance(held, Capabilities) else nullcontext()
 
@@ -236,12 +211,12 @@ async def _denial(question: Question | None, held: Asked) -> Decision | None:
     if question is None:
         return None
     if not isinstance(held, Capabilities):
-        return held or refusal(None, {}, PolicyUnavailable("there is nobody to ask"))
+        return held or deny_unasked(PolicyUnavailable("there is nobody to ask"), None, {})
     try:
         await held.require(question.action, question.resource, args_hash=question.hash)
+        if question.problem is not None:  # not even where a checker of the application's allowed it
+            held.deny(question.problem)
     except CapabilityDenied as denied:
         decision: Decision = denied.decision
         return decision
-    if question.problem is not None:  # not even where a checker of the application's allowed it
-        return refusal(held._judge(), held._scope(), question.problem)
     return None

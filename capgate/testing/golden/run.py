@@ -14,7 +14,8 @@ from typing import Final, TypeVar, Union
 import msgspec
 
 from ...actions import VOCABULARY, Vocabulary
-from ...checker.local import LocalPolicyChecker, WasmPolicyChecker
+from ...checker.local import LocalPolicyChecker
+from ...checker.wasm import WasmPolicyChecker
 from ...errors import CapgateError, ConfigError, FixtureError, FixturesFailed
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Deny, Entrypoint, PolicyInput, PolicyResult, Reason, canonical

@@ -17,7 +17,7 @@ import pytest
 from capgate import build_policy, load_wasm_artifact
 from capgate.artifact.bundle import BundleKeys
 from capgate.checker.following import FollowingChecker
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from capgate.model import ALLOW, Deny, Entrypoint
 from capgate.routes.contract import HandlerContract
@@ -273,7 +273,7 @@ def test_a_policy_ends_with_the_signature_of_its_bundle_too(tmp_path: Path) -> N
         shelf.release(version, pack(signed(inside, exp=of_bundle)), expires=expires)
         following = select_checker(shelf.settings(bundle_keys=configured()))
         assert isinstance(following, FollowingChecker)
-        assert following.asked.expires == soon
+        assert following.expires == soon
 
 
 async def test_an_expired_bundle_answers_no_more(tmp_path: Path) -> None:  # A10

@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from capgate import CapabilityMiddleware, HandlerContract, Settings, build_policy
 from capgate.actions import VOCABULARY, policy_hash
-from capgate.checker.local import LocalPolicyChecker, WasmPolicyChecker
+from capgate.checker.local import LocalPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, ContractDrift, ManifestError
 from capgate.limits import Limits
 from capgate.middleware.contract import contract_of, read_contract

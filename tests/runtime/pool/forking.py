@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import trio
 
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.model import Allow, Deny
 from capgate.runtime import pool as pools
 from capgate.runtime.pool import WasmPool

@@ -13,7 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from capgate.artifact.build import build_policy
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
     AbiError,
     MalformedInput,

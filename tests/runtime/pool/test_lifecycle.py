@@ -18,7 +18,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ConfigError, PolicyUnavailable
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, Deny, PolicyResult

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import PolicyUnavailable
 from capgate.model import ALLOW, Deny
 from capgate.runtime.engine import is_small, load_engine

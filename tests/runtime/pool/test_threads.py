@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from capgate.artifact.build import build_policy
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import PolicyTrap
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Resource
 from capgate.runtime import instantiation as _making

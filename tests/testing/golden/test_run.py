@@ -17,7 +17,7 @@ import pytest
 from capgate.actions import Vocabulary
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.local import WasmPolicyChecker
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,

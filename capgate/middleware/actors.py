@@ -1,18 +1,16 @@
-"""Who is asking, taken from what the application's authentication left in the scope."""
+"""Tells who is asking, from what the application's authentication left in the scope."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from starlette.types import Scope
 
-from ..model import ANONYMOUS, Actor, Anonymous, CompilerTool, Service, User
-
-ACTORS: Final = frozenset({Anonymous, User, Service, CompilerTool})
+from ..model import ACTORS, ANONYMOUS, Actor, User
 
 
 def actor_from_user(scope: Scope) -> Actor:
-    """``scope["user"]`` as an actor; the middleware's default.
+    """Return ``scope["user"]`` as an actor. The middleware's default.
 
     No user, or one whose ``is_authenticated`` is false, is :class:`Anonymous`. Otherwise it is :class:`User` with the
     ``identity`` of the user, or with ``display_name`` or ``username`` where the class has none. An :data:`Actor` is
@@ -35,7 +33,7 @@ def actor_from_user(scope: Scope) -> Actor:
 
 
 def actor_of(value: Any) -> Actor:
-    """``value`` as an actor: as :func:`actor_from_user` takes a user, or text as the name of one."""
+    """Return ``value`` as an actor: as :func:`actor_from_user` takes a user, or text as the name of one."""
     return User(value) if type(value) is str and value else _actor_of(value, optional=True)
 
 
@@ -49,8 +47,8 @@ def _actor_of(user: Any, *, optional: bool = False) -> Actor:
     if authenticated is False:
         return ANONYMOUS
     if authenticated is not True:
-        kind = type(authenticated).__name__
-        raise TypeError(f"is_authenticated of {type(user).__name__} is a {kind}, not True or False; pass actor=")
+        seen = type(authenticated).__name__
+        raise TypeError(f"is_authenticated of {type(user).__name__} is a {seen}, not True or False; pass actor=")
     return User(_name(user))
 
 

@@ -1,0 +1,169 @@
+"""Takes checkers in at the door: capgate's own as they are, an application's so that nothing but ``check`` is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import anyio.from_thread
+
+from ..errors import ConfigError, ends_task
+from ..limits import Limits
+from ..model import Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..runtime.pool import PoolStatistics
+from .base import DENIED, Answers, Checker, FollowStatus, PolicyChecker, decision, denial_for
+from .cached import CachedChecker
+from .following import FollowingChecker
+from .local import LocalPolicyChecker
+from .wasm import WasmPolicyChecker
+
+#: The checkers that keep the deadline themselves, and answer in shorter ways as ``check`` does.
+OWN: Final = (LocalPolicyChecker, WasmPolicyChecker, CachedChecker, FollowingChecker)
+#: Their ways to an answer. Whoever overrides only one of the shorter ways would not be asked by ``check``.
+_SHORTER: Final = (
+    "answer_many_now",
+    "answer_now",
+    "ask",
+    "ask_now",
+    "current",
+    "evaluate",
+    "evaluate_many",
+    "evaluate_now",
+)
+
+
+def as_checker(given: PolicyChecker, deadline: float = Limits().deadline) -> Checker:
+    """Return ``given`` where it is capgate's own, else a :class:`ForeignChecker` that asks it. The only door.
+
+    Own is what is exactly of a class of capgate's, or of a subclass that changes no way to an answer. ``deadline``, in
+    seconds, is for the others.
+
+    Raises :class:`ConfigError` for what has no ``check``, and for a subclass that overrides only a shorter way.
+    """
+    if isinstance(given, Checker) and type(given) in (*OWN, ForeignChecker):
+        return given
+    if not callable(getattr(given, "check", None)):
+        raise ConfigError("checker", given, "an object with an async check(input)")
+    base = next((own for own in type(given).__mro__ if own in OWN), None)
+    if isinstance(given, Checker) and base is not None:
+        replaced = [name for name in ("check", *_SHORTER) if _replaces(given, base, name)]
+        if not replaced:
+            return given
+        if "check" not in replaced:
+            raise ConfigError("checker", given, f"a checker that overrides check, and not only {', '.join(replaced)}")
+    return ForeignChecker(given, deadline)
+
+
+def _replaces(checker: Checker, base: type, name: str) -> bool:
+    """Say whether ``name`` is something else in ``checker``, or in its class, than it is in ``base``."""
+    way = getattr(base, name)
+    if isinstance(way, property):  # which no attribute of an instance hides
+        return getattr(type(checker), name) is not way
+    return bool(getattr(checker, name) != way.__get__(checker))
+
+
+class ForeignChecker(Checker):
+    """An application's own checker, of which nothing but ``check`` is asked. Its owner closes it.
+
+    Every question, and every batch of them, has one ``deadline``, in seconds. What is raised, what comes too late and
+    what is no decision is a denial.
+    """
+
+    __slots__ = ("_deadline", "_given", "_known")
+
+    def __init__(self, given: PolicyChecker, deadline: float) -> None:
+        super().__init__()
+        self._given = given
+        self._deadline = deadline
+        #: The same where its class is derived from capgate's: it answers differently, but has the same figures.
+        self._known = given if isinstance(given, Checker) else None
+
+    @property
+    def policy(self) -> PolicyInfo | None:
+        """What the checker says of its policy, if it says anything."""
+        try:
+            info = getattr(self._given, "policy", None)
+        except BaseException as error:  # it may raise anything; the event is written without
+            if ends_task(error):
+                raise
+            return None
+        return info if type(info) is PolicyInfo else None
+
+    @property
+    def knows_policy(self) -> bool:
+        return self._known is not None
+
+    @property
+    def remembered(self) -> int | None:
+        return None if self._known is None else self._known.remembered
+
+    def statistics(self) -> PoolStatistics | None:
+        return None if self._known is None else self._known.statistics()
+
+    def status(self) -> FollowStatus | None:
+        return None if self._known is None else self._known.status()
+
+    # -- asking
+
+    def answer_now(self, input: PolicyInput) -> None:
+        """Return ``None``: there is no answer without waiting."""
+
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> None:
+        """Return ``None``: there is no answer without waiting."""
+
+    async def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return (await self.ask((input,))).results[0]
+
+    async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return (await self.ask(inputs)).results
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        return self.ask_now((input,)).results[0]
+
+    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> Answers:
+        results: list[PolicyResult] = []
+        try:
+            with anyio.move_on_after(self._deadline) as bound:
+                for input in inputs:
+                    results.append(decision(await self._given.check(input)))
+                    if until_denied and type(results[-1]) is not Allow:
+                        break
+                if anyio.current_time() < bound.deadline:
+                    return Answers(results, self.policy, None)
+            denials = _denials(DENIED[Reason.POLICY_TIMEOUT], results, len(inputs), until_denied)
+            return Answers(denials, self.policy, None)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return Answers(_denials(denial_for(error), results, len(inputs), until_denied), self.policy, error)
+
+    def ask_now(self, inputs: Sequence[PolicyInput]) -> Answers:
+        """Answer as :meth:`ask` does, on the event loop of which this is a worker thread (``anyio.to_thread``).
+
+        Elsewhere there is nobody to ask, and the answer is ``policy_unavailable``.
+        """
+        try:
+            return anyio.from_thread.run(self.ask, inputs)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return Answers([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), self.policy, error)
+
+    async def start(self) -> None:
+        """Start the checker, if it can be started."""
+        start = getattr(self._given, "start", None)
+        if start is not None:
+            await start()
+
+
+def _denials(denial: Deny, results: list[PolicyResult], count: int, until_denied: bool) -> list[PolicyResult]:
+    """Return what becomes of ``count`` questions, of which ``results`` are the answers before something went wrong.
+
+    All are denied. ``until_denied``, those that were allowed stay so, and the last one asked is denied: all but one of
+    ``count`` at most, so that together they allow nothing.
+    """
+    if not until_denied:
+        return [denial] * count
+    allowed = [result for result in results if type(result) is Allow]
+    return [*allowed[: count - 1], denial]
