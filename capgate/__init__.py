@@ -7,9 +7,15 @@ The way of a request, through the rooms::
     effect ──► capabilities ──┘                │
     policy:  document (policy) ─► artifact ─► store ─┘         bytes: wasm       words: model, actions, limits, errors
 
-To be read in this order: ``middleware/middleware.py`` (refused, or on to the application), ``middleware/request.py`` (one
-request), ``checker/base.py`` and ``checker/wasm.py`` (``Allow`` or ``Deny``, whatever happens), ``runtime/pool.py`` (live
-policy instances). The docstring of each room says what lives there, what it may use, and which file to read first.
+To be read in this order:
+
+- ``middleware/middleware.py``: refused, or on to the application
+- ``middleware/request.py``: one request
+- ``checker/base.py``, ``checker/wasm.py``: ``Allow`` or ``Deny``, whatever happens
+- ``runtime/pool.py``: live policy instances
+
+The docstring of each room says what lives there, what it may use, and
+which file to read first.
 """
 
 from .artifact.build import build_policy

@@ -1,4 +1,4 @@
-"""Every exception that capgate raises.
+"""Defines every exception that capgate raises.
 
 ::
 
@@ -47,9 +47,9 @@ class CapgateError(Exception):
 class ConfigError(CapgateError):
     """A setting that cannot be used. Raised at startup, never while a request is served.
 
-    ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. Where it stands
-    in a file or in text, ``key`` is the way to it through that (names, and numbers from 0), ``path`` the file, ``line``
-    and ``column`` (in characters, both from 1) the place; ``None`` where there is none, or it is not known.
+    ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. In a file or in
+    text, ``key`` is the way to it (names, and numbers from 0). ``path`` is the file, ``line`` and ``column`` (in
+    characters, both from 1) the place. Each is ``None`` where there is none, or it is not known.
     """
 
     def __init__(
@@ -109,9 +109,10 @@ class SignatureInvalid(ArtifactError):
     """A signature is required, and what there is does not suffice.
 
     ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
-    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those. Of a
-    bundle's own signature also ``key`` (no configured key), ``algorithm`` (not the one that the key is configured for),
-    ``scope``, ``time`` (expired, or not yet valid) or ``files`` (it does not cover exactly the files that there are).
+    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those. A
+    bundle's own signature has more reasons: ``key`` (no configured key), ``algorithm`` (not the one of that key) and
+    ``scope``. Also ``time`` (expired, or not yet valid) and ``files`` (it does not cover exactly the files that there
+    are).
     """
 
     def __init__(
@@ -185,8 +186,11 @@ class StoreError(ArtifactError):
 
 
 class ContractDrift(ArtifactError):
-    """What runs is not what the handler contract says. ``field`` is the contract's key, ``expected`` what stands there
-    and ``actual`` what runs; of ``routes`` and ``actions`` only those that differ, as tuples of text."""
+    """What runs is not what the handler contract says.
+
+    The contract's key is ``field``. There stands ``expected``, and ``actual`` is what runs. Of ``routes`` and
+    ``actions``, these are only those that differ, as tuples of text.
+    """
 
     def __init__(self, field: str, expected: object, actual: object, *, path: str | None = None) -> None:
         super().__init__(f"{field}: the contract has {_short(expected)}, what runs has {_short(actual)}", path=path)
@@ -198,8 +202,8 @@ class ContractDrift(ArtifactError):
 class FixturesFailed(ArtifactError):
     """A policy does not answer its golden fixtures as expected, so it is not activated.
 
-    ``failures`` are the :class:`~capgate.testing.golden.Outcome` of those that failed, each with its fixture and the answers;
-    ``total`` is how many there are. None at all is a failure too.
+    ``failures`` are the :class:`~capgate.testing.golden.Outcome` of those that failed, each with its fixture and the
+    answers. ``total`` is how many there are. None at all is a failure too.
     """
 
     def __init__(self, message: str, *, failures: tuple[Any, ...], total: int, path: str | None = None) -> None:

@@ -138,7 +138,7 @@ def new_decision_id() -> str:
     return uuid.uuid4().hex
 
 
-class Facts(msgspec.Struct, frozen=True):
+class RequestFacts(msgspec.Struct, frozen=True):
     """What is known of a request besides its question.
 
     ``duration_us`` is in microseconds. ``cause`` is what went wrong, if anything did. ``env`` counts where nothing got
@@ -159,12 +159,12 @@ class Facts(msgspec.Struct, frozen=True):
         duration_us: float | None = None,
         cause: BaseException | None = None,
         env: Environment = DEFAULT_ENVIRONMENT,
-    ) -> Facts:
+    ) -> RequestFacts:
         """Return the facts of the request of ``scope``, which is empty outside of requests."""
         return cls(scope.get("method", scope.get("type")), scope.get("path"), duration_us, cause, env)
 
 
-_NO_FACTS: Final = Facts()
+_NO_FACTS: Final = RequestFacts()
 
 
 class DecisionLog:
@@ -173,17 +173,17 @@ class DecisionLog:
     def __init__(self, sample_allows: float = 0.0) -> None:
         self._sample_allows = sample_allows
 
-    def allowed(self, decision: Decision, facts: Facts = _NO_FACTS) -> None:
+    def allowed(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Take an allow, which becomes an event if it is sampled. Never raises."""
         if self._sample_allows and random.random() < self._sample_allows:  # noqa: S311  # sampling is no secret
             _emit(decision, facts)
 
-    def denied(self, decision: Decision, facts: Facts = _NO_FACTS) -> None:
+    def denied(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Write the event of a denial. Never raises."""
         _emit(decision, facts)
 
 
-def _emit(decision: Decision, facts: Facts) -> None:
+def _emit(decision: Decision, facts: RequestFacts) -> None:
     # Looked up by name: an input that is denied because it is malformed has to be written too.
     input, result, policy = decision.input, decision.result, decision.policy
     resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)

@@ -6,10 +6,10 @@
     async def put_user(name: str, gate: Gate) -> None:
         await gate.require("http.outbound", "host:api.example.com")
 
-The dependency asks the gate of :class:`~capgate.CapabilityMiddleware`, which lets a request reach it unasked if that is
-all that its route declares. Dependencies run before the endpoint, in their order, and after FastAPI read a body that it
-validates. A denial is answered 403. A route declares none of its dependencies where ``app.dependency_overrides`` replaces
-one of them, so that it is not asked.
+The dependency asks the gate of :class:`~capgate.CapabilityMiddleware`, which lets a request reach it unasked if that
+is all that its route declares. Dependencies run before the endpoint, in their order, and after FastAPI read a body that
+it validates. A denial is answered 403. A route declares none of its dependencies where ``app.dependency_overrides``
+replaces one of them, so that it is not asked.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
     """Return a dependency that asks a policy for ``action`` on ``resource``.
 
     The arguments are those of :func:`~capgate.requires`. ``actor`` is a dependency whose value is who is asking, in
-    place of the actor of the middleware: an :data:`~capgate.model.Actor`, ``None`` for nobody, the name of a user, or a
-    user as :func:`~capgate.middleware.actors.actor_from_user` takes it. For ``dependencies=[...]`` of routes, routers
-    and applications, or in ``Annotated[..., Requires(...)]``. Raises :class:`~capgate.errors.ConfigError`.
+    place of the actor of the middleware. The value is an :data:`~capgate.model.Actor`, ``None`` for nobody, the name of
+    a user, or a user as :func:`~capgate.middleware.actors.actor_from_user` takes it.
+
+    For ``dependencies=[...]`` of routes, routers and applications, or in ``Annotated[..., Requires(...)]``. Raises
+    :class:`~capgate.errors.ConfigError`.
 
     With ``args_hash="body"`` a form is denied, for FastAPI has consumed it: there, declare the endpoint.
     """

@@ -30,7 +30,7 @@ class PolicyChecker(Protocol):
         """Answer ``input``. Never raises but for cancellation: an error is a deny."""
 
 
-class Answers(NamedTuple):
+class BatchResult(NamedTuple):
     """One decision for each question, the policy that gave them, and what went wrong, if anything did."""
 
     results: list[PolicyResult]
@@ -42,9 +42,9 @@ class FollowStatus(msgspec.Struct, frozen=True):
     """A snapshot of a checker that follows a store.
 
     ``sequence``, ``version``, ``sha256`` and ``signers`` are of the policy that answers. Where there are no signers,
-    nobody's signature was asked for. ``looked`` is when the store was last read with success, in nanoseconds since the
-    epoch. ``problem`` says what is wrong since, or why what is active there does not answer here; ``None`` where all is
-    well. ``rolled_back`` is the sequence of the last record that was left for its faults. ``swaps`` counts how often
+    nobody's signature was asked for. The time ``looked`` is when the store was last read with success, in nanoseconds
+    since the epoch. A ``problem`` is what is wrong since, or why what is active there does not answer here; ``None``
+    where all is well. The record ``rolled_back`` was the last one left for its faults. The count ``swaps`` is how often
     another policy took over.
     """
 
@@ -161,7 +161,7 @@ class Checker:
                 self._report(input, result, current)
         return results
 
-    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> Answers:
+    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> BatchResult:
         """Answer each of ``inputs`` as :meth:`evaluate_many` does, with their policy and what went wrong.
 
         With ``until_denied``, whoever can only ask one question after the other stops after the first denial.
@@ -171,24 +171,24 @@ class Checker:
             results = current.answer_many_now(inputs)
             if results is None:
                 results = await current.evaluate_many(inputs)
-            return Answers(decisions(results, len(inputs)), current.policy, None)
+            return BatchResult(decisions(results, len(inputs)), current.policy, None)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return Answers([denial_for(error)] * len(inputs), current.policy, error)
+            return BatchResult([denial_for(error)] * len(inputs), current.policy, error)
 
-    def ask_now(self, inputs: Sequence[PolicyInput]) -> Answers:
+    def ask_now(self, inputs: Sequence[PolicyInput]) -> BatchResult:
         """Answer as :meth:`ask` does, and deny what would have to be waited for."""
         current = self.current
         try:
             results = current.answer_many_now(inputs)
             if results is None:
                 results = [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs)
-            return Answers(decisions(results, len(inputs)), current.policy, None)
+            return BatchResult(decisions(results, len(inputs)), current.policy, None)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return Answers([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), current.policy, error)
+            return BatchResult([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), current.policy, error)
 
     # -- starting and ending
 

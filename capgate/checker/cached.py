@@ -1,6 +1,6 @@
 """Answers without a question: what is declared safe, and what was decided before.
 
-Both are off unless settings ask for them, and neither turns a fault into an allow: what is remembered is an answer of
+Both are off unless settings ask for them, and neither turns a fault into an allow. What is remembered is an answer of
 the policy itself, to an input that differs in nothing that the policy looks at.
 """
 
@@ -34,7 +34,7 @@ class CachedChecker(ChangingChecker):
     """In front of another checker of capgate's own. Owns it.
 
     ``safe`` are operations that are allowed unasked, exact: ``"action kind:id"``, or ``"action"`` for questions
-    without a resource. ``size`` (0 for none, up to 1,000,000) is how many decisions are remembered; the oldest is
+    without a resource. So many decisions as ``size`` says (0 for none, up to 1,000,000) are remembered. The oldest is
     forgotten first, and all of them once ``inner`` has another policy. An error or a timeout is never remembered.
     Raises :class:`ConfigError`, also where ``size`` is asked for and the policy does not say which inputs it looks at.
     """

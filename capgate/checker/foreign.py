@@ -12,7 +12,7 @@ from ..errors import ConfigError, ends_task
 from ..limits import Limits
 from ..model import Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.pool import PoolStatistics
-from .base import DENIED, Answers, Checker, FollowStatus, PolicyChecker, decision, denial_for
+from .base import DENIED, BatchResult, Checker, FollowStatus, PolicyChecker, decision, denial_for
 from .cached import CachedChecker
 from .following import FollowingChecker
 from .local import LocalPolicyChecker
@@ -121,7 +121,7 @@ class ForeignChecker(Checker):
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         return self.ask_now((input,)).results[0]
 
-    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> Answers:
+    async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> BatchResult:
         results: list[PolicyResult] = []
         try:
             with anyio.move_on_after(self._deadline) as bound:
@@ -130,15 +130,15 @@ class ForeignChecker(Checker):
                     if until_denied and type(results[-1]) is not Allow:
                         break
                 if anyio.current_time() < bound.deadline:
-                    return Answers(results, self.policy, None)
+                    return BatchResult(results, self.policy, None)
             denials = _denials(DENIED[Reason.POLICY_TIMEOUT], results, len(inputs), until_denied)
-            return Answers(denials, self.policy, None)
+            return BatchResult(denials, self.policy, None)
         except BaseException as error:
             if ends_task(error):
                 raise
-            return Answers(_denials(denial_for(error), results, len(inputs), until_denied), self.policy, error)
+            return BatchResult(_denials(denial_for(error), results, len(inputs), until_denied), self.policy, error)
 
-    def ask_now(self, inputs: Sequence[PolicyInput]) -> Answers:
+    def ask_now(self, inputs: Sequence[PolicyInput]) -> BatchResult:
         """Answer as :meth:`ask` does, on the event loop of which this is a worker thread (``anyio.to_thread``).
 
         Elsewhere there is nobody to ask, and the answer is ``policy_unavailable``.
@@ -148,7 +148,7 @@ class ForeignChecker(Checker):
         except BaseException as error:
             if ends_task(error):
                 raise
-            return Answers([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), self.policy, error)
+            return BatchResult([DENIED[Reason.POLICY_UNAVAILABLE]] * len(inputs), self.policy, error)
 
     async def start(self) -> None:
         """Start the checker, if it can be started."""

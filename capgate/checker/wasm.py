@@ -25,8 +25,8 @@ _UNAVAILABLE: Final = DENIED[Reason.POLICY_UNAVAILABLE]
 class WasmPolicyChecker(Checker):
     """Asks a :class:`~capgate.runtime.pool.WasmPool`. Owns it: starting and closing this starts and closes the pool.
 
-    From ``expires`` on, in seconds since the epoch by ``clock``, every answer is ``policy_unavailable``. ``inputs`` are
-    what the policy looks at, where its module does not show that itself but its manifest says so.
+    From ``expires`` on, in seconds since the epoch by ``clock``, every answer is ``policy_unavailable``. The fields
+    ``inputs`` are what the policy looks at, where its module does not show that itself but its manifest says so.
     """
 
     __slots__ = ("_call", "_clock", "_deadline", "expires", "inputs", "policy", "pool")

@@ -17,9 +17,9 @@ import anyio
 import anyio.from_thread
 import msgspec
 
-from ..checker.base import Answers, denial_for
+from ..checker.base import BatchResult, denial_for
 from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, ends_task
-from ..events import Facts, new_decision_id
+from ..events import RequestFacts, new_decision_id
 from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
 from .point import EnforcementPoint, deny_unasked
 
@@ -109,7 +109,7 @@ class Capabilities(msgspec.Struct, eq=False):
             denial = deny_unasked(cause, self._point, self._scope)
         else:
             input = PolicyInput(action, self._actor, resource, None, self._point.env, time.time_ns())
-            answers = Answers([denial_for(cause)], self._point.checker.policy, cause)
+            answers = BatchResult([denial_for(cause)], self._point.checker.policy, cause)
             (denial,) = self._conclude([input], answers)
         self._tell(denial)
         raise CapabilityDenied(denial) from cause
@@ -122,9 +122,10 @@ class Capabilities(msgspec.Struct, eq=False):
         return Capabilities(self._point, actor, None, self._scope, self._listener)
 
     def for_actor_in(self, scope: Mapping[str, Any], find: Callable[[Any], Any]) -> Capabilities:
-        """Return the same gate asked for whoever ``find`` says is acting in ``scope``: the actor, or an awaitable of it.
+        """Return the same gate asked for whoever ``find`` says is acting in ``scope``.
 
-        Events are written for ``scope`` where these capabilities belong to no request.
+        ``find`` gives the actor, or an awaitable of it. Events are written for ``scope`` where these capabilities
+        belong to no request.
         """
         return Capabilities(self._point, None, lambda _: find(scope), self._scope or scope, self._listener)
 
@@ -189,19 +190,19 @@ class Capabilities(msgspec.Struct, eq=False):
         self._actor = actor
         return actor
 
-    def _conclude(self, inputs: list[PolicyInput], answers: Answers) -> list[Decision]:
+    def _conclude(self, inputs: list[PolicyInput], answers: BatchResult) -> list[Decision]:
         """Return a decision for each of ``inputs``, and write the events."""
         results, policy, cause = answers
         point, facts, decisions = self._point, None, []
         for input, result in zip(inputs, results, strict=True):
             if type(result) is not Allow:
                 decision = Decision(input, result, new_decision_id(), policy)
-                facts = facts or Facts.of(self._scope, cause=cause)
+                facts = facts or RequestFacts.of(self._scope, cause=cause)
                 point.log.denied(decision, facts)
             else:
                 decision = Decision(input, result, None, policy)
                 if point.samples_allows:
-                    facts = facts or Facts.of(self._scope, cause=cause)
+                    facts = facts or RequestFacts.of(self._scope, cause=cause)
                     point.log.allowed(decision, facts)
             decisions.append(decision)
         return decisions

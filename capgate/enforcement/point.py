@@ -1,8 +1,8 @@
 """Holds what every enforcement point has: a checker, the environment that it is told, the deadline, the log.
 
-An :class:`EnforcementPoint` is shared by the middleware, which asks before an endpoint runs, and by what an endpoint asks
-itself (:mod:`capgate.enforcement.capabilities`). Denials are values here: made where nobody could be asked, or looked for
-in what an application raised.
+An :class:`EnforcementPoint` is shared by the middleware, which asks before an endpoint runs, and by what an endpoint
+asks itself (:mod:`capgate.enforcement.capabilities`). Denials are values here: made where nobody could be asked, or
+looked for in what an application raised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ..checker.base import Checker, PolicyChecker, denial_for
 from ..checker.foreign import as_checker
 from ..errors import CapabilityDenied
-from ..events import DecisionLog, Facts, new_decision_id
+from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Decision, Environment
 
@@ -55,7 +55,7 @@ def deny_unasked(cause: BaseException, point: EnforcementPoint | None, scope: Ma
     if point is not None:
         policy, env, log = point.checker.policy, point.env, point.log
     denial = Decision(None, denial_for(cause), new_decision_id(), policy)
-    (log or DecisionLog()).denied(denial, Facts.of(scope, cause=cause, env=env))
+    (log or DecisionLog()).denied(denial, RequestFacts.of(scope, cause=cause, env=env))
     return denial
 
 

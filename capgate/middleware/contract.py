@@ -146,8 +146,8 @@ def read_contract(path: str | os.PathLike[str], *, limits: Limits | None = None)
     """Return the contract in the file at ``path``, read once.
 
     Raises :class:`~capgate.errors.ArtifactError` where there is no regular file that can be read, or one of more than
-    ``limits.module_bytes``, and :class:`~capgate.errors.ManifestError` for one that is no contract, with the
-    :class:`~capgate.errors.ConfigError` that names the key as its ``__cause__``.
+    ``limits.module_bytes``. One that is no contract raises :class:`~capgate.errors.ManifestError`. Its ``__cause__`` is
+    the :class:`~capgate.errors.ConfigError` that names the key.
     """
     data = read_document(path, limits=limits or Limits())
     try:

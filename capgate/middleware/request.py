@@ -1,4 +1,4 @@
-"""Decides about one request, from its scope to ``Allow`` or ``Deny``, and passes on what it sends and receives after that.
+"""Decides about one request, from its scope to ``Allow`` or ``Deny``, and passes on what it sends and receives.
 
 The way of nearly every request awaits nothing but the checker, and enters no cancel scope. What can wait (an
 asynchronous actor, a body) is together under one deadline.
@@ -22,13 +22,13 @@ import anyio
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from ..checker.base import DENIED, Answers, Checker, denial_for
+from ..checker.base import DENIED, Checker, decisions, denial_for
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import CURRENT
 from ..enforcement.point import denial_in
 from ..enforcement.response import refuse
 from ..errors import MalformedInput, PolicyUnavailable, ends_task
-from ..events import DecisionLog, Facts, new_decision_id
+from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.framework import Unresolvable
@@ -130,38 +130,45 @@ class GatedRequest(msgspec.Struct, eq=False):
         self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any], actor: Any
     ) -> PolicyResult:
         """Decide where there are several questions, or something may have to be waited for."""
-        inputs: list[PolicyInput] = []
-        answers: Answers | None = None
-        if type(actor) in ACTORS and all(requirement.args_hash is None for requirement in requirements):
+        results: list[PolicyResult] | None = None
+        cause, waited = None, True
+        if type(actor) in ACTORS and not _needs_body(requirements):
             self._actor = actor
             inputs = self._questions(point, requirements, params, actor, None)
-            answers = await self._ask(point, inputs)
+            self._asked = asked = point.checker.current
+            results = asked.answer_many_now(inputs)
+            if results is not None:
+                results, waited = decisions(results, len(inputs)), False
+            else:
+                results, _, cause = await asked.ask(inputs, until_denied=True)
         else:
+            inputs = []
             with anyio.move_on_after(point.deadline) as bound:
                 if inspect.isawaitable(actor):
                     actor = await actor
                 if type(actor) not in ACTORS:
                     raise TypeError(f"the actor is a {type(actor).__name__}")
                 self._actor, digest = actor, None
-                if any(requirement.args_hash is not None for requirement in requirements):
+                if _needs_body(requirements):
                     digest = await self._hash_body(point.body_bytes)
                 inputs = self._questions(point, requirements, params, actor, digest)
-                answers = await self._ask(point, inputs)
+                self._asked = asked = point.checker.current
+                results, _, cause = await asked.ask(inputs, until_denied=True)
                 if anyio.current_time() >= bound.deadline:  # no answer counts after it
-                    answers = None
-        if answers is None:
+                    results = None
+        if results is None:
             return self._deny(DENIED[Reason.POLICY_TIMEOUT])
-        for input, result in zip(inputs, answers.results, strict=False):
+        for input, result in zip(inputs, results, strict=False):
             if type(result) is not Allow:
                 self._input = input
-                return self._deny(result, answers.cause)
-        if not len(answers.results) == len(inputs) == len(requirements) > 0:
+                return self._deny(result, cause)
+        if not len(results) == len(inputs) == len(requirements) > 0:
             return self._deny(DENIED[Reason.MALFORMED_RESULT])
-        if point.by_routes:
+        if waited and point.by_routes:
             self._require_unmoved(point, requirements, params)
         if point.samples_allows:  # now, because until here it could still become a denial
             self._report_allows(point, inputs)
-        return answers.results[0]
+        return results[0]
 
     def _questions(
         self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any], actor: Any, digest: str | None
@@ -176,11 +183,6 @@ class GatedRequest(msgspec.Struct, eq=False):
             self._input = PolicyInput(requirement.action, actor, resource, hashed, point.env, self._started)
             inputs.append(self._input)
         return inputs
-
-    async def _ask(self, point: RequestPoint, inputs: list[PolicyInput]) -> Answers:
-        """Ask all, or up to the first denial."""
-        self._asked = asked = point.checker.current
-        return await asked.ask(inputs, until_denied=True)
 
     def _require_unmoved(self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any]) -> None:
         """Raise :class:`Unresolvable` unless the request still reaches what was allowed.
@@ -203,7 +205,7 @@ class GatedRequest(msgspec.Struct, eq=False):
                 policy, env, log = None, self._startup.env, DecisionLog()
             else:
                 policy, env, log = (self._asked or point.checker).policy, point.env, point.log
-            facts = Facts.of(self.scope, duration_us=self._duration_us(), cause=cause, env=env)
+            facts = RequestFacts.of(self.scope, duration_us=self._duration_us(), cause=cause, env=env)
             log.denied(Decision(self._input, denial, self.decision_id, policy), facts)
         except Exception as error:  # whatever it was, the denial stands
             _log.error("a denial could not be reported: %s", type(error).__name__)
@@ -212,7 +214,7 @@ class GatedRequest(msgspec.Struct, eq=False):
     def _report_allows(self, point: RequestPoint, inputs: Sequence[PolicyInput]) -> None:
         """Report an allow for each of ``inputs``."""
         policy = (self._asked or point.checker).policy
-        facts = Facts.of(self.scope, duration_us=self._duration_us())
+        facts = RequestFacts.of(self.scope, duration_us=self._duration_us())
         for input in inputs:
             point.log.allowed(Decision(input, ALLOW, None, policy), facts)
 
@@ -309,6 +311,10 @@ class GatedRequest(msgspec.Struct, eq=False):
         return []
 
     __repr__ = object.__repr__
+
+
+def _needs_body(requirements: Requirements) -> bool:
+    return any(requirement.args_hash is not None for requirement in requirements)
 
 
 def take_back(handed: Handed) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.checker.swapping ENGINE SWAPS``: changes policies, and prints what it holds at half time and at last.
+"""``python -m tests.checker.swapping ENGINE SWAPS``: changes policies, and says what it holds at half time and at last.
 
 In a process of its own: the memory of one in which other tests ran grows and shrinks by more than this measures.
 """

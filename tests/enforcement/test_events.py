@@ -11,7 +11,16 @@ import pytest
 from starlette.types import Message
 
 from capgate import events as module
-from capgate.events import DecisionEvent, DecisionLog, Facts, add_sink, describe, printable, remove_sink, statistics
+from capgate.events import (
+    DecisionEvent,
+    DecisionLog,
+    RequestFacts,
+    add_sink,
+    describe,
+    printable,
+    remove_sink,
+    statistics,
+)
 from capgate.model import (
     ALLOW,
     Allow,
@@ -83,7 +92,7 @@ def kept() -> Any:
 
 def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
     with events() as found:
-        DecisionLog().denied(Decision(INPUT, DENY, "d1", POLICY), Facts("PUT", "/orders/1", 12.345))
+        DecisionLog().denied(Decision(INPUT, DENY, "d1", POLICY), RequestFacts("PUT", "/orders/1", 12.345))
     (event,) = found
     assert event.pop("timestamp") > 1_700_000_000_000_000_000
     assert event == {
@@ -111,7 +120,7 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
 
 def test_the_keys_are_the_same_whatever_is_known() -> None:  # O1
     with events() as found:
-        DecisionLog().denied(Decision(None, DENY), Facts(env=Environment("shop", "test")))
+        DecisionLog().denied(Decision(None, DENY), RequestFacts(env=Environment("shop", "test")))
         DecisionLog().denied(Decision(INPUT, DENY, None, POLICY))
     assert set(found[0]) == set(found[1]) == set(DecisionEvent.__struct_fields__)
     assert (found[0]["service"], found[0]["action"], found[0]["policy"]) == ("shop", None, None)
@@ -150,7 +159,7 @@ def test_hostile_text_stays_inside_its_field(text: str, capsys: pytest.CaptureFi
     logger.addHandler(handler)
     try:
         policy = PolicyInfo(text, text, text, text)
-        DecisionLog().denied(Decision(everywhere, Deny(text), None, policy), Facts(text, text))
+        DecisionLog().denied(Decision(everywhere, Deny(text), None, policy), RequestFacts(text, text))
     finally:
         logger.removeHandler(handler)
     (line, end) = capsys.readouterr().err.split("\n")
@@ -193,7 +202,7 @@ def test_a_cause_says_which_error_and_where_but_not_its_text() -> None:  # O4
         json.loads('{"token": secret}')
     except ValueError as error:
         with events() as found:
-            DecisionLog().denied(Decision(INPUT, DENY), Facts(cause=error))
+            DecisionLog().denied(Decision(INPUT, DENY), RequestFacts(cause=error))
     assert "secret" not in json.dumps(found)
     assert found[0]["cause"].startswith("json.decoder.JSONDecodeError in raw_decode")
     assert describe(KeyError("k")) == "KeyError"
@@ -210,7 +219,7 @@ def test_denials_are_never_sampled(kept: Kept) -> None:
 def test_allows_are_sampled(kept: Kept) -> None:
     always, sometimes = DecisionLog(sample_allows=1.0), DecisionLog(sample_allows=0.5)
     for _ in range(50):
-        always.allowed(Decision(INPUT, ALLOW, None, POLICY), Facts(duration_us=1.0))
+        always.allowed(Decision(INPUT, ALLOW, None, POLICY), RequestFacts(duration_us=1.0))
     assert len(kept.events) == 50
     assert {event.decision for event in kept.events} == {"allow"}
     kept.events.clear()

@@ -16,11 +16,12 @@ from capgate.middleware import middleware
 
 PACKAGE = Path(capgate.__file__).parent
 #: All of the gate: no file of these rooms calls an application but the two that are named below.
-MODULES = tuple(
+ROOMS = ("checker", "enforcement", "middleware", "routes", "settings", "events.py", "errors.py", "model.py")
+MODULES = [
     str(path.relative_to(PACKAGE).with_suffix(""))
-    for room in ("checker", "enforcement", "middleware", "routes", "settings")
-    for path in sorted((PACKAGE / room).rglob("*.py"))
-) + ("events", "errors", "model")
+    for room in ROOMS
+    for path in sorted([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
+]
 
 
 LIFESPAN = "scope.get('type') == 'lifespan'"
