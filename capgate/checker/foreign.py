@@ -106,11 +106,13 @@ class ForeignChecker(Checker):
 
     # -- asking
 
-    def answer_now(self, input: PolicyInput) -> None:
+    def answer_now(self, input: PolicyInput) -> PolicyResult | None:
         """Return ``None``: there is no answer without waiting."""
+        return None
 
-    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> None:
+    def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
         """Return ``None``: there is no answer without waiting."""
+        return None
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         return (await self.ask((input,))).results[0]

@@ -24,7 +24,7 @@ from capgate.runtime.pool import WasmPool
 from capgate.store import VerifiedPolicy
 
 from ..support.stores import SELDOM, ask
-from .test_swap import Carousel, Crew, at_once, following, live
+from .swaps import Carousel, Crew, at_once, following, live
 
 
 def main(engine: str, swaps: int) -> list[dict[str, Any]]:

@@ -201,11 +201,11 @@ async def test_an_answer_after_the_deadline_is_a_timeout_for_who_waited(engine_n
 
 
 async def test_the_time_of_waiting_counts(engine_name: str) -> None:
-    limits = Limits(deadline=0.2)
-    async with make_pool(engine_name, 1, limits) as pool:
+    async with make_pool(engine_name, 1, Limits(deadline=0.05)) as pool:
         checker = WasmPolicyChecker(pool)
         async with pool.acquire():
             assert await checker.check(order()) == Deny(Reason.POOL_EXHAUSTED)
+        checker._deadline = 20.0  # whatever the machine is doing
         assert await checker.check(order()) == Allow()
 
 

@@ -346,15 +346,24 @@ async def test_concurrent_first_requests_wait_for_the_one_start() -> None:
 
 
 async def test_who_waits_for_a_slow_start_waits_no_longer_than_the_deadline() -> None:
-    checker = Counting(slow=0.5)
-    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=Limits(deadline=0.02)))
+    going_on = anyio.Event()
+
+    class Slow(Counting):
+        async def start(self) -> None:
+            await super().start()
+            await going_on.wait()
+
+    checker = Slow()
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=Limits(deadline=0.5)))
     first, second, third = Call(http_scope()), Call(http_scope()), Call(http_scope())
     async with anyio.create_task_group() as group:
         group.start_soon(first.to, app)
-        await anyio.sleep(0.1)
+        while not checker.started:
+            await anyio.lowlevel.checkpoint()
         with events() as found:
             await second.to(app)
         assert [event["reason"] for event in found] == ["policy_unavailable"]
+        going_on.set()
     assert (first.status, second.status) == (200, 403)
     assert (await third.to(app)).status == 200
     assert checker.started == 1

@@ -1,0 +1,113 @@
+"""Bodies that are hashed where that is declared, and still reach the application."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from capgate.limits import Limits
+from capgate.middleware.middleware import CapabilityMiddleware
+from capgate.routes.declare import Requirement
+from capgate.settings.settings import Settings
+
+from ..support.asgi import Call, http_scope, websocket_scope
+from ..support.gates import (
+    PATIENT,
+    SETTINGS,
+    Ran,
+    Recording,
+    gated,
+    make_checker,
+    read,
+)
+from .reasons import reason_for
+
+# -- the body
+
+
+def body_app(ran: Ran, checker: Any, limit: int = 100) -> Any:
+    settings = Settings(body_bytes=limit, limits=PATIENT, expose_reasons=True)
+    endpoint = read("good", args_hash="body")(read("other")(ran.endpoint("body")))
+    return gated([Route("/", endpoint, methods=["POST"])], checker, settings)
+
+
+def chunks(*parts: bytes) -> list[dict[str, Any]]:
+    return [
+        {"type": "http.request", "body": part, "more_body": number < len(parts)} for number, part in enumerate(parts, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "parts", [[b""], [b"hello"], [b"he", b"", b"llo"], [b"x" * 100], [bytes([n]) for n in range(100)]]
+)
+async def test_a_body_is_hashed_where_declared_and_still_reaches_the_application(parts: list[bytes]) -> None:
+    ran, checker = Ran(), Recording()
+    call = await Call(http_scope(method="POST"), chunks(*parts)).to(body_app(ran, checker))
+    digests = {question.resource.id: question.args_hash for question, _ in checker.asked if question.resource}
+    assert digests == {"good": hashlib.sha256(b"".join(parts)).hexdigest(), "other": None}
+    assert call.json["body"] == b"".join(parts).decode("latin-1")
+
+
+async def test_after_the_body_the_application_hears_of_the_disconnect() -> None:
+    heard: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.extend([(await receive())["type"], (await receive())["type"]])
+
+    requirement = Requirement.parse("db.read", resource="sql_query:good", args_hash="body")
+    gate = CapabilityMiddleware(app, settings=SETTINGS, checker=make_checker(), resolver=lambda scope: requirement)
+    await Call(http_scope(method="POST"), chunks(b"a", b"b")).to(gate)
+    assert heard == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (chunks(b"x" * 101), "malformed_input"),
+        (chunks(b"x" * 60, b"x" * 41), "malformed_input"),
+        ([{"type": "http.disconnect"}], "malformed_input"),
+        ([*chunks(b"x", b"y")[:1], {"type": "http.disconnect"}], "malformed_input"),
+        ([{"type": "http.request", "body": None}], "internal_error"),
+        ([{}], "internal_error"),
+    ],
+)
+async def test_bodies_that_are_denied(messages: list[dict[str, Any]], reason: str) -> None:
+    ran, checker = Ran(), Recording()
+    assert await reason_for(body_app(ran, checker), http_scope(method="POST"), messages=messages) == reason
+    assert (ran.names, checker.asked) == ([], [])
+
+
+async def test_a_body_that_never_comes_is_denied_at_the_deadline() -> None:
+    app = gated(
+        [Route("/", read("good", args_hash="body")(Ran().endpoint("body")))],
+        None,
+        Settings(limits=Limits(deadline=0.03)),
+    )
+    assert await reason_for(app, http_scope(), messages=[], hangs=True) == "policy_timeout"
+
+
+async def test_a_websocket_has_no_body() -> None:
+    from starlette.routing import WebSocketRoute
+
+    ran = Ran()
+    app = gated([WebSocketRoute("/", read("good", args_hash="body")(ran.websocket("ws")))])
+    assert await reason_for(app, websocket_scope("/")) == "malformed_input"
+    assert ran.names == []
+
+
+async def test_a_body_is_not_read_unless_declared() -> None:
+    received = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        received.append(receive)
+
+    good = Requirement.parse("db.read", resource="sql_query:good")
+    gate = CapabilityMiddleware(app, settings=SETTINGS, checker=make_checker(), resolver=lambda scope: good)
+    call = Call(http_scope(method="POST"))
+    await call.to(gate)
+    assert call.received == 0
+    assert received == [call.receive]
