@@ -41,11 +41,11 @@ def as_checker(given: PolicyChecker, deadline: float = Limits().deadline) -> Che
 
     Raises :class:`ConfigError` for what has no ``check``, and for a subclass that overrides only a shorter way.
     """
-    if isinstance(given, Checker) and type(given) in (*OWN, ForeignChecker):
+    if isinstance(given, Checker) and _is_one_of(type(given), (*OWN, ForeignChecker)):
         return given
     if not callable(getattr(given, "check", None)):
         raise ConfigError("checker", given, "an object with an async check(input)")
-    base = next((own for own in type(given).__mro__ if own in OWN), None)
+    base = next((cls for cls in type(given).__mro__ if _is_one_of(cls, OWN)), None)
     if isinstance(given, Checker) and base is not None:
         replaced = [name for name in ("check", *_SHORTER) if _replaces(given, base, name)]
         if not replaced:
@@ -53,6 +53,11 @@ def as_checker(given: PolicyChecker, deadline: float = Limits().deadline) -> Che
         if "check" not in replaced:
             raise ConfigError("checker", given, f"a checker that overrides check, and not only {', '.join(replaced)}")
     return ForeignChecker(given, deadline)
+
+
+def _is_one_of(cls: type, classes: tuple[type, ...]) -> bool:
+    """Say whether ``cls`` is one of ``classes``: by identity, whatever a metaclass says of equality."""
+    return any(cls is own for own in classes)
 
 
 def _replaces(checker: Checker, base: type, name: str) -> bool:

@@ -46,7 +46,7 @@ Make = Callable[[VerifiedPolicy], WasmPolicyChecker]
 
 
 class Probation(msgspec.Struct, frozen=True):
-    """When a new policy is rolled back.
+    """The rule by which a new policy is rolled back.
 
     At least ``questions`` were asked in the first ``seconds`` after it became active, of which at least the ``share``
     (0.01 to 1) were answered with faults. Raises :class:`ConfigError`.

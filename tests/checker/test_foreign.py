@@ -74,6 +74,20 @@ def test_what_cannot_check_is_no_checker(given: Any) -> None:
     assert caught.value.setting == "checker"
 
 
+def test_own_is_told_by_identity() -> None:
+    class Same(type):
+        def __eq__(cls, other: object) -> bool:
+            return True
+
+        def __hash__(cls) -> int:
+            return 0
+
+    class Alike(Answering, metaclass=Same):
+        """Equal to every class, and derived from none of capgate's."""
+
+    assert type(as_checker(Alike(ALLOW))) is ForeignChecker
+
+
 def test_a_base_class_is_no_way_around_the_door() -> None:
     class Whole(Checker):
         """All of the interface, and none of capgate's classes that keep its promises."""
