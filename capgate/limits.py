@@ -1,8 +1,9 @@
-"""The bounds on a policy: what a module may be, and what one call of it may use."""
+"""Holds the bounds on a policy and on one call of it, and the checks of values that several rooms share."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,10 @@ STORE_POLL: Final = (0.05, 3_600.0)
 MOST_KEYS: Final = 32
 #: Those limits that need not be whole numbers.
 FRACTIONS: Final = frozenset({"deadline", "compile_seconds"})
+#: What a SHA-256 looks like wherever one is given or written.
+DIGEST: Final = "64 lower-case hex digits"
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +78,14 @@ def check_number(name: str, value: Any, low: float, high: float, *, whole: bool)
     kind = "a whole number" if whole else "a number"
     if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
         raise ConfigError(name, value, f"{kind} from {low:g} to {high:g}")
+
+
+def is_digest(value: object) -> bool:
+    """Say whether ``value`` is a SHA-256 as :data:`DIGEST` says."""
+    return type(value) is str and _DIGEST.fullmatch(value) is not None
+
+
+def check_digest(name: str, value: object) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is a SHA-256 as :data:`DIGEST` says."""
+    if not is_digest(value):
+        raise ConfigError(name, value, DIGEST)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
@@ -25,7 +24,7 @@ from ..errors import (
     SignatureInvalid,
     WasmError,
 )
-from ..limits import Limits
+from ..limits import Limits, check_digest
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo
 from ..policy import RuntimePolicy
 from ..policy.strict import JSON, TOML, parse
@@ -45,10 +44,9 @@ OPA_VERSION: Final = "opa_wasm_abi_version"
 #: Endings of names by which a file is a module, or a bundle, whatever is in it.
 _MODULES: Final = (".wasm", ".tar.gz", ".tgz")
 
-_PIN: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHUNK: Final = 1 << 20
-_KINDS: Final = {
+_FILE_TYPES: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -97,8 +95,9 @@ class WasmArtifact:
     def __post_init__(self, pin: str | None, limits: Limits, bundle_keys: BundleKeys | None) -> None:
         if type(self.data) is not bytes:
             raise TypeError(f"a module is bytes, not {type(self.data).__name__}")
-        check_pin(pin)
-        _check_size(len(self.data), limits, self.path)
+        if pin is not None:
+            check_digest("sha256", pin)
+        _check_size(len(self.data), limits.module_bytes, self.path)
         digest = hashlib.sha256(self.data).hexdigest()
         if pin is not None and pin != digest:
             raise DigestMismatch(expected=pin, actual=digest, path=self.path)
@@ -174,9 +173,10 @@ def load_wasm_artifact(
     pinned, and :class:`ArtifactError` for everything else that is wrong with it; bytes that are no acceptable module
     have the :class:`WasmError` as their ``__cause__``.
     """
-    check_pin(sha256)
-    shown = os.fsdecode(path)
-    return artifact_of(_read(shown, limits), shown, sha256, limits, bundle_keys)
+    if sha256 is not None:
+        check_digest("sha256", sha256)
+    data = read_bytes(path, limits.module_bytes)
+    return artifact_of(data, os.fsdecode(path), sha256, limits, bundle_keys)
 
 
 def artifact_of(
@@ -216,7 +216,7 @@ def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
 
     Raises what :func:`load_wasm_artifact` and :func:`load_policy` raise.
     """
-    data, shown = read_document(path, limits=limits), _shown(path)
+    data, shown = read_bytes(path, limits.module_bytes), _shown(path)
     if is_module(data, path):
         return PolicyFile(shown, artifact_of(data, os.fsdecode(path), None, limits))
     format = document_format(path)
@@ -230,18 +230,12 @@ def is_module(data: bytes, path: str | os.PathLike[str] = "") -> bool:
     return data.startswith(MAGIC) or is_archive(data) or os.fsdecode(path).endswith(_MODULES)
 
 
-def read_document(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The bytes of the policy document at ``path``, read once. Raises what :func:`load_wasm_artifact` raises for a file
-    that is absent, not a regular one, or over ``limits.module_bytes``."""
-    return _read(os.fsdecode(path), limits)
-
-
 def load_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> RuntimePolicy:
     """The policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
 
-    Raises what :func:`read_document` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
+    Raises what :func:`read_bytes` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
     """
-    data = read_document(path, limits=limits)
+    data = read_bytes(path, limits.module_bytes)
     return RuntimePolicy.from_document(data, format=document_format(path), path=_shown(path))
 
 
@@ -255,13 +249,13 @@ def _shown(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def check_pin(sha256: object, setting: str = "sha256") -> None:
-    """Raise :class:`ConfigError` unless ``sha256`` is ``None`` or exactly 64 lower-case hex digits."""
-    if sha256 is not None and (type(sha256) is not str or _PIN.fullmatch(sha256) is None):
-        raise ConfigError(setting, sha256, "64 lower-case hex digits, as sha256sum prints them")
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read the regular file at ``path`` once and return its bytes.
 
-
-def _read(path: str, limits: Limits) -> bytes:
+    At most ``most`` + 1 bytes are read. Raises :class:`ArtifactNotFound` where there is no regular file, and
+    :class:`ArtifactError` for one of more than ``most`` bytes, or one that cannot be read.
+    """
+    path = os.fsdecode(path)
     try:
         # Asked first as well, because opening a FIFO or a device can itself have an effect.
         _require_regular(os.stat(path), path)
@@ -269,16 +263,16 @@ def _read(path: str, limits: Limits) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise _unreadable(error, path) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        found = os.fstat(descriptor)
-        _require_regular(found, path)
-        _check_size(found.st_size, limits, path)
+        status = os.fstat(descriptor)
+        _require_regular(status, path)
+        _check_size(status.st_size, most, path)
         try:
-            data = _read_up_to(file.read, limits.module_bytes + 1)
+            data = _read_up_to(file.read, most + 1)
         except OSError as error:
             raise _unreadable(error, path) from error
-    _check_size(len(data), limits, path)
-    if len(data) != found.st_size:
-        raise ArtifactError(f"changed while it was read: {found.st_size} bytes at first, {len(data)} read", path=path)
+    _check_size(len(data), most, path)
+    if len(data) != status.st_size:
+        raise ArtifactError(f"changed while it was read: {status.st_size} bytes at first, {len(data)} read", path=path)
     return data
 
 
@@ -291,15 +285,15 @@ def _read_up_to(read: Callable[[int], bytes | None], most: int) -> bytes:
     return b"".join(chunks)
 
 
-def _require_regular(found: os.stat_result, path: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise ArtifactNotFound(f"is {kind}, not a regular file", path=path)
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = _FILE_TYPES.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ArtifactNotFound(f"is {what}, not a regular file", path=path)
 
 
-def _check_size(size: int, limits: Limits, path: str | None) -> None:
-    if size > limits.module_bytes:
-        raise ArtifactError(f"{size} bytes or more, the limit module_bytes is {limits.module_bytes}", path=path)
+def _check_size(size: int, most: int, path: str | None) -> None:
+    if size > most:
+        raise ArtifactError(f"{size} bytes or more, the limit is {most}", path=path)
 
 
 def _unreadable(error: OSError | ValueError, path: str) -> ArtifactError:

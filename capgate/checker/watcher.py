@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from ..errors import CapgateError, StoreError
 from ..runtime.event_loop import on_loop
 from ..store.records import Active
-from ..store.verify import VerifiedPolicy
+from ..store.verifier import VerifiedPolicy
 from .generation import Alarm, FollowStatus, Generation, Probation
 from .local import WasmPolicyChecker
 

@@ -10,8 +10,8 @@ from ..errors import ConfigError
 from ..limits import RANGES, Limits
 from ..model import Entrypoint
 from ..settings.settings import Settings
+from ..settings.table import PARSERS, PREFIX, parse_trusted
 from ..settings.trust import load_bundle_keys, load_trusted_keys
-from ..settings.values import PARSERS, PREFIX, parse_trusted
 from ..store.signing import TrustedKeys
 
 

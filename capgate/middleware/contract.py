@@ -13,7 +13,7 @@ from typing import Final
 from starlette.applications import Starlette
 
 from ..actions import VOCABULARY, policy_hash
-from ..artifact.load import load_policy, read_document
+from ..artifact.load import load_policy, read_bytes
 from ..checker.cached import QuickChecker
 from ..checker.following import FollowingChecker
 from ..checker.local import LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
@@ -148,7 +148,7 @@ def read_contract(path: str | os.PathLike[str], *, limits: Limits | None = None)
     ``limits.module_bytes``, and :class:`~capgate.errors.ManifestError` for one that is no contract, with the
     :class:`~capgate.errors.ConfigError` that names the key as its ``__cause__``.
     """
-    data = read_document(path, limits=limits or Limits())
+    data = read_bytes(path, (limits or Limits()).module_bytes)
     try:
         return HandlerContract.from_json(data)
     except ConfigError as error:

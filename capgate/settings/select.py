@@ -18,7 +18,7 @@ from ..runtime.pool import WasmPool
 from ..store import PolicyStore
 from ..store.clock import steady_clock
 from ..store.manifest import Manifest
-from ..store.verify import VerifiedPolicy, Verifier
+from ..store.verifier import VerifiedPolicy, Verifier
 from .settings import Settings
 from .trust import configured_artifact, verifier_for
 

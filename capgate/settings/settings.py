@@ -15,13 +15,13 @@ from typing import Any, Literal
 import msgspec
 import starlette.config
 
-from ..artifact.bundle.keys import HIDDEN
-from ..artifact.bundle.keys import VALID as VALID_BUNDLE_KEYS
+from ..artifact.bundle.bundle_keys import HIDDEN
+from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..errors import ConfigError
 from ..limits import RANGES, Limits
 from ..model import Entrypoint, Environment
-from ..store.keys import VALID
-from .values import CHECKS, PARSERS, PREFIX, VARIABLES, limit_parser
+from ..store.public_keys import VALID
+from .table import CHECKS, PARSERS, PREFIX, VARIABLES, limit_parser
 
 __all__ = ["PREFIX", "VARIABLES", "Settings"]
 
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``require_signature``    refuse to start without ``trusted_keys`` (or, for an artifact, ``bundle_keys``), so that
                          forgetting them is noticed. A store that is followed needs ``trusted_keys`` as well, unless
                          this is ``False`` in so many words: then whoever may write the store decides
-    ``bundle_keys``      keys that verify OPA bundles, by id, see :mod:`capgate.artifact.bundle.keys`; or the path of a JSON or
+    ``bundle_keys``      keys that verify OPA bundles, by id, see :mod:`capgate.artifact.bundle.bundle_keys`; or the path of a JSON or
                          TOML file of them. With these, whatever is not a bundle signed by one of them is refused
     ``bundle_scope``     the scope that bundles have to be signed for, in place of the one of the key
     ``policy_name``      the name that the manifest must give the policy; in a store, the name to follow

@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..artifact.bundle import BundleKeys
-from ..artifact.bundle.keys import HIDDEN, are_themselves
-from ..artifact.bundle.keys import VALID as VALID_BUNDLE_KEYS
+from ..artifact.bundle.bundle_keys import HIDDEN, are_themselves
+from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..artifact.load import WasmArtifact, document_format, load_wasm_artifact
 from ..errors import ArtifactError, ConfigError
 from ..policy.strict import parse
 from ..store.clock import Clock, steady_clock
-from ..store.files import Folder
-from ..store.keys import parse_key_file
+from ..store.folders import Folder
 from ..store.manifest import Audience
+from ..store.public_keys import parse_key_file
 from ..store.signing import TrustedKeys
-from ..store.verify import Verifier
+from ..store.verifier import Verifier
 from .settings import Settings
 
 #: Bytes of a file of public keys.

@@ -6,11 +6,11 @@ from __future__ import annotations
 from ..artifact.load import WasmArtifact, load_wasm_artifact
 from .directory import PolicyStore
 from .manifest import Audience, Manifest
-from .objects import Release
-from .reading import Status, StoreReader
+from .reader import Status, StoreReader
 from .records import Active
+from .releases import Release
 from .signing import KeyPair, TrustedKeys
-from .verify import VerifiedPolicy, Verifier
+from .verifier import VerifiedPolicy, Verifier
 
 __all__ = [
     "Active",

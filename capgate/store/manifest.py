@@ -32,7 +32,7 @@ import msgspec
 
 from ..artifact.load import CAPGATE, OPA, WasmArtifact
 from ..errors import ManifestError
-from ..limits import RANGES, Limits
+from ..limits import DIGEST, RANGES, Limits, is_digest
 from ..model import Entrypoint
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
@@ -55,7 +55,6 @@ CLOCK_SKEW: Final = 300
 
 #: Fields that the file spells in another way.
 _SPELLED: Final = {"policy_hash": "policyHash"}
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ABI: Final = re.compile(r"[a-z0-9][a-z0-9:/@._-]{0,63}", re.ASCII)
 
 
@@ -218,11 +217,6 @@ def is_version(value: object) -> bool:
     return type(value) is int and 1 <= value <= HIGHEST_VERSION
 
 
-def is_digest(value: object) -> bool:
-    """Whether ``value`` is 64 lower-case hex digits."""
-    return type(value) is str and _DIGEST.fullmatch(value) is not None
-
-
 def _is_entrypoint(value: object) -> bool:
     return isinstance(value, Entrypoint) and (value.name is None or (_is_text(value.name) and value.name != ""))
 
@@ -245,13 +239,13 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "version": (is_version, f"a whole number from 1 to {HIGHEST_VERSION}"),
     "label": (_is_text, "printable text of at most 256 characters"),
     "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {ABI!r}"),
-    "sha256": (is_digest, "64 lower-case hex digits"),
+    "sha256": (is_digest, DIGEST),
     "entrypoint": (
         lambda value: value is None or _is_entrypoint(value),
         "name (printable text of at most 256 characters, or null) and result, or null",
     ),
-    "fixtures": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or no such key"),
-    "policy_hash": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or null"),
+    "fixtures": (lambda value: value is None or is_digest(value), f"{DIGEST}, or no such key"),
+    "policy_hash": (lambda value: value is None or is_digest(value), f"{DIGEST}, or null"),
     "inputs": (
         lambda value: value is None or _is_sorted(value, INPUTS.__contains__),
         f"some of {INPUTS}, sorted, or null",

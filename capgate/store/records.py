@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 
 from ..errors import StoreError
+from ..limits import is_digest
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
-from .manifest import Manifest, is_digest, is_time, is_version
+from .manifest import Manifest, is_time, is_version
 
 FORMAT: Final = 1
 #: Bytes of a record.

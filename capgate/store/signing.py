@@ -18,7 +18,7 @@ import msgspec
 from ..errors import ConfigError, SignatureInvalid
 from ..limits import MOST_KEYS
 from .canonical import MalformedFile, decode, encode
-from .keys import PublicKey, parse_keys
+from .public_keys import PublicKey, parse_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -93,7 +93,7 @@ class KeyPair:
 class TrustedKeys:
     """The keys that settings trust, and how many of them have to have signed. Each key counts once.
 
-    Keys are lines as :mod:`capgate.store.keys` has them, or :class:`PublicKey`. Raises :class:`ConfigError` for a bad one,
+    Keys are lines as :mod:`capgate.store.public_keys` has them, or :class:`PublicKey`. Raises :class:`ConfigError` for a bad one,
     for one given twice, for a threshold that they cannot reach, and where ``cryptography`` is not installed.
     """
 

@@ -19,7 +19,7 @@ import pytest
 
 from capgate.errors import ArtifactError, ArtifactNotFound, StoreError
 from capgate.store import PolicyStore
-from capgate.store.files import TEMPORARY, Folder
+from capgate.store.folders import TEMPORARY, Folder
 
 from ..support.keys import Made, filled, store_at, verifier
 from ..support.tools import missing
@@ -175,7 +175,7 @@ def test_ten_gigabytes_are_not_read(index: int, store: PolicyStore) -> None:
 # A14: what is swapped between a look and the opening is what the descriptor says.
 SWAP = """
 import os, sys
-from capgate.store.files import Folder
+from capgate.store.folders import Folder
 from capgate.errors import StoreError
 
 path, kind, armed = sys.argv[1], sys.argv[2], [True]

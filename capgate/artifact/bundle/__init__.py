@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .archive import is_archive
-from .reading import Bundle, read_bundle
+from .contents import Bundle, read_bundle
 from .signature import BundleKeys, BundleSignature
 
 __all__ = ["Bundle", "BundleKeys", "BundleSignature", "is_archive", "read_bundle"]

@@ -18,8 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import BundleError, ConfigError, SignatureInvalid
-from . import documents
-from .keys import HIDDEN, SYMMETRIC, BundleKey, parse_bundle_keys, refusal
+from . import exact_json as documents
+from .bundle_keys import HIDDEN, SYMMETRIC, BundleKey, parse_bundle_keys, refusal
 
 SIGNATURES: Final = ".signatures.json"
 #: Bytes of the file, enough for each of the files that an archive may have.
@@ -68,7 +68,7 @@ class _Claims(msgspec.Struct, frozen=True):
 class BundleKeys:
     """The keys that verify bundles, and the scope that they have to be signed for. Immutable; threads may share it.
 
-    ``keys`` is as :mod:`capgate.artifact.bundle.keys` has it. Raises :class:`ConfigError` for a bad one, for a scope that none
+    ``keys`` is as :mod:`capgate.artifact.bundle.bundle_keys` has it. Raises :class:`ConfigError` for a bad one, for a scope that none
     of them may be used for, and where ``PyJWT`` or ``cryptography`` is not installed.
     """
 

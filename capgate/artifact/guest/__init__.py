@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 
 from .image import make_image
-from .tables import IMAGE_BASE
+from .rule_tables import IMAGE_BASE
 
 __all__ = ["IMAGE_BASE", "evaluator", "make_image"]
 

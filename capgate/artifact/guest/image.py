@@ -24,7 +24,7 @@ from typing import Final
 
 from ...errors import ConfigError
 from ...policy import ALWAYS, ActionEntry, RuntimePolicy
-from .tables import IMAGE_BASE, Entry, RuleTables, Tables
+from .rule_tables import IMAGE_BASE, Entry, RuleTables, Tables
 
 MAGIC: Final = b"CGP2"
 HEADER: Final = struct.Struct("<4sIQ6I")

@@ -25,11 +25,11 @@ from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
-from ...artifact.load import read_document
+from ...artifact.load import read_bytes
 from ...errors import ArtifactNotFound, FixtureError
 from ...limits import Limits
 from ...model import canonical
-from ...store.fixtures import Written
+from ...store.release_fixtures import Written
 
 LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (".json", *LINES)
@@ -91,7 +91,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[FixtureFile]:
 def read_file(path: str, name: str = "", *, limits: Limits = _DEFAULT_LIMITS) -> list[Fixture]:
     """The fixtures of one file. Raises what :func:`read_fixtures` raises."""
     try:
-        text = read_document(path, limits=limits).decode()
+        text = read_bytes(path, limits.module_bytes).decode()
     except UnicodeDecodeError as error:
         raise FixtureError(f"byte {error.start} is not UTF-8", path=path) from error
     values = list(_lines(text, path) if path.endswith(LINES) else _values(text, path))

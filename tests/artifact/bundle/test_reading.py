@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from capgate.artifact.bundle import read_bundle
-from capgate.artifact.bundle.documents import canonical, read
-from capgate.artifact.bundle.reading import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle.contents import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle.exact_json import canonical, read
 from capgate.artifact.load import OPA, read_policy
 from capgate.errors import ArtifactError, BundleError, DecodeError, RestrictedModule
 from capgate.limits import Limits

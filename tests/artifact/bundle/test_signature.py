@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from capgate.artifact.bundle import BundleKeys, read_bundle
-from capgate.artifact.bundle.keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
-from capgate.artifact.bundle.reading import DATA_BYTES
+from capgate.artifact.bundle.bundle_keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
+from capgate.artifact.bundle.contents import DATA_BYTES
 from capgate.cli.trust import configured_bundle_keys
 from capgate.errors import BundleError, ConfigError, SignatureInvalid
 from capgate.middleware.contract import contract_of

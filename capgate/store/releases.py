@@ -16,12 +16,13 @@ import msgspec
 
 from ..artifact.load import WasmArtifact
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
-from .files import Folder
-from .fixtures import FIXTURES_BYTES, Released, fixtures_of
-from .manifest import MANIFEST_BYTES, Manifest, is_digest
+from ..limits import is_digest
+from .folders import Folder
+from .manifest import MANIFEST_BYTES, Manifest
+from .release_fixtures import FIXTURES_BYTES, Released, fixtures_of
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
 
-FOLDER: Final = "sha256"
+OBJECTS: Final = "sha256"
 MODULE: Final = "policy.wasm"
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "signature.json"
@@ -69,7 +70,7 @@ def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Rel
         return fixtures_of(manifest, data, path=f"{folder.path}/{FIXTURES}")
 
 
-def releases(objects: Folder) -> Iterator[Release]:
+def all_releases(objects: Folder) -> Iterator[Release]:
     """Every manifest that is what its folder says; another is nobody's release, and whoever needs it hears why.
 
     Raises :class:`StoreError` (``io``, ``unsafe``) where one could not be looked at: it may be anybody's.
@@ -124,7 +125,7 @@ def put_manifest(
 
 def unused_modules(objects: Folder, unused: set[str], in_use: set[str]) -> list[str]:
     """The modules that only the manifests ``unused``, or none, are about, and that are not ``in_use``."""
-    used = in_use | {release.manifest.sha256 for release in releases(objects) if release.digest not in unused}
+    used = in_use | {release.manifest.sha256 for release in all_releases(objects) if release.digest not in unused}
     found = []
     for digest in filter(is_digest, objects.names()):
         with objects.enter(digest) as folder:
@@ -154,6 +155,6 @@ def _require_digest(data: bytes, digest: str, path: str) -> None:
 def open_objects(root: Folder) -> Folder:
     """The folder ``sha256`` of a store. :class:`ArtifactNotFound` where nothing was ever published."""
     try:
-        return root.enter(FOLDER)
+        return root.enter(OBJECTS)
     except ArtifactNotFound as error:
         raise ArtifactNotFound("nothing was published here", path=root.path) from error

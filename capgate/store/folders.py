@@ -164,16 +164,8 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Make ``name`` hold ``data``: whoever opens it gets what was there, or all of ``data``."""
-        temporary = TEMPORARY + secrets.token_hex(8)
         with _errors(os.path.join(self.path, name)):
-            try:
-                self._create(temporary, data)
-                os.replace(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=self.descriptor)
-                raise
-            os.fsync(self.descriptor)
+            replace_file(self.descriptor, name, data)
 
     def write_folder(self, name: str, files: Mapping[str, bytes]) -> None:
         """Make the folder ``name`` hold ``files`` and nothing else: it is never there with some of them."""
@@ -183,14 +175,14 @@ class Folder:
             try:
                 with self.enter(temporary) as folder:
                     for file, data in files.items():
-                        folder._create(file, data)
+                        create_file(folder.descriptor, file, data)
                     os.fsync(folder.descriptor)
                 if self.has(name):
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:
                 with suppress(OSError, StoreError):
-                    self._delete(temporary)
+                    self.delete(temporary)
                 raise
             os.fsync(self.descriptor)
 
@@ -200,33 +192,55 @@ class Folder:
         with _errors(os.path.join(self.path, name)):
             os.rename(name, temporary, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
-            self._delete(temporary)
+            self.delete(temporary)
 
     def sweep(self) -> None:
         """Remove what writers that were killed have left. Only while this store is :meth:`locked`."""
         with _errors(self.path):
             for name in os.listdir(self.descriptor):
                 if name.startswith(TEMPORARY):
-                    self._delete(name)
+                    self.delete(name)
 
-    def _create(self, name: str, data: bytes) -> None:
-        descriptor = os.open(name, _CREATE, 0o644, dir_fd=self.descriptor)
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
+        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it."""
         if not stat.S_ISDIR(self._stat(name).st_mode):
             os.unlink(name, dir_fd=self.descriptor)
             return
         with self.enter(name) as folder:
             for inner in os.listdir(folder.descriptor):
-                folder._delete(inner)
+                folder.delete(inner)
         os.rmdir(name, dir_fd=self.descriptor)
+
+
+def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None) -> None:
+    """Make ``name`` in the folder with that descriptor hold ``data``: others see what was there, or all of ``data``.
+
+    The mode is ``mode``, or without one 0644 under the process's umask. Raises ``OSError``, and then leaves what was
+    there.
+    """
+    temporary = TEMPORARY + secrets.token_hex(8)
+    try:
+        create_file(folder, temporary, data, mode)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def create_file(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
+    """Write a new file and sync it. Raises ``OSError``, also where something has that name."""
+    descriptor = os.open(name, _CREATE, 0o644, dir_fd=folder)
+    try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_up_to(descriptor: int, most: int) -> bytes:

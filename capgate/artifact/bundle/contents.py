@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ...errors import BundleError
-from . import documents
+from . import exact_json as documents
 from .archive import unpack
 from .signature import SIGNATURES, STRUCTURED, BundleKeys, BundleSignature
 

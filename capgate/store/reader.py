@@ -12,12 +12,11 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
-from . import objects
-from .files import Folder
+from .folders import Folder
 from .manifest import CLOCK_SKEW, Manifest
-from .objects import Release, open_objects
 from .records import RECORD_BYTES, Active
-from .verify import VerifiedPolicy, Verifier
+from .releases import OBJECTS, Release, all_releases, open_objects, read_fixtures, read_manifest, read_module
+from .verifier import VerifiedPolicy, Verifier
 
 POLICIES: Final = "policies"
 ACTIVE: Final = "active.json"
@@ -128,7 +127,7 @@ class StoreReader:
         """What was published under that name, the highest version first."""
         _require_name(name)
         with Folder.root(self.path) as root:
-            if not root.has(objects.FOLDER):
+            if not root.has(OBJECTS):
                 return ()
             with open_objects(root) as tree:
                 return releases_of(tree, name)
@@ -167,11 +166,11 @@ def load_release(
     folder: Folder, digest: str, name: str, verifier: Verifier, *, fixtures: bool = False
 ) -> VerifiedPolicy:
     """The release with that digest, verified, from the folder ``sha256``; with its ``fixtures`` if they are wanted."""
-    data, signatures, path = objects.read_manifest(folder, digest)
+    data, signatures, path = read_manifest(folder, digest)
     manifest, signers = verifier.manifest(data, signatures, path=path, name=name)
-    module, path = objects.read_module(folder, manifest.sha256, verifier.limits.module_bytes)
+    module, path = read_module(folder, manifest.sha256, verifier.limits.module_bytes)
     artifact = verifier.artifact(manifest, module, path=path)
-    golden = objects.read_fixtures(folder, digest, manifest) if fixtures else ()
+    golden = read_fixtures(folder, digest, manifest) if fixtures else ()
     return VerifiedPolicy(artifact, manifest, signers, fixtures=golden)
 
 
@@ -256,8 +255,8 @@ def names_of(policies: Folder) -> list[str]:
 
 def releases_of(tree: Folder, name: str) -> tuple[Release, ...]:
     """The releases of that name in the folder ``sha256``, the highest version first."""
-    found = [release for release in objects.releases(tree) if release.manifest.name == name]
-    return tuple(sorted(found, key=lambda release: (-release.manifest.version, release.digest)))
+    named = [release for release in all_releases(tree) if release.manifest.name == name]
+    return tuple(sorted(named, key=lambda release: (-release.manifest.version, release.digest)))
 
 
 def _require_name(name: object) -> None:

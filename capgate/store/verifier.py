@@ -6,24 +6,45 @@ In this order, each over the bytes that were read once: nothing in a manifest is
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from ..artifact.bundle import BundleKeys
-from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
+from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, read_bytes
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
-from ..limits import Limits
-from .clock import Clock, steady_clock
-from .fixtures import Released
+from ..limits import Limits, check_digest
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
+from .release_fixtures import Released
 from .signing import SIGNATURE_BYTES, TrustedKeys
 
 #: What is appended to the path of a module for the files that belong to it.
 MANIFEST_SUFFIX: Final = ".manifest.json"
 SIGNATURE_SUFFIX: Final = ".signature.json"
 FIXTURES_SUFFIX: Final = ".fixtures.json"
+
+#: Gives seconds since the epoch. Tests pass their own.
+Clock = Callable[[], float]
+
+
+def steady_clock(wall: Clock = time.time, monotonic: Clock = time.monotonic) -> Clock:
+    """Return a clock that starts at ``wall`` and goes on with ``monotonic``.
+
+    So setting the system's clock back revives no policy that expired. Setting it forward counts. So does time that the
+    machine slept through, which ``monotonic`` does not see.
+    """
+    start = wall() - monotonic()
+    latest = wall()
+
+    def now() -> float:
+        nonlocal latest
+        latest = max(latest, wall(), start + monotonic())
+        return latest
+
+    return now
 
 
 class VerifiedPolicy(msgspec.Struct, frozen=True):
@@ -97,20 +118,21 @@ class Verifier:
         Raises what :func:`load_wasm_artifact` raises, :class:`SignatureInvalid` and :class:`ManifestError`. A missing
         file is a missing signature.
         """
-        check_pin(sha256)
+        if sha256 is not None:
+            check_digest("sha256", sha256)
         shown = os.fsdecode(path)
         data = _read_beside(shown + MANIFEST_SUFFIX, MANIFEST_BYTES)
         signatures = None if self.keys is None else _read_beside(shown + SIGNATURE_SUFFIX, SIGNATURE_BYTES)
         manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
         if sha256 is not None and sha256 != manifest.sha256:
             raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
-        artifact = self.artifact(manifest, read_document(path, limits=self.limits), path=shown)
+        artifact = self.artifact(manifest, read_bytes(path, self.limits.module_bytes), path=shown)
         return VerifiedPolicy(artifact, manifest, signers)
 
 
 def _read_beside(path: str, most: int) -> bytes:
     try:
-        return read_document(path, limits=Limits(module_bytes=most))
+        return read_bytes(path, most)
     except ArtifactNotFound as error:
         raise SignatureInvalid("is not there, and the module is to be signed", reason="missing", path=path) from error
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..artifact.bundle.keys import HIDDEN, are_themselves, parse_bundle_keys
-from ..artifact.bundle.keys import VALID as VALID_BUNDLE_KEYS
+from ..artifact.bundle.bundle_keys import HIDDEN, are_themselves, parse_bundle_keys
+from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..errors import ConfigError
 from ..limits import BODY_BYTES, FRACTIONS, MOST_KEYS, RANGES, STORE_POLL, Limits, check_number
-from ..store.keys import ALGORITHM, VALID, parse_keys
+from ..store.public_keys import ALGORITHM, VALID, parse_keys
 
 PREFIX: Final = "CAPGATE_"
 ENGINES: Final = ("auto", "wasmer", "wasmtime")
