@@ -72,12 +72,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             check_number(name, getattr(self, name), low, high, whole=name not in FRACTIONS)
 
 
+def number_between(low: float, high: float, *, whole: bool) -> str:
+    """Return in words what :func:`check_number` takes."""
+    return f"a whole number from {low:.0f} to {high:.0f}" if whole else f"a number from {low:g} to {high:g}"
+
+
 def check_number(name: str, value: Any, low: float, high: float, *, whole: bool) -> None:
     """Raise :class:`ConfigError` unless ``value`` is a real number (not a bool, not NaN) with low <= value <= high."""
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    kind = "a whole number" if whole else "a number"
-    if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
-        raise ConfigError(name, value, f"{kind} from {low:g} to {high:g}")
+    types: tuple[type, ...] = (int,) if whole else (int, float)
+    if type(value) not in types or not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(name, value, number_between(low, high, whole=whole))
 
 
 def is_digest(value: object) -> bool:

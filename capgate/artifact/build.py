@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import ConfigError, DecodeError
-from ..limits import RANGES, Limits
+from ..limits import RANGES, Limits, check_number
 from ..policy import ALWAYS, INPUTS, RuntimePolicy, is_label
 from ..wasm import Module, decode, encode, with_custom, with_data, with_memory
 from .guest import IMAGE_BASE, evaluator, make_image
@@ -52,9 +52,7 @@ def build_policy(
     are done and how many there are. The same document and ``input_bytes`` give the same bytes.
     Raises :class:`ConfigError` for a bad document, or one that does not fit.
     """
-    low, high = RANGES["input_bytes"]
-    if type(input_bytes) is not int or not low <= input_bytes <= high:
-        raise ConfigError("input_bytes", input_bytes, f"a whole number from {low:g} to {high:g}")
+    check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
     image = make_image(policy, progress)
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
