@@ -1,4 +1,9 @@
-"""What reading a document needs everywhere: strict JSON and TOML, text that is Unicode, mistakes and where they are."""
+"""Reads strict JSON and TOML, says whether text is Unicode, and makes the errors that say where a mistake is.
+
+:class:`StrictDecoder` is the one reader of JSON in the package: whoever has errors of its own makes them of what that
+raises. Two do without it: what has one canonical form (``store/canonical.py``) is compared with that, and what a Rego
+policy decodes is read as OPA reads it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ FORMATS: Final = (JSON, TOML)
 _TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _TOML_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 _TOML_END: Final = "(at end of document)"
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NO_PLACE: Final[Place] = (None, None)
 
 Text = Union[str, bytes]
@@ -45,6 +51,52 @@ def is_unicode(text: str) -> bool:
 
 
 # -- text to values
+
+
+class JsonMistake(ValueError):
+    """What is no strict JSON, though Python's decoder would take it.
+
+    It is a key that its object has already (``key``), or a word such as ``NaN`` in place of a number (``word``).
+    """
+
+    def __init__(self, reason: str, *, key: str | None = None, word: str | None = None) -> None:
+        super().__init__(reason)
+        self.key = key
+        self.word = word
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            raise JsonMistake(f"the key {name[:128]!a} stands twice in one object", key=name)
+        members[name] = value
+    return members
+
+
+def _no_constant(word: str) -> object:
+    raise JsonMistake(f"{word} is no number that JSON has", word=word)
+
+
+class StrictDecoder(json.JSONDecoder):
+    """A decoder that raises :class:`JsonMistake`, and ``json.JSONDecodeError`` also for a byte order mark.
+
+    ``whole`` and ``fraction`` make a number of its text, in place of ``int`` and ``float``. A decoder may be shared.
+    """
+
+    def __init__(
+        self, whole: Callable[[str], object] | None = None, fraction: Callable[[str], object] | None = None
+    ) -> None:
+        super().__init__(object_pairs_hook=_once, parse_constant=_no_constant, parse_int=whole, parse_float=fraction)
+
+    def decode(self, s: str, _w: Callable[..., Any] = _SPACE.match) -> Any:
+        """Return the one value that ``s`` is."""
+        if s.startswith("\ufeff"):
+            raise json.JSONDecodeError("a byte order mark is before it", s, 0)
+        return super().decode(s, _w)
+
+
+_JSON: Final = StrictDecoder()
 
 
 def parse(text: Text, format: str = JSON, path: str | None = None) -> object:
@@ -72,11 +124,15 @@ def _parse(text: Text, path: str | None, read: Callable[[str, str | None], objec
 
 def _json(text: str, path: str | None) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except ConfigError as error:  # of the two below; the decoder does not say where it was
-        twice = first_twice(text, error.seen) if error.setting != "document" else first_value(text, error.seen)
-        error.path, (error.key, (error.line, error.column)) = path, twice
-        raise
+        return _JSON.decode(text)
+    except JsonMistake as error:  # which does not say where it was
+        if error.key is None:
+            setting, seen, valid = "document", error.word, "numbers that JSON has"
+            key, (line, column) = first_value(text, seen)
+        else:
+            setting, seen, valid = key_path(error.key), error.key, "each key of an object once"
+            key, (line, column) = first_twice(text, seen)
+        raise ConfigError(setting, seen, valid, key=key, path=path, line=line, column=column) from error
     except (ValueError, RecursionError) as error:
         line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else _NO_PLACE
         seen = error.msg if isinstance(error, json.JSONDecodeError) else _cause(error)
@@ -88,24 +144,11 @@ def _toml(text: str, path: str | None) -> object:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         seen, (line, column) = _cause(error), _NO_PLACE
-        if found := _TOML_PLACE.search(seen):
-            line, column = int(found[1]), int(found[2])
+        if place := _TOML_PLACE.search(seen):
+            line, column = int(place[1]), int(place[2])
         elif _TOML_END in seen:
             line, column = place_of(text, len(text))
         raise ConfigError("document", seen, "TOML in UTF-8", path=path, line=line, column=column) from error
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ConfigError(key_path(name), name, "each key of an object once")
-        found[name] = value
-    return found
-
-
-def _refuse_constant(name: str) -> object:
-    raise ConfigError("document", name, "numbers that JSON has")
 
 
 def _cause(error: Exception) -> str:

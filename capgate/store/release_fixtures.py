@@ -66,13 +66,15 @@ def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, .
     """The fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
     try:
         _check_size(data)
-        found = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
-        _check(found)
-        if _encode(found) != data:
+        # Not read strictly, because it is compared with the one text that it may be; not by msgspec, because of lone
+        # surrogates.
+        fixtures = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
+        _check(fixtures)
+        if _encode(fixtures) != data:
             raise MalformedFile("they are not in canonical form: sorted keys, two spaces, nothing that is empty")
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ManifestError(f"not the fixtures of a release: {error}", field="fixtures", path=path) from error
-    return found
+    return fixtures
 
 
 def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Released, ...]:

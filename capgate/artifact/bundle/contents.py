@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ...errors import BundleError
-from . import exact_json as documents
 from .archive import unpack
+from .exact_json import canonical_json, merge_data, read_json
 from .signature import SIGNATURES, STRUCTURED, BundleKeys, BundleSignature
 
 MANIFEST: Final = ".manifest"
@@ -94,7 +94,7 @@ def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path:
         _check_resolvers(manifest.wasm, roots)
         merged = _data(files)
         _check_data(merged, roots)
-        text = documents.canonical(merged, "data.json")
+        text = canonical_json(merged, "data.json")
     except BundleError as error:
         raise BundleError(str(error), reason=error.reason, member=error.member, path=path) from error
     sizes = {file: len(content) for file, content in files.items()}
@@ -133,7 +133,7 @@ def _manifest(files: Mapping[str, bytes]) -> BundleManifest:
     text = files.get(MANIFEST)
     if text is None:
         return BundleManifest()
-    documents.canonical(documents.read(text, MANIFEST, "manifest"), MANIFEST, "manifest")  # strict, and not too deep
+    canonical_json(read_json(text, MANIFEST, "manifest"), MANIFEST, "manifest")  # strict, and not too deep
     try:
         manifest = msgspec.json.decode(text, type=BundleManifest)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -186,12 +186,12 @@ def _data(files: Mapping[str, bytes]) -> dict[str, Any]:
     found = {name: content for name, content in files.items() if name.rpartition("/")[2] == "data.json"}
     merged: dict[str, Any] = {}
     for name, content in found.items():
-        value = documents.read(content, name)
+        value = read_json(content, name)
         for part in reversed(name.split("/")[:-1]):
             value = {part: value}
         if not isinstance(value, dict):
             raise BundleError(f"{name!r} is not an object", reason="data", member=name)
-        documents.merge(merged, value, name)
+        merge_data(merged, value, name)
     return merged
 
 

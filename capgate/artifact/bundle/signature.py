@@ -18,8 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import BundleError, ConfigError, SignatureInvalid
-from . import exact_json as documents
 from .bundle_keys import HIDDEN, SYMMETRIC, BundleKey, parse_bundle_keys, refusal
+from .exact_json import canonical_json, read_json
 
 SIGNATURES: Final = ".signatures.json"
 #: Bytes of the file, enough for each of the files that an archive may have.
@@ -145,7 +145,7 @@ def _token(data: bytes) -> str:
     """The one token in the file. Every character of it counts: there is no other spelling of the same."""
     if len(data) > SIGNATURE_BYTES:
         raise SignatureInvalid(f"{len(data)} bytes, the limit is {SIGNATURE_BYTES}", reason="malformed")
-    value = documents.read(data, SIGNATURES)
+    value = read_json(data, SIGNATURES)
     tokens = value.get("signatures") if isinstance(value, dict) and set(value) == {"signatures"} else None
     if not isinstance(tokens, list) or not all(type(token) is str for token in tokens):
         raise SignatureInvalid(f"{SIGNATURES} is not an object with 'signatures', a list of text", reason="malformed")
@@ -168,7 +168,7 @@ def _decoded(part: str) -> bytes:
 
 
 def _part(part: str) -> Any:
-    return documents.read(_decoded(part), SIGNATURES)
+    return read_json(_decoded(part), SIGNATURES)
 
 
 def _payload(token: str, key: BundleKey, material: Any) -> _Claims:
@@ -203,7 +203,7 @@ def hashed(name: str, content: bytes) -> bytes:
     """What is hashed of a file: its bytes, or of a structured one its canonical text."""
     if name.rpartition("/")[2] not in STRUCTURED:
         return content
-    return documents.canonical(documents.read(content, name), name)
+    return canonical_json(read_json(content, name), name)
 
 
 def _prepared(key: BundleKey) -> Any:
