@@ -1,4 +1,4 @@
-"""Every exception that capgate raises.
+"""Holds every exception that capgate raises.
 
 ::
 
@@ -44,8 +44,9 @@ class ConfigError(CapgateError):
     """A setting that cannot be used. Raised at startup, never while a request is served.
 
     ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. Where it stands
-    in a file or in text, ``key`` is the way to it through that (names, and numbers from 0), ``path`` the file, ``line``
-    and ``column`` (in characters, both from 1) the place; ``None`` where there is none, or it is not known.
+    in a file or in text, ``key`` is the way to it through that (names, and numbers from 0), and ``path`` the file.
+    ``line`` and ``column`` are the place, in characters and from 1. They are ``None`` where there is none, or it is not
+    known.
     """
 
     def __init__(
@@ -102,12 +103,20 @@ class DigestMismatch(ArtifactError):
 
 
 class SignatureInvalid(ArtifactError):
-    """A signature is required, and what there is does not suffice.
+    """A signature is required, and what there is does not suffice. ``reason`` is one of these:
 
-    ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
-    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those. Of a
-    bundle's own signature also ``key`` (no configured key), ``algorithm`` (not the one that the key is configured for),
-    ``scope``, ``time`` (expired, or not yet valid) or ``files`` (it does not cover exactly the files that there are).
+    ``missing``    no signature file, or no manifest
+    ``malformed``  the signature file, or the token of a bundle, is not as it has to be
+    ``forged``     by a trusted key, but of other bytes
+    ``threshold``  by fewer trusted keys than ``threshold``; ``signers`` are the ids of those
+
+    Of a bundle's own signature also:
+
+    ``key``        by no configured key
+    ``algorithm``  not the one that the key is configured for
+    ``scope``      not the one that it has to be for
+    ``time``       expired, or not yet valid
+    ``files``      it does not cover exactly the files that there are
     """
 
     def __init__(
@@ -126,10 +135,10 @@ class SignatureInvalid(ArtifactError):
 
 
 class ManifestError(ArtifactError):
-    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time; or the fixtures
-    that it names (``fixtures``) are not there, or are none.
+    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time.
 
-    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is.
+    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is. It is ``fixtures``
+    where those that it names are not there, or are none.
     """
 
     def __init__(self, message: str, *, field: str | None = None, path: str | None = None) -> None:
@@ -138,8 +147,9 @@ class ManifestError(ArtifactError):
 
 
 class BundleError(ArtifactError):
-    """An OPA bundle that will not be used. ``member`` is the file in it that is at fault, if one is; ``reason`` is one
-    of these:
+    """An OPA bundle that will not be used. ``member`` is the file in it that is at fault, if one is.
+
+    ``reason`` is one of these:
 
     ``gzip``      no gzip file, a damaged one, or more than one
     ``tar``       no archive of the one form that is read, or a damaged one
@@ -161,7 +171,7 @@ class BundleError(ArtifactError):
 
 
 class StoreError(ArtifactError):
-    """A policy store refuses. ``reason`` is one of these:
+    """A policy store cannot be used, or does not do what it was asked for. ``reason`` is one of these:
 
     ``unsafe``          something in it is a link, no regular file, or others may write it
     ``corrupt``         its state does not add up, or is missing where there was one
@@ -181,8 +191,11 @@ class StoreError(ArtifactError):
 
 
 class ContractDrift(ArtifactError):
-    """What runs is not what the handler contract says. ``field`` is the contract's key, ``expected`` what stands there
-    and ``actual`` what runs; of ``routes`` and ``actions`` only those that differ, as tuples of text."""
+    """What runs is not what the handler contract says. ``field`` is the contract's key.
+
+    ``expected`` is what stands there and ``actual`` what runs; of ``routes`` and ``actions`` only those that differ, as
+    tuples of text.
+    """
 
     def __init__(self, field: str, expected: object, actual: object, *, path: str | None = None) -> None:
         super().__init__(f"{field}: the contract has {_short(expected)}, what runs has {_short(actual)}", path=path)
@@ -194,8 +207,8 @@ class ContractDrift(ArtifactError):
 class FixturesFailed(ArtifactError):
     """A policy does not answer its golden fixtures as expected, so it is not activated.
 
-    ``failures`` are the :class:`~capgate.testing.golden.Outcome` of those that failed, each with its fixture and the answers;
-    ``total`` is how many there are. None at all is a failure too.
+    ``failures`` are the :class:`~capgate.testing.golden.Outcome` of those that failed, each with its fixture and the
+    answers. ``total`` is how many there are. None at all is a failure too.
     """
 
     def __init__(self, message: str, *, failures: tuple[Any, ...], total: int, path: str | None = None) -> None:

@@ -1,7 +1,7 @@
-"""From a file to a :class:`WasmArtifact`: read once, hash those bytes, decode those bytes, keep those bytes.
+"""Makes a :class:`WasmArtifact` of a file: reads it once, hashes those bytes, decodes those bytes, keeps those bytes.
 
 Nothing reads the file a second time, so what was checked is what runs. A link is followed: what counts is the regular
-file at its end, and where it matters which file that is, the digest is pinned.
+file at its end. Where it matters which file that is, the digest is pinned.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class WasmArtifact:
         label = read_label(module)
         name, version = _label(label, self.path)
         inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
-        found = {
+        fields = {
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
         }
-        for key, value in found.items():
+        for key, value in fields.items():
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -127,13 +127,17 @@ class WasmArtifact:
         limits: Limits = DEFAULT_LIMITS,
         bundle_keys: BundleKeys | None = None,
     ) -> WasmArtifact:
-        """The artifact that these bytes are: a module, a component, or a bundle as ``opa build`` makes it.
+        """Return the artifact that these bytes are: a module, a component, or a bundle as ``opa build`` makes it.
 
-        Raises :class:`ConfigError` for a malformed pin, :class:`DigestMismatch` for other bytes than those pinned,
-        :class:`ArtifactError` above ``limits.module_bytes``, :class:`DecodeError` for bytes that are no module, and
-        :class:`RestrictedModule` for a component around none or several; :class:`BundleError` for a bundle that cannot
-        be used, and with ``bundle_keys`` :class:`SignatureInvalid` for whatever is not signed by them. ``TypeError``
-        for anything but bytes.
+        Raises:
+
+        - :class:`ConfigError` for a malformed pin, :class:`DigestMismatch` for other bytes than those pinned;
+        - :class:`ArtifactError` above ``limits.module_bytes``;
+        - :class:`DecodeError` for bytes that are no module;
+        - :class:`RestrictedModule` for a component around none or several;
+        - :class:`BundleError` for a bundle that cannot be used;
+        - with ``bundle_keys``, :class:`SignatureInvalid` for whatever is not signed by them;
+        - ``TypeError`` for anything but bytes.
         """
         data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
         return cls(data, pin=sha256, limits=limits, bundle_keys=bundle_keys)
@@ -144,8 +148,10 @@ class WasmArtifact:
         return self.bundle is None and len(self.module) < len(self.data)
 
     def asked(self, configured: Entrypoint) -> Entrypoint:
-        """The entry point to ask: the manifest's, where there is one, and otherwise the configured one. If that was
-        configured as well and is another, :class:`ConfigError`."""
+        """Return the entry point to ask: the manifest's, where there is one, and otherwise the configured one.
+
+        Raises :class:`ConfigError` where both are there and differ.
+        """
         said = self.entrypoint
         if said is None or configured == said:
             return configured
@@ -165,13 +171,16 @@ def load_wasm_artifact(
     limits: Limits = DEFAULT_LIMITS,
     bundle_keys: BundleKeys | None = None,
 ) -> WasmArtifact:
-    """Read the module, or the bundle, at ``path``, once, and check it. ``sha256`` pins the bytes: 64 lower-case hex
-    digits. With ``bundle_keys``, only a bundle that one of them has signed is taken.
+    """Read the module, or the bundle, at ``path``, once, and check it.
 
-    At most ``limits.module_bytes`` + 1 bytes are read. Raises :class:`ConfigError` for a malformed pin,
-    :class:`ArtifactNotFound` where there is no regular file, :class:`DigestMismatch` for another file than the one
-    pinned, and :class:`ArtifactError` for everything else that is wrong with it; bytes that are no acceptable module
-    have the :class:`WasmError` as their ``__cause__``.
+    ``sha256`` pins the bytes: 64 lower-case hex digits. With ``bundle_keys``, only a bundle that one of them has signed
+    is taken. At most ``limits.module_bytes`` + 1 bytes are read. Raises:
+
+    - :class:`ConfigError` for a malformed pin;
+    - :class:`ArtifactNotFound` where there is no regular file;
+    - :class:`DigestMismatch` for another file than the one pinned;
+    - :class:`ArtifactError` for everything else that is wrong with it. Bytes that are no acceptable module have the
+      :class:`WasmError` as their ``__cause__``.
     """
     if sha256 is not None:
         check_digest("sha256", sha256)
@@ -187,7 +196,10 @@ def artifact_of(
     bundle_keys: BundleKeys | None = None,
     entrypoint: Entrypoint | None = None,
 ) -> WasmArtifact:
-    """The artifact that the bytes read at ``path`` are. Raises what :func:`load_wasm_artifact` raises for them."""
+    """Return the artifact that the bytes read at ``path`` are.
+
+    Raises what :func:`load_wasm_artifact` raises for them.
+    """
     try:
         return WasmArtifact(data, path, entrypoint, pin=sha256, limits=limits, bundle_keys=bundle_keys)
     except WasmError as error:
@@ -196,8 +208,10 @@ def artifact_of(
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """A file with a policy of either kind, read once: a module, or a document with its ``text`` and ``format``, and the
-    value that this is (``raw``). ``path`` is for people."""
+    """A file with a policy of either form, read once: a module or a document. ``path`` is for people.
+
+    A document has its ``text`` and ``format``, and the value that this is (``raw``).
+    """
 
     path: str
     policy: RuntimePolicy | WasmArtifact = field(repr=False)
@@ -212,7 +226,7 @@ class PolicyFile:
 
 
 def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> PolicyFile:
-    """The policy at ``path``: a module or a bundle where :func:`is_module` says so, else a document.
+    """Return the policy at ``path``: a module or a bundle where :func:`is_module` says so, else a document.
 
     Raises what :func:`load_wasm_artifact` and :func:`load_policy` raise.
     """
@@ -226,12 +240,12 @@ def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
 
 
 def is_module(data: bytes, path: str | os.PathLike[str] = "") -> bool:
-    """Whether a file is a module or a bundle, and no document: by how it begins, or what it is called."""
+    """Say whether a file is a module or a bundle, and no document: by how it begins, or what it is called."""
     return data.startswith(MAGIC) or is_archive(data) or os.fsdecode(path).endswith(_MODULES)
 
 
 def load_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> RuntimePolicy:
-    """The policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
+    """Return the policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
 
     Raises what :func:`read_bytes` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
     """
@@ -240,12 +254,15 @@ def load_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
 
 
 def document_format(path: str | os.PathLike[str]) -> str:
-    """The format of a policy document by the name of its file, as :meth:`RuntimePolicy.from_document` takes it."""
+    """Return the format of a policy document by the name of its file.
+
+    It is as :meth:`RuntimePolicy.from_document` takes it.
+    """
     return TOML if os.fsencode(path).lower().endswith(b".toml") else JSON
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """``path`` for people: a name need not be text."""
+    """Return ``path`` for people: a name need not be text."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -310,14 +327,16 @@ def _unreadable(error: OSError | ValueError, path: str) -> ArtifactError:
 def _inside(
     data: bytes, limits: Limits, keys: BundleKeys | None, path: str | None
 ) -> tuple[bytes, bytes, Bundle | None]:
-    """The module in ``data``, and the data beside it. Where keys are configured, nothing but a bundle has a signature
-    that they could verify."""
+    """Return the module in ``data``, and the data beside it.
+
+    Where keys are configured, nothing but a bundle has a signature that they could verify.
+    """
     if not is_archive(data):
         if keys is not None:
             raise SignatureInvalid("it is no bundle, and bundle_keys want a signed one", reason="missing", path=path)
         return data, b"{}", None
-    found = read_bundle(data, limits.module_bytes, keys, path=path)
-    return found.module, found.data, found.bundle
+    unpacked = read_bundle(data, limits.module_bytes, keys, path=path)
+    return unpacked.module, unpacked.data, unpacked.bundle
 
 
 def _looks_like(data: bytes) -> str:
@@ -334,11 +353,11 @@ def _abi(module: Module) -> str:
 
 
 def _label(label: Label | None, path: str | None) -> tuple[str, str]:
-    """Name and version for logs: what the module says in its custom section, or else the name of its file."""
+    """Return name and version for logs: what the module says in its custom section, or else the name of its file."""
     if label is not None and label.name:
         return label.name, label.version
     if path is None:
         return "", ""
     file = os.fsencode(Path(path).name).decode("utf-8", "replace")
-    suffix = next((one for one in _MODULES if file.endswith(one) and file != one), Path(file).suffix)
+    suffix = next((ending for ending in _MODULES if file.endswith(ending) and file != ending), Path(file).suffix)
     return file.removesuffix(suffix), ""

@@ -35,12 +35,12 @@ Text = Union[str, bytes]
 
 
 def ascii_lower(text: str) -> str:
-    """``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
+    """Return ``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
     return text.lower() if text.isascii() else text.translate(_TO_LOWER)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether ``text`` has an encoding in UTF-8, that is, no lone surrogate."""
+    """Say whether ``text`` has an encoding in UTF-8, that is, no lone surrogate."""
     if text.isascii():
         return True
     try:
@@ -100,15 +100,20 @@ _JSON: Final = StrictDecoder()
 
 
 def parse(text: Text, format: str = JSON, path: str | None = None) -> object:
-    """The value that ``text`` is, in one of :data:`FORMATS`. Raises :class:`ConfigError`, with ``path`` and the place
-    in it."""
+    """Return the value that ``text`` is, in one of :data:`FORMATS`.
+
+    Raises :class:`ConfigError`, with ``path`` and the place in it.
+    """
     if format not in FORMATS:
         raise ConfigError("format", format, "one of " + ", ".join(FORMATS))
     return _parse(text, path, _json if format == JSON else _toml)
 
 
 def parse_json(text: Text) -> object:
-    """Strict JSON in UTF-8: one value, no duplicate keys, no NaN. Anything else raises :class:`ConfigError`."""
+    """Return the value of strict JSON in UTF-8: one value, no duplicate keys, no NaN.
+
+    Anything else raises :class:`ConfigError`.
+    """
     return parse(text)
 
 
@@ -159,7 +164,7 @@ def _cause(error: Exception) -> str:
 
 
 def mistake(key: Key, seen: object, valid: str) -> ConfigError:
-    """The error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
+    """Return the error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
     return ConfigError(shown(key) if key else "document", seen, valid, key=key)
 
 
@@ -179,20 +184,20 @@ def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: Key = ()) -> 
 
 
 def step(key: object) -> str:
-    """``key``, of whatever type, as one step of the way to a mistake."""
+    """Return ``key``, of whatever type, as one step of the way to a mistake."""
     return key if isinstance(key, str) else key_path(key)
 
 
 def shown(key: Key) -> str:
-    """``key`` as people read it: ``rules[0].actors[1]``."""
-    return "".join(f"[{one}]" if type(one) is int else f".{key_path(one)}" for one in key).removeprefix(".")
+    """Return ``key`` as people read it: ``rules[0].actors[1]``."""
+    return "".join(f"[{part}]" if type(part) is int else f".{key_path(part)}" for part in key).removeprefix(".")
 
 
 def key_path(key: object) -> str:
-    """``key`` as a part of a path in an error."""
+    """Return ``key`` as a part of a path in an error."""
     return key if isinstance(key, str) and key.isprintable() and len(key) <= 128 else ascii(key)[:128]
 
 
 def shallow(value: object) -> object:
-    """``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
+    """Return ``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
     return value if value is None or isinstance(value, (str, bytes, int, float)) else type(value).__name__

@@ -1,5 +1,7 @@
-"""Where policies come from: one file read once (:func:`load_wasm_artifact`), the same with its signed manifest
-(:class:`Verifier`), or a store of releases (:class:`PolicyStore`)."""
+"""Holds signed releases: verifies a policy with its manifest (:class:`Verifier`), or keeps many (:class:`PolicyStore`).
+
+Uses ``artifact``, ``policy`` and the words. Read ``directory.py`` first, then ``reader.py`` and ``verifier.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store of policies: a folder that several processes may use at once, and that no crash leaves half written.
+"""Writes a store of policies: a folder that several processes may use at once, and that no crash leaves half written.
 
 ::
 
@@ -43,8 +43,9 @@ from .release_fixtures import fixtures_of
 from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
 from .verifier import VerifiedPolicy, Verifier
 
-#: Looks at a policy before it becomes active, and raises where it must not: :func:`capgate.testing.golden.check_release`, for
-#: one. A rollback reads no fixtures. Other writers wait meanwhile, and it must not write to the store itself.
+#: Looks at a policy before it becomes active, and raises where it must not become that. An example is
+#: :func:`capgate.testing.golden.check_release`. A rollback reads no fixtures. Other writers wait meanwhile, and it must
+#: not write to the store itself.
 Check = Callable[[VerifiedPolicy], object]
 
 #: Superseded policies that :meth:`PolicyStore.prune` keeps unless told otherwise, beside the active and the previous.
@@ -55,7 +56,7 @@ class PolicyStore(StoreReader):
     """A store that may be written. Made by publishing into a folder that does not exist yet, or is empty.
 
     ``lock_seconds`` is how long to wait for another writer. Every method raises :class:`ArtifactError`, whose leaves
-    say why, and then has changed nothing that runs; only after :class:`StoreError` ``io``, :meth:`status` says whether
+    say why, and then has changed nothing that runs. Only after :class:`StoreError` ``io``, :meth:`status` says whether
     it has. All of this blocks, on the disk and on other writers: an event loop calls it in a worker thread.
 
     What a store remembers is as safe as its folder is: whoever may remove ``policies/<name>`` makes it forget which
@@ -71,11 +72,10 @@ class PolicyStore(StoreReader):
     def publish(
         self, module: bytes, manifest: bytes, signatures: bytes | None = None, fixtures: bytes | None = None
     ) -> Release:
-        """Add a module with its manifest, signature and fixtures files, verified as if they were to be loaded. The
-        fixtures have to be those that the manifest names, and are judged when it is to be activated; this activates
-        nothing.
+        """Add a module with its manifest, signature and fixtures files, verified as if they were to be loaded.
 
-        Again with the same manifest, it adds signatures and mends what is damaged. Raises :class:`StoreError`
+        The fixtures have to be those that the manifest names. They are run when it is to be activated; this activates
+        nothing. Again with the same manifest, it adds signatures and mends what is damaged. Raises :class:`StoreError`
         (``conflict``) where this version of the policy is published already with another manifest.
         """
         parsed, _ = self.verifier.manifest(manifest, signatures)
@@ -127,8 +127,8 @@ class PolicyStore(StoreReader):
         """Make active what once was: the one before, or ``to``, a version or digest that the history has.
 
         Rolled back twice, it goes on backwards. ``sequence`` is that of the record to leave: if another one is active
-        by now, :class:`StoreError` (``moved``), so that several who see the same fault go back once. ``not_recorded``
-        where there is nothing to go back to. The highest version stays what it was.
+        by now, :class:`StoreError` (``moved``) is raised. So several who see the same fault go back once. It is
+        ``not_recorded`` where there is nothing to go back to. The highest version stays what it was.
         """
         with self._changing(name, note) as (tree, folder):
             active = read_record(folder, name)
@@ -199,7 +199,7 @@ class PolicyStore(StoreReader):
 
     @contextmanager
     def _changing(self, name: str, note: str) -> Iterator[tuple[Folder, Folder]]:
-        """The folder ``sha256``, and that of ``name``, for one change."""
+        """Open the folder ``sha256``, and that of ``name``, for one change."""
         if not is_note(note):
             raise ConfigError("note", note, f"printable text of at most {NOTE_LENGTH} characters")
         with self._policy(name):  # before the lock is made: is there such a policy at all?
@@ -260,7 +260,10 @@ def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
 
 
 def _record_or_none(folder: Folder, name: str) -> Active | None:
-    """The active record, ``None`` before the first activation. One that was lost raises :class:`StoreError`."""
+    """Return the active record, ``None`` before the first activation.
+
+    Raises :class:`StoreError` for one that was lost.
+    """
     try:
         return read_record(folder, name)
     except ArtifactNotFound:
@@ -268,7 +271,10 @@ def _record_or_none(folder: Folder, name: str) -> Active | None:
 
 
 def _rollback_target(folder: Folder, name: str, active: Active, to: int | str | None) -> str:
-    """The digest of the manifest to roll back to. :class:`StoreError` (``not_recorded``) where it never was active."""
+    """Return the digest of the manifest to roll back to.
+
+    Raises :class:`StoreError` (``not_recorded``) where it never was active.
+    """
     if to is None:
         if active.previous is None:
             raise StoreError(f"{name!r} has nothing before this", reason="not_recorded", path=folder.path)
@@ -280,9 +286,9 @@ def _rollback_target(folder: Folder, name: str, active: Active, to: int | str | 
 
 
 def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
-    """What was active before that manifest was activated, so that a second rollback goes on backwards.
+    """Return what was active before that manifest was activated, so that a second rollback goes on backwards.
 
-    ``None`` as well where the history cannot be read: a rollback is not the time to insist on it.
+    It is ``None`` as well where the history cannot be read: a rollback is not the time to insist on it.
     """
     try:
         for record in read_history(folder, name):
@@ -294,7 +300,7 @@ def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
 
 
 def _last_readable(folder: Folder, name: str) -> tuple[Active | None, int]:
-    """The newest record that can be read, and a sequence number above every one that was ever given."""
+    """Return the newest record that can be read, and a sequence number above every one that was ever given."""
     try:
         active = _record_or_none(folder, name)
         return active, 1 if active is None else active.sequence + 1

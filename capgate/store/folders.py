@@ -1,7 +1,7 @@
-"""Folders and files of a store, held by descriptor, so that nothing which is swapped on the way is followed.
+"""Reads and writes folders and files of a store by descriptor, so that nothing which is swapped on the way is followed.
 
-Below its root a store has no links, nothing but folders and regular files, and nothing that anybody but its owner (that
-of the root) or root may write: anything else is :class:`StoreError` ``unsafe``. Writing is: a temporary file beside
+Below its root a store has no links, and nothing but folders and regular files. Nobody but its owner (that of the root)
+or root may write anything there. Anything else is :class:`StoreError` ``unsafe``. Writing is: a temporary file beside
 the target, fsync, rename, fsync of the folder. Names are chosen by capgate, and are not paths.
 """
 
@@ -39,24 +39,24 @@ class Folder:
     def __init__(self, descriptor: int, path: str, owner: int | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
-        found = os.fstat(descriptor)
-        self.owner = found.st_uid if owner is None else owner
+        status = os.fstat(descriptor)
+        self.owner = status.st_uid if owner is None else owner
         try:
-            self._require_safe(found, path, folder=True)
+            self._require_safe(status, path, folder=True)
         except BaseException:
             os.close(descriptor)
             raise
 
     @classmethod
     def root(cls, path: str | os.PathLike[str]) -> Folder:
-        """The root of a store. If it is a link, that is followed: who configures a path says where it leads."""
+        """Open the root of a store. If it is a link, that is followed: who configures a path says where it leads."""
         shown = os.fsdecode(path)
         with _errors(shown):
             return cls(os.open(shown, _FOLDER), shown)
 
     @classmethod
     def make_root(cls, path: str | os.PathLike[str]) -> Folder:
-        """:meth:`root`, made if it is not there. The folder that it is to be in has to be."""
+        """Open :meth:`root`, and make it if it is not there. The folder that it is to be in has to be there."""
         shown = os.fsdecode(path)
         with _errors(shown), suppress(FileExistsError):
             os.mkdir(shown, 0o755)
@@ -71,51 +71,54 @@ class Folder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.descriptor)
 
     # -- reading
 
     def enter(self, name: str) -> Folder:
-        """The folder ``name`` in this one. :class:`ArtifactNotFound` where there is none."""
+        """Open the folder ``name`` in this one. Raises :class:`ArtifactNotFound` where there is none."""
         shown = os.path.join(self.path, name)
         with _errors(shown):
             self._require_safe(self._stat(name), shown, folder=True)
             return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor), shown, self.owner)
 
     def names(self) -> list[str]:
-        """What is in it, sorted, without what is being written."""
+        """List what is in it, sorted, without what is being written."""
         with _errors(self.path):
             return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
 
     def has(self, name: str) -> bool:
-        """Whether there is something of that name, of whatever kind."""
+        """Say whether there is something of that name, of whatever kind."""
         with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
             self._stat(name)
             return True
         return False
 
     def read(self, name: str, most: int) -> bytes:
-        """The bytes of the regular file ``name``, at most ``most``. :class:`ArtifactNotFound` where there is none."""
+        """Return the bytes of the regular file ``name``, at most ``most``.
+
+        Raises :class:`ArtifactNotFound` where there is none.
+        """
         shown = os.path.join(self.path, name)
         with _errors(shown):
             # Asked first as well, because opening a device can itself have an effect.
             self._require_safe(self._stat(name), shown)
             descriptor = os.open(name, _READ, dir_fd=self.descriptor)
             with os.fdopen(descriptor, "rb", buffering=0) as file:
-                found = os.fstat(descriptor)
-                self._require_safe(found, shown)
-                data = _read_up_to(file.fileno(), most + 1) if found.st_size <= most else b""
-        if found.st_size > most or len(data) > most:
-            raise StoreError(f"{found.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
-        if len(data) != found.st_size:
-            message = f"changed while it was read: {found.st_size} bytes at first, {len(data)} read"
+                status = os.fstat(descriptor)
+                self._require_safe(status, shown)
+                data = _read_up_to(file.fileno(), most + 1) if status.st_size <= most else b""
+        if status.st_size > most or len(data) > most:
+            raise StoreError(f"{status.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
+        if len(data) != status.st_size:
+            message = f"changed while it was read: {status.st_size} bytes at first, {len(data)} read"
             raise StoreError(message, reason="io", path=shown)
         return data
 
     def read_if_there(self, name: str, most: int) -> bytes | None:
-        """:meth:`read`, or ``None`` where there is nothing of that name."""
+        """Return what :meth:`read` does, or ``None`` where there is nothing of that name."""
         try:
             return self.read(name, most)
         except ArtifactNotFound:
@@ -124,14 +127,14 @@ class Folder:
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
-    def _require_safe(self, found: os.stat_result, shown: str, *, folder: bool = False) -> None:
-        if not (stat.S_ISDIR if folder else stat.S_ISREG)(found.st_mode):
+    def _require_safe(self, status: os.stat_result, shown: str, *, folder: bool = False) -> None:
+        if not (stat.S_ISDIR if folder else stat.S_ISREG)(status.st_mode):
             raise StoreError(f"is not a {'folder' if folder else 'regular file'}", reason="unsafe", path=shown)
-        if found.st_mode & _OTHERS_MAY_WRITE:
-            message = f"mode {stat.S_IMODE(found.st_mode):04o} lets others write it; chmod go-w"
+        if status.st_mode & _OTHERS_MAY_WRITE:
+            message = f"mode {stat.S_IMODE(status.st_mode):04o} lets others write it; chmod go-w"
             raise StoreError(message, reason="unsafe", path=shown)
-        if found.st_uid not in (self.owner, 0):
-            message = f"belongs to user {found.st_uid}, and the store to {self.owner}"
+        if status.st_uid not in (self.owner, 0):
+            message = f"belongs to user {status.st_uid}, and the store to {self.owner}"
             raise StoreError(message, reason="unsafe", path=shown)
 
     # -- writing
@@ -155,7 +158,7 @@ class Folder:
             os.close(descriptor)
 
     def make(self, name: str) -> Folder:
-        """The folder ``name``, made if it is not there."""
+        """Open the folder ``name``, and make it if it is not there."""
         with _errors(os.path.join(self.path, name)):
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=self.descriptor)
@@ -268,7 +271,7 @@ def _lock(descriptor: int) -> bool:
 
 @contextmanager
 def _errors(shown: str) -> Iterator[None]:
-    """What the operating system refuses, as one of capgate's errors."""
+    """Raise what the operating system raises as one of capgate's errors."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Everything that has to hold before a policy is used: signature, manifest, time, audience, digest, module.
+"""Verifies everything that has to hold before a policy is used: signature, manifest, time, audience, digest, module.
 
 In this order, each over the bytes that were read once: nothing in a manifest is looked at before its signature holds.
 """
@@ -50,9 +50,10 @@ def steady_clock(wall: Clock = time.time, monotonic: Clock = time.monotonic) -> 
 class VerifiedPolicy(msgspec.Struct, frozen=True):
     """A policy of which everything was verified when it was read.
 
-    ``signers`` are the ids of the trusted keys that signed it, none where no keys are trusted; ``active`` is the record
-    of the store that led to it, ``None`` where it was loaded by other means. ``fixtures`` are those of the release,
-    where they were asked for: what is to become active needs them, what only runs does not.
+    ``signers``   the ids of the trusted keys that signed it; none where no keys are trusted
+    ``active``    the record of the store that led to it; ``None`` where it was loaded by other means
+    ``fixtures``  those of the release, where they were asked for: what is to become active needs them, what only runs does
+                  not
     """
 
     artifact: WasmArtifact
@@ -63,7 +64,7 @@ class VerifiedPolicy(msgspec.Struct, frozen=True):
 
 
 class Verifier:
-    """Which signatures, which audience, which limits, which clock. Immutable; may be shared by threads.
+    """The signatures, the audience, the limits and the clock that count. Immutable; may be shared by threads.
 
     Without ``keys`` signatures are not looked at; ``require_signature`` makes that a :class:`ConfigError`. With
     ``keys`` a signature is required, always. With ``bundle_keys`` the module has to be a bundle with a signature of its
@@ -95,7 +96,7 @@ class Verifier:
     def manifest(
         self, data: bytes, signatures: bytes | None, *, path: str | None = None, name: str | None = None
     ) -> tuple[Manifest, tuple[str, ...]]:
-        """The manifest that ``data`` is, and the ids of the keys that signed it.
+        """Return the manifest that ``data`` is, and the ids of the keys that signed it.
 
         ``name`` is the policy that it has to be of. Raises :class:`SignatureInvalid` or :class:`ManifestError`.
         """
@@ -107,13 +108,13 @@ class Verifier:
         return manifest, signers
 
     def artifact(self, manifest: Manifest, data: bytes, *, path: str | None = None) -> WasmArtifact:
-        """The module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
+        """Return the module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
         entrypoint = manifest.entrypoint
         artifact = artifact_of(data, path, manifest.sha256, self.limits, self.bundle_keys, entrypoint)
         return _require_agreement(artifact, manifest)
 
     def load(self, path: str | os.PathLike[str], sha256: str | None = None) -> VerifiedPolicy:
-        """The policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
+        """Return the policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
 
         Raises what :func:`load_wasm_artifact` raises, :class:`SignatureInvalid` and :class:`ManifestError`. A missing
         file is a missing signature.
@@ -138,7 +139,10 @@ def _read_beside(path: str, most: int) -> bytes:
 
 
 def _require_agreement(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
-    """Refuse a manifest of another interface than the module has, or by which it would look at less than it does."""
+    """Raise :class:`ManifestError` for a manifest that contradicts the module.
+
+    It names another interface than the module has, or fewer inputs than it looks at.
+    """
     abi = ABIS[artifact.abi]
     if manifest.abi != abi:
         message = f"the module has {abi!r}, the manifest says {manifest.abi!r}"

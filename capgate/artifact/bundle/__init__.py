@@ -1,4 +1,6 @@
-"""OPA bundles: a gzipped archive of a module, its data and a manifest, perhaps signed."""
+"""Reads OPA bundles: a gzipped archive of a module, its data and a manifest, perhaps signed. Read ``contents.py``
+first.
+"""
 
 from __future__ import annotations
 

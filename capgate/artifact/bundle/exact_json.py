@@ -1,8 +1,9 @@
-"""JSON as bundles have it: read strictly, numbers kept as they are written, and one canonical text of each value.
+"""Reads JSON as bundles have it, strictly and with numbers as they are written, and writes one text of each value.
 
-OPA signs of a structured file not its bytes but its value: objects with their keys in the order of their UTF-8 bytes,
-no white space, numbers as written, text as Go's ``encoding/json`` writes it without HTML escapes (OPA's documentation,
-"Bundles", "Signing": the hash of a structured file). That is also the form in which data reach a module.
+OPA signs of a structured file not its bytes but its value, in one canonical text. There, objects have their keys in the
+order of their UTF-8 bytes, there is no white space, and numbers are as written. Text is as Go's ``encoding/json``
+writes it without HTML escapes (OPA's documentation, "Bundles", "Signing": the hash of a structured file). That is also
+the form in which data reach a module.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _JSON: Final = StrictDecoder(WrittenNumber, WrittenNumber)
 
 
 def read_json(text: bytes, member: str, reason: str = "data") -> Any:
-    """The value of a JSON file: UTF-8 without a mark, no key twice, no ``NaN``. Numbers are :class:`WrittenNumber`.
+    """Return the value of a JSON file: UTF-8 without a mark, no key twice, no ``NaN``.
 
-    Raises :class:`BundleError`, with ``reason``.
+    Numbers are :class:`WrittenNumber`. Raises :class:`BundleError`, with ``reason``.
     """
     try:
         return _JSON.decode(text.decode())
@@ -43,7 +44,7 @@ def read_json(text: bytes, member: str, reason: str = "data") -> Any:
 
 
 def canonical_json(value: Any, member: str, reason: str = "data") -> bytes:
-    """The canonical text of a value that :func:`read_json` gave. Raises :class:`BundleError` where it has none."""
+    """Return the one text of a value that :func:`read_json` gave. Raises :class:`BundleError` where it has none."""
     pieces: list[str] = []
     try:
         _write(value, pieces.append, NESTING)
@@ -53,7 +54,7 @@ def canonical_json(value: Any, member: str, reason: str = "data") -> bytes:
 
 
 def merge_data(into: dict[str, Any], added: Mapping[str, Any], member: str) -> None:
-    """Add the objects of ``added`` to those of ``into``. Nothing may be said twice: that is :class:`BundleError`."""
+    """Add the objects of ``added`` to those of ``into``. Raises :class:`BundleError` where something is said twice."""
     work: list[tuple[dict[str, Any], Mapping[str, Any]]] = [(into, added)]
     while work:
         target, source = work.pop()

@@ -1,4 +1,4 @@
-"""Sets of actors, modes or resources, said as a person would: these, but not those."""
+"""Says sets of actors, modes or resources as a person would: these, but not those."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Box = tuple[frozenset[int], frozenset[int], frozenset[int]]
 
 
 class Region(msgspec.Struct, frozen=True):
-    """What is selected. Of all selectors that fit, in both lists, the most specific one says whether it is in; what no
-    selector fits is not.
+    """What is selected: of all selectors that fit, in both lists, the most specific one says whether it is in.
 
-    More specific than another is one with a kind than one without; then ``exact`` than ``folded``, that than
-    ``beginning``, of those a longer than a shorter one, and all of them, ``none`` and ``absent``, than ``any``.
+    What no selector fits is not in. A selector with a kind is more specific than one without. Then ``exact`` is more
+    specific than ``folded``, and that than ``beginning``, of which a longer one is more than a shorter one. All of
+    these, ``none`` and ``absent`` are more specific than ``any``.
     """
 
     include: tuple[Selector, ...]
@@ -34,7 +34,7 @@ class Region(msgspec.Struct, frozen=True):
 
 
 def region(space: Space, numbers: frozenset[int]) -> Region:
-    """The region of these atoms of ``space``, in few selectors."""
+    """Return the region of these atoms of ``space``, in few selectors."""
     if len(numbers) == len(space.atoms):
         return Region((ANYTHING,))
     if space.atoms[0].selector == ANYTHING:
@@ -48,7 +48,7 @@ def region(space: Space, numbers: frozenset[int]) -> Region:
 
 
 def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[Selector, bool]]:
-    """Every selector that differs from the next more general one, the most general of all being ``base``."""
+    """Yield every selector that differs from the next more general one, the most general of all being ``base``."""
     if base:
         yield ANYTHING, True
     if base or space.like[-1] is not None:  # kinds that are like another come last
@@ -81,15 +81,15 @@ def _merged(cells: set[Cell], order: tuple[int, ...]) -> list[Box]:
     for cell in cells:
         rows.setdefault((cell[first], cell[second]), set()).add(cell[third])
     planes: dict[int, dict[frozenset[int], set[int]]] = {}
-    for (one, other), numbers in rows.items():
-        planes.setdefault(one, {}).setdefault(frozenset(numbers), set()).add(other)
+    for (row, other), numbers in rows.items():
+        planes.setdefault(row, {}).setdefault(frozenset(numbers), set()).add(other)
     merged: dict[frozenset[Any], set[int]] = {}
-    for one, plane in planes.items():
+    for row, plane in planes.items():
         key = frozenset((frozenset(others), numbers) for numbers, others in plane.items())
-        merged.setdefault(key, set()).add(one)
-    found = []
+        merged.setdefault(key, set()).add(row)
+    boxes = []
     for plane_key, ones in merged.items():
         for others, numbers in plane_key:
             sides = dict(zip(order, (frozenset(ones), others, numbers), strict=True))
-            found.append((sides[0], sides[1], sides[2]))
-    return sorted(found, key=lambda box: tuple(sorted(numbers) for numbers in box))
+            boxes.append((sides[0], sides[1], sides[2]))
+    return sorted(boxes, key=lambda box: tuple(sorted(numbers) for numbers in box))
