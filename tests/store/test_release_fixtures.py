@@ -20,7 +20,7 @@ from capgate.store.release_fixtures import FIXTURES_BYTES, Released, fixtures_of
 from capgate.store.signing import format_signatures
 
 from ..support.keys import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
-from .test_directory import refused, snapshot
+from .states import refused, snapshot
 
 FILE = format_fixtures(GOLDEN)
 MADE = Made(2, fixtures=GOLDEN)
