@@ -160,7 +160,7 @@ class WasmArtifact:
         return said
 
     def info(self, engine: str) -> PolicyInfo:
-        """Name, version and digest for events and statistics, with the engine that runs it."""
+        """Return name, version and digest for events and statistics, with the engine that runs it."""
         return PolicyInfo(self.name, self.version, self.sha256, engine)
 
 

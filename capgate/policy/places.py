@@ -30,7 +30,7 @@ Found = tuple[Key, int]
 
 
 def place_of(text: str, offset: int) -> tuple[int, int]:
-    """Line and column of the character at ``offset``."""
+    """Return line and column of the character at ``offset``."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 

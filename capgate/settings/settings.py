@@ -144,11 +144,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Settings from ``CAPGATE_<NAME>``, and ``CAPGATE_<LIMIT>`` for each limit, under ``overrides``.
+        """Read settings from ``CAPGATE_<NAME>``, and ``CAPGATE_<LIMIT>`` for each limit, under ``overrides``.
 
         ``environ`` defaults to the environment of the process. Flags are ``true``, ``false``, ``1`` or ``0``;
         ``public`` is separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where
-        one is at fault, also for a ``CAPGATE_…`` variable that does not exist.
+        one is at fault, also for a ``CAPGATE_...`` variable that does not exist.
         """
         environ = starlette.config.environ if environ is None else environ
         _reject_unknown(overrides, cls.__struct_fields__)

@@ -1,6 +1,6 @@
 """Holds signed releases: verifies a policy with its manifest (:class:`Verifier`), or keeps many (:class:`PolicyStore`).
 
-Uses ``artifact``, ``policy`` and the words. Read ``directory.py`` first, then ``reader.py`` and ``verifier.py``.
+Uses ``artifact``, ``policy`` and the words. Read ``directory.py`` first, then ``store_reader.py`` and ``verifier.py``.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from ..artifact.load import WasmArtifact, load_wasm_artifact
 from .directory import PolicyStore
 from .manifest import Audience, Manifest
-from .reader import Status, StoreReader
 from .records import Active
 from .releases import Release
 from .signing import KeyPair, TrustedKeys
+from .store_reader import Status, StoreReader
 from .verifier import VerifiedPolicy, Verifier
 
 __all__ = [

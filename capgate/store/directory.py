@@ -23,7 +23,10 @@ from typing import Final
 from ..errors import ArtifactNotFound, ConfigError, StoreError
 from ..limits import is_digest
 from .folders import Folder
-from .reader import (
+from .records import NOTE_LENGTH, RECORD_BYTES, Active, is_note, make_record
+from .release_fixtures import fixtures_of
+from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
+from .store_reader import (
     ACTIVE,
     HISTORY,
     POLICIES,
@@ -38,9 +41,6 @@ from .reader import (
     read_record,
     releases_of,
 )
-from .records import NOTE_LENGTH, RECORD_BYTES, Active, is_note, make_record
-from .release_fixtures import fixtures_of
-from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
 from .verifier import VerifiedPolicy, Verifier
 
 #: Looks at a policy before it becomes active, and raises where it must not become that. An example is

@@ -84,7 +84,6 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
 @pytest.mark.sampled
 @settings(
     max_examples=examples(120),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )
 @given(data=st.data(), document=documents())

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from capgate.errors import (
-    StoreError,
-)
+from capgate.errors import StoreError
 from capgate.store import StoreReader
 
 

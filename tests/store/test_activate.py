@@ -9,12 +9,7 @@ import msgspec
 import pytest
 
 from capgate import Limits, PolicyInput, Resource, WasmInterpreter, build_policy
-from capgate.errors import (
-    ArtifactNotFound,
-    ConfigError,
-    ManifestError,
-    PolicyTimeout,
-)
+from capgate.errors import ArtifactNotFound, ConfigError, ManifestError, PolicyTimeout
 from capgate.store import Manifest, VerifiedPolicy, WasmArtifact
 from capgate.store.manifest import HIGHEST_VERSION
 from capgate.store.signing import format_signatures

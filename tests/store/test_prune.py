@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from capgate.errors import (
-    ArtifactNotFound,
-    ConfigError,
-)
+from capgate.errors import ArtifactNotFound, ConfigError
 from capgate.store import WasmArtifact
 
 from ..support.keys import Made, filled, module, store_at

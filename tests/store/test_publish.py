@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from capgate.errors import (
-    ArtifactError,
-    ArtifactNotFound,
-    DigestMismatch,
-    ManifestError,
-    SignatureInvalid,
-)
+from capgate.errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid
 from capgate.store import PolicyStore
 from capgate.store.signing import parse_signatures
 

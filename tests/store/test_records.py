@@ -11,10 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from capgate.errors import (
-    ArtifactError,
-    StoreError,
-)
+from capgate.errors import ArtifactError, StoreError
 from capgate.store import Active
 
 from ..support.keys import DAY, NOW, Clock, Made, filled

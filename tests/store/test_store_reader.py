@@ -11,12 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from capgate.errors import (
-    ArtifactError,
-    ArtifactNotFound,
-    ConfigError,
-    SignatureInvalid,
-)
+from capgate.errors import ArtifactError, ArtifactNotFound, ConfigError, SignatureInvalid
 from capgate.store import PolicyStore, StoreReader, Verifier
 
 from ..support.keys import KEYS, Clock, Made, filled, store_at, trust, verifier

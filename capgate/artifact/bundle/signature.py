@@ -239,7 +239,7 @@ def _prepared(key: BundleKey) -> Any:
     return public
 
 
-def _algorithms_of(public: Any) -> tuple[tuple[str, ...], str, str]:
+def _algorithms_of(public: object) -> tuple[tuple[str, ...], str, str]:
     """Return which algorithms a key is for, by their beginnings; its curve; and what to call it."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 

@@ -130,7 +130,7 @@ def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
 
 
 def _distribute(entries: list[Entry], progress: Progress | None) -> tuple[int, int, list[list[tuple[int, Entry]]]]:
-    """Seed, mask and buckets (hash and entry of each record), no bucket above the limit."""
+    """Return seed, mask and buckets (hash and entry of each record), no bucket above the limit."""
     mask = (1 << (len(entries) - 1).bit_length()) - 1
     for attempt in range(1, SEEDS + 1):
         seed = attempt * _SALT_SET & _MASK

@@ -141,8 +141,10 @@ class _Question:
         return [(Obstacle("no rule denies it", (way,)),), tuple(needs)]
 
     def proven(self, needs: tuple[Obstacle, ...]) -> tuple[Obstacle, ...]:
-        """``needs`` with those ways that do turn the answer round, where each of the others is met in its first way;
-        empty where some need has none."""
+        """Return ``needs`` with those ways that do turn the answer round.
+
+        Each of the other needs is met in its first way. The result is empty where some need has no way.
+        """
         wanted = not isinstance(self.policy.explain(self.input).result, Allow)
         chosen = [next(iter(need.ways), None) for need in needs]
         kept = []
@@ -174,7 +176,7 @@ class _Question:
         )
 
     def _narrower(self, number: int, rule: Rule, raw: Mapping[str, Any]) -> Iterator[Way]:
-        """Ways to take out of a rule's lists what matches, where something stays."""
+        """Yield ways to take out of a rule's lists what matches, where something stays."""
         for key, matching in self._matching(rule).items():
             if 0 < sum(matching) < len(matching):
                 gone = [at for at, matches in enumerate(matching) if matches]
@@ -197,7 +199,7 @@ class _Question:
         return {"effect": effect, "actions": [self.action], **exact}
 
     def _as_entries(self) -> dict[str, str | None]:
-        """Actor, mode and resource as entries of a rule's lists, where they can be written."""
+        """Return actor, mode and resource as entries of a rule's lists, where they can be written."""
         mode = self.input.env.mode
         texts = {"actors": _written(*self.actor), "resources": _written(*self.resource)}
         return {**texts, "modes": mode if mode and "*" not in mode else None}
@@ -287,14 +289,14 @@ class _Question:
             yield Way(f"add {_json(entry)} to `{name}`", ({"op": "add", "path": f"{pointer(path)}/-", "value": entry},))
 
     def _with_parent(self, words: str, path: tuple[str, ...], patch: Operation) -> Way:
-        """``patch``, that also makes the section ``actions`` where there is none to add to."""
+        """Return the edit with ``patch``, that also makes the section ``actions`` where there is none to add to."""
         if len(path) > 1 and path[0] not in self.document:
             return Way(words, ({"op": "add", "path": f"/{path[0]}", "value": {path[1]: patch["value"]}},))
         return Way(words, (patch,))
 
 
 def _written(kind: str | None, id: str | None) -> str | None:
-    """Kind and id as an entry of a rule, where it can be written and covers nothing else."""
+    """Return kind and id as an entry of a rule, where it can be written and covers nothing else."""
     if kind == ACTOR_KINDS[0]:
         return kind
     if not kind or not id or "*" in kind or "*" in id or ":" in kind:

@@ -34,7 +34,7 @@ from ...model import (
 from ..evaluate import ActionEntry, RuntimePolicy
 from ..rules import ACTOR_KINDS, Rule
 from .regions import Cell, Region, boxes, region
-from .space import ANYTHING, NOTHING, Atom, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
+from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
 #: Classes of questions that are asked about, at most; each takes some microseconds.
 LIMIT: Final = 500_000
@@ -132,7 +132,7 @@ class _Action:
         return space
 
     def _modes(self) -> Space:
-        mentions: dict[str, set[Any]] = {}
+        mentions: dict[str, set[Matcher]] = {}
         for by, rule in self._rules.items():
             for mode in rule.modes or ():
                 mentions.setdefault(mode, set()).add(by)
@@ -149,7 +149,7 @@ class _Action:
             for pattern in rule.resources or ():
                 if known[0].kind in (None, pattern.kind):
                     kinds.setdefault(pattern.kind, Mentions()).note(pattern, by)
-        admitted: dict[str, set[Any]] = {}
+        admitted: dict[str, set[Matcher]] = {}
         for side, entry in enumerate(self._entries):
             for id, bits in ((entry.section.entries if entry and entry.section else None) or {}).items():
                 if entry is not None and bits & entry.operations:
@@ -250,9 +250,9 @@ class _Action:
         return PolicyInput(self.name, who, resource, env=Environment(mode=mode.id or ""))
 
 
-def _by_rule(classes: list[tuple[Signature, list[int]]]) -> dict[Any, list[int]]:
+def _by_rule(classes: list[tuple[Signature, list[int]]]) -> dict[Matcher, list[int]]:
     """Return the numbers of the classes that each rule matches."""
-    numbers: dict[Any, list[int]] = {}
+    numbers: dict[Matcher, list[int]] = {}
     for number, (signature, _) in enumerate(classes):
         for by in signature:
             numbers.setdefault(by, []).append(number)

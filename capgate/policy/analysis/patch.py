@@ -35,7 +35,7 @@ def pointer(path: Iterable[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def _carry_out(operation: Operation, parent: Any, key: Any) -> None:
+def _carry_out(operation: Operation, parent: Any, key: str | int) -> None:
     if operation["op"] == "remove":
         del parent[key]
     elif operation["op"] == "add" and isinstance(parent, list):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import permutations
-from typing import Any
 
 import msgspec
 
@@ -71,7 +70,7 @@ def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[S
 
 
 def boxes(cells: set[Cell]) -> list[Box]:
-    """``cells`` as few boxes that do not overlap: the fewest that merging one aspect after the other gives."""
+    """Return ``cells`` as few boxes that do not overlap: the fewest that merging one aspect after the other gives."""
     return min((_merged(cells, order) for order in permutations(range(3))), key=len)
 
 
@@ -83,13 +82,13 @@ def _merged(cells: set[Cell], order: tuple[int, ...]) -> list[Box]:
     planes: dict[int, dict[frozenset[int], set[int]]] = {}
     for (row, other), numbers in rows.items():
         planes.setdefault(row, {}).setdefault(frozenset(numbers), set()).add(other)
-    merged: dict[frozenset[Any], set[int]] = {}
+    merged: dict[frozenset[tuple[frozenset[int], frozenset[int]]], set[int]] = {}
     for row, plane in planes.items():
         key = frozenset((frozenset(others), numbers) for numbers, others in plane.items())
         merged.setdefault(key, set()).add(row)
     boxes = []
-    for plane_key, ones in merged.items():
-        for others, numbers in plane_key:
-            sides = dict(zip(order, (frozenset(ones), others, numbers), strict=True))
+    for plane_key, firsts in merged.items():
+        for seconds, thirds in plane_key:
+            sides = dict(zip(order, (frozenset(firsts), seconds, thirds), strict=True))
             boxes.append((sides[0], sides[1], sides[2]))
     return sorted(boxes, key=lambda box: tuple(sorted(numbers) for numbers in box))

@@ -11,15 +11,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import count, product
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Union
 
 import msgspec
 
 from ..rules import HOST_KIND, Pattern
 from ..strict import ascii_lower
 
-#: What matches: rules by side and number, and sections by side.
-Signature = frozenset[Any]
+#: What matches: a rule (side and number), a section (side and ``"section"``), or that there is nothing to match.
+Matcher = Union[tuple[int, Union[int, str]], str]
+Signature = frozenset[Matcher]
 NOTHING: Final[Signature] = frozenset()
 
 
@@ -82,14 +83,14 @@ class Mentions:
     """Where the ids of one kind are mentioned, and by what."""
 
     def __init__(self) -> None:
-        self.any: set[Any] = set()
-        self.ids: dict[str, set[Any]] = {}
-        self.beginnings: dict[str, set[Any]] = {}
+        self.any: set[Matcher] = set()
+        self.ids: dict[str, set[Matcher]] = {}
+        self.beginnings: dict[str, set[Matcher]] = {}
         #: Ids that compare with A to Z as they are, of a kind whose others do not.
-        self.literals: dict[str, set[Any]] = {}
+        self.literals: dict[str, set[Matcher]] = {}
 
-    def note(self, pattern: Pattern, by: Any) -> None:
-        """``by`` mentions what ``pattern`` covers."""
+    def note(self, pattern: Pattern, by: Matcher) -> None:
+        """Take note that ``by`` mentions what ``pattern`` covers."""
         if pattern.text is None:
             self.any.add(by)
         else:
@@ -145,7 +146,7 @@ def add_kind(
     return top
 
 
-def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
+def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
     """Return the resources of a built-in action, which are of one kind.
 
     ``admitted`` are the ids in sections. ``optional`` says that a question may do without a resource, or its id.
@@ -161,7 +162,7 @@ def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], 
     return space
 
 
-def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
+def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
     """Return the resources of an application's own action, whose section admits ids of whatever kind.
 
     Of kinds that no rule mentions, the one without a name stands for all.
@@ -211,8 +212,8 @@ def _fresh(beginning: str, chain: _Chain, mentions: Mentions) -> str:
     return next(id for id in ids if id not in mentions.ids and id not in mentions.literals and chain.longest(id) == at)
 
 
-def _variant(id: str, literals: Mapping[str, Any]) -> str | None:
-    """``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
+def _variant(id: str, literals: Mapping[str, object]) -> str | None:
+    """Return ``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
     for letters in product(*((letter, letter.upper()) if letter.isascii() else (letter,) for letter in id)):
         text = "".join(letters)
         if text not in literals:
