@@ -9,7 +9,7 @@ from typing import Final
 
 from ..artifact.load import read_bytes
 from ..errors import ArtifactNotFound, ConfigError
-from ..store.folders import replace_file
+from ..store.folders import replace_at
 
 #: Bytes of a passphrase or of a private key.
 SECRET_BYTES: Final = 16_384
@@ -38,11 +38,7 @@ def replace(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         raise ConfigError("file", str(path), "a regular file, or a name that is free")
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            replace_file(folder, path.name, data, mode=0o644)
-        finally:
-            os.close(folder)
+        replace_at(path, data, mode=0o644)
     except OSError as error:
         raise ConfigError("file", str(path), f"a folder that can be written: {error.strerror}") from error
 

@@ -232,6 +232,16 @@ def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None
     os.fsync(folder)
 
 
+def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:
+    """Do what :func:`replace_file` does for the file at ``path``, in whatever folder that is."""
+    above, name = os.path.split(os.path.abspath(path))
+    folder = os.open(above, _FOLDER)
+    try:
+        replace_file(folder, os.fsdecode(name), data, mode=mode)
+    finally:
+        os.close(folder)
+
+
 def create_file(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
     """Write a new file and sync it. Raises ``OSError``, also where something has that name."""
     descriptor = os.open(name, _CREATE, 0o644, dir_fd=folder)

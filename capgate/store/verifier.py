@@ -52,8 +52,8 @@ class VerifiedPolicy(msgspec.Struct, frozen=True):
 
     ``signers``   the ids of the trusted keys that signed it; none where no keys are trusted
     ``active``    the record of the store that led to it; ``None`` where it was loaded by other means
-    ``fixtures``  those of the release, where they were asked for: what is to become active needs them, what only runs does
-                  not
+    ``fixtures``  those of the release, where they were asked for: what is to become active needs them, what only
+                  runs does not
     """
 
     artifact: WasmArtifact

@@ -1,4 +1,4 @@
-"""Makes README's table of settings from the table in the package: ``python -m tests.settings.readme_table [--write]``."""
+"""Makes README's table of settings from that of the package: ``python -m tests.settings.readme_table [--write]``."""
 
 from __future__ import annotations
 
