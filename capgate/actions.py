@@ -1,4 +1,4 @@
-"""The action vocabulary: what effects have names, what resource each needs, which section of a policy admits it."""
+"""Holds the action vocabulary: which effects have names, what resource each needs, which section admits it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 
 
 def is_action_name(name: object) -> bool:
-    """Whether ``name`` may name an action: lower-case ASCII words joined by dots, at least two, at most 128 bytes."""
+    """Say whether ``name`` may name an action: lower-case ASCII words joined by dots.
+
+    There are at least two words, and at most 128 bytes.
+    """
     return isinstance(name, str) and len(name) <= 128 and _NAME.fullmatch(name) is not None
 
 
@@ -67,7 +70,7 @@ class Vocabulary:
     """The actions that are known; every other one is denied ``unknown_action`` before a policy is asked.
 
     Starts with :data:`BUILTIN_ACTIONS`. :meth:`register` adds an application's own; it is meant for start-up.
-    ``names``, and ``optional`` (those that need no resource), are frozensets that are replaced, never changed, so they
+    ``names``, and ``optional`` (those that need no resource), are frozensets. They are replaced, never changed, so they
     may be read from any thread.
     """
 
@@ -77,7 +80,9 @@ class Vocabulary:
 
     def _index(self) -> None:
         self.names: frozenset[str] = frozenset(self._actions)
-        self.optional: frozenset[str] = frozenset(n for n, one in self._actions.items() if not one.resource_required)
+        self.optional: frozenset[str] = frozenset(
+            n for n, action in self._actions.items() if not action.resource_required
+        )
 
     def register(self, name: str, *, kind: str | None = None, resource_required: bool = True) -> Action:
         """Make ``name`` known. Raises :class:`ConfigError` for a malformed name, or one that is known and differs."""
@@ -92,7 +97,7 @@ class Vocabulary:
         return action
 
     def get(self, name: str) -> Action | None:
-        """The action of that name, or ``None`` where it is unknown."""
+        """Return the action of that name, or ``None`` where it is unknown."""
         return self._actions.get(name)
 
     def __contains__(self, name: object) -> bool:
@@ -102,7 +107,9 @@ class Vocabulary:
         return iter(sorted(self._actions.values(), key=lambda action: action.name))
 
     def policy_hash(self) -> str:
-        """SHA-256 (64 hex digits) of the metadata of all actions, sorted: NUL between fields, a newline after each."""
+        """Hash the metadata of all actions, sorted: SHA-256 in 64 hex digits. NUL is between fields, a newline after
+        each.
+        """
         digest = hashlib.sha256()
         for action in self:
             resource = "required" if action.resource_required else "optional"
@@ -116,5 +123,5 @@ VOCABULARY: Final = Vocabulary()
 
 
 def policy_hash(vocabulary: Vocabulary = VOCABULARY) -> str:
-    """:meth:`Vocabulary.policy_hash` of the default vocabulary."""
+    """Return :meth:`Vocabulary.policy_hash` of the default vocabulary."""
     return vocabulary.policy_hash()

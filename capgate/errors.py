@@ -106,13 +106,20 @@ class DigestMismatch(ArtifactError):
 
 
 class SignatureInvalid(ArtifactError):
-    """A signature is required, and what there is does not suffice.
+    """A signature is required, and what there is does not suffice. ``reason`` is one of these:
 
-    ``reason`` is ``missing`` (no signature file, or no manifest), ``malformed``, ``forged`` (by a trusted key, but of
-    other bytes) or ``threshold`` (by fewer trusted keys than ``threshold``); ``signers`` are the ids of those. A
-    bundle's own signature has more reasons: ``key`` (no configured key), ``algorithm`` (not the one of that key) and
-    ``scope``. Also ``time`` (expired, or not yet valid) and ``files`` (it does not cover exactly the files that there
-    are).
+    ``missing``    no signature file, or no manifest
+    ``malformed``  the signature file, or the token of a bundle, is not as it has to be
+    ``forged``     by a trusted key, but of other bytes
+    ``threshold``  by fewer trusted keys than ``threshold``; ``signers`` are the ids of those
+
+    Of a bundle's own signature also:
+
+    ``key``        by no configured key
+    ``algorithm``  not the one that the key is configured for
+    ``scope``      not the one that it has to be for
+    ``time``       expired, or not yet valid
+    ``files``      it does not cover exactly the files that there are
     """
 
     def __init__(
@@ -131,10 +138,10 @@ class SignatureInvalid(ArtifactError):
 
 
 class ManifestError(ArtifactError):
-    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time; or the fixtures
-    that it names (``fixtures``) are not there, or are none.
+    """The manifest is malformed, contradicts the artifact, or is for somewhere else or another time.
 
-    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is.
+    ``field`` is the one at fault as the file spells it, or ``None`` where the file as a whole is. It is ``fixtures``
+    where those that it names are not there, or are none.
     """
 
     def __init__(self, message: str, *, field: str | None = None, path: str | None = None) -> None:
@@ -143,8 +150,9 @@ class ManifestError(ArtifactError):
 
 
 class BundleError(ArtifactError):
-    """An OPA bundle that will not be used. ``member`` is the file in it that is at fault, if one is; ``reason`` is one
-    of these:
+    """An OPA bundle that will not be used. ``member`` is the file in it that is at fault, if one is.
+
+    ``reason`` is one of these:
 
     ``gzip``      no gzip file, a damaged one, or more than one
     ``tar``       no archive of the one form that is read, or a damaged one
@@ -166,7 +174,7 @@ class BundleError(ArtifactError):
 
 
 class StoreError(ArtifactError):
-    """A policy store refuses. ``reason`` is one of these:
+    """A policy store cannot be used, or does not do what it was asked for. ``reason`` is one of these:
 
     ``unsafe``          something in it is a link, no regular file, or others may write it
     ``corrupt``         its state does not add up, or is missing where there was one
@@ -186,10 +194,10 @@ class StoreError(ArtifactError):
 
 
 class ContractDrift(ArtifactError):
-    """What runs is not what the handler contract says.
+    """What runs is not what the handler contract says. ``field`` is the contract's key.
 
-    The contract's key is ``field``. There stands ``expected``, and ``actual`` is what runs. Of ``routes`` and
-    ``actions``, these are only those that differ, as tuples of text.
+    ``expected`` is what stands there and ``actual`` what runs; of ``routes`` and ``actions`` only those that differ, as
+    tuples of text.
     """
 
     def __init__(self, field: str, expected: object, actual: object, *, path: str | None = None) -> None:

@@ -1,8 +1,9 @@
-"""The bounds on a policy: what a module may be, and what one call of it may use."""
+"""Holds the bounds on a policy and on one call of it, and the checks of values that several rooms share."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,10 @@ STORE_POLL: Final = (0.05, 3_600.0)
 MOST_KEYS: Final = 32
 #: Those limits that need not be whole numbers.
 FRACTIONS: Final = frozenset({"deadline", "compile_seconds"})
+#: What a SHA-256 looks like wherever one is given or written.
+DIGEST: Final = "64 lower-case hex digits"
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +72,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             check_number(name, getattr(self, name), low, high, whole=name not in FRACTIONS)
 
 
+def number_between(low: float, high: float, *, whole: bool) -> str:
+    """Return in words what :func:`check_number` takes."""
+    return f"a whole number from {low:.0f} to {high:.0f}" if whole else f"a number from {low:g} to {high:g}"
+
+
 def check_number(name: str, value: Any, low: float, high: float, *, whole: bool) -> None:
     """Raise :class:`ConfigError` unless ``value`` is a real number (not a bool, not NaN) with low <= value <= high."""
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    kind = "a whole number" if whole else "a number"
-    if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
-        raise ConfigError(name, value, f"{kind} from {low:g} to {high:g}")
+    types: tuple[type, ...] = (int,) if whole else (int, float)
+    if type(value) not in types or not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(name, value, number_between(low, high, whole=whole))
+
+
+def is_digest(value: object) -> bool:
+    """Say whether ``value`` is a SHA-256 as :data:`DIGEST` says."""
+    return type(value) is str and _DIGEST.fullmatch(value) is not None
+
+
+def check_digest(name: str, value: object) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is a SHA-256 as :data:`DIGEST` says."""
+    if not is_digest(value):
+        raise ConfigError(name, value, DIGEST)

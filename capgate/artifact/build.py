@@ -1,7 +1,8 @@
-"""A policy document as a WebAssembly module: the evaluator that capgate ships, with the document as a data segment.
+"""Builds a policy document into a WebAssembly module: the evaluator that capgate ships, with the document as data.
 
 No toolchain is needed. The module consists of the compiled guest (``guest/evaluator.wasm``), a memory of fixed size,
-the image of the document at :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with its label.
+the image of the document at :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with
+its label.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import ConfigError, DecodeError
-from ..limits import RANGES, Limits
+from ..limits import RANGES, Limits, check_number
 from ..policy import ALWAYS, INPUTS, RuntimePolicy, is_label
 from ..wasm import Module, decode, encode, with_custom, with_data, with_memory
 from .guest import IMAGE_BASE, evaluator, make_image
@@ -27,10 +28,11 @@ _MAX_PAGES: Final = int(RANGES["memory_pages"][1])
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the custom section says, as JSON. ``format`` is the version of this layout. ``inputs``, sorted, are the
-    fields of a question that the policy looks at, as in :attr:`RuntimePolicy.inputs`; a foreign module may have none.
+    """What the custom section says, as JSON. ``format`` is the version of this layout.
 
-    Anybody can write a label. What it says of ``inputs`` holds for a module which :func:`is_built_by_capgate`.
+    ``inputs``, sorted, are the fields of a question that the policy looks at, as in :attr:`RuntimePolicy.inputs`; a
+    foreign module may have none. Anybody can write a label: what it says of ``inputs`` holds only for a module which
+    :func:`is_built_by_capgate`.
     """
 
     name: str
@@ -45,16 +47,15 @@ def build_policy(
     input_bytes: int = Limits().input_bytes,
     progress: Progress | None = None,
 ) -> bytes:
-    """``document`` as a WebAssembly module that answers exactly as :meth:`RuntimePolicy.evaluate` does.
+    """Build ``document`` into a WebAssembly module that answers exactly as :meth:`RuntimePolicy.evaluate` does.
 
-    ``input_bytes`` is the text of one input, in UTF-8 bytes, that the module has room for; it must be at least the
+    ``input_bytes`` is the text of one input, in UTF-8 bytes, that the module has room for. It must be at least the
     ``Limits.input_bytes`` that the module will run under. ``progress`` is called now and then, with how many entries
     are done and how many there are. The same document and ``input_bytes`` give the same bytes.
+
     Raises :class:`ConfigError` for a bad document, or one that does not fit.
     """
-    low, high = RANGES["input_bytes"]
-    if type(input_bytes) is not int or not low <= input_bytes <= high:
-        raise ConfigError("input_bytes", input_bytes, f"a whole number from {low:g} to {high:g}")
+    check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
     image = make_image(policy, progress)
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
@@ -64,10 +65,10 @@ def build_policy(
 
 
 def is_built_by_capgate(data: bytes) -> bool:
-    """Whether ``data`` is, byte for byte, what :func:`build_policy` of this version puts around the image in it.
+    """Say whether ``data`` is, byte for byte, what :func:`build_policy` of this version puts around the image in it.
 
-    Such a module is pure, because it is the shipped guest: it writes nothing while it answers, and treats the image as
-    untrusted, so this holds for an image that no document gives, too. So does what the label says of ``inputs``: the
+    Such a module is pure, because it is the shipped guest. That writes nothing while it answers, and treats the image
+    as untrusted, so this holds for an image that no document gives, too. So does what the label says of ``inputs``: the
     guest heeds the image's header, with which they agree.
     """
     try:
@@ -86,7 +87,7 @@ def is_built_by_capgate(data: bytes) -> bool:
 
 
 def read_label(module: Module) -> Label | None:
-    """The label of a module that has one, as a document could have given it; else ``None``."""
+    """Return the label of a module that has one, as a document could have given it; else ``None``."""
     content = module.custom(POLICY_SECTION)
     try:
         label = None if content is None else msgspec.json.decode(content, type=Label)

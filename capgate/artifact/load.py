@@ -1,7 +1,7 @@
-"""From a file to a :class:`WasmArtifact`: read once, hash those bytes, decode those bytes, keep those bytes.
+"""Makes a :class:`WasmArtifact` of a file: reads it once, hashes those bytes, decodes those bytes, keeps those bytes.
 
 Nothing reads the file a second time, so what was checked is what runs. A link is followed: what counts is the regular
-file at its end, and where it matters which file that is, the digest is pinned.
+file at its end. Where it matters which file that is, the digest is pinned.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
@@ -25,7 +24,7 @@ from ..errors import (
     SignatureInvalid,
     WasmError,
 )
-from ..limits import Limits
+from ..limits import Limits, check_digest
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo
 from ..policy import RuntimePolicy
 from ..policy.strict import JSON, TOML, parse
@@ -45,10 +44,9 @@ OPA_VERSION: Final = "opa_wasm_abi_version"
 #: Endings of names by which a file is a module, or a bundle, whatever is in it.
 _MODULES: Final = (".wasm", ".tar.gz", ".tgz")
 
-_PIN: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHUNK: Final = 1 << 20
-_KINDS: Final = {
+_FILE_TYPES: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -97,8 +95,9 @@ class WasmArtifact:
     def __post_init__(self, pin: str | None, limits: Limits, bundle_keys: BundleKeys | None) -> None:
         if type(self.data) is not bytes:
             raise TypeError(f"a module is bytes, not {type(self.data).__name__}")
-        check_pin(pin)
-        _check_size(len(self.data), limits, self.path)
+        if pin is not None:
+            check_digest("sha256", pin)
+        _check_size(len(self.data), limits.module_bytes, self.path)
         digest = hashlib.sha256(self.data).hexdigest()
         if pin is not None and pin != digest:
             raise DigestMismatch(expected=pin, actual=digest, path=self.path)
@@ -112,11 +111,11 @@ class WasmArtifact:
         label = read_label(module)
         name, version = _label(label, self.path)
         inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
-        found = {
+        fields = {
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
         }
-        for key, value in found.items():
+        for key, value in fields.items():
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -128,13 +127,17 @@ class WasmArtifact:
         limits: Limits = DEFAULT_LIMITS,
         bundle_keys: BundleKeys | None = None,
     ) -> WasmArtifact:
-        """The artifact that these bytes are: a module, a component, or a bundle as ``opa build`` makes it.
+        """Return the artifact that these bytes are: a module, a component, or a bundle as ``opa build`` makes it.
 
-        Raises :class:`ConfigError` for a malformed pin, :class:`DigestMismatch` for other bytes than those pinned,
-        :class:`ArtifactError` above ``limits.module_bytes``, :class:`DecodeError` for bytes that are no module, and
-        :class:`RestrictedModule` for a component around none or several; :class:`BundleError` for a bundle that cannot
-        be used, and with ``bundle_keys`` :class:`SignatureInvalid` for whatever is not signed by them. ``TypeError``
-        for anything but bytes.
+        Raises:
+
+        - :class:`ConfigError` for a malformed pin, :class:`DigestMismatch` for other bytes than those pinned;
+        - :class:`ArtifactError` above ``limits.module_bytes``;
+        - :class:`DecodeError` for bytes that are no module;
+        - :class:`RestrictedModule` for a component around none or several;
+        - :class:`BundleError` for a bundle that cannot be used;
+        - with ``bundle_keys``, :class:`SignatureInvalid` for whatever is not signed by them;
+        - ``TypeError`` for anything but bytes.
         """
         data = bytes(data) if isinstance(data, (bytearray, memoryview)) else data
         return cls(data, pin=sha256, limits=limits, bundle_keys=bundle_keys)
@@ -145,8 +148,10 @@ class WasmArtifact:
         return self.bundle is None and len(self.module) < len(self.data)
 
     def asked(self, configured: Entrypoint) -> Entrypoint:
-        """The entry point to ask: the manifest's, where there is one, and otherwise the configured one. If that was
-        configured as well and is another, :class:`ConfigError`."""
+        """Return the entry point to ask: the manifest's, where there is one, and otherwise the configured one.
+
+        Raises :class:`ConfigError` where both are there and differ.
+        """
         said = self.entrypoint
         if said is None or configured == said:
             return configured
@@ -155,7 +160,7 @@ class WasmArtifact:
         return said
 
     def info(self, engine: str) -> PolicyInfo:
-        """Name, version and digest for events and statistics, with the engine that runs it."""
+        """Return name, version and digest for events and statistics, with the engine that runs it."""
         return PolicyInfo(self.name, self.version, self.sha256, engine)
 
 
@@ -166,17 +171,21 @@ def load_wasm_artifact(
     limits: Limits = DEFAULT_LIMITS,
     bundle_keys: BundleKeys | None = None,
 ) -> WasmArtifact:
-    """Read the module, or the bundle, at ``path``, once, and check it. ``sha256`` pins the bytes: 64 lower-case hex
-    digits. With ``bundle_keys``, only a bundle that one of them has signed is taken.
+    """Read the module, or the bundle, at ``path``, once, and check it.
 
-    At most ``limits.module_bytes`` + 1 bytes are read. Raises :class:`ConfigError` for a malformed pin,
-    :class:`ArtifactNotFound` where there is no regular file, :class:`DigestMismatch` for another file than the one
-    pinned, and :class:`ArtifactError` for everything else that is wrong with it; bytes that are no acceptable module
-    have the :class:`WasmError` as their ``__cause__``.
+    ``sha256`` pins the bytes: 64 lower-case hex digits. With ``bundle_keys``, only a bundle that one of them has signed
+    is taken. At most ``limits.module_bytes`` + 1 bytes are read. Raises:
+
+    - :class:`ConfigError` for a malformed pin;
+    - :class:`ArtifactNotFound` where there is no regular file;
+    - :class:`DigestMismatch` for another file than the one pinned;
+    - :class:`ArtifactError` for everything else that is wrong with it. Bytes that are no acceptable module have the
+      :class:`WasmError` as their ``__cause__``.
     """
-    check_pin(sha256)
-    shown = os.fsdecode(path)
-    return artifact_of(_read(shown, limits), shown, sha256, limits, bundle_keys)
+    if sha256 is not None:
+        check_digest("sha256", sha256)
+    data = read_bytes(path, limits.module_bytes)
+    return artifact_of(data, os.fsdecode(path), sha256, limits, bundle_keys)
 
 
 def artifact_of(
@@ -187,7 +196,10 @@ def artifact_of(
     bundle_keys: BundleKeys | None = None,
     entrypoint: Entrypoint | None = None,
 ) -> WasmArtifact:
-    """The artifact that the bytes read at ``path`` are. Raises what :func:`load_wasm_artifact` raises for them."""
+    """Return the artifact that the bytes read at ``path`` are.
+
+    Raises what :func:`load_wasm_artifact` raises for them.
+    """
     try:
         return WasmArtifact(data, path, entrypoint, pin=sha256, limits=limits, bundle_keys=bundle_keys)
     except WasmError as error:
@@ -196,8 +208,10 @@ def artifact_of(
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """A file with a policy of either kind, read once: a module, or a document with its ``text`` and ``format``, and the
-    value that this is (``raw``). ``path`` is for people."""
+    """A file with a policy of either form, read once: a module or a document. ``path`` is for people.
+
+    A document has its ``text`` and ``format``, and the value that this is (``raw``).
+    """
 
     path: str
     policy: RuntimePolicy | WasmArtifact = field(repr=False)
@@ -212,11 +226,11 @@ class PolicyFile:
 
 
 def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> PolicyFile:
-    """The policy at ``path``: a module or a bundle where :func:`is_module` says so, else a document.
+    """Return the policy at ``path``: a module or a bundle where :func:`is_module` says so, else a document.
 
     Raises what :func:`load_wasm_artifact` and :func:`load_policy` raise.
     """
-    data, shown = read_document(path, limits=limits), _shown(path)
+    data, shown = read_bytes(path, limits.module_bytes), _shown(path)
     if is_module(data, path):
         return PolicyFile(shown, artifact_of(data, os.fsdecode(path), None, limits))
     format = document_format(path)
@@ -226,42 +240,39 @@ def read_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
 
 
 def is_module(data: bytes, path: str | os.PathLike[str] = "") -> bool:
-    """Whether a file is a module or a bundle, and no document: by how it begins, or what it is called."""
+    """Say whether a file is a module or a bundle, and no document: by how it begins, or what it is called."""
     return data.startswith(MAGIC) or is_archive(data) or os.fsdecode(path).endswith(_MODULES)
 
 
-def read_document(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The bytes of the policy document at ``path``, read once. Raises what :func:`load_wasm_artifact` raises for a file
-    that is absent, not a regular one, or over ``limits.module_bytes``."""
-    return _read(os.fsdecode(path), limits)
-
-
 def load_policy(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> RuntimePolicy:
-    """The policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
+    """Return the policy document at ``path``: TOML where its name ends in ``.toml``, else JSON.
 
-    Raises what :func:`read_document` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
+    Raises what :func:`read_bytes` raises, and :class:`ConfigError`, with file, line and column, for a bad document.
     """
-    data = read_document(path, limits=limits)
+    data = read_bytes(path, limits.module_bytes)
     return RuntimePolicy.from_document(data, format=document_format(path), path=_shown(path))
 
 
 def document_format(path: str | os.PathLike[str]) -> str:
-    """The format of a policy document by the name of its file, as :meth:`RuntimePolicy.from_document` takes it."""
+    """Return the format of a policy document by the name of its file.
+
+    It is as :meth:`RuntimePolicy.from_document` takes it.
+    """
     return TOML if os.fsencode(path).lower().endswith(b".toml") else JSON
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """``path`` for people: a name need not be text."""
+    """Return ``path`` for people: a name need not be text."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def check_pin(sha256: object, setting: str = "sha256") -> None:
-    """Raise :class:`ConfigError` unless ``sha256`` is ``None`` or exactly 64 lower-case hex digits."""
-    if sha256 is not None and (type(sha256) is not str or _PIN.fullmatch(sha256) is None):
-        raise ConfigError(setting, sha256, "64 lower-case hex digits, as sha256sum prints them")
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read the regular file at ``path`` once and return its bytes.
 
-
-def _read(path: str, limits: Limits) -> bytes:
+    At most ``most`` + 1 bytes are read. Raises :class:`ArtifactNotFound` where there is no regular file, and
+    :class:`ArtifactError` for one of more than ``most`` bytes, or one that cannot be read.
+    """
+    path = os.fsdecode(path)
     try:
         # Asked first as well, because opening a FIFO or a device can itself have an effect.
         _require_regular(os.stat(path), path)
@@ -269,16 +280,16 @@ def _read(path: str, limits: Limits) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise _unreadable(error, path) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        found = os.fstat(descriptor)
-        _require_regular(found, path)
-        _check_size(found.st_size, limits, path)
+        status = os.fstat(descriptor)
+        _require_regular(status, path)
+        _check_size(status.st_size, most, path)
         try:
-            data = _read_up_to(file.read, limits.module_bytes + 1)
+            data = _read_up_to(file.read, most + 1)
         except OSError as error:
             raise _unreadable(error, path) from error
-    _check_size(len(data), limits, path)
-    if len(data) != found.st_size:
-        raise ArtifactError(f"changed while it was read: {found.st_size} bytes at first, {len(data)} read", path=path)
+    _check_size(len(data), most, path)
+    if len(data) != status.st_size:
+        raise ArtifactError(f"changed while it was read: {status.st_size} bytes at first, {len(data)} read", path=path)
     return data
 
 
@@ -291,15 +302,15 @@ def _read_up_to(read: Callable[[int], bytes | None], most: int) -> bytes:
     return b"".join(chunks)
 
 
-def _require_regular(found: os.stat_result, path: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise ArtifactNotFound(f"is {kind}, not a regular file", path=path)
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = _FILE_TYPES.get(stat.S_IFMT(status.st_mode), "something else")
+        raise ArtifactNotFound(f"is {what}, not a regular file", path=path)
 
 
-def _check_size(size: int, limits: Limits, path: str | None) -> None:
-    if size > limits.module_bytes:
-        raise ArtifactError(f"{size} bytes or more, the limit module_bytes is {limits.module_bytes}", path=path)
+def _check_size(size: int, most: int, path: str | None) -> None:
+    if size > most:
+        raise ArtifactError(f"{size} bytes or more, the limit is {most}", path=path)
 
 
 def _unreadable(error: OSError | ValueError, path: str) -> ArtifactError:
@@ -316,14 +327,16 @@ def _unreadable(error: OSError | ValueError, path: str) -> ArtifactError:
 def _inside(
     data: bytes, limits: Limits, keys: BundleKeys | None, path: str | None
 ) -> tuple[bytes, bytes, Bundle | None]:
-    """The module in ``data``, and the data beside it. Where keys are configured, nothing but a bundle has a signature
-    that they could verify."""
+    """Return the module in ``data``, and the data beside it.
+
+    Where keys are configured, nothing but a bundle has a signature that they could verify.
+    """
     if not is_archive(data):
         if keys is not None:
             raise SignatureInvalid("it is no bundle, and bundle_keys want a signed one", reason="missing", path=path)
         return data, b"{}", None
-    found = read_bundle(data, limits.module_bytes, keys, path=path)
-    return found.module, found.data, found.bundle
+    unpacked = read_bundle(data, limits.module_bytes, keys, path=path)
+    return unpacked.module, unpacked.data, unpacked.bundle
 
 
 def _looks_like(data: bytes) -> str:
@@ -340,11 +353,11 @@ def _abi(module: Module) -> str:
 
 
 def _label(label: Label | None, path: str | None) -> tuple[str, str]:
-    """Name and version for logs: what the module says in its custom section, or else the name of its file."""
+    """Return name and version for logs: what the module says in its custom section, or else the name of its file."""
     if label is not None and label.name:
         return label.name, label.version
     if path is None:
         return "", ""
     file = os.fsencode(Path(path).name).decode("utf-8", "replace")
-    suffix = next((one for one in _MODULES if file.endswith(one) and file != one), Path(file).suffix)
+    suffix = next((ending for ending in _MODULES if file.endswith(ending) and file != ending), Path(file).suffix)
     return file.removesuffix(suffix), ""

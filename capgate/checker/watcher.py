@@ -21,7 +21,7 @@ from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.event_loop import on_loop
 from ..runtime.pool import PoolStatistics
 from ..store.records import Active
-from ..store.verify import VerifiedPolicy
+from ..store.verifier import VerifiedPolicy
 from .base import Checker, FollowStatus
 from .wasm import WasmPolicyChecker
 

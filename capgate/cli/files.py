@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
-from ..artifact.load import read_document
+from ..artifact.load import read_bytes
 from ..errors import ArtifactNotFound, ConfigError
-from ..limits import Limits
+from ..store.folders import replace_at
 
 #: Bytes of a passphrase or of a private key.
 SECRET_BYTES: Final = 16_384
@@ -39,26 +38,16 @@ def replace(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         raise ConfigError("file", str(path), "a regular file, or a name that is free")
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        replace_at(path, data, mode=0o644)
     except OSError as error:
         raise ConfigError("file", str(path), f"a folder that can be written: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def read_beside(module: Path, suffix: str, most: int) -> bytes | None:
     """The bytes of the file beside ``module`` with that suffix, ``None`` where there is no such file. Raises
     :class:`ArtifactError` for more than ``most`` bytes, and for what cannot be read."""
     try:
-        return read_document(f"{module}{suffix}", limits=Limits(module_bytes=most))
+        return read_bytes(f"{module}{suffix}", most)
     except ArtifactNotFound:
         return None
 

@@ -10,14 +10,14 @@ from ..errors import ConfigError
 from ..limits import RANGES, Limits
 from ..model import Entrypoint
 from ..settings.settings import Settings
+from ..settings.table import BY_NAME, PREFIX, parse_trusted_keys
 from ..settings.trust import load_bundle_keys, load_trusted_keys
-from ..settings.values import PARSERS, PREFIX, parse_trusted
 from ..store.signing import TrustedKeys
 
 
 def trusted(keys: str | None, threshold: int | None) -> TrustedKeys | None:
     """The keys of ``--trusted-keys``, a path or lines with commas between them; ``None`` without the option."""
-    return None if keys is None else load_trusted_keys(parse_trusted(keys), 1 if threshold is None else threshold)
+    return None if keys is None else load_trusted_keys(parse_trusted_keys(keys), 1 if threshold is None else threshold)
 
 
 def bundle_keys(path: str | None, scope: str | None) -> BundleKeys | None:
@@ -38,14 +38,10 @@ def configured_bundle_keys() -> BundleKeys | None:
 
 def requires_signature() -> bool:
     """Whether applications with this environment refuse to start without keys, as a command without them then does."""
-    name = f"{PREFIX}REQUIRE_SIGNATURE"
     # On its own, because whether that is consistent with the other settings is for the application to find out.
-    parse, valid = PARSERS["require_signature"]
-    given = os.environ.get(name)
-    try:
-        return given is not None and parse(given) is True
-    except ValueError:
-        raise ConfigError(name, given, valid) from None
+    setting = BY_NAME["require_signature"]
+    given = os.environ.get(setting.variable)
+    return given is not None and setting.parsed(given) is True
 
 
 def production_limits() -> Limits:

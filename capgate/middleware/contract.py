@@ -13,7 +13,7 @@ from typing import Final
 from starlette.applications import Starlette
 
 from ..actions import VOCABULARY, policy_hash
-from ..artifact.load import load_policy, read_document
+from ..artifact.load import load_policy, read_bytes
 from ..checker.base import Checker, PolicyChecker
 from ..checker.foreign import as_checker
 from ..errors import ConfigError, ContractDrift, ManifestError
@@ -149,7 +149,7 @@ def read_contract(path: str | os.PathLike[str], *, limits: Limits | None = None)
     ``limits.module_bytes``. One that is no contract raises :class:`~capgate.errors.ManifestError`. Its ``__cause__`` is
     the :class:`~capgate.errors.ConfigError` that names the key.
     """
-    data = read_document(path, limits=limits or Limits())
+    data = read_bytes(path, (limits or Limits()).module_bytes)
     try:
         return HandlerContract.from_json(data)
     except ConfigError as error:

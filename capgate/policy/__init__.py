@@ -1,8 +1,11 @@
-"""Policy documents, and :class:`RuntimePolicy`, which judges by one in Python."""
+"""Reads and explains policy documents, and answers by them in Python.
+
+Uses the words. Read ``document.py`` first, then ``evaluate.py``.
+"""
 
 from __future__ import annotations
 
-from .document import Document, Section, is_label
+from .document import Document, PolicySection, is_label
 from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy
 from .rules import Pattern, Rule
 from .strict import ascii_lower
@@ -15,9 +18,9 @@ __all__ = [
     "Document",
     "Explanation",
     "Pattern",
+    "PolicySection",
     "Rule",
     "RuntimePolicy",
-    "Section",
     "ascii_lower",
     "is_label",
     "is_well_formed",

@@ -1,4 +1,4 @@
-"""The policy document: strict JSON, TOML or a dict, checked key by key, as the sections that it stands for.
+"""Reads policy documents: strict JSON, TOML or a dict, checked key by key, into the sections that they stand for.
 
 ::
 
@@ -57,7 +57,7 @@ LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 _LABEL: Final = re.compile(LABEL, re.ASCII)
 
 
-class Section(msgspec.Struct, frozen=True):
+class PolicySection(msgspec.Struct, frozen=True):
     """What one section admits: everything (``entries`` is ``None``), or each entry, for the operations of its bits."""
 
     entries: Mapping[str, int] | None
@@ -69,18 +69,18 @@ class Document(msgspec.Struct, frozen=True):
 
     name: str
     version: str
-    sections: Mapping[str, Section]
-    actions: Mapping[str, Section]
+    sections: Mapping[str, PolicySection]
+    actions: Mapping[str, PolicySection]
     rules: tuple[Rule, ...] = ()
 
 
 def is_label(text: object) -> bool:
-    """Whether ``text`` can be a policy's name or version."""
+    """Say whether ``text`` can be a policy's name or version."""
     return type(text) is str and _LABEL.fullmatch(text) is not None
 
 
 def read_document(raw: object) -> Document:
-    """The document that ``raw`` (a dict as JSON would give it) stands for, or :class:`ConfigError`."""
+    """Return the document that ``raw`` (a dict as JSON would give it) stands for, or :class:`ConfigError`."""
     if not isinstance(raw, dict):
         raise mistake((), shallow(raw), "an object with the keys " + ", ".join(KEYS))
     check_keys(raw, KEYS)
@@ -100,10 +100,10 @@ def _label(raw: dict[Any, Any], key: str, default: str) -> str:
     return value
 
 
-def _actions(raw: object) -> dict[str, Section]:
+def _actions(raw: object) -> dict[str, PolicySection]:
     if not isinstance(raw, dict):
         raise mistake(("actions",), shallow(raw), "an object from action name to 'any' or a list of resource ids")
-    found: dict[str, Section] = {}
+    sections: dict[str, PolicySection] = {}
     for name, value in raw.items():
         where = ("actions", step(name))
         if type(name) is not str or not is_action_name(name):
@@ -112,13 +112,13 @@ def _actions(raw: object) -> dict[str, Section]:
             raise mistake(where, name, valid + ", which is one name, in TOML in quotes" * in_parts)
         if name in _BUILTIN_SECTIONS:
             raise mistake(where, name, f"an application's own action; this one belongs to {_BUILTIN_SECTIONS[name]!r}")
-        found[name] = _section("actions", where, value)
-    return found
+        sections[name] = _section("actions", where, value)
+    return sections
 
 
-def _section(section: str, where: Key, raw: object) -> Section:
+def _section(section: str, where: Key, raw: object) -> PolicySection:
     if type(raw) is str and raw == ANY:
-        return Section(None)
+        return PolicySection(None)
     if not isinstance(raw, (list, tuple)):
         raise mistake(where, shallow(raw), "'any' or a list of entries")
     entries: dict[str, int] = {}
@@ -131,7 +131,7 @@ def _section(section: str, where: Key, raw: object) -> Section:
             raise mistake(here, item, "each entry once")
         seen.add((name, operation))
         entries[name] = entries.get(name, 0) | (EVERY if operation is None else OPERATION_BITS[operation])
-    return Section(entries)
+    return PolicySection(entries)
 
 
 def _entry(where: Key, value: object, section: str) -> str:

@@ -1,4 +1,4 @@
-"""The same judgement that the policy guest makes, in Python: :class:`RuntimePolicy`."""
+"""Answers questions by a policy document in Python, as the policy guest does: :class:`RuntimePolicy`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
-from .document import EVERY, OPERATION_BITS, Document, Section, read_document
+from .document import EVERY, OPERATION_BITS, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .rules import HOST_KIND
 from .strict import JSON, ascii_lower, is_unicode, locate, mistake, parse
@@ -43,13 +43,16 @@ _DEFAULT: Final = Explanation(Deny(Reason.NOT_IN_ALLOWLIST), "default")
 
 
 class ActionEntry(msgspec.Struct, frozen=True):
-    """How one action is judged: by ``rules``, where there are some about it, then by ``section`` (``None``: the
-    document has none) for ``operations`` (bits). ``admitted`` is the answer where the section admits it."""
+    """How one action is judged: by ``rules``, where there are some about it, then by ``section``.
+
+    ``section`` is ``None`` where the document has none; it admits for ``operations`` (bits). ``admitted`` is the answer
+    where it does.
+    """
 
     action: str
     kind: str | None
     required: bool
-    section: Section | None
+    section: PolicySection | None
     operations: int
     rules: ModeIndex | None
     admitted: Explanation
@@ -64,16 +67,18 @@ class Contract(Protocol):
     """What a policy can be made from; :class:`~capgate.HandlerContract` is one."""
 
     def policy_document(self) -> dict[str, Any]:
-        """A policy document."""
+        """Return a policy document."""
 
 
 class RuntimePolicy:
     """A policy document, ready to be asked. Immutable, and safe to use from any thread.
 
-    ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none); ``sha256`` is of its
-    bytes as given, or of its canonical JSON if it was a dict; ``rules`` are the document's; ``actions`` has one
-    :class:`ActionEntry` for each known action; ``inputs`` names the fields of a question that answers may depend on,
-    of :data:`INPUTS`: all well-formed questions that agree in these have one answer.
+    ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none). ``sha256`` is of its
+    bytes as given, or of its canonical JSON if it was a dict. ``rules`` are the document's, and ``actions`` has one
+    :class:`ActionEntry` for each known action.
+
+    ``inputs`` names the fields of a question that answers may depend on, of :data:`INPUTS`. All well-formed questions
+    that agree in these have one answer.
     """
 
     def __init__(self, document: Document, sha256: str) -> None:
@@ -95,10 +100,10 @@ class RuntimePolicy:
     def from_document(
         cls, document: dict[str, Any] | str | bytes, *, format: str = JSON, path: str | None = None
     ) -> RuntimePolicy:
-        """A policy from a dict, or from text: ``format`` is ``"json"`` or ``"toml"``, ``path`` the file it came from.
+        """Return a policy from a dict, or from text.
 
-        Raises :class:`ConfigError`, whose ``setting`` is the path of the key; of text it also has the file, the line
-        and the column.
+        ``format`` is ``"json"`` or ``"toml"``, ``path`` the file it came from. Raises :class:`ConfigError`, whose
+        ``setting`` is the path of the key; of text it also has the file, the line and the column.
         """
         if not isinstance(document, (str, bytes)):
             checked = read_document(document)
@@ -116,24 +121,28 @@ class RuntimePolicy:
 
     @classmethod
     def from_contract(cls, contract: Contract) -> RuntimePolicy:
-        """A policy that admits what a :class:`~capgate.HandlerContract` lists: exactly that in sections where every
-        resource is written down, anything in those with a dynamic one, nothing else. See its ``policy_document``."""
+        """Return a policy that admits what a :class:`~capgate.HandlerContract` lists, and nothing else.
+
+        Sections where every resource is written down admit exactly those; one with a dynamic resource admits anything.
+        See the contract's ``policy_document``.
+        """
         return cls.from_document(contract.policy_document())
 
     def evaluate(self, input: PolicyInput) -> PolicyResult:
-        """The answer to ``input``, in time that does not grow with entries, and hardly with rules. Raises nothing.
+        """Return the answer to ``input``, in time that does not grow with entries, and hardly with rules. Raises
+        nothing.
 
-        Checkers refuse malformed input before it gets here. Here it is denied, with whichever code comes first.
+        Checkers deny malformed input before it gets here. Here it is denied as well, with whichever code comes first.
         """
-        result = self._judge(input).result
+        result = self._explain(input).result
         return _MALFORMED.result if result is ALLOW and not is_well_formed(input) else result
 
     def explain(self, input: PolicyInput) -> Explanation:
-        """The answer to ``input`` as :meth:`evaluate` gives it, and which rule or section it comes from."""
-        found = self._judge(input)
-        return _MALFORMED if found.result is ALLOW and not is_well_formed(input) else found
+        """Return the answer to ``input`` as :meth:`evaluate` gives it, and which rule or section it comes from."""
+        explanation = self._explain(input)
+        return _MALFORMED if explanation.result is ALLOW and not is_well_formed(input) else explanation
 
-    def _judge(self, input: PolicyInput) -> Explanation:
+    def _explain(self, input: PolicyInput) -> Explanation:
         if not is_readable(input):
             return _MALFORMED
         entry = self.actions.get(exact(input.action))
@@ -147,9 +156,9 @@ class RuntimePolicy:
         if kind is not None and entry.kind is not None and kind != entry.kind:
             return _WRONG_KIND
         if entry.rules is not None:
-            found = self._judge_by_rules(entry.rules, input, kind, id)
-            if found is not None:
-                return found
+            ruled = self._answer_of_rules(entry.rules, input, kind, id)
+            if ruled is not None:
+                return ruled
         if entry.section is None:
             return _DEFAULT
         entries = entry.section.entries
@@ -160,21 +169,21 @@ class RuntimePolicy:
         granted = entries.get(ascii_lower(id) if entry.host else id, 0)
         return entry.admitted if granted & entry.operations else _DEFAULT
 
-    def _judge_by_rules(
+    def _answer_of_rules(
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
     ) -> Explanation | None:
-        """The answer of the first rule that denies, or else of the first that allows, or else ``None``."""
+        """Return the answer of the first rule that denies, or else of the first that allows, or else ``None``."""
         actor, mode = actor_of(input.actor), mode_of(input.env)
         if actor is None or mode is None:
             return _MALFORMED
-        found = rules.find(mode, actor, kind, id)
-        number = found.allow if found.deny == NO_RULE else found.deny
+        matching = rules.find(mode, actor, kind, id)
+        number = matching.allow if matching.deny == NO_RULE else matching.deny
         return None if number == NO_RULE else self._by_rule[number]
 
 
 def _entries(document: Document) -> list[ActionEntry]:
     index = Indexer(document.rules).index()
-    found = []
+    entries = []
     for action in BUILTIN_ACTIONS:
         name, section, operations = action.name, document.sections.get(action.section), EVERY
         if action.operations:
@@ -182,10 +191,10 @@ def _entries(document: Document) -> list[ActionEntry]:
             for operation in action.operations:
                 operations |= OPERATION_BITS[operation]
         required, admitted = action.resource_required, Explanation(ALLOW, "section", section=action.section)
-        found.append(ActionEntry(name, action.kind, required, section, operations, index.pop(name, None), admitted))
+        entries.append(ActionEntry(name, action.kind, required, section, operations, index.pop(name, None), admitted))
     for name, section in document.actions.items():
         required, admitted = section.entries is not None, Explanation(ALLOW, "section", section=f"actions.{name}")
-        found.append(ActionEntry(name, None, required, section, EVERY, index.pop(name, None), admitted))
+        entries.append(ActionEntry(name, None, required, section, EVERY, index.pop(name, None), admitted))
     # What is left are an application's own actions that only rules know.
-    found += [ActionEntry(name, None, False, None, EVERY, rules, _DEFAULT) for name, rules in index.items()]
-    return found
+    entries += [ActionEntry(name, None, False, None, EVERY, rules, _DEFAULT) for name, rules in index.items()]
+    return entries

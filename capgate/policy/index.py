@@ -1,11 +1,13 @@
-"""Rules as an index, so that what a question costs hardly depends on how many of them there are.
+"""Makes an index of rules, so that what a question costs hardly depends on how many of them there are.
 
 The rules of one action are split by mode, then by actor, then by resource. A rule which does not look at one of these
-is in the part beside the split, called ``any``. Of a question's mode and actor, all parts that fit are visited: at most
-two modes, and for each whoever asks, all of a kind, one id, and the beginnings of that id. Of its resource only the
-most specific part is: when that part was made, what the more general ones say was added to it.
+is in the part beside the split, called ``any``.
 
-Parts of the same rules are one object, so an index grows with the document, not with the number of combinations, as
+Of a question's mode and actor, all parts that fit are visited. Those are at most two modes, and for each of them
+whoever asks, all of a kind, one id, and the beginnings of that id. Of its resource only the most specific part is
+visited: when that was made, what the more general ones say was added to it.
+
+Parts of the same rules are one object. So an index grows with the document, and not with the number of combinations, as
 long as lists are not mixed at random. :data:`~capgate.policy.rules.MAX_ENTRIES` bounds it in any case.
 """
 
@@ -36,7 +38,7 @@ class Matching(NamedTuple):
     allow: int
 
     def merged(self, other: Matching) -> Matching:
-        """The first of both."""
+        """Return the first rules of both."""
         return Matching(min(self.deny, other.deny), min(self.allow, other.allow))
 
 
@@ -52,7 +54,7 @@ class Beginnings(msgspec.Struct, Generic[T], frozen=True):
     values: tuple[T, ...] = ()
 
     def longest(self, id: str) -> int:
-        """The number of the longest one that ``id`` goes on after, or -1. The others are its parents."""
+        """Return the number of the longest beginning that ``id`` goes on after, or -1. The others are its parents."""
         at = bisect_right(self.texts, id) - 1
         while at >= 0 and not (len(self.texts[at]) < len(id) and id.startswith(self.texts[at])):
             at = self.parents[at]
@@ -68,15 +70,15 @@ class KindIndex(msgspec.Struct, frozen=True):
     beginnings: Beginnings[Matching]
 
     def find(self, id: str | None) -> Matching:
-        """The first rules that match, of either effect."""
+        """Return the first rules that match, of either effect."""
         if id is None:
             return self.any
         id = ascii_lower(id) if self.host else id
-        found = self.ids.get(id)
-        if found is None:
+        matching = self.ids.get(id)
+        if matching is None:
             at = self.beginnings.longest(id)
-            found = self.any if at < 0 else self.beginnings.values[at]
-        return found
+            matching = self.any if at < 0 else self.beginnings.values[at]
+        return matching
 
 
 class ResourceIndex(msgspec.Struct, frozen=True):
@@ -86,9 +88,9 @@ class ResourceIndex(msgspec.Struct, frozen=True):
     kinds: Mapping[str, KindIndex]
 
     def find(self, kind: str | None, id: str | None) -> Matching:
-        """The same, by kind, which is ``None`` where the question has no resource."""
-        found = None if kind is None else self.kinds.get(kind)
-        return self.any if found is None else found.find(id)
+        """Return the first rules that match, of either effect. ``kind`` is ``None`` where there is no resource."""
+        index = None if kind is None else self.kinds.get(kind)
+        return self.any if index is None else index.find(id)
 
 
 class ActorKindIndex(msgspec.Struct, frozen=True):
@@ -106,7 +108,7 @@ class ActorIndex(msgspec.Struct, frozen=True):
     kinds: Mapping[str, ActorKindIndex]
 
     def fitting(self, kind: str, id: str | None) -> Iterator[ResourceIndex]:
-        """Every part for this actor."""
+        """Yield every part for this actor."""
         if self.any is not None:
             yield self.any
         part = self.kinds.get(kind)
@@ -131,13 +133,13 @@ class ModeIndex(msgspec.Struct, frozen=True):
     modes: Mapping[str, ActorIndex]
 
     def find(self, mode: str, actor: tuple[str, str | None], kind: str | None, id: str | None) -> Matching:
-        """The first rules that match, of either effect. ``actor`` is a kind and an id."""
-        found = NOTHING
+        """Return the first rules that match, of either effect. ``actor`` is a kind and an id."""
+        matching = NOTHING
         for part in (self.any, self.modes.get(mode)):
             if part is not None:
                 for resources in part.fitting(*actor):
-                    found = found.merged(resources.find(kind, id))
-        return found
+                    matching = matching.merged(resources.find(kind, id))
+        return matching
 
 
 class Indexer:
@@ -150,19 +152,19 @@ class Indexer:
         self._resources: dict[Numbers, ResourceIndex] = {}
 
     def index(self) -> dict[str, ModeIndex]:
-        """An index for each action that rules are about."""
+        """Return an index for each action that rules are about."""
         covering: dict[str, list[int]] = {}
         for number, rule in enumerate(self._rules):
             for action in rule.covers:
                 covering.setdefault(action, []).append(number)
         made: dict[Numbers, ModeIndex] = {}
-        found = {}
+        indexes = {}
         for action, numbers in covering.items():
             key = tuple(numbers)
             if key not in made:
                 made[key] = self._by_mode(key)
-            found[action] = made[key]
-        return found
+            indexes[action] = made[key]
+        return indexes
 
     def _by_mode(self, numbers: Numbers) -> ModeIndex:
         some, parts = self._split(numbers, {number: self._rules[number].modes for number in numbers})
@@ -209,7 +211,7 @@ class Indexer:
         return Matching(deny, next((number for number in numbers if not self._rules[number].denies), NO_RULE))
 
     def _split(self, numbers: Numbers, lists: Mapping[int, tuple[T, ...] | None]) -> tuple[Numbers, dict[T, Numbers]]:
-        """The rules that have no list, and those which have each entry."""
+        """Return the rules that have no list, and those which have each entry."""
         some: list[int] = []
         parts: dict[T, list[int]] = {}
         for number in numbers:
@@ -221,14 +223,14 @@ class Indexer:
             check_entries(self._count)
             for entry in entries:
                 parts.setdefault(entry, []).append(number)
-        return tuple(some), {entry: tuple(found) for entry, found in parts.items()}
+        return tuple(some), {entry: tuple(having) for entry, having in parts.items()}
 
 
 def _by_kind(parts: Mapping[Pattern, Numbers]) -> dict[str, dict[Pattern, Numbers]]:
-    found: dict[str, dict[Pattern, Numbers]] = {}
+    kinds: dict[str, dict[Pattern, Numbers]] = {}
     for pattern, numbers in parts.items():
-        found.setdefault(pattern.kind, {})[pattern] = numbers
-    return found
+        kinds.setdefault(pattern.kind, {})[pattern] = numbers
+    return kinds
 
 
 def _beginnings(values: Mapping[str, T]) -> Beginnings[T]:

@@ -1,10 +1,12 @@
-"""Where in a text of JSON or TOML a key or an element stands: for errors, after the text was parsed by a library.
+"""Finds where in a text of JSON or TOML a key or an element stands, for errors, after a library parsed the text.
 
-Neither :mod:`json` nor :mod:`tomllib` tells that. What is here reads only for places, so it may take for granted that
-the text is well-formed; on one that is not it ends early, or tells a place that means nothing, and raises nothing of
-its own. A place is a line and a column in characters, both from 1. That of a named value is its name's, that of an
-element of a list is the element's, that of a table ``[[in.a.list]]`` is its header's; where TOML comes back to a
-table, the first counts. Nothing here recurses.
+Neither :mod:`json` nor :mod:`tomllib` tells that. What is here reads only for places, so it takes for granted that the
+text is well-formed. On one that is not it ends early, or tells a place that means nothing, and raises nothing of its
+own. Nothing here recurses.
+
+A place is a line and a column in characters, both from 1. The place of a named value is that of its name, of an element
+of a list that of the element, of a table ``[[in.a.list]]`` that of its header. Where TOML comes back to a table, the
+first place counts.
 """
 
 from __future__ import annotations
@@ -28,42 +30,42 @@ Found = tuple[Key, int]
 
 
 def place_of(text: str, offset: int) -> tuple[int, int]:
-    """Line and column of the character at ``offset``."""
+    """Return line and column of the character at ``offset``."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
 def find(text: str, is_toml: bool, key: Key) -> Place:
-    """Where ``key`` stands, or else the longest beginning of it that stands anywhere."""
+    """Return where ``key`` stands, or else the longest beginning of it that stands anywhere."""
     best: Key = ()
     offset = None
-    for found, at in toml_places(text) if is_toml else json_places(text):
-        if len(found) > len(best) and found == key[: len(found)]:
-            best, offset = found, at
-            if found == key:
+    for reached, at in toml_places(text) if is_toml else json_places(text):
+        if len(reached) > len(best) and reached == key[: len(reached)]:
+            best, offset = reached, at
+            if reached == key:
                 break
     return (None, None) if offset is None else place_of(text, offset)
 
 
 def first_twice(text: str, name: object) -> tuple[Key | None, Place]:
-    """In JSON the first ``name`` that its object has already."""
+    """Return in JSON the first ``name`` that its object has already."""
     seen = set()
-    for found, at in json_places(text):
-        if found and found[-1] == name and type(found[-1]) is str:
-            if found in seen:
-                return found, place_of(text, at)
-            seen.add(found)
+    for way, at in json_places(text):
+        if way and way[-1] == name and type(way[-1]) is str:
+            if way in seen:
+                return way, place_of(text, at)
+            seen.add(way)
     return None, (None, None)
 
 
 def first_value(text: str, word: object) -> tuple[Key | None, Place]:
-    """In JSON the first value that is written as ``word``, a bare one such as ``NaN``."""
+    """Return in JSON the first value that is written as ``word``, a bare one such as ``NaN``."""
     key: Key = ()
     for token in _TOKEN.finditer(text):
         if token[0] == word:
-            for found, at in json_places(text):
+            for way, at in json_places(text):
                 if at > token.start():
                     break
-                key = found
+                key = way
             return key, place_of(text, token.start())
     return None, (None, None)
 
@@ -74,11 +76,11 @@ _TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]|[^\s\[\]{},:"]+
 
 
 def json_places(text: str) -> Iterator[Found]:
-    """Every member and element, in the order of the text."""
+    """Yield every member and element, in the order of the text."""
     open_: list[str | int] = []  # for each list and object around, the element or member at hand
     named = False  # whether a name is next
-    for found in _TOKEN.finditer(text):
-        word = found[0]
+    for token in _TOKEN.finditer(text):
+        word = token[0]
         if word == ":":
             continue
         if word == ",":
@@ -90,10 +92,10 @@ def json_places(text: str) -> Iterator[Found]:
         elif named:
             open_[-1] = _name(word)
             named = False
-            yield tuple(open_), found.start()
+            yield tuple(open_), token.start()
         else:
             if open_ and type(open_[-1]) is int:
-                yield tuple(open_), found.start()
+                yield tuple(open_), token.start()
             if word in ("[", "{"):
                 open_.append(0 if word == "[" else "")
                 named = word == "{"
@@ -129,7 +131,7 @@ _SCALAR: Final = re.compile(
 
 
 def toml_places(text: str) -> Iterator[Found]:
-    """Every name, element and table, in the order of the text. One that is written twice is told twice."""
+    """Yield every name, element and table, in the order of the text. One that is written twice is told twice."""
     return _Toml(text).places()
 
 
@@ -171,7 +173,7 @@ class _Toml:
         return key
 
     def _named(self, table: Key) -> Generator[Found, None, Key]:
-        """The name before a value, and the sign between them."""
+        """Read the name before a value, and the sign between them. Yield each part's place, and return the key."""
         key = table
         for name, at in self._parts():
             key = (*key, name)
@@ -180,18 +182,18 @@ class _Toml:
         return key
 
     def _parts(self) -> list[tuple[str, int]]:
-        """What a name consists of, with dots between the parts."""
-        found: list[tuple[str, int]] = []
+        """Return what a name consists of, with dots between the parts."""
+        parts: list[tuple[str, int]] = []
         while True:
             self._skip(_BLANK)
             part = _PART.match(self._text, self._at)
             if part is None:
-                return found
-            found.append((_unquoted(part[0]), self._at))
+                return parts
+            parts.append((_unquoted(part[0]), self._at))
             self._at = part.end()
             self._skip(_BLANK)
             if not self._text.startswith(".", self._at):
-                return found
+                return parts
             self._at += 1
 
     def _value(self, key: Key) -> Iterator[Found]:
@@ -223,14 +225,14 @@ class _Toml:
                 yield key, self._at
 
     def _peek(self) -> str:
-        """The next character that means something; none at the end."""
+        """Return the next character that means something; none at the end."""
         self._skip(_SPACE)
         return self._text[self._at : self._at + 1]
 
     def _skip(self, pattern: re.Pattern[str]) -> None:
-        found = pattern.match(self._text, self._at)
-        if found is not None:
-            self._at = found.end()
+        skipped = pattern.match(self._text, self._at)
+        if skipped is not None:
+            self._at = skipped.end()
 
 
 def _unquoted(part: str) -> str:

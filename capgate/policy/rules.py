@@ -1,4 +1,4 @@
-"""Rules of a policy document: what they may say, and which of the known actions each of them is about.
+"""Reads the rules of a policy document, and finds which of the known actions each of them is about.
 
 ::
 
@@ -15,8 +15,8 @@ kind ``host`` compare with A to Z as a to z, everything else exactly.
 
 A name that is neither built in nor in the section ``actions`` is an application's own action, known to the policy
 because a rule has it; it needs no resource. A ``*`` makes no action known. Rules that could never match are errors,
-because a denial with a slip of the pen would deny nothing: a ``*`` that no known action begins with, a kind of resource
-that no action of the rule acts on.
+because a denial with a slip of the pen would deny nothing. Such are a ``*`` that no known action begins with, and a
+kind of resource that no action of the rule acts on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pattern(msgspec.Struct, frozen=True):
     prefix: bool = False
 
     def covers(self, kind: str | None, id: str | None) -> bool:
-        """Whether it is about this one; ``kind`` is ``None`` where there is none, ``id`` where it has none."""
+        """Say whether it is about this kind and id, which are ``None`` where there is none."""
         if kind != self.kind or self.text is None:
             return kind == self.kind
         if id is None:
@@ -91,21 +91,25 @@ class Rule(msgspec.Struct, frozen=True):
         return self.effect == DENY_EFFECT
 
     def unmet(self, mode: str, actor: Half, resource: Half) -> tuple[str, ...]:
-        """Which of ``actors``, ``modes`` and ``resources`` keep it from matching a question about an action that it
-        covers. None: it matches."""
-        found = []
+        """Return which of ``actors``, ``modes`` and ``resources`` keep it from matching a question.
+
+        The question is about an action that it covers. It matches where there are none.
+        """
+        unmet = []
         if self.actors is not None and not any(pattern.covers(*actor) for pattern in self.actors):
-            found.append("actors")
+            unmet.append("actors")
         if self.modes is not None and mode not in self.modes:
-            found.append("modes")
+            unmet.append("modes")
         if self.resources is not None and not any(pattern.covers(*resource) for pattern in self.resources):
-            found.append("resources")
-        return tuple(found)
+            unmet.append("resources")
+        return tuple(unmet)
 
 
 def read_rules(raw: object, declared: Iterable[str] = ()) -> tuple[Rule, ...]:
-    """The rules that a document's ``rules`` stand for, or :class:`ConfigError`. Known are the actions that are built
-    in, those ``declared`` by a section, and those that some rule names exactly."""
+    """Return the rules that a document's ``rules`` stand for, or raise :class:`ConfigError`.
+
+    Known are the actions that are built in, those ``declared`` by a section, and those that some rule names exactly.
+    """
     if not isinstance(raw, (list, tuple)):
         raise mistake(_HERE, shallow(raw), "a list of rules")
     if len(raw) > MAX_RULES:
@@ -133,16 +137,16 @@ def _rule(where: Key, raw: object) -> Rule:
 def _list(where: Key, raw: object, read: Callable[[Key, str], _T]) -> tuple[_T, ...]:
     if not isinstance(raw, (list, tuple)) or not raw:
         raise mistake(where, [] if raw == [] else shallow(raw), "a list of one entry or more")
-    found: dict[_T, None] = {}
+    entries: dict[_T, None] = {}
     for index, item in enumerate(raw):
         here = (*where, index)
         if type(item) is not str or not item or not is_unicode(item):
             raise mistake(here, shallow(item), "non-empty text without lone surrogates")
         entry = read(here, item)
-        if entry in found:
+        if entry in entries:
             raise mistake(here, item, "each entry once")
-        found[entry] = None
-    return tuple(found)
+        entries[entry] = None
+    return tuple(entries)
 
 
 def _action(where: Key, text: str) -> str:
@@ -191,10 +195,10 @@ def _reason(where: Key, raw: object, effect: str) -> str:
 
 
 def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
-    """The rules with what they cover. Raises :class:`ConfigError` for an entry that can never match."""
+    """Return the rules with what they cover. Raises :class:`ConfigError` for an entry that can never match."""
     named = {name for rule in rules for name in rule.actions if not name.endswith("*")}
     below = _by_beginning({*BUILTIN_KINDS, *declared, *named})
-    found, count = [], 0
+    covering, count = [], 0
     for index, rule in enumerate(rules):
         names: set[str] = set()
         for at, action in enumerate(rule.actions):
@@ -205,8 +209,8 @@ def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
             count += len(covered)
             check_entries(count)
         _check_kinds((*_HERE, index, "resources"), rule, names)
-        found.append(msgspec.structs.replace(rule, covers=tuple(sorted(names))))
-    return tuple(found)
+        covering.append(msgspec.structs.replace(rule, covers=tuple(sorted(names))))
+    return tuple(covering)
 
 
 def check_entries(count: int) -> None:
@@ -216,12 +220,12 @@ def check_entries(count: int) -> None:
 
 
 def _by_beginning(names: Iterable[str]) -> Mapping[str, list[str]]:
-    """Every beginning that ends with a dot, and the empty one, to the names that go on after it."""
-    found: dict[str, list[str]] = {}
+    """Return the names that go on after each beginning: one that ends with a dot, or the empty one."""
+    names_by_beginning: dict[str, list[str]] = {}
     for name in names:
         for at in (0, *(at + 1 for at, character in enumerate(name) if character == ".")):
-            found.setdefault(name[:at], []).append(name)
-    return found
+            names_by_beginning.setdefault(name[:at], []).append(name)
+    return names_by_beginning
 
 
 def _check_kinds(where: Key, rule: Rule, names: Iterable[str]) -> None:

@@ -1,15 +1,15 @@
-"""The JSON Schema (draft 2020-12) of a policy document, made from the tables that documents are read by.
+"""Makes the JSON Schema (draft 2020-12) of a policy document from the tables that documents are read by.
 
-It is for editors, which complete and underline by it: what it refuses, :func:`~capgate.policy.document.read_document`
-refuses as well, but not the other way round. A schema cannot say, or not so that every validator understands it:
+It is for editors, which complete and underline by it. What it rejects, :func:`~capgate.policy.document.read_document`
+rejects as well, but not the other way round. A schema cannot say, or not so that every validator understands it:
 
 - that text has no lone surrogate, and a reason no character that is not printable, beyond control characters;
 - that entries differ: host names but in the case of A to Z, a query as text from one as an object;
-- of rules, that a ``*`` covers an action that is known, that some action acts on a resource's kind, and how many
-  combinations they make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
+- of rules, that a ``*`` covers an action that is known, and that some action acts on a resource's kind;
+- how many combinations rules make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
 
-Patterns are those which mean the same in ECMA 262, in Python and in Rust, which is why ends of lines are told apart
-by a pattern of their own: ``$`` is not everywhere the end of the text.
+Patterns are those which mean the same in ECMA 262, in Python and in Rust. That is why ends of lines are told apart by a
+pattern of their own: ``$`` is not everywhere the end of the text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Schema = dict[str, Any]
 
 
 def document_schema() -> Schema:
-    """The schema, as JSON would give it. The same version of capgate always gives the same."""
+    """Return the schema, as JSON would give it. The same version of capgate always gives the same."""
     sections = {name: _section(name) for name in SECTIONS if name != "actions"}
     return {
         "$schema": DIALECT,

@@ -1,4 +1,9 @@
-"""What reading a document needs everywhere: strict JSON and TOML, text that is Unicode, mistakes and where they are."""
+"""Reads strict JSON and TOML, says whether text is Unicode, and makes the errors that say where a mistake is.
+
+:class:`StrictDecoder` is the one reader of JSON in the package: whoever has errors of its own makes them of what that
+raises. Two do without it: what has one canonical form (``store/canonical.py``) is compared with that, and what a Rego
+policy decodes is read as OPA reads it.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +28,19 @@ FORMATS: Final = (JSON, TOML)
 _TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _TOML_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 _TOML_END: Final = "(at end of document)"
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NO_PLACE: Final[Place] = (None, None)
 
 Text = Union[str, bytes]
 
 
 def ascii_lower(text: str) -> str:
-    """``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
+    """Return ``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
     return text.lower() if text.isascii() else text.translate(_TO_LOWER)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether ``text`` has an encoding in UTF-8, that is, no lone surrogate."""
+    """Say whether ``text`` has an encoding in UTF-8, that is, no lone surrogate."""
     if text.isascii():
         return True
     try:
@@ -47,16 +53,67 @@ def is_unicode(text: str) -> bool:
 # -- text to values
 
 
+class JsonMistake(ValueError):
+    """What is no strict JSON, though Python's decoder would take it.
+
+    It is a key that its object has already (``key``), or a word such as ``NaN`` in place of a number (``word``).
+    """
+
+    def __init__(self, reason: str, *, key: str | None = None, word: str | None = None) -> None:
+        super().__init__(reason)
+        self.key = key
+        self.word = word
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            raise JsonMistake(f"the key {name[:128]!a} stands twice in one object", key=name)
+        members[name] = value
+    return members
+
+
+def _no_constant(word: str) -> object:
+    raise JsonMistake(f"{word} is no number that JSON has", word=word)
+
+
+class StrictDecoder(json.JSONDecoder):
+    """A decoder that raises :class:`JsonMistake`, and ``json.JSONDecodeError`` also for a byte order mark.
+
+    ``whole`` and ``fraction`` make a number of its text, in place of ``int`` and ``float``. A decoder may be shared.
+    """
+
+    def __init__(
+        self, whole: Callable[[str], object] | None = None, fraction: Callable[[str], object] | None = None
+    ) -> None:
+        super().__init__(object_pairs_hook=_once, parse_constant=_no_constant, parse_int=whole, parse_float=fraction)
+
+    def decode(self, s: str, _w: Callable[..., Any] = _SPACE.match) -> Any:
+        """Return the one value that ``s`` is."""
+        if s.startswith("\ufeff"):
+            raise json.JSONDecodeError("a byte order mark is before it", s, 0)
+        return super().decode(s, _w)
+
+
+_JSON: Final = StrictDecoder()
+
+
 def parse(text: Text, format: str = JSON, path: str | None = None) -> object:
-    """The value that ``text`` is, in one of :data:`FORMATS`. Raises :class:`ConfigError`, with ``path`` and the place
-    in it."""
+    """Return the value that ``text`` is, in one of :data:`FORMATS`.
+
+    Raises :class:`ConfigError`, with ``path`` and the place in it.
+    """
     if format not in FORMATS:
         raise ConfigError("format", format, "one of " + ", ".join(FORMATS))
     return _parse(text, path, _json if format == JSON else _toml)
 
 
 def parse_json(text: Text) -> object:
-    """Strict JSON in UTF-8: one value, no duplicate keys, no NaN. Anything else raises :class:`ConfigError`."""
+    """Return the value of strict JSON in UTF-8: one value, no duplicate keys, no NaN.
+
+    Anything else raises :class:`ConfigError`.
+    """
     return parse(text)
 
 
@@ -72,11 +129,15 @@ def _parse(text: Text, path: str | None, read: Callable[[str, str | None], objec
 
 def _json(text: str, path: str | None) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except ConfigError as error:  # of the two below; the decoder does not say where it was
-        twice = first_twice(text, error.seen) if error.setting != "document" else first_value(text, error.seen)
-        error.path, (error.key, (error.line, error.column)) = path, twice
-        raise
+        return _JSON.decode(text)
+    except JsonMistake as error:  # which does not say where it was
+        if error.key is None:
+            setting, seen, valid = "document", error.word, "numbers that JSON has"
+            key, (line, column) = first_value(text, seen)
+        else:
+            setting, seen, valid = key_path(error.key), error.key, "each key of an object once"
+            key, (line, column) = first_twice(text, seen)
+        raise ConfigError(setting, seen, valid, key=key, path=path, line=line, column=column) from error
     except (ValueError, RecursionError) as error:
         line, column = (error.lineno, error.colno) if isinstance(error, json.JSONDecodeError) else _NO_PLACE
         seen = error.msg if isinstance(error, json.JSONDecodeError) else _cause(error)
@@ -88,24 +149,11 @@ def _toml(text: str, path: str | None) -> object:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         seen, (line, column) = _cause(error), _NO_PLACE
-        if found := _TOML_PLACE.search(seen):
-            line, column = int(found[1]), int(found[2])
+        if place := _TOML_PLACE.search(seen):
+            line, column = int(place[1]), int(place[2])
         elif _TOML_END in seen:
             line, column = place_of(text, len(text))
         raise ConfigError("document", seen, "TOML in UTF-8", path=path, line=line, column=column) from error
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ConfigError(key_path(name), name, "each key of an object once")
-        found[name] = value
-    return found
-
-
-def _refuse_constant(name: str) -> object:
-    raise ConfigError("document", name, "numbers that JSON has")
 
 
 def _cause(error: Exception) -> str:
@@ -116,7 +164,7 @@ def _cause(error: Exception) -> str:
 
 
 def mistake(key: Key, seen: object, valid: str) -> ConfigError:
-    """The error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
+    """Return the error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
     return ConfigError(shown(key) if key else "document", seen, valid, key=key)
 
 
@@ -136,20 +184,20 @@ def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: Key = ()) -> 
 
 
 def step(key: object) -> str:
-    """``key``, of whatever type, as one step of the way to a mistake."""
+    """Return ``key``, of whatever type, as one step of the way to a mistake."""
     return key if isinstance(key, str) else key_path(key)
 
 
 def shown(key: Key) -> str:
-    """``key`` as people read it: ``rules[0].actors[1]``."""
-    return "".join(f"[{one}]" if type(one) is int else f".{key_path(one)}" for one in key).removeprefix(".")
+    """Return ``key`` as people read it: ``rules[0].actors[1]``."""
+    return "".join(f"[{part}]" if type(part) is int else f".{key_path(part)}" for part in key).removeprefix(".")
 
 
 def key_path(key: object) -> str:
-    """``key`` as a part of a path in an error."""
+    """Return ``key`` as a part of a path in an error."""
     return key if isinstance(key, str) and key.isprintable() and len(key) <= 128 else ascii(key)[:128]
 
 
 def shallow(value: object) -> object:
-    """``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
+    """Return ``value`` for an error: of anything nested only the type, because to print it might recurse too deeply."""
     return value if value is None or isinstance(value, (str, bytes, int, float)) else type(value).__name__

@@ -1,4 +1,4 @@
-"""Whether an input has the types that a judgement takes for granted, and its texts as the characters that they are."""
+"""Says whether an input has the types that policies take for granted, and gives its texts as plain characters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAMED: Final[tuple[tuple[type[User] | type[Service] | type[CompilerTool], str],
 
 
 def exact(text: str) -> str:
-    """``text``, of a subclass of ``str`` the characters: an enumeration, for one, hashes as its name."""
+    """Return the characters of ``text``, also of a subclass of ``str``: an enumeration, for one, hashes as its name."""
     return text if type(text) is str else str.__str__(text)
 
 
 def is_well_formed(input: object) -> bool:
-    """Whether every field of ``input`` has its type, every text is Unicode, and the timestamp fits in a u64."""
+    """Say whether every field of ``input`` has its type, every text is Unicode, and the timestamp fits in a u64."""
     if not isinstance(input, PolicyInput) or not isinstance(input.env, Environment):
         return False
     texts: list[Any] = [input.action, input.env.service, input.env.mode]
@@ -53,7 +53,7 @@ def _add_resource(resource: object, texts: list[Any]) -> bool:
 
 
 def is_readable(input: object) -> bool:
-    """Whether what every judgement looks at has the types that it takes for granted."""
+    """Say whether what every answer looks at has the types that are taken for granted."""
     if not isinstance(input, PolicyInput) or not isinstance(input.action, str):
         return False
     resource: object = input.resource
@@ -65,7 +65,7 @@ def is_readable(input: object) -> bool:
 
 
 def actor_of(actor: object) -> tuple[str, str | None] | None:
-    """Kind and id, or ``None`` where it is malformed."""
+    """Return kind and id, or ``None`` where the actor is malformed."""
     if isinstance(actor, Anonymous):
         return ACTOR_KINDS[0], None
     for type_, kind in _NAMED:
@@ -76,6 +76,6 @@ def actor_of(actor: object) -> tuple[str, str | None] | None:
 
 
 def mode_of(env: object) -> str | None:
-    """The mode, or ``None`` where it is malformed."""
+    """Return the mode, or ``None`` where it is malformed."""
     mode: object = env.mode if isinstance(env, Environment) else None
     return exact(mode) if isinstance(mode, str) else None

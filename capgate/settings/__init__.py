@@ -1,6 +1,6 @@
 """Says what an application configures, and makes the checker that it means.
 
-Uses ``checker``, ``store`` and the words. Read ``settings.py`` first.
+Uses ``checker``, ``store`` and the words. Read ``table.py`` first, then ``settings.py`` and ``select.py``.
 """
 
 from __future__ import annotations

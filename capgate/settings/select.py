@@ -1,9 +1,13 @@
-"""Which checker settings describe: :func:`select_checker`."""
+"""Makes the checker that settings describe, in three steps: whom to trust, where policies come from, who answers.
+
+:func:`select_checker` takes them: :func:`trust`, :func:`source`, :func:`checker`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import NamedTuple, Union
 
 import msgspec
 
@@ -18,105 +22,162 @@ from ..errors import ConfigError
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
 from ..store import PolicyStore
-from ..store.clock import steady_clock
-from ..store.manifest import Manifest
-from ..store.verify import VerifiedPolicy, Verifier
+from ..store.verifier import Clock, VerifiedPolicy, Verifier, steady_clock
 from .settings import Settings
 from .trust import configured_artifact, verifier_for
 
 _log = logging.getLogger("capgate.store")
 
 
-def select_checker(settings: Settings) -> Checker:
-    """The checker that ``settings`` describe: Wasm if an artifact or a store is configured, else local. To be called
-    once, at start-up.
+class ModuleSource(NamedTuple):
+    """A module that answers until ``expires``, in seconds since the epoch by ``clock``, or for ever (``None``).
 
-    Raises :class:`~capgate.errors.ConfigError` if neither is configured, :class:`~capgate.errors.ArtifactError` (with
-    both digests, where they differ), :class:`~capgate.errors.WasmError` or
-    :class:`~capgate.errors.EngineUnavailable`. With ``settings.safe`` or ``settings.cache_size``, a
-    :class:`~capgate.checker.cached.CachedChecker` is in front of it.
+    ``inputs`` are the parts of a question that its manifest says it looks at; ``None`` where nothing says so.
     """
-    if settings.store is not None:
-        return _cached(_from_store(settings.store, settings), settings)
+
+    artifact: WasmArtifact
+    clock: Clock
+    expires: float | None
+    inputs: frozenset[str] | None = None
+
+
+class StoreSource(NamedTuple):
+    """Whatever is active in ``store`` under ``name``, now and later."""
+
+    store: PolicyStore
+    name: str
+
+
+Source = Union[RuntimePolicy, ModuleSource, StoreSource]
+
+
+def select_checker(settings: Settings) -> Checker:
+    """Make the checker that ``settings`` describe. To be called once, at start-up.
+
+    Wasm answers if an artifact or a store is configured, else Python. With ``settings.safe`` or ``settings.cache_size``
+    a :class:`~capgate.checker.cached.CachedChecker` is in front of it. Raises:
+
+    - :class:`~capgate.errors.ConfigError` if there is neither artifact, store nor document;
+    - :class:`~capgate.errors.ArtifactError` (with both digests, where they differ);
+    - :class:`~capgate.errors.WasmError`;
+    - :class:`~capgate.errors.EngineUnavailable`.
+    """
+    return checker(source(settings, trust(settings)), settings)
+
+
+# -- whom to trust
+
+
+def trust(settings: Settings) -> Verifier | None:
+    """Return what verifies manifests; ``None`` for a document, and for an artifact without trusted keys."""
+    if settings.store is None and settings.trusted_keys is None:
+        return None
+    return verifier_for(settings)
+
+
+# -- where policies come from
+
+
+def source(settings: Settings, verifier: Verifier | None) -> Source:
+    """Return the document, the module or the store that ``settings`` name, read and verified."""
+    if settings.store is not None and verifier is not None:
+        return _of_store(settings.store, settings, verifier)
+    if settings.artifact is not None and verifier is not None:
+        return _verified(verifier.load(settings.artifact, settings.artifact_sha256), verifier, settings)
     if settings.artifact is not None:
-        return _cached(_from_artifact(settings.artifact, settings), settings)
+        artifact = configured_artifact(settings)
+        return ModuleSource(artifact, steady_clock(), _expiry(artifact, None, settings))
+    if isinstance(settings.policy, dict):
+        return RuntimePolicy.from_document(settings.policy)
     if settings.policy is not None:
-        given = settings.policy
-        limits = settings.limits
-        policy = RuntimePolicy.from_document(given) if isinstance(given, dict) else load_policy(given, limits=limits)
-        return _cached(LocalPolicyChecker(policy, limits=settings.limits), settings)
+        return load_policy(settings.policy, limits=settings.limits)
     valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
     raise ConfigError("policy", None, valid)
 
 
-def _from_artifact(path: str | os.PathLike[str], settings: Settings) -> WasmPolicyChecker:
-    """The module at ``path``. With trusted keys it is taken only with a manifest that they have signed."""
-    if settings.trusted_keys is None:
-        artifact, clock = configured_artifact(settings), steady_clock()
-        return WasmPolicyChecker(_pool(artifact, settings), expires=_expiry(artifact, None, settings), clock=clock)
-    verifier = verifier_for(settings)
-    return _verified(verifier.load(path, settings.artifact_sha256), verifier, settings)
-
-
-def _from_store(path: str | os.PathLike[str], settings: Settings) -> FollowingChecker | WasmPolicyChecker:
-    """What is active in the store, now and later; or the one version that is pinned, whatever is active."""
-    name = settings.policy_name
+def _of_store(path: str | os.PathLike[str], settings: Settings, verifier: Verifier) -> Source:
+    """Return what is active in the store; or the one version that is pinned, whatever is active."""
+    name, pin = settings.policy_name, settings.artifact_sha256
     if name is None:
         raise ConfigError("policy_name", None, "the name of a policy, together with store")
-    verifier = verifier_for(settings)
     store = PolicyStore(path, verifier)
-    if verifier.keys is None and settings.artifact_sha256 is None:
+    if pin is not None:
+        policy = store.load_release(name, pin)
+        if (
+            verifier.keys is None and pin == policy.manifest.sha256
+        ):  # else the pin is the manifest's own, or it is signed
+            policy = _without_manifest(policy, settings)
+        return _verified(policy, verifier, settings)
+    if verifier.keys is None:
         _log.warning("policy store %s: no signature is asked for; whoever may write there decides", store.path)
-    if settings.artifact_sha256 is not None:
-        policy = store.load_release(name, settings.artifact_sha256)
-        return _verified(_as_pinned(policy, settings, verifier), verifier, settings)
     if settings.contract is not None:
         raise ConfigError("contract", settings.contract, "none with a store, unless artifact_sha256 pins a version")
+    return StoreSource(store, name)
+
+
+def _without_manifest(policy: VerifiedPolicy, settings: Settings) -> VerifiedPolicy:
+    """Return of ``policy`` what a pin of its module makes certain where nobody's signature is asked for.
+
+    The pin covers the module alone. Which rule of it is asked, and what it looks at, is then not for the manifest to
+    say, but for the settings.
+    """
+    artifact = policy.artifact
+    bare = artifact_of(artifact.data, artifact.path, artifact.sha256, settings.limits)
+    manifest = msgspec.structs.replace(policy.manifest, inputs=None)
+    return msgspec.structs.replace(policy, artifact=bare, manifest=manifest)
+
+
+def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> ModuleSource:
+    manifest = policy.manifest
+    expires = None if manifest.expires is None else manifest.expires.timestamp()
+    inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
+    return ModuleSource(policy.artifact, verifier.clock, _expiry(policy.artifact, expires, settings), inputs)
+
+
+def _expiry(artifact: WasmArtifact, expires: float | None, settings: Settings) -> float | None:
+    """Return when a policy stops answering: with its manifest or its bundle's signature, whichever is sooner."""
+    signature = None if artifact.bundle is None else artifact.bundle.signature
+    moments = (expires, None if signature is None else signature.expires)
+    return None if settings.keep_expired else min((moment for moment in moments if moment is not None), default=None)
+
+
+# -- who answers
+
+
+def checker(source: Source, settings: Settings) -> Checker:
+    """Make the checker that answers by ``source``, with what is in front of it."""
+    answering: LocalPolicyChecker | WasmPolicyChecker | FollowingChecker
+    if isinstance(source, ModuleSource):
+        answering = _of_module(source, settings)
+    elif isinstance(source, StoreSource):
+        answering = _following(source, settings)
+    else:
+        answering = LocalPolicyChecker(source, limits=settings.limits)
+    if not settings.safe and not settings.cache_size:
+        return answering
+    return CachedChecker(answering, safe=settings.safe, size=settings.cache_size)
+
+
+def _of_module(source: ModuleSource, settings: Settings) -> WasmPolicyChecker:
+    pool = WasmPool(
+        source.artifact,
+        settings.pool_size,
+        settings.engine,
+        settings.limits,
+        reuse=settings.reuse,
+        entrypoint=settings.entry,
+    )
+    return WasmPolicyChecker(pool, expires=source.expires, clock=source.clock, inputs=source.inputs)
+
+
+def _following(source: StoreSource, settings: Settings) -> FollowingChecker:
+    store, name = source
     share = settings.rollback_share
     return FollowingChecker(
         store,
         name,
-        lambda policy: _verified(policy, verifier, settings),
+        lambda policy: _of_module(_verified(policy, store.verifier, settings), settings),
         poll=settings.store_poll,
         probation=Probation(share) if share else None,
         rollback=lambda sequence: store.rollback(name, sequence=sequence, note="its answers were faults"),
     )
-
-
-def _as_pinned(policy: VerifiedPolicy, settings: Settings, verifier: Verifier) -> VerifiedPolicy:
-    """What of ``policy`` is certain. Where nobody's signature is asked for, a pin of the module covers no more than it:
-    which rule of it is asked, and what it looks at, is then not for the manifest to say, but for the settings."""
-    artifact, manifest = policy.artifact, policy.manifest
-    if verifier.keys is not None or settings.artifact_sha256 != manifest.sha256:  # else the pin is the manifest's own
-        return policy
-    bare = artifact_of(artifact.data, artifact.path, artifact.sha256, settings.limits)
-    return msgspec.structs.replace(policy, artifact=bare, manifest=msgspec.structs.replace(manifest, inputs=None))
-
-
-def _verified(policy: VerifiedPolicy, verifier: Verifier, settings: Settings) -> WasmPolicyChecker:
-    manifest = policy.manifest
-    expires = _expiry(policy.artifact, manifest, settings)
-    inputs = None if manifest.inputs is None else frozenset(manifest.inputs)
-    return WasmPolicyChecker(_pool(policy.artifact, settings), expires=expires, clock=verifier.clock, inputs=inputs)
-
-
-def _expiry(artifact: WasmArtifact, manifest: Manifest | None, settings: Settings) -> float | None:
-    """When the policy stops answering: with its manifest or with the signature of its bundle, whichever is sooner."""
-    signature = None if artifact.bundle is None else artifact.bundle.signature
-    moments = [
-        None if manifest is None or manifest.expires is None else manifest.expires.timestamp(),
-        None if signature is None else signature.expires,
-    ]
-    return None if settings.keep_expired else min((moment for moment in moments if moment is not None), default=None)
-
-
-def _pool(artifact: WasmArtifact, settings: Settings) -> WasmPool:
-    return WasmPool(
-        artifact, settings.pool_size, settings.engine, settings.limits, reuse=settings.reuse, entrypoint=settings.entry
-    )
-
-
-def _cached(checker: Checker, settings: Settings) -> Checker:
-    if not settings.safe and not settings.cache_size:
-        return checker
-    return CachedChecker(checker, safe=settings.safe, size=settings.cache_size)

@@ -1,4 +1,4 @@
-"""What settings say about trust, as a :class:`~capgate.store.Verifier`."""
+"""Makes a :class:`~capgate.store.Verifier` of what settings say about trust."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..artifact.bundle import BundleKeys
-from ..artifact.bundle.keys import HIDDEN, are_themselves
-from ..artifact.bundle.keys import VALID as VALID_BUNDLE_KEYS
+from ..artifact.bundle.bundle_keys import HIDDEN, are_themselves
+from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..artifact.load import WasmArtifact, document_format, load_wasm_artifact
 from ..errors import ArtifactError, ConfigError
 from ..policy.strict import parse
-from ..store.clock import Clock, steady_clock
-from ..store.files import Folder
-from ..store.keys import parse_key_file
+from ..store.folders import Folder
 from ..store.manifest import Audience
+from ..store.public_keys import parse_key_file
 from ..store.signing import TrustedKeys
-from ..store.verify import Verifier
+from ..store.verifier import Clock, Verifier, steady_clock
 from .settings import Settings
 
 #: Bytes of a file of public keys.
@@ -26,10 +25,10 @@ KEY_FILE_BYTES: Final = 65_536
 
 
 def load_trusted_keys(given: tuple[str, ...] | str | os.PathLike[str], threshold: int = 1) -> TrustedKeys:
-    """The keys of lines, or of the file at a path, one on each line. Raises :class:`ConfigError`.
+    """Return the keys of lines, or of the file at a path, one on each line. Raises :class:`ConfigError`.
 
-    A link is followed, but neither the file at its end nor the folder of that may be writable by others: who can change
-    the keys decides what is signed.
+    A link is followed, but neither the file at its end nor its folder may be writable by others. Who can change the
+    keys decides what is signed.
     """
     if isinstance(given, tuple):
         return TrustedKeys(given, threshold)
@@ -51,8 +50,10 @@ def _read_keys(path: str, setting: str, what: str) -> bytes:
 def load_bundle_keys(
     given: Mapping[str, Any] | str | os.PathLike[str], scope: str | None = None, *, clock: Clock | None = None
 ) -> BundleKeys:
-    """The keys that verify bundles, as given, or from the file at a path: TOML where its name ends in ``.toml``, else
-    JSON. The file has to be as safe as for :func:`load_trusted_keys`. Raises :class:`ConfigError`, which shows no key.
+    """Return the keys that verify bundles, as given or from the file at a path.
+
+    The file is TOML where its name ends in ``.toml``, else JSON. It has to be as safe as for :func:`load_trusted_keys`.
+    Raises :class:`ConfigError`, which shows no key.
     """
     if not isinstance(given, Mapping):
         path = os.fsdecode(given)
@@ -60,20 +61,23 @@ def load_bundle_keys(
             raise ConfigError("bundle_keys", HIDDEN, VALID_BUNDLE_KEYS)
         data = _read_keys(path, "bundle_keys", "a file of keys")
         try:
-            found = parse(data, document_format(path), path)
+            value = parse(data, document_format(path), path)
         except ConfigError as error:  # which may show a part of a secret
             line, column = error.line, error.column
             seen, valid = HIDDEN, "strict JSON, or TOML"
             raise ConfigError("bundle_keys", seen, valid, path=path, line=line, column=column) from None
-        if not isinstance(found, dict):
-            raise ConfigError("bundle_keys", type(found).__name__, VALID_BUNDLE_KEYS, path=path)
-        given = found
+        if not isinstance(value, dict):
+            raise ConfigError("bundle_keys", type(value).__name__, VALID_BUNDLE_KEYS, path=path)
+        given = value
     return BundleKeys(given, scope, clock=clock or steady_clock())
 
 
 def configured_artifact(settings: Settings) -> WasmArtifact:
-    """The artifact of an application without trusted keys: pinned, and signed by the ``bundle_keys``, where settings
-    say so. Raises what :func:`load_wasm_artifact` raises."""
+    """Return the artifact of an application without trusted keys.
+
+    It is pinned, and signed by the ``bundle_keys``, where settings say so. Raises what :func:`load_wasm_artifact`
+    raises.
+    """
     if settings.artifact is None:
         raise ConfigError("artifact", None, "the path of a Wasm module, or of an OPA bundle")
     return load_wasm_artifact(
@@ -90,7 +94,7 @@ def _bundle_keys(settings: Settings, clock: Clock | None = None) -> BundleKeys |
 
 
 def verifier_for(settings: Settings, *, vocabulary: Vocabulary = VOCABULARY, clock: Clock | None = None) -> Verifier:
-    """The verifier of an application with these settings: its keys, its mode and service, its actions, its limits.
+    """Return the verifier of an application with these settings: its keys, mode, service, actions and limits.
 
     Reads the keys where they are in a file. Raises :class:`ConfigError`.
     """

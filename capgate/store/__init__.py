@@ -1,16 +1,18 @@
-"""Where policies come from: one file read once (:func:`load_wasm_artifact`), the same with its signed manifest
-(:class:`Verifier`), or a store of releases (:class:`PolicyStore`)."""
+"""Holds signed releases: verifies a policy with its manifest (:class:`Verifier`), or keeps many (:class:`PolicyStore`).
+
+Uses ``artifact``, ``policy`` and the words. Read ``directory.py`` first, then ``store_reader.py`` and ``verifier.py``.
+"""
 
 from __future__ import annotations
 
 from ..artifact.load import WasmArtifact, load_wasm_artifact
 from .directory import PolicyStore
 from .manifest import Audience, Manifest
-from .objects import Release
-from .reading import Status, StoreReader
 from .records import Active
+from .releases import Release
 from .signing import KeyPair, TrustedKeys
-from .verify import VerifiedPolicy, Verifier
+from .store_reader import Status, StoreReader
+from .verifier import VerifiedPolicy, Verifier
 
 __all__ = [
     "Active",

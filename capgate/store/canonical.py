@@ -1,7 +1,8 @@
-"""The one form of the JSON files of a store: two spaces of indentation, keys sorted, UTF-8, a newline at the end.
+"""Reads and writes the one form of a store's JSON files: indented by two, keys sorted, UTF-8, a newline at the end.
 
-A file in another form is refused even where it would mean the same, so that nothing is in it which nobody looked at:
-no key twice, no byte order mark, no second way to write a number.
+A file in another form is rejected even where it would mean the same, so that nothing is in it which nobody looked at.
+So no key is there twice, there is no byte order mark, and no second way to write a number. That is why this does not
+read by :mod:`capgate.policy.strict`, which lets people write as they like.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ class MalformedFile(ValueError):
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """``value`` in canonical form."""
+    """Return ``value`` in canonical form."""
     plain = msgspec.to_builtins(value)
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def decode(data: bytes, kind: type[_Value]) -> _Value:
-    """The value whose canonical form is ``data``. Raises :class:`MalformedFile`, and what ``kind`` itself raises."""
+def decode(data: bytes, struct: type[_Value]) -> _Value:
+    """Return the value whose canonical form is ``data``. Raises :class:`MalformedFile`, and what ``struct`` raises."""
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=struct)
         canonical = encode(value)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise MalformedFile(str(error)) from error

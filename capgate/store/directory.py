@@ -1,4 +1,4 @@
-"""A store of policies: a folder that several processes may use at once, and that no crash leaves half written.
+"""Writes a store of policies: a folder that several processes may use at once, and that no crash leaves half written.
 
 ::
 
@@ -20,18 +20,32 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Final
 
-from ..errors import ConfigError, StoreError
-from . import objects
-from .changes import commit, last_readable, previous_of, record_or_none, require_unlike, rollback_target, sweep
-from .files import Folder
-from .fixtures import fixtures_of
-from .objects import Release, open_objects
-from .reading import POLICIES, StoreReader, find_release, load_release, names_of, read_history, read_record, releases_of
-from .records import NOTE_LENGTH, Active, is_note, make_record
-from .verify import VerifiedPolicy, Verifier
+from ..errors import ArtifactNotFound, ConfigError, StoreError
+from ..limits import is_digest
+from .folders import Folder
+from .records import NOTE_LENGTH, RECORD_BYTES, Active, is_note, make_record
+from .release_fixtures import fixtures_of
+from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
+from .store_reader import (
+    ACTIVE,
+    HISTORY,
+    POLICIES,
+    StoreReader,
+    find_release,
+    history_file,
+    history_files,
+    is_named,
+    load_release,
+    names_of,
+    read_history,
+    read_record,
+    releases_of,
+)
+from .verifier import VerifiedPolicy, Verifier
 
-#: Looks at a policy before it becomes active, and raises where it must not: :func:`capgate.testing.golden.check_release`, for
-#: one. A rollback reads no fixtures. Other writers wait meanwhile, and it must not write to the store itself.
+#: Looks at a policy before it becomes active, and raises where it must not become that. An example is
+#: :func:`capgate.testing.golden.check_release`. A rollback reads no fixtures. Other writers wait meanwhile, and it must
+#: not write to the store itself.
 Check = Callable[[VerifiedPolicy], object]
 
 #: Superseded policies that :meth:`PolicyStore.prune` keeps unless told otherwise, beside the active and the previous.
@@ -42,7 +56,7 @@ class PolicyStore(StoreReader):
     """A store that may be written. Made by publishing into a folder that does not exist yet, or is empty.
 
     ``lock_seconds`` is how long to wait for another writer. Every method raises :class:`ArtifactError`, whose leaves
-    say why, and then has changed nothing that runs; only after :class:`StoreError` ``io``, :meth:`status` says whether
+    say why, and then has changed nothing that runs. Only after :class:`StoreError` ``io``, :meth:`status` says whether
     it has. All of this blocks, on the disk and on other writers: an event loop calls it in a worker thread.
 
     What a store remembers is as safe as its folder is: whoever may remove ``policies/<name>`` makes it forget which
@@ -58,30 +72,29 @@ class PolicyStore(StoreReader):
     def publish(
         self, module: bytes, manifest: bytes, signatures: bytes | None = None, fixtures: bytes | None = None
     ) -> Release:
-        """Add a module with its manifest, signature and fixtures files, verified as if they were to be loaded. The
-        fixtures have to be those that the manifest names, and are judged when it is to be activated; this activates
-        nothing.
+        """Add a module with its manifest, signature and fixtures files, verified as if they were to be loaded.
 
-        Again with the same manifest, it adds signatures and mends what is damaged. Raises :class:`StoreError`
+        The fixtures have to be those that the manifest names. They are run when it is to be activated; this activates
+        nothing. Again with the same manifest, it adds signatures and mends what is damaged. Raises :class:`StoreError`
         (``conflict``) where this version of the policy is published already with another manifest.
         """
         parsed, _ = self.verifier.manifest(manifest, signatures)
         artifact = self.verifier.artifact(parsed, module)
         fixtures_of(parsed, fixtures)
-        digest = objects.sha256_of(manifest)
+        digest = sha256_of(manifest)
         with Folder.make_root(self.path) as root, root.locked(self.lock_seconds):
             # The name first: a publisher that is killed leaves a name without releases, not a release without a name.
             with root.make(POLICIES) as policies:
-                require_unlike(policies, parsed.name)
+                _require_unlike(policies, parsed.name)
                 with policies.make(parsed.name):
                     pass
-            with root.make(objects.FOLDER) as tree:
+            with root.make(OBJECTS) as tree:
                 for release in releases_of(tree, parsed.name):
                     if release.manifest.version == parsed.version and release.digest != digest:
                         message = f"version {parsed.version} of {parsed.name!r} is published as {release.digest}"
                         raise StoreError(message, reason="conflict", path=self.path)
-                objects.put_module(tree, artifact)
-                objects.put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
+                put_module(tree, artifact)
+                put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
         return Release(digest, parsed)
 
     def activate(self, name: str, which: int | str, *, check: Check | None = None, note: str = "") -> Active:
@@ -91,7 +104,7 @@ class PolicyStore(StoreReader):
         (``lowers_version``) unless the version is above all that were active. Does nothing where it is active already.
         """
         with self._changing(name, note) as (tree, folder):
-            active = record_or_none(folder, name)
+            active = _record_or_none(folder, name)
             digest, policy = find_release(tree, name, which, self.verifier, fixtures=True)
             if active is not None and digest == active.manifest:
                 return active
@@ -114,19 +127,19 @@ class PolicyStore(StoreReader):
         """Make active what once was: the one before, or ``to``, a version or digest that the history has.
 
         Rolled back twice, it goes on backwards. ``sequence`` is that of the record to leave: if another one is active
-        by now, :class:`StoreError` (``moved``), so that several who see the same fault go back once. ``not_recorded``
-        where there is nothing to go back to. The highest version stays what it was.
+        by now, :class:`StoreError` (``moved``) is raised. So several who see the same fault go back once. It is
+        ``not_recorded`` where there is nothing to go back to. The highest version stays what it was.
         """
         with self._changing(name, note) as (tree, folder):
             active = read_record(folder, name)
             if sequence is not None and sequence != active.sequence:
                 message = f"record {active.sequence} of {name!r} is active, not {sequence}"
                 raise StoreError(message, reason="moved", path=self.path)
-            digest = rollback_target(folder, name, active, to)
+            digest = _rollback_target(folder, name, active, to)
             if digest == active.manifest:
                 return active
             policy = load_release(tree, digest, name, self.verifier)
-            previous = previous_of(folder, name, digest)
+            previous = _previous_of(folder, name, digest)
             highest = max(active.highest, policy.manifest.version)  # which a reset may have lowered
             return self._change("rollback", folder, active, digest, policy, check, note, previous, highest)
 
@@ -137,7 +150,7 @@ class PolicyStore(StoreReader):
         forgets that a higher one was ever active, and whoever calls it answers for that.
         """
         with self._changing(name, note) as (tree, folder):
-            before, sequence = last_readable(folder, name)
+            before, sequence = _last_readable(folder, name)
             if to is None and before is None:
                 message = f"nothing of {name!r} can be read; say which release to take"
                 raise StoreError(message, reason="corrupt", path=self.path)
@@ -159,7 +172,7 @@ class PolicyStore(StoreReader):
         with self._writing() as root, open_objects(root) as tree, root.enter(POLICIES) as policies:
             for name in names_of(policies):
                 with policies.enter(name) as folder:
-                    active = record_or_none(folder, name)
+                    active = _record_or_none(folder, name)
                     recorded = [] if active is None else [record.manifest for record in read_history(folder, name)]
                 if active is None:
                     continue
@@ -170,9 +183,9 @@ class PolicyStore(StoreReader):
                     for release in releases_of(tree, name)
                     if release.digest not in kept and release.manifest.version <= active.highest
                 }
-            going = (*sorted(unused), *objects.unused_modules(tree, unused, in_use))
+            going = (*sorted(unused), *unused_modules(tree, unused, in_use))
             if not dry:
-                sweep(tree, policies)
+                _sweep(tree, policies)
                 for digest in going:
                     tree.remove(digest)
         return going
@@ -186,7 +199,7 @@ class PolicyStore(StoreReader):
 
     @contextmanager
     def _changing(self, name: str, note: str) -> Iterator[tuple[Folder, Folder]]:
-        """The folder ``sha256``, and that of ``name``, for one change."""
+        """Open the folder ``sha256``, and that of ``name``, for one change."""
         if not is_note(note):
             raise ConfigError("note", note, f"printable text of at most {NOTE_LENGTH} characters")
         with self._policy(name):  # before the lock is made: is there such a policy at all?
@@ -226,4 +239,107 @@ class PolicyStore(StoreReader):
             note=note,
             sequence=sequence,
         )
-        return commit(folder, before, record)
+        return _commit(folder, before, record)
+
+
+# -- the steps of a change, in folders of a store whose lock is held
+
+
+def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
+    """Replace the record of a policy, whose folder this is, after keeping ``before`` as history.
+
+    The second step decides: killed in between, the history has what is still active, and nobody reads that.
+    """
+    data = record.to_bytes()
+    written = Active.from_bytes(data, record.name, path=folder.path)
+    if before is not None:
+        with folder.make(HISTORY) as history:
+            history.write(history_file(before.sequence), before.to_bytes())
+    folder.write(ACTIVE, data)
+    return written
+
+
+def _record_or_none(folder: Folder, name: str) -> Active | None:
+    """Return the active record, ``None`` before the first activation.
+
+    Raises :class:`StoreError` for one that was lost.
+    """
+    try:
+        return read_record(folder, name)
+    except ArtifactNotFound:
+        return None
+
+
+def _rollback_target(folder: Folder, name: str, active: Active, to: int | str | None) -> str:
+    """Return the digest of the manifest to roll back to.
+
+    Raises :class:`StoreError` (``not_recorded``) where it never was active.
+    """
+    if to is None:
+        if active.previous is None:
+            raise StoreError(f"{name!r} has nothing before this", reason="not_recorded", path=folder.path)
+        return active.previous
+    for record in read_history(folder, name):
+        if is_named(to, record.version, record.sha256, record.manifest):
+            return record.manifest
+    raise StoreError(f"{to!r} of {name!r} was never active", reason="not_recorded", path=folder.path)
+
+
+def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
+    """Return what was active before that manifest was activated, so that a second rollback goes on backwards.
+
+    It is ``None`` as well where the history cannot be read: a rollback is not the time to insist on it.
+    """
+    try:
+        for record in read_history(folder, name):
+            if record.manifest == digest and record.action != "rollback":
+                return record.previous
+    except StoreError:
+        pass
+    return None
+
+
+def _last_readable(folder: Folder, name: str) -> tuple[Active | None, int]:
+    """Return the newest record that can be read, and a sequence number above every one that was ever given."""
+    try:
+        active = _record_or_none(folder, name)
+        return active, 1 if active is None else active.sequence + 1
+    except StoreError as error:
+        if error.reason != "corrupt":
+            raise
+    files = history_files(folder)
+    # One more, because the record that cannot be read had a number too.
+    sequence = 2 + (int(files[-1].partition(".")[0]) if files else 0)
+    archived = (_archived(folder, name, file) for file in reversed(files))
+    return next((record for record in archived if record is not None), None), sequence
+
+
+def _archived(folder: Folder, name: str, file: str) -> Active | None:
+    with folder.enter(HISTORY) as history:
+        try:
+            return Active.from_bytes(history.read(file, RECORD_BYTES), name, path=history.path)
+        except StoreError as error:
+            if error.reason != "corrupt":
+                raise
+            return None
+
+
+def _require_unlike(policies: Folder, name: str) -> None:
+    """Raise :class:`StoreError` (``name``) where another name differs from this one in nothing but case."""
+    for other in names_of(policies):
+        if other != name and other.lower() == name.lower():
+            raise StoreError(f"{name!r} differs from {other!r} only in case", reason="name", path=policies.path)
+
+
+def _sweep(tree: Folder, policies: Folder) -> None:
+    """Remove what writers that were killed have left."""
+    tree.sweep()
+    for digest in filter(is_digest, tree.names()):
+        with tree.enter(digest) as folder:
+            folder.sweep()
+    for name in names_of(policies):
+        with policies.enter(name) as folder:
+            folder.sweep()
+            if folder.has(HISTORY):
+                with folder.enter(HISTORY) as history:
+                    history.sweep()

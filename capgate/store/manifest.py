@@ -1,4 +1,4 @@
-"""The manifest of a policy: what is signed beside the module's digest. Canonical JSON, see :mod:`.canonical`.
+"""Reads and checks the manifest of a policy, which is what gets signed. Canonical JSON, see :mod:`.canonical`.
 
 ::
 
@@ -32,7 +32,7 @@ import msgspec
 
 from ..artifact.load import CAPGATE, OPA, WasmArtifact
 from ..errors import ManifestError
-from ..limits import RANGES, Limits
+from ..limits import DIGEST, RANGES, Limits, is_digest
 from ..model import Entrypoint
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
@@ -55,7 +55,6 @@ CLOCK_SKEW: Final = 300
 
 #: Fields that the file spells in another way.
 _SPELLED: Final = {"policy_hash": "policyHash"}
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ABI: Final = re.compile(r"[a-z0-9][a-z0-9:/@._-]{0,63}", re.ASCII)
 
 
@@ -115,7 +114,8 @@ class Manifest(
 
     @classmethod
     def describing(cls, artifact: WasmArtifact, *, version: int, created: datetime, **fields: Any) -> Manifest:
-        """The manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for ever.
+        """Return the manifest of ``artifact``. ``fields`` are any others; without them it is for everywhere and for
+        ever.
 
         Of a module that OPA compiled, the only entry point is asked for a decision, unless they say otherwise.
         """
@@ -136,12 +136,12 @@ class Manifest(
         return cls(version=version, created=created, sha256=artifact.sha256, **given)
 
     def to_bytes(self) -> bytes:
-        """The file, which is what gets signed."""
+        """Return the file, which is what gets signed."""
         return encode(self)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: str | None = None) -> Manifest:
-        """The manifest of a file. Raises :class:`ManifestError` for anything but what :meth:`to_bytes` gives."""
+        """Return the manifest of a file. Raises :class:`ManifestError` for anything but what :meth:`to_bytes` gives."""
         if len(data) > MANIFEST_BYTES:
             raise ManifestError(f"{len(data)} bytes, the limit is {MANIFEST_BYTES}", path=path)
         try:
@@ -172,22 +172,22 @@ class Audience(msgspec.Struct, frozen=True, kw_only=True):
 def check_audience(manifest: Manifest, audience: Audience, *, path: str | None = None) -> None:
     """Raise :class:`ManifestError` where the policy is for somebody else, or needs what this runtime does not have."""
 
-    def refuse(field: str, wanted: object, given: object) -> None:
+    def reject(field: str, wanted: object, given: object) -> None:
         raise ManifestError(f"{field} is {given!r}, and here it is {wanted!r}", field=field, path=path)
 
     if manifest.abi not in ABIS.values():
-        refuse("abi", tuple(ABIS.values()), manifest.abi)
+        reject("abi", tuple(ABIS.values()), manifest.abi)
     if audience.name is not None and manifest.name != audience.name:
-        refuse("name", audience.name, manifest.name)
+        reject("name", audience.name, manifest.name)
     if audience.mode is not None and manifest.environment is not None and audience.mode not in manifest.environment:
-        refuse("environment", audience.mode, manifest.environment)
+        reject("environment", audience.mode, manifest.environment)
     if audience.service is not None and manifest.service is not None and audience.service != manifest.service:
-        refuse("service", audience.service, manifest.service)
+        reject("service", audience.service, manifest.service)
     if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
-        refuse("policyHash", audience.policy_hash, manifest.policy_hash)
+        reject("policyHash", audience.policy_hash, manifest.policy_hash)
     for name, needed in manifest.limits.items() if audience.limits is not None else ():
         if getattr(audience.limits, name) < needed:
-            refuse(f"limits.{name}", getattr(audience.limits, name), needed)
+            reject(f"limits.{name}", getattr(audience.limits, name), needed)
 
 
 def check_time(manifest: Manifest, now: float, *, path: str | None = None) -> None:
@@ -209,18 +209,13 @@ def _is_text(value: object) -> bool:
 
 
 def is_time(value: object) -> bool:
-    """Whether ``value`` is a time as manifests and records have it: in UTC, without a fraction of a second."""
+    """Say whether ``value`` is a time as manifests and records have it: in UTC, without a fraction of a second."""
     return isinstance(value, datetime) and value.tzinfo is timezone.utc and not value.microsecond and value.year > 1970
 
 
 def is_version(value: object) -> bool:
-    """Whether ``value`` is a whole number from 1 to :data:`HIGHEST_VERSION`."""
+    """Say whether ``value`` is a whole number from 1 to :data:`HIGHEST_VERSION`."""
     return type(value) is int and 1 <= value <= HIGHEST_VERSION
-
-
-def is_digest(value: object) -> bool:
-    """Whether ``value`` is 64 lower-case hex digits."""
-    return type(value) is str and _DIGEST.fullmatch(value) is not None
 
 
 def _is_entrypoint(value: object) -> bool:
@@ -228,7 +223,7 @@ def _is_entrypoint(value: object) -> bool:
 
 
 def _is_sorted(value: object, is_item: Callable[[object], bool]) -> bool:
-    """A tuple that is not empty, in order, nothing twice."""
+    """Say whether ``value`` is a tuple that is not empty, in order, with nothing twice."""
     return type(value) is tuple and len(value) > 0 and all(map(is_item, value)) and list(value) == sorted(set(value))
 
 
@@ -245,13 +240,13 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "version": (is_version, f"a whole number from 1 to {HIGHEST_VERSION}"),
     "label": (_is_text, "printable text of at most 256 characters"),
     "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {ABI!r}"),
-    "sha256": (is_digest, "64 lower-case hex digits"),
+    "sha256": (is_digest, DIGEST),
     "entrypoint": (
         lambda value: value is None or _is_entrypoint(value),
         "name (printable text of at most 256 characters, or null) and result, or null",
     ),
-    "fixtures": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or no such key"),
-    "policy_hash": (lambda value: value is None or is_digest(value), "64 lower-case hex digits, or null"),
+    "fixtures": (lambda value: value is None or is_digest(value), f"{DIGEST}, or no such key"),
+    "policy_hash": (lambda value: value is None or is_digest(value), f"{DIGEST}, or null"),
     "inputs": (
         lambda value: value is None or _is_sorted(value, INPUTS.__contains__),
         f"some of {INPUTS}, sorted, or null",

@@ -1,4 +1,4 @@
-"""Which policy of a name is active: one small file, ``active.json``, replaced as a whole with each change.
+"""Holds which policy of a name is active: one small file, ``active.json``, replaced as a whole with each change.
 
 Records that are superseded are kept beside it as history, each with the digest of the one before it.
 """
@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 
 from ..errors import StoreError
+from ..limits import is_digest
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
-from .manifest import Manifest, is_digest, is_time, is_version
+from .manifest import Manifest, is_time, is_version
 
 FORMAT: Final = 1
 #: Bytes of a record.
@@ -53,12 +54,15 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        """The file, with the checksum that belongs in it."""
+        """Return the file, with the checksum that belongs in it."""
         return encode(msgspec.structs.replace(self, checksum=self._checksum()))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str, *, path: str | None = None) -> Active:
-        """The record of the policy ``name`` that ``data`` is. Raises :class:`StoreError` (``corrupt``)."""
+        """Return the record of the policy ``name`` that ``data`` is.
+
+        Raises :class:`StoreError` (``corrupt``).
+        """
         try:
             active = decode(data, cls)
         except MalformedFile as error:
@@ -94,7 +98,7 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def is_note(note: object) -> bool:
-    """Whether ``note`` is printable text of at most :data:`NOTE_LENGTH` characters."""
+    """Say whether ``note`` is printable text of at most :data:`NOTE_LENGTH` characters."""
     return type(note) is str and len(note) <= NOTE_LENGTH and note.isprintable()
 
 
@@ -110,7 +114,7 @@ def make_record(
     note: str = "",
     sequence: int | None = None,
 ) -> Active:
-    """The record that ``action`` made the manifest with that digest active, after ``before``."""
+    """Return the record that ``action`` made the manifest with that digest active, after ``before``."""
     return Active(
         sequence=sequence or (1 if before is None else before.sequence + 1),
         name=manifest.name,

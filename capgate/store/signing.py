@@ -1,9 +1,9 @@
-"""Signatures of manifests: Ed25519, one format, through ``cryptography`` (the extra ``sign``).
+"""Signs manifests and verifies signatures: Ed25519, one format, through ``cryptography`` (the extra ``sign``).
 
 Signed are :data:`DOMAIN` and the exact bytes of the manifest file, so that a signature cannot mean anything else. The
 signature file names no algorithm to choose from, and no key: only ids, of keys that settings have to know.
 
-To replace a key: trust the old and the new one with a threshold of 2 and sign with both; when every service has these
+To replace a key, trust the old and the new one with a threshold of 2, and sign with both. When every service has these
 settings, trust the new one alone, with a threshold of 1. A key that is no longer trusted counts for nothing at once.
 """
 
@@ -18,7 +18,7 @@ import msgspec
 from ..errors import ConfigError, SignatureInvalid
 from ..limits import MOST_KEYS
 from .canonical import MalformedFile, decode, encode
-from .keys import PublicKey, parse_keys
+from .public_keys import PublicKey, parse_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -59,12 +59,14 @@ class KeyPair:
 
     @classmethod
     def generate(cls) -> KeyPair:
-        """A new one, from the operating system's randomness."""
+        """Make a new one, from the operating system's randomness."""
         return cls(_ed25519().Ed25519PrivateKey.generate())
 
     @classmethod
     def from_pem(cls, data: bytes, passphrase: bytes | None = None, *, path: str = "the key") -> KeyPair:
-        """The pair of a private key file. Raises :class:`ConfigError`, which shows ``path`` and nothing of the key."""
+        """Return the pair of a private key file. Raises :class:`ConfigError`, which shows ``path`` and nothing of the
+        key.
+        """
         ed25519 = _ed25519()
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -79,22 +81,22 @@ class KeyPair:
         return cls(private)
 
     def to_pem(self, passphrase: bytes | None = None) -> bytes:
-        """The private key as PEM (PKCS #8), encrypted where there is a passphrase."""
+        """Return the private key as PEM (PKCS #8), encrypted where there is a passphrase."""
         from cryptography.hazmat.primitives import serialization as form
 
         how = form.NoEncryption() if passphrase is None else form.BestAvailableEncryption(passphrase)
         return self._private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, how)
 
     def sign(self, manifest: bytes) -> Signature:
-        """The signature of the bytes of a manifest file."""
+        """Return the signature of the bytes of a manifest file."""
         return Signature(self.public.id, self._private.sign(DOMAIN + manifest))
 
 
 class TrustedKeys:
     """The keys that settings trust, and how many of them have to have signed. Each key counts once.
 
-    Keys are lines as :mod:`capgate.store.keys` has them, or :class:`PublicKey`. Raises :class:`ConfigError` for a bad one,
-    for one given twice, for a threshold that they cannot reach, and where ``cryptography`` is not installed.
+    Keys are lines as :mod:`capgate.store.public_keys` has them, or :class:`PublicKey`. Raises :class:`ConfigError` for
+    a bad one, for one given twice, for a threshold that they cannot reach, and where ``cryptography`` is not installed.
     """
 
     def __init__(self, keys: Iterable[PublicKey | str], threshold: int = 1) -> None:
@@ -111,7 +113,7 @@ class TrustedKeys:
             raise ConfigError("trusted_keys", [key.line for key in trusted], "keys that each have an id of their own")
 
     def verify(self, manifest: bytes, signatures: bytes | None, *, path: str | None = None) -> tuple[str, ...]:
-        """The ids of the trusted keys that have signed ``manifest``: ``threshold`` of them or more.
+        """Return the ids of the trusted keys that have signed ``manifest``: ``threshold`` of them or more.
 
         ``signatures`` are the bytes of the signature file. Raises :class:`SignatureInvalid` where they are ``None`` or
         malformed, do not suffice, or one by a trusted key does not verify. Those of other keys are not looked at.
@@ -135,7 +137,10 @@ class TrustedKeys:
 
 
 def parse_signatures(data: bytes, *, path: str | None = None) -> tuple[Signature, ...]:
-    """The signatures of a file. Raises :class:`SignatureInvalid` (``malformed``) for any but the canonical form."""
+    """Return the signatures of a file.
+
+    Raises :class:`SignatureInvalid` (``malformed``) for any but the canonical form.
+    """
     try:
         if len(data) > SIGNATURE_BYTES:
             raise MalformedFile(f"{len(data)} bytes, the limit is {SIGNATURE_BYTES}")
@@ -147,7 +152,7 @@ def parse_signatures(data: bytes, *, path: str | None = None) -> tuple[Signature
 
 
 def format_signatures(signatures: Iterable[Signature]) -> bytes:
-    """The file of those signatures; of one key's, the last. The counterpart of :func:`parse_signatures`."""
+    """Return the file of those signatures, and of one key's the last. The counterpart of :func:`parse_signatures`."""
     by_key = {signature.key: signature for signature in signatures}
     file = SignatureFile(FORMAT, tuple(sorted(by_key.values())))
     _check(file)

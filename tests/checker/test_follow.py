@@ -23,7 +23,7 @@ from capgate.runtime.pool import WasmPool
 from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 from capgate.store import Active, StoreReader, VerifiedPolicy, WasmArtifact
-from capgate.store.fixtures import format_fixtures
+from capgate.store.release_fixtures import format_fixtures
 
 from ..support.engines import EXPECTED_ENGINES
 from ..support.keys import GOLDEN

@@ -12,7 +12,7 @@ import pytest
 
 from capgate.errors import ArtifactNotFound
 from capgate.store import PolicyStore
-from capgate.store.fixtures import FIXTURES_BYTES
+from capgate.store.release_fixtures import FIXTURES_BYTES
 from capgate.testing.golden import read_fixtures, release_file
 
 from ..support.command import Command

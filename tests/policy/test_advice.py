@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from capgate.errors import ConfigError
 from capgate.model import Allow, Deny, Environment, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
-from capgate.policy.analysis.advice import Account, Standing, account_for
+from capgate.policy.analysis.advice import Account, RuleMatch, account_for
 from capgate.policy.analysis.patch import apply
 
 from ..support.documents import documents, questions
@@ -24,7 +24,7 @@ from ..support.tools import examples
 BEYOND = ("malformed_input", "wrong_kind", "unknown_action", "missing_resource")
 
 
-def standings(document: dict[str, Any], asked: PolicyInput) -> list[Standing]:
+def standings(document: dict[str, Any], asked: PolicyInput) -> list[RuleMatch]:
     """How the rules stand to the question, as the README tells it."""
     found = []
     who, id = ACTORS[type(asked.actor)], getattr(asked.actor, "id", None)
@@ -39,7 +39,7 @@ def standings(document: dict[str, Any], asked: PolicyInput) -> list[Standing]:
         about = asked.resource
         if "resources" in rule and not (about and any(fits(p, about.kind, about.id) for p in rule["resources"])):
             unmet.append("resources")
-        found.append(Standing(number, rule["effect"], tuple(unmet)))
+        found.append(RuleMatch(number, rule["effect"], tuple(unmet)))
     return found
 
 
@@ -84,7 +84,6 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
 @pytest.mark.sampled
 @settings(
     max_examples=examples(120),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )
 @given(data=st.data(), document=documents())

@@ -14,7 +14,7 @@ from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
 from capgate.policy import RuntimePolicy
 from capgate.policy.analysis import difference as difference_module
-from capgate.policy.analysis.difference import Change, Difference, difference
+from capgate.policy.analysis.difference import AnswerChange, Difference, difference
 from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
@@ -54,7 +54,7 @@ def selects(one: Selector, kind: str | None, id: str | None) -> bool:
     return folded == one.text
 
 
-def change_of(found: Difference, asked: PolicyInput) -> Change | None:
+def change_of(found: Difference, asked: PolicyInput) -> AnswerChange | None:
     """The one change that is about a question, or none."""
     resource = asked.resource
     kind, id = (None, None) if resource is None else (resource.kind, resource.id)
@@ -132,7 +132,7 @@ def is_document(document: dict[str, Any]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), pair=pairs())
 def test_each_question_changes_as_its_class_does(
     data: st.DataObject, pair: tuple[dict[str, Any], dict[str, Any]]
@@ -188,7 +188,7 @@ def test_hosts_of_an_action_of_ones_own(other: dict[str, Any]) -> None:
 RULE = {"effect": "allow", "actions": ["db.read"], "actors": ["user:alice"]}
 
 
-def only(old: dict[str, Any], new: dict[str, Any]) -> Change:
+def only(old: dict[str, Any], new: dict[str, Any]) -> AnswerChange:
     (change,) = check(old, new, []).changes
     return change
 
@@ -198,7 +198,7 @@ ALL = Region((Selector("any"),))
 
 def test_a_new_entry() -> None:
     change = only({"cache": ["a"]}, {"cache": ["a", "b"]})
-    assert change == Change(
+    assert change == AnswerChange(
         *("allowed", Deny("not_in_allowlist"), ALLOW, ("cache.read", "cache.write"), ALL, ALL),
         Region((Selector("exact", "namespace", "b"),)),
     )
@@ -306,7 +306,7 @@ def test_too_many_classes_are_refused() -> None:
     assert caught.value.setting == "documents"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(pair=pairs())
 def test_looking_for_overlaps_finds_the_same(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
     if is_document(pair[1]):

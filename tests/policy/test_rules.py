@@ -260,7 +260,6 @@ def test_a_policy_says_what_it_looks_at(document: dict[str, Any], inputs: set[st
 @pytest.mark.sampled
 @settings(
     max_examples=examples(250),
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )
 @given(data=st.data(), document=documents())
@@ -272,7 +271,7 @@ def test_the_index_judges_as_the_rules_read(data: st.DataObject, document: dict[
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data(), document=documents())
 def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, document: dict[str, Any]) -> None:
     policy = RuntimePolicy.from_document(document)
@@ -291,7 +290,7 @@ def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, docume
 texts = st.text(st.sampled_from("a/.:é\U0001f511\uffff\0"), max_size=7)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(stems=st.sets(texts.map(lambda text: text + "/"), max_size=12), ids=st.lists(texts, min_size=1, max_size=12))
 @example(stems={"a/", "a/b/", "a/b/c/"}, ids=["a/", "a/b", "a/b/", "a/b/c", "a/b/c/d", "a/bb/c", "a0", "a"])
 def test_the_most_specific_beginning_decides(stems: set[str], ids: list[str]) -> None:

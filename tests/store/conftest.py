@@ -1,4 +1,4 @@
-"""Where stores are that are written thousands of times."""
+"""Where stores are."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=place) as name:
         yield Path(name)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a store is to be."""
+    return tmp_path / "store"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from capgate.errors import ArtifactError, StoreError
-from capgate.store import PolicyStore
-from capgate.store.files import Folder
+from capgate.store import PolicyStore, folders
+from capgate.store.folders import Folder
 
 from ..support.keys import Made, released, store_at
 
@@ -242,8 +242,8 @@ def refused_or_done(store: PolicyStore) -> None:
 def break_store(fault: str) -> None:
     """Make the store as it must not be."""
 
-    def create(folder: Folder, name: str, data: bytes) -> None:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder.descriptor)
+    def create(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
         os.write(descriptor, data)
         os.close(descriptor)
 
@@ -258,8 +258,8 @@ def break_store(fault: str) -> None:
             fsync(disk, descriptor)
 
     fsync = Disk.fsync
-    faults: dict[str, tuple[type, str, Any]] = {
-        "no-sync": (Folder, "_create", create),
+    faults: dict[str, tuple[object, str, Any]] = {
+        "no-sync": (folders, "create_file", create),
         "no-folder-sync": (Disk, "fsync", fsync_files),
         "in-place": (Folder, "write", write),
     }

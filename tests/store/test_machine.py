@@ -270,7 +270,6 @@ def dying(call: Callable[..., Any], name: str, left: list[int]) -> Callable[...,
 StoreMachine.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestStore = StoreMachine.TestCase

@@ -16,8 +16,8 @@ from capgate.errors import ManifestError
 from capgate.limits import Limits
 from capgate.model import Entrypoint
 from capgate.store import Audience, Manifest
-from capgate.store.clock import steady_clock
 from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST_BYTES, check_audience, check_time
+from capgate.store.verifier import steady_clock
 
 from ..support.keys import DAY, NOW, Made
 

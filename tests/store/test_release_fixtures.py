@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from capgate import Allow, Deny, PolicyInput, Resource, User
 from capgate.errors import ArtifactError, DigestMismatch, FixturesFailed, ManifestError, StoreError
 from capgate.store import PolicyStore, StoreReader, VerifiedPolicy
-from capgate.store.fixtures import FIXTURES_BYTES, Released, fixtures_of, format_fixtures, parse_fixtures
+from capgate.store.release_fixtures import FIXTURES_BYTES, Released, fixtures_of, format_fixtures, parse_fixtures
 from capgate.store.signing import format_signatures
 
 from ..support.keys import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
-from .test_directory import refused, snapshot
+from .states import refused, snapshot
 
 FILE = format_fixtures(GOLDEN)
 MADE = Made(2, fixtures=GOLDEN)

@@ -19,7 +19,7 @@ from capgate.store import KeyPair, TrustedKeys
 from capgate.store.signing import DOMAIN, SIGNATURE_BYTES, Signature, SignatureFile, format_signatures, parse_signatures
 
 from ..support.keys import KEYS, Made, trust
-from .test_keys import L, is_taken
+from .test_public_keys import L, is_taken
 
 MADE = Made(keys=KEYS[:2])
 A, B, C = (pair.public.id for pair in KEYS)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from capgate.model import Deny, PolicyInput, Resource
 from capgate.store import Audience, KeyPair, Manifest, PolicyStore, TrustedKeys, Verifier, WasmArtifact
-from capgate.store.fixtures import Released, format_fixtures
+from capgate.store.release_fixtures import Released, format_fixtures
 from capgate.store.signing import format_signatures
 
 NOW: Final = datetime(2024, 10, 1, 12, 0, 0, tzinfo=timezone.utc)

@@ -1,7 +1,7 @@
-"""A ``.tar.gz`` of plain files as a mapping of names to bytes; hostile bytes are refused while they unpack.
+"""Unpacks a ``.tar.gz`` of plain files into a mapping of names to bytes, and rejects hostile bytes on the way.
 
 Formats: RFC 1952 (one member, nothing after it) and POSIX ustar (IEEE 1003.1, pax, "ustar Interchange Format"), or the
-GNU variant of its header without extensions. Whatever two readers might read differently is refused, not interpreted:
+GNU variant of its header without extensions. Whatever two readers might read differently is rejected, not interpreted:
 extended headers, links, sparse files, a name twice or in another case, bytes after the end. Nothing touches the disk.
 """
 
@@ -26,7 +26,7 @@ _INPUT: Final = 16_384
 _GZIP_ONLY: Final = 16 + zlib.MAX_WBITS
 _SIZE: Final = re.compile(rb" *[0-7]{1,11}[\0 ]*", re.ASCII)
 _POSIX, _GNU = b"ustar\x0000", b"ustar  \0"
-_KINDS: Final = {
+_MEMBER_TYPES: Final = {
     b"\0": "a file in the form of 1979",
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -43,12 +43,12 @@ _KINDS: Final = {
 
 
 def is_archive(data: bytes) -> bool:
-    """Whether ``data`` begins like a gzip file. No module and no policy document does."""
+    """Say whether ``data`` begins like a gzip file. No module and no policy document does."""
     return data[:2] == GZIP
 
 
 def unpack(data: bytes, most: int, *, path: str | None = None) -> dict[str, bytes]:
-    """The regular files of the archive, by their names without a leading ``/`` or ``./``, in their order.
+    """Return the regular files of the archive, by their names without a leading ``/`` or ``./``, in their order.
 
     At most ``most`` bytes are unpacked, headers included. Raises :class:`BundleError` and nothing else.
     """
@@ -60,7 +60,7 @@ def unpack(data: bytes, most: int, *, path: str | None = None) -> dict[str, byte
 
 def _unpack(stream: _Inflated, most: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    names = _Names()
+    names = _MemberNames()
     for _ in range(MEMBERS + 1):
         block = stream.read(_BLOCK)
         if not any(block):
@@ -90,14 +90,14 @@ class _Inflated:
         self._most = self.left = most
 
     def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes."""
-        found = bytearray()
-        while len(found) < size:
-            piece = self._piece(size - len(found))
+        """Return exactly ``size`` bytes."""
+        content = bytearray()
+        while len(content) < size:
+            piece = self._piece(size - len(content))
             if not piece:
                 raise BundleError("it ends before the archive does", reason="tar")
-            found += piece
-        return bytes(found)
+            content += piece
+        return bytes(content)
 
     def finish(self) -> None:
         """Make sure that a second block of zeros ends the archive, and that nothing else comes."""
@@ -110,7 +110,7 @@ class _Inflated:
             raise BundleError("something comes after the end of the gzip file", reason="gzip")
 
     def _piece(self, size: int) -> bytes:
-        """From 1 to ``size`` bytes; none at the end of the gzip file."""
+        """Return from 1 to ``size`` bytes; none at the end of the gzip file."""
         while not self._inflater.eof:
             if not self._rest:
                 self._rest, self._source = bytes(self._source[:_INPUT]), self._source[_INPUT:]
@@ -134,34 +134,34 @@ class _Inflated:
 
 
 def _header(block: bytes) -> tuple[str, int, bool]:
-    """Name, size, and whether it is a folder."""
-    kind, magic = block[156:157], block[257:265]
+    """Return name, size, and whether it is a folder."""
+    flag, magic = block[156:157], block[257:265]
     # Behind the fields some have put others: with "tar" there, Go takes a part of the prefix for times.
     if magic not in (_POSIX, _GNU) or (magic == _GNU and any(block[345:500])) or any(block[500:]):
         raise BundleError("a header is neither POSIX ustar nor GNU's without extensions", reason="tar")
     try:
-        found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.TarError, ValueError) as error:  # ValueError: a name that is not UTF-8
         raise BundleError(f"a header is damaged: {error}", reason="tar") from error
-    raw = found.name
-    if kind not in (b"0", b"5"):
-        what = _KINDS.get(kind, f"of type {kind!r}")
+    raw = header.name
+    if flag not in (b"0", b"5"):
+        what = _MEMBER_TYPES.get(flag, f"of type {flag!r}")
         hint = "; only plain files and folders, with short names in ASCII where the packer is to need no extensions"
         raise BundleError(f"{raw!r} is {what}{hint}", reason="kind", member=raw)
-    if _SIZE.fullmatch(block[124:136]) is None or (kind == b"5" and found.size):
+    if _SIZE.fullmatch(block[124:136]) is None or (flag == b"5" and header.size):
         raise BundleError(f"the size of {raw!r} is {block[124:136]!r}", reason="tar", member=raw)
     if any(_tail(block[:100])) or any(_tail(block[345:500])):
         raise BundleError(f"{raw!r}: a NUL is in the name", reason="name", member=raw)
-    return _plain(raw, kind == b"5"), found.size, kind == b"5"
+    return _plain(raw, flag == b"5"), header.size, flag == b"5"
 
 
 def _tail(field: bytes) -> bytes:
-    """What comes after the first NUL, where readers stop."""
+    """Return what comes after the first NUL, where readers stop."""
     return field.partition(b"\0")[2]
 
 
 def _plain(raw: str, is_folder: bool) -> str:
-    """The name without what packers put before it; ``""`` for the folder that everything is in."""
+    """Return the name without what packers put before it; ``""`` for the folder that everything is in."""
     name = raw.removeprefix("/") if raw.startswith("/") else raw.removeprefix("./")
     if is_folder and name in ("", "."):
         return ""
@@ -173,7 +173,7 @@ def _plain(raw: str, is_folder: bool) -> str:
     return name
 
 
-class _Names:
+class _MemberNames:
     """Every name once, also for file systems that do not tell upper from lower case, nor two forms of an accent."""
 
     def __init__(self) -> None:

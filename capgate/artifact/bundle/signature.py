@@ -1,9 +1,10 @@
-"""Signatures of bundles: one JWT in ``.signatures.json`` that lists each file with its hash.
+"""Verifies signatures of bundles: one JWT in ``.signatures.json`` that lists each file with its hash.
 
 Format: OPA's documentation, "Bundles", "Signing"; RFC 7515 and 7519, through ``PyJWT`` (the extra ``sign``). The key
-comes from settings, and so does the algorithm: the token has to say the same. What is stricter than in OPA: every file
-is covered, without exceptions; the header names nothing but algorithm, key id and type; only SHA-2 counts; ``exp`` and
-``nbf`` hold; and there is one spelling of each token.
+comes from settings, and so does the algorithm: the token has to say the same.
+
+This is stricter than OPA. Every file is covered, without exceptions. The header names nothing but algorithm, key id and
+type. Only SHA-2 counts, ``exp`` and ``nbf`` hold, and there is one spelling of each token.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import BundleError, ConfigError, SignatureInvalid
-from . import documents
-from .keys import HIDDEN, SYMMETRIC, BundleKey, parse_bundle_keys, refusal
+from .bundle_keys import HIDDEN, SYMMETRIC, BundleKey, key_error, parse_bundle_keys
+from .exact_json import canonical_json, read_json
 
 SIGNATURES: Final = ".signatures.json"
 #: Bytes of the file, enough for each of the files that an archive may have.
@@ -38,8 +39,11 @@ _HEADER: Final = {"alg", "kid", "typ"}
 
 
 class BundleSignature(msgspec.Struct, frozen=True):
-    """A signature that holds. ``key`` is the id of the configured key; ``issuer``, ``issued`` and ``expires`` (both in
-    seconds since the epoch) are what the signer said, ``None`` where it said nothing."""
+    """A signature that holds. ``key`` is the id of the configured key.
+
+    ``issuer``, ``issued`` and ``expires`` (both in seconds since the epoch) are what the signer said, ``None`` where it
+    said nothing.
+    """
 
     key: str
     algorithm: str
@@ -68,8 +72,8 @@ class _Claims(msgspec.Struct, frozen=True):
 class BundleKeys:
     """The keys that verify bundles, and the scope that they have to be signed for. Immutable; threads may share it.
 
-    ``keys`` is as :mod:`capgate.artifact.bundle.keys` has it. Raises :class:`ConfigError` for a bad one, for a scope that none
-    of them may be used for, and where ``PyJWT`` or ``cryptography`` is not installed.
+    ``keys`` is as :mod:`capgate.artifact.bundle.bundle_keys` has it. Raises :class:`ConfigError` for a bad one, for a
+    scope that none of them may be used for, and where ``PyJWT`` or ``cryptography`` is not installed.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class BundleKeys:
         return tuple(self._keys)
 
     def verify(self, files: Mapping[str, bytes], *, path: str | None = None) -> BundleSignature:
-        """The signature of a bundle's ``files``, by their names. Raises :class:`SignatureInvalid`."""
+        """Return the signature of a bundle's ``files``, by their names. Raises :class:`SignatureInvalid`."""
         try:
             return self._verify(files)
         except SignatureInvalid as error:
@@ -111,20 +115,23 @@ class BundleKeys:
         return BundleSignature(key.id, key.algorithm, payload.scope, payload.iss, payload.iat, payload.exp)
 
     def _named(self, header: Any, claims: Any) -> tuple[BundleKey, Any]:
-        """The configured key that the token names, or the only one there is. Not more than a choice: what is in the
-        token is not believed before the key has verified it."""
+        """Return the configured key that the token names, or the only one there is.
+
+        This is no more than a choice: what is in the token is not believed before the key has verified it.
+        """
         is_plain = isinstance(header, dict) and all(type(value) is str for value in header.values())
         if not is_plain or not isinstance(claims, dict) or not set(header) <= _HEADER:
             message = f"the header is not an object of text with {sorted(_HEADER)} and nothing else"
             raise SignatureInvalid(message, reason="malformed")
-        named = [one for one in (header.get("kid"), claims.get("keyid")) if one is not None]
-        if not named and len(self._keys) == 1:
+        ids = [id for id in (header.get("kid"), claims.get("keyid")) if id is not None]
+        if not ids and len(self._keys) == 1:
             return next(iter(self._keys.values()))
-        found = next((self._keys[id] for id in self._keys if named and all(one == id for one in named)), None)
-        if found is None:
-            message = f"the key it names is {' and '.join(map(repr, named))}; configured are {list(self._keys)}"
+        # Compared and not looked up, because the one of the claims may be any JSON.
+        configured = next((key for name, key in self._keys.items() if ids and all(name == id for id in ids)), None)
+        if configured is None:
+            message = f"the key it names is {' and '.join(map(repr, ids))}; configured are {list(self._keys)}"
             raise SignatureInvalid(message, reason="key")
-        return found
+        return configured
 
     def _check(self, claims: _Claims, key: BundleKey) -> None:
         wanted = self.scope or key.scope or ""
@@ -142,10 +149,10 @@ class BundleKeys:
 
 
 def _token(data: bytes) -> str:
-    """The one token in the file. Every character of it counts: there is no other spelling of the same."""
+    """Return the one token in the file. Every character of it counts: there is no other spelling of the same token."""
     if len(data) > SIGNATURE_BYTES:
         raise SignatureInvalid(f"{len(data)} bytes, the limit is {SIGNATURE_BYTES}", reason="malformed")
-    value = documents.read(data, SIGNATURES)
+    value = read_json(data, SIGNATURES)
     tokens = value.get("signatures") if isinstance(value, dict) and set(value) == {"signatures"} else None
     if not isinstance(tokens, list) or not all(type(token) is str for token in tokens):
         raise SignatureInvalid(f"{SIGNATURES} is not an object with 'signatures', a list of text", reason="malformed")
@@ -159,7 +166,10 @@ def _token(data: bytes) -> str:
 
 
 def _is_canonical(part: str) -> bool:
-    """Whether no bit of the last character is left over: libraries ignore those, so that two tokens would be one."""
+    """Say whether no bit of the last character is left over.
+
+    Libraries ignore such bits, so that two texts would be one token.
+    """
     return len(part) % 4 != 1 and base64.urlsafe_b64encode(_decoded(part)).rstrip(b"=").decode() == part
 
 
@@ -168,15 +178,15 @@ def _decoded(part: str) -> bytes:
 
 
 def _part(part: str) -> Any:
-    return documents.read(_decoded(part), SIGNATURES)
+    return read_json(_decoded(part), SIGNATURES)
 
 
 def _payload(token: str, key: BundleKey, material: Any) -> _Claims:
     import jwt
 
     try:
-        found = jwt.PyJWS().decode_complete(token, material, algorithms=[key.algorithm])
-        return msgspec.json.decode(found["payload"], type=_Claims)
+        decoded = jwt.PyJWS().decode_complete(token, material, algorithms=[key.algorithm])
+        return msgspec.json.decode(decoded["payload"], type=_Claims)
     except jwt.InvalidSignatureError as error:
         raise SignatureInvalid(f"key {key.id!r} has not signed this", reason="forged") from error
     except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -184,7 +194,10 @@ def _payload(token: str, key: BundleKey, material: Any) -> _Claims:
 
 
 def _check_files(listed: list[_File], files: Mapping[str, bytes]) -> None:
-    """Every file but the signatures is listed, once, with the hash that it has; and nothing else is listed."""
+    """Raise :class:`SignatureInvalid` unless exactly the files that there are, but for the signatures, are listed.
+
+    Each has to be there once, with the hash that it has.
+    """
     names = [file.name for file in listed]
     if len(set(names)) != len(names) or set(names) != set(files) - {SIGNATURES}:
         differing = sorted(set(names) ^ (set(files) - {SIGNATURES})) or sorted(names)
@@ -200,14 +213,14 @@ def _check_files(listed: list[_File], files: Mapping[str, bytes]) -> None:
 
 
 def hashed(name: str, content: bytes) -> bytes:
-    """What is hashed of a file: its bytes, or of a structured one its canonical text."""
+    """Return what is hashed of a file: its bytes, or of a structured one its canonical text."""
     if name.rpartition("/")[2] not in STRUCTURED:
         return content
-    return documents.canonical(documents.read(content, name), name)
+    return canonical_json(read_json(content, name), name)
 
 
 def _prepared(key: BundleKey) -> Any:
-    """What ``PyJWT`` takes: a public key of the kind that the algorithm is for, or the bytes of a secret."""
+    """Return what ``PyJWT`` takes: a public key of the type that the algorithm is for, or the bytes of a secret."""
     try:
         import jwt  # noqa: F401  # to say so now, and not when the first bundle comes
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -218,16 +231,16 @@ def _prepared(key: BundleKey) -> Any:
     try:
         public = load_pem_public_key(key.key.encode())
     except Exception as error:  # ValueError, or an algorithm that this build of the library does not have
-        raise refusal("bundle_keys", key.id, "key", HIDDEN, "a public key as PEM") from error
-    wanted = _kind(public)
+        raise key_error("bundle_keys", key.id, "key", HIDDEN, "a public key as PEM") from error
+    wanted = _algorithms_of(public)
     if not key.algorithm.startswith(wanted[0]) or (wanted[1] and _CURVES.get(key.algorithm) != wanted[1]):
         valid = f"a key for {key.algorithm}; RSA has {RSA_BITS} bits or more"
-        raise refusal("bundle_keys", key.id, "key", wanted[2], valid)
+        raise key_error("bundle_keys", key.id, "key", wanted[2], valid)
     return public
 
 
-def _kind(public: Any) -> tuple[tuple[str, ...], str, str]:
-    """Which algorithms a key is for, by their beginnings; its curve; and what to call it."""
+def _algorithms_of(public: object) -> tuple[tuple[str, ...], str, str]:
+    """Return which algorithms a key is for, by their beginnings; its curve; and what to call it."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     if isinstance(public, rsa.RSAPublicKey):

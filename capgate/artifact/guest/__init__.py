@@ -1,4 +1,7 @@
-"""The policy guest: its source, the module compiled from it, and the image of a policy that it searches."""
+"""Holds the policy guest: its source, the module compiled from it, and the image of a policy that it searches.
+
+Uses ``policy`` and the words. Read ``image.py`` first.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from functools import cache
 from importlib.resources import files
 
 from .image import make_image
-from .tables import IMAGE_BASE
+from .rule_tables import IMAGE_BASE
 
 __all__ = ["IMAGE_BASE", "evaluator", "make_image"]
 
 
 @cache
 def evaluator() -> bytes:
-    """The compiled guest, without an image. ``rebuild.py`` makes it from ``evaluator.zig``, byte for byte."""
+    """Return the compiled guest, without an image. ``rebuild.py`` makes it from ``evaluator.zig``, byte for byte."""
     return files(__name__).joinpath("evaluator.wasm").read_bytes()

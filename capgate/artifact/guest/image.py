@@ -1,6 +1,6 @@
-"""A policy document as the image that the guest searches: one hash table, laid out so that a lookup is three reads.
+"""Makes of a policy document the image that the guest searches: one hash table, in which a lookup is three reads.
 
-All numbers are little-endian and all offsets count from the image's first byte, which lies at :data:`IMAGE_BASE`::
+Numbers are little-endian. Offsets count from the image's first byte, which lies at :data:`IMAGE_BASE`::
 
     header    0 "CGP2"     4 size of the image     8 seed (u64)    16 offset of the actions
              20 offset of the buckets    24 number of buckets - 1    28 length of the longest text in them
@@ -12,8 +12,8 @@ All numbers are little-endian and all offsets count from the image's first byte,
     record    0 upper half of the hash    4 set    8 length of the text    12 value    16 text, zeros to a multiple of 4
 
 Texts of one set are looked up by hash, then compared in full. Set 0 holds the action names, and a value there is the
-number of an action; in the sets of sections a value has the bits of the operations that are admitted. What rules look
-like is described in ``tables.py``.
+number of an action. In the sets of sections a value has the bits of the operations that are admitted.
+The rules are described in ``rule_tables.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 
 from ...errors import ConfigError
 from ...policy import ALWAYS, ActionEntry, RuntimePolicy
-from .tables import IMAGE_BASE, Entry, RuleTables, Tables
+from .rule_tables import IMAGE_BASE, Entry, RuleTables, Tables
 
 MAGIC: Final = b"CGP2"
 HEADER: Final = struct.Struct("<4sIQ6I")
@@ -53,7 +53,7 @@ Progress = Callable[[int, int], None]
 
 
 def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes:
-    """The image of ``policy``. The same document gives the same bytes, whatever the order of its entries.
+    """Return the image of ``policy``. The same document gives the same bytes, whatever the order of its entries.
 
     Raises :class:`ConfigError` for a document over 4 GiB, or whose entries collide under every seed.
     """
@@ -79,8 +79,10 @@ def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes
 
 
 def image_inputs(image: bytes) -> frozenset[str] | None:
-    """What the guest looks at under an image with this header: it heeds the header, whatever else the image says.
-    ``None`` where this is no header of an image."""
+    """Return what the guest looks at under an image with this header; ``None`` where it is no header of an image.
+
+    The guest heeds the header, whatever else the image says.
+    """
     if len(image) < HEADER.size:
         return None
     magic, size, *_, looks = HEADER.unpack_from(image)
@@ -90,7 +92,7 @@ def image_inputs(image: bytes) -> frozenset[str] | None:
 
 
 def text_hash(seed: int, text: bytes) -> int:
-    """The guest's hash: 64 bits, from 16 bytes a step."""
+    """Return the guest's hash: 64 bits, from 16 bytes a step."""
     state, at, left = seed, 0, len(text)
     while left > 16:
         state = _mix(_word(text, at, 8) ^ _SALT_A, _word(text, at + 8, 8) ^ state)
@@ -118,7 +120,7 @@ def _word(text: bytes, at: int, size: int) -> int:
 
 
 def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
-    """The set of each section that has entries, by identity: the actions of one section share one object."""
+    """Return the set of each section that has entries, by identity: the actions of one section share one object."""
     sets: dict[int, int] = {}
     for entry in actions:
         section = entry.section
@@ -128,7 +130,7 @@ def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
 
 
 def _distribute(entries: list[Entry], progress: Progress | None) -> tuple[int, int, list[list[tuple[int, Entry]]]]:
-    """Seed, mask and buckets (hash and entry of each record), no bucket above the limit."""
+    """Return seed, mask and buckets (hash and entry of each record), no bucket above the limit."""
     mask = (1 << (len(entries) - 1).bit_length()) - 1
     for attempt in range(1, SEEDS + 1):
         seed = attempt * _SALT_SET & _MASK

@@ -1,4 +1,4 @@
-"""Make ``evaluator.wasm`` from ``evaluator.zig``: ``python capgate/artifact/guest/rebuild.py [--check]``.
+"""Makes ``evaluator.wasm`` from ``evaluator.zig``: ``python capgate/artifact/guest/rebuild.py [--check]``.
 
 The compiler comes from PyPI: ``pip install ziglang==0.17.1``, the ``guest`` extra. With ``--check`` nothing is written:
 the committed bytes are compared with what the source gives, and the exit status is 1 if they differ.
@@ -32,19 +32,22 @@ OPTIONS = (
 
 
 def compiler() -> str:
-    """Path of the pinned compiler; ``SystemExit`` with what to install where it is missing or another version."""
+    """Return the path of the pinned compiler.
+
+    ``SystemExit`` says what to install where it is missing or another version.
+    """
     spec = importlib.util.find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise SystemExit(f"ziglang is not installed; pip install ziglang=={VERSION}")
     path = str(Path(spec.origin).with_name("zig"))
-    found = subprocess.run([path, "version"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    if found != VERSION:
-        raise SystemExit(f"ziglang is {found}; pip install ziglang=={VERSION}")
+    version = subprocess.run([path, "version"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    if version != VERSION:
+        raise SystemExit(f"ziglang is {version}; pip install ziglang=={VERSION}")
     return path
 
 
 def compile_guest() -> bytes:
-    """The module that the source gives, compiled in a folder of its own: no path and no cache has a say in it."""
+    """Compile the source in a folder of its own, so that no path and no cache has a say in it; return the module."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "evaluator.zig", folder)
         caches = ("--cache-dir", f"{folder}/cache", "--global-cache-dir", f"{folder}/global")

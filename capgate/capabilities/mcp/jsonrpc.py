@@ -15,6 +15,8 @@ from typing import Any, Final, Union
 
 import msgspec
 
+from ...policy.strict import StrictDecoder
+
 #: Error codes of JSON-RPC 2.0, section 5.1.
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -99,9 +101,7 @@ def alike(names: Iterable[str]) -> bool:
 
 def _read_json(body: bytes) -> Any:
     try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        value = _JSON.decode(body.decode())
         _check(value)
     except (ValueError, RecursionError):
         raise ProtocolError(PARSE_ERROR, "Parse error: not strict JSON in UTF-8") from None
@@ -149,13 +149,6 @@ def _read_message(value: Any) -> Message:
     return Message(method, id, params or {}, value)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key twice")
-    return found
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -163,5 +156,4 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
+_JSON: Final = StrictDecoder(fraction=_finite)

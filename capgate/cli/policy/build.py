@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...artifact.build import build_policy
 from ...artifact.load import WasmArtifact, load_policy
 from ...errors import ArtifactError
+from ...store.folders import replace_at
 from ..words import print_json
 
 #: Bytes of a document from which on building it takes long enough to say how far it is.
@@ -71,14 +71,4 @@ def _replace(path: Path, data: bytes, shown: str) -> None:
     """Write ``data`` so that whoever opens ``path`` sees the old file or the whole new one."""
     if path.exists() and not path.is_file():
         raise ArtifactError("cannot be written: it is there, and not a regular file", path=shown)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    replace_at(path, data, mode=0o644)

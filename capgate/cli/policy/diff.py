@@ -12,7 +12,7 @@ from ...artifact.load import PolicyFile, read_policy
 from ...errors import ConfigError
 from ...model import Allow, Deny, Entrypoint, PolicyResult
 from ...policy import RuntimePolicy
-from ...policy.analysis.difference import Change, Difference, difference
+from ...policy.analysis.difference import AnswerChange, Difference, difference
 from ...settings.settings import Settings
 from ..words import answered, asked, code, console, print_json, some
 from .asking import about
@@ -65,7 +65,7 @@ def _show(found: Difference) -> None:
     out.print(told if found.changes else "no question is answered otherwise")
 
 
-def words(change: Change) -> str:
+def words(change: AnswerChange) -> str:
     """A change in one line: which questions, and what else there is to say of the answer."""
     about = [", ".join(change.actions), f"on {some(change.resources, 'resources')}"]
     about[0] += f" {about.pop()}"

@@ -11,7 +11,7 @@ from rich.text import Text
 from ...artifact.load import PolicyFile, read_policy
 from ...model import Allow, Entrypoint, PolicyInput, PolicyResult
 from ...policy import RuntimePolicy
-from ...policy.analysis.advice import Account, Need, Standing, account_for
+from ...policy.analysis.advice import Account, Obstacle, RuleMatch, account_for
 from ...policy.places import find
 from ...policy.strict import TOML
 from ...settings.settings import Settings
@@ -93,7 +93,7 @@ def _line(opened: PolicyFile, rule: int) -> str:
     return f" ({opened.path}:{line})"
 
 
-def _rule(one: Standing) -> str:
+def _rule(one: RuleMatch) -> str:
     verb = "denies" if one.effect == "deny" else "allows"
     how = f"does not match: its {' and its '.join(one.unmet)}" if one.unmet else f"matches and {verb} it"
     return f"rules[{one.rule}] ({one.effect}) {how}"
@@ -112,7 +112,7 @@ def _show_remedies(out: Console, account: Account) -> None:
             _show_need(out, need)
 
 
-def _show_need(out: Console, need: Need) -> None:
+def _show_need(out: Console, need: Obstacle) -> None:
     first, *others = need.ways
     out.print(Text.assemble(f"  {need.words}: ", (first.words, "bold")))
     for way in others:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ...artifact.bundle import Bundle, BundleKeys, is_archive
-from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_document
+from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_bytes
 from ...errors import BundleError, CapgateError, SignatureInvalid
 from ...limits import Limits
 from ...policy import RuntimePolicy
@@ -49,7 +49,7 @@ def run(path: Path, engine: str, keys: BundleKeys | None, *, as_json: bool) -> i
     Raises :class:`CapgateError` only where there is nothing to look at.
     """
     limits = production_limits()
-    data = read_document(path, limits=_roomy(limits))
+    data = read_bytes(path, _roomy(limits).module_bytes)
     seen = Seen({"path": shown(path), "kind": "", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     if len(data) > limits.module_bytes:
         seen.refused.append(f"{len(data)} bytes, the limit module_bytes is {limits.module_bytes}")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...actions import policy_hash
-from ...artifact.load import load_wasm_artifact, read_document
+from ...artifact.load import load_wasm_artifact, read_bytes
 from ...errors import ArtifactError, ConfigError, FixturesFailed
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint
-from ...store.fixtures import FIXTURES_BYTES, fixtures_of
 from ...store.manifest import MANIFEST_BYTES, Audience, Manifest
+from ...store.release_fixtures import FIXTURES_BYTES, fixtures_of
 from ...store.signing import SIGNATURE_BYTES, KeyPair, format_signatures, parse_signatures
-from ...store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
+from ...store.verifier import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX, VerifiedPolicy, Verifier
 from ...testing.golden import check_release, read_fixtures, release_file
 from ..files import create, read_beside, read_secret, replace
 from ..show import Shown, manifest_data, show, shown
@@ -212,4 +212,4 @@ def _passphrase(path: Path | None) -> bytes | None:
 
 
 def _read(path: Path, most: int) -> bytes:
-    return read_document(path, limits=Limits(module_bytes=most))
+    return read_bytes(path, most)

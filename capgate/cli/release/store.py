@@ -13,15 +13,15 @@ from typing import Final
 import msgspec
 import typer
 
-from ...artifact.load import read_document
+from ...artifact.load import read_bytes
 from ...errors import ArtifactNotFound, CapgateError, ConfigError, DigestMismatch, FixturesFailed
-from ...limits import Limits
+from ...limits import DIGEST, is_digest
 from ...policy import is_label
 from ...store import Active, PolicyStore, Verifier
-from ...store.fixtures import FIXTURES_BYTES
 from ...store.manifest import MANIFEST_BYTES, Audience
+from ...store.release_fixtures import FIXTURES_BYTES
 from ...store.signing import SIGNATURE_BYTES
-from ...store.verify import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX
+from ...store.verifier import FIXTURES_SUFFIX, MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 from ...testing.golden import read_fixtures
 from ..files import read_beside
 from ..show import Shown, show
@@ -29,7 +29,6 @@ from ..trust import configured_bundle_keys, production_limits, requires_signatur
 from .trial import answers, passes
 
 _VERSION: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def open_store(
@@ -62,8 +61,8 @@ def publish(store: PolicyStore, module: Path, *, as_json: bool) -> None:
     # What is not there is refused by the store, where it trusts keys, or the manifest names it.
     signatures = read_beside(module, SIGNATURE_SUFFIX, SIGNATURE_BYTES)
     fixtures = read_beside(module, FIXTURES_SUFFIX, FIXTURES_BYTES)
-    data = read_document(module, limits=store.verifier.limits)
-    stated = read_document(f"{module}{MANIFEST_SUFFIX}", limits=Limits(module_bytes=MANIFEST_BYTES))
+    data = read_bytes(module, store.verifier.limits.module_bytes)
+    stated = read_bytes(f"{module}{MANIFEST_SUFFIX}", MANIFEST_BYTES)
     try:
         release = store.publish(data, stated, signatures, fixtures)
     except DigestMismatch as error:  # of bytes, which have no name
@@ -149,9 +148,9 @@ def parse_which(text: str) -> int | str:
     """A version, or a digest."""
     if _VERSION.fullmatch(text):
         return int(text)
-    if _DIGEST.fullmatch(text):
+    if is_digest(text):
         return text
-    raise ConfigError("release", text, "a version such as 7, or 64 lower-case hex digits")
+    raise ConfigError("release", text, f"a version such as 7, or {DIGEST}")
 
 
 def _now(store: PolicyStore, name: str) -> str:

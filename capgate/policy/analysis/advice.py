@@ -1,9 +1,10 @@
-"""Why a document answers as it does, and which changes of it would turn the answer round.
+"""Says why a document answers as it does, and which changes of it would turn the answer round.
 
-:func:`account_for` adds to :meth:`RuntimePolicy.explain` how each rule about the action stands to the question, and
-remedies: edits of the document, as operations of a JSON Patch (RFC 6902), each of which was tried and does give the
-opposite answer. Where only another question would be answered otherwise, as one with the resource that it lacks, no
-edit is offered.
+:func:`account_for` adds two things to :meth:`RuntimePolicy.explain`. The first is how each rule about the action
+matches the question. The second are remedies: edits of the document, as operations of a JSON Patch (RFC 6902). Each of
+them was tried and does give the opposite answer.
+
+Where only another question would be answered otherwise, as one with the resource that it lacks, no edit is offered.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
 _OPERATIONS: Final = ("read", "write", "migrate")
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """How a rule about the action stands to the question: ``unmet`` are the lists (``actors``, ``modes``,
-    ``resources``) that keep it from matching; none do where it matches. ``rule`` counts from 0."""
+class RuleMatch(msgspec.Struct, frozen=True):
+    """Whether a rule about the action matches the question. ``rule`` counts from 0.
+
+    ``unmet`` are the lists (``actors``, ``modes``, ``resources``) that keep it from matching; none do where it matches.
+    """
 
     rule: int
     effect: str
@@ -48,7 +51,7 @@ class Way(msgspec.Struct, frozen=True):
     patch: tuple[Operation, ...]
 
 
-class Need(msgspec.Struct, frozen=True):
+class Obstacle(msgspec.Struct, frozen=True):
     """What stands in the way, and the ways to change it, of which any one will do."""
 
     words: str
@@ -56,8 +59,10 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An answer, what it comes from (as in :class:`~capgate.policy.Explanation`), the rules about its action in the
-    order of the document, and ``remedies``, of which any one turns the answer round if each of its needs is met.
+    """An answer, what it comes from (as in :class:`~capgate.policy.Explanation`), and what would turn it round.
+
+    ``rules`` are those about its action, in the order of the document. Any one of the ``remedies`` turns the answer
+    round if each of its needs is met.
 
     The paths of all patches are those of the document as it is: of several, removals come last, and from the end. An
     application's own action also has to be registered by it, which is not of the document.
@@ -67,23 +72,26 @@ class Account(msgspec.Struct, frozen=True):
     by: str
     rule: int | None
     section: str | None
-    rules: tuple[Standing, ...]
-    remedies: tuple[tuple[Need, ...], ...]
+    rules: tuple[RuleMatch, ...]
+    remedies: tuple[tuple[Obstacle, ...], ...]
 
 
 def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
-    """The account of the answer that ``document`` (as JSON would give it) has for ``input``, which is well-formed.
-    Raises :class:`ConfigError` for a bad document."""
+    """Return the account of the answer that ``document`` (as JSON would give it) has for ``input``, which is
+    well-formed.
+
+    Raises :class:`ConfigError` for a bad document.
+    """
     policy = RuntimePolicy.from_document(dict(document))
-    found = policy.explain(input)
+    explanation = policy.explain(input)
     question = _Question(document, policy, input)
-    if isinstance(found.result, Allow):
+    if isinstance(explanation.result, Allow):
         remedies = [question.proven(needs) for needs in question.to_be_denied()]
     else:
-        tried = (question.proven(needs) for needs in question.to_be_allowed(found.by))
+        tried = (question.proven(needs) for needs in question.to_be_allowed(explanation.by))
         remedies = [next(filter(None, tried), ())]  # those that follow are for where the first does not do
     kept = tuple(remedy for remedy in remedies if remedy)
-    return Account(found.result, found.by, found.rule, found.section, question.standings, kept)
+    return Account(explanation.result, explanation.by, explanation.rule, explanation.section, question.matches, kept)
 
 
 class _Question:
@@ -98,46 +106,54 @@ class _Question:
         resource = input.resource
         self.resource: Half = (None, None) if resource is None else (resource.kind, resource.id)
         self.id = self.resource[1]
-        self.standings = tuple(
-            Standing(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource))
+        self.matches = tuple(
+            RuleMatch(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource))
             for number, rule in enumerate(policy.rules)
             if self.action in rule.covers
         )
 
     # -- remedies
 
-    def to_be_allowed(self, by: str) -> list[tuple[Need, ...]]:
+    def to_be_allowed(self, by: str) -> list[tuple[Obstacle, ...]]:
         if by in ("malformed_input", "wrong_kind") or (by == "missing_resource" and self.action in _BUILTIN):
             return []  # it is the question that would have to change
         if by == "unknown_action" and not is_action_name(self.action):
             return []
-        deny = [self._rule_need(one.rule) for one in self.standings if one.effect == DENY_EFFECT and not one.unmet]
-        allowing = [one for one in self.standings if one.effect == ALLOW_EFFECT and not one.unmet]
-        admitted = Need(self._why_not_admitted(by), tuple(self._admitting(by)))
+        deny = [
+            self._rule_need(match.rule) for match in self.matches if match.effect == DENY_EFFECT and not match.unmet
+        ]
+        allowing = [match for match in self.matches if match.effect == ALLOW_EFFECT and not match.unmet]
+        admitted = Obstacle(self._why_not_admitted(by), tuple(self._admitting(by)))
         if by != "missing_resource" and (allowing or self._section_admits()):
             # The second where nothing but a rule that is taken out makes the action known.
             return [tuple(deny), (*deny, admitted)]
         return [(*deny, admitted)]
 
-    def to_be_denied(self) -> list[tuple[Need, ...]]:
+    def to_be_denied(self) -> list[tuple[Obstacle, ...]]:
         rule = self._new_rule(DENY_EFFECT)
         path, value = ("/rules/-", rule) if "rules" in self.document else ("/rules", [rule])
         way = Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},))
-        needs = [self._rule_need(one.rule) for one in self.standings if one.effect == ALLOW_EFFECT and not one.unmet]
+        needs = [
+            self._rule_need(match.rule) for match in self.matches if match.effect == ALLOW_EFFECT and not match.unmet
+        ]
         if self._section_admits():
             needs.append(self._section_need())
-        return [(Need("no rule denies it", (way,)),), tuple(needs)]
+        return [(Obstacle("no rule denies it", (way,)),), tuple(needs)]
 
-    def proven(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
-        """``needs`` with those ways that do turn the answer round, where each of the others is met in its first way;
-        empty where some need has none."""
+    def proven(self, needs: tuple[Obstacle, ...]) -> tuple[Obstacle, ...]:
+        """Return ``needs`` with those ways that do turn the answer round.
+
+        Each of the other needs is met in its first way. The result is empty where some need has no way.
+        """
         wanted = not isinstance(self.policy.explain(self.input).result, Allow)
         chosen = [next(iter(need.ways), None) for need in needs]
         kept = []
         for at, need in enumerate(needs):
             ways = []
             for way in need.ways:
-                patch = [one for each in (*chosen[:at], way, *chosen[at + 1 :]) if each for one in each.patch]
+                patch = [
+                    operation for each in (*chosen[:at], way, *chosen[at + 1 :]) if each for operation in each.patch
+                ]
                 if self._answers(tuple(patch), allowed=wanted):
                     ways.append(way)
             kept.append(msgspec.structs.replace(need, ways=tuple(ways)))
@@ -152,15 +168,15 @@ class _Question:
 
     # -- rules
 
-    def _rule_need(self, number: int) -> Need:
+    def _rule_need(self, number: int) -> Obstacle:
         rule, raw = self.policy.rules[number], self.document["rules"][number]
         whole = Way(f"take out rules[{number}]", ({"op": "remove", "path": f"/rules/{number}"},))
-        return Need(
+        return Obstacle(
             f"rules[{number}] {'denies' if rule.denies else 'allows'} it", (whole, *self._narrower(number, rule, raw))
         )
 
     def _narrower(self, number: int, rule: Rule, raw: Mapping[str, Any]) -> Iterator[Way]:
-        """Ways to take out of a rule's lists what matches, where something stays."""
+        """Yield ways to take out of a rule's lists what matches, where something stays."""
         for key, matching in self._matching(rule).items():
             if 0 < sum(matching) < len(matching):
                 gone = [at for at, matches in enumerate(matching) if matches]
@@ -178,12 +194,12 @@ class _Question:
         }
 
     def _new_rule(self, effect: str) -> dict[str, Any]:
-        """A rule about this question and, as far as text without a star can say it, no other."""
+        """Return a rule about this question and, as far as text without a star can say it, no other."""
         exact = {key: [text] for key, text in self._as_entries().items() if text is not None}
         return {"effect": effect, "actions": [self.action], **exact}
 
     def _as_entries(self) -> dict[str, str | None]:
-        """Actor, mode and resource as entries of a rule's lists, where they can be written."""
+        """Return actor, mode and resource as entries of a rule's lists, where they can be written."""
         mode = self.input.env.mode
         texts = {"actors": _written(*self.actor), "resources": _written(*self.resource)}
         return {**texts, "modes": mode if mode and "*" not in mode else None}
@@ -191,7 +207,7 @@ class _Question:
     # -- sections
 
     def _section(self) -> tuple[tuple[str, ...], Any]:
-        """The path of the section that admits this action, and what the document has there."""
+        """Return the path of the section that admits this action, and what the document has there."""
         builtin = _BUILTIN.get(self.action)
         if builtin is not None:
             return (builtin.section,), self.document.get(builtin.section)
@@ -206,20 +222,20 @@ class _Question:
             return entries is None
         return bool(entries.get(ascii_lower(self.id) if entry.host else self.id, 0) & entry.operations)
 
-    def _section_need(self) -> Need:
+    def _section_need(self) -> Obstacle:
         path, raw = self._section()
         name = ".".join(path)
         if raw == ANY:
             words = f"make `{name}` a list of what is to be allowed"
             way = Way(words, ({"op": "replace", "path": pointer(path), "value": []},))
-            return Need(f'`{name}` is "any"', (way,))
+            return Obstacle(f'`{name}` is "any"', (way,))
         gone = [at for at, item in enumerate(raw) if self._is_entry(item)]
         patch = _removals(path, gone)
         what = ", ".join(_json(raw[at]) for at in gone)
-        return Need(f"`{name}` has it", (Way(f"take {what} out of `{name}`", patch),))
+        return Obstacle(f"`{name}` has it", (Way(f"take {what} out of `{name}`", patch),))
 
     def _is_entry(self, item: Any) -> bool:
-        """Whether this entry of the section admits the question."""
+        """Say whether this entry of the section admits the question."""
         entry = self.policy.actions[self.action]
         name, operation = (item["name"], item.get("operation")) if isinstance(item, dict) else (item, None)
         if operation is not None and operation not in _BUILTIN[self.action].operations:
@@ -234,7 +250,7 @@ class _Question:
             return f"nothing admits it: there is no section `{path[0]}`"
         others = [item for item in raw if isinstance(item, dict) and item["name"] == self.id] if raw != ANY else []
         if others:
-            return f"nothing admits it: `{path[0]}` has it for {', '.join(one['operation'] for one in others)} only"
+            return f"nothing admits it: `{path[0]}` has it for {', '.join(entry['operation'] for entry in others)} only"
         what = "a question without a resource" if self.id is None else _json(self.id)
         return f"nothing admits it: {what} is not in `{'.'.join(path)}`"
 
@@ -243,20 +259,20 @@ class _Question:
         if by in ("unknown_action", "missing_resource"):
             return
         texts = self._as_entries()
-        near = [one for one in self.standings if one.effect == ALLOW_EFFECT and len(one.unmet) == 1]
-        for one in near[:NEAR]:
-            (key,) = one.unmet
+        near = [match for match in self.matches if match.effect == ALLOW_EFFECT and len(match.unmet) == 1]
+        for match in near[:NEAR]:
+            (key,) = match.unmet
             text = texts[key]
             if text is not None:
-                patch = {"op": "add", "path": f"/rules/{one.rule}/{key}/-", "value": text}
-                yield Way(f"add {_json(text)} to the {key} of rules[{one.rule}]", (patch,))
+                patch = {"op": "add", "path": f"/rules/{match.rule}/{key}/-", "value": text}
+                yield Way(f"add {_json(text)} to the {key} of rules[{match.rule}]", (patch,))
         if None not in texts.values():
             rule = self._new_rule(ALLOW_EFFECT)
             path, value = ("/rules/-", rule) if "rules" in self.document else ("/rules", [rule])
             yield Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},))
 
     def _entering(self) -> Iterator[Way]:
-        """What the section would have to have."""
+        """Yield what the section would have to have."""
         path, raw = self._section()
         name = ".".join(path)
         if raw == ANY:
@@ -273,14 +289,14 @@ class _Question:
             yield Way(f"add {_json(entry)} to `{name}`", ({"op": "add", "path": f"{pointer(path)}/-", "value": entry},))
 
     def _with_parent(self, words: str, path: tuple[str, ...], patch: Operation) -> Way:
-        """``patch``, that also makes the section ``actions`` where there is none to add to."""
+        """Return the edit with ``patch``, that also makes the section ``actions`` where there is none to add to."""
         if len(path) > 1 and path[0] not in self.document:
             return Way(words, ({"op": "add", "path": f"/{path[0]}", "value": {path[1]: patch["value"]}},))
         return Way(words, (patch,))
 
 
 def _written(kind: str | None, id: str | None) -> str | None:
-    """Kind and id as an entry of a rule, where it can be written and covers nothing else."""
+    """Return kind and id as an entry of a rule, where it can be written and covers nothing else."""
     if kind == ACTOR_KINDS[0]:
         return kind
     if not kind or not id or "*" in kind or "*" in id or ":" in kind:
@@ -289,12 +305,12 @@ def _written(kind: str | None, id: str | None) -> str | None:
 
 
 def _entry(action: Action | None, id: str) -> str | dict[str, str]:
-    operation = next((one for one in _OPERATIONS if action is not None and one in action.operations), None)
+    operation = next((name for name in _OPERATIONS if action is not None and name in action.operations), None)
     return id if operation is None else {"name": id, "operation": operation}
 
 
 def _removals(path: tuple[str | int, ...], numbers: list[int]) -> tuple[Operation, ...]:
-    """From the end, so that it does not matter whether they are carried out one by one."""
+    """Return the operations that remove these, the last first, so that they may be carried out one by one."""
     return tuple({"op": "remove", "path": pointer((*path, number))} for number in reversed(numbers))
 
 

@@ -1,11 +1,11 @@
-"""What changes from one policy document to another: exactly, for every question there is.
+"""Says what changes from one policy document to another: exactly, for every question there is.
 
-Both documents together tell apart finitely many classes of questions (see :mod:`~capgate.policy.analysis.space`), so one
-question of each class is enough. Only classes that something matches on one side and not on the other are asked about,
-which is why two large documents with a small difference are quickly compared; where that leaves more than
-:data:`LIMIT`, the comparison is refused.
+Both documents together tell apart finitely many classes of questions (see :mod:`~capgate.policy.analysis.space`), so
+one question of each class is enough. Only classes that something matches on one side and not on the other are asked
+about. So two large documents with a small difference are quickly compared. Where that leaves more than :data:`LIMIT`
+classes, the comparison is rejected.
 
-Questions that both documents deny before they look any further are in no class: those about an action that neither
+Questions that both documents deny before they look any further are in no class. Those are about an action that neither
 knows, without a resource that both require, about another kind than a built-in action acts on, or malformed.
 """
 
@@ -34,7 +34,7 @@ from ...model import (
 from ..evaluate import ActionEntry, RuntimePolicy
 from ..rules import ACTOR_KINDS, Rule
 from .regions import Cell, Region, boxes, region
-from .space import ANYTHING, NOTHING, Atom, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
+from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
 #: Classes of questions that are asked about, at most; each takes some microseconds.
 LIMIT: Final = 500_000
@@ -55,7 +55,7 @@ _ACTORS: Final[dict[str, type[User | Service | CompilerTool]]] = dict(
 _SECTION: Final = "section"
 
 
-class Change(msgspec.Struct, frozen=True):
+class AnswerChange(msgspec.Struct, frozen=True):
     """Questions whose answer changed: those about one of ``actions`` which are in all three regions. ``effect`` is what
     became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``."""
 
@@ -71,23 +71,23 @@ class Change(msgspec.Struct, frozen=True):
 class Difference(msgspec.Struct, frozen=True):
     """All changes, none of which overlap, and how many classes of questions were asked about."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[AnswerChange, ...]
     classes: int
 
 
 def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) -> Difference:
-    """What changes from ``old`` to ``new``. Raises :class:`ConfigError` above ``limit`` classes."""
-    found: dict[tuple[PolicyResult, PolicyResult, Region, Region, Region], list[str]] = {}
+    """Return what changes from ``old`` to ``new``. Raises :class:`ConfigError` above ``limit`` classes."""
+    names_by_change: dict[tuple[PolicyResult, PolicyResult, Region, Region, Region], list[str]] = {}
     classes = 0
     for name in sorted({*old.actions, *new.actions}):
         compared = _Action(name, (old, new))
         cells = compared.cells(limit - classes)
         classes += len(cells)
         for change in compared.changes(cells):
-            found.setdefault(change, []).append(name)
+            names_by_change.setdefault(change, []).append(name)
     changes = [
-        Change(_effect(before, after), before, after, tuple(names), *regions)
-        for (before, after, *regions), names in found.items()
+        AnswerChange(_effect(before, after), before, after, tuple(names), *regions)
+        for (before, after, *regions), names in names_by_change.items()
     ]
     order = ("allowed", "denied", "reason")
     return Difference(tuple(sorted(changes, key=lambda change: order.index(change.effect))), classes)
@@ -124,22 +124,22 @@ class _Action:
             for pattern in rule.actors or ():
                 mentions[pattern.kind].note(pattern, by)
         space = Space()
-        for kind, found in mentions.items():
+        for kind, mentioned in mentions.items():
             if kind == ACTOR_KINDS[0]:
-                space.add(Atom(Selector("any", kind), kind, None, frozenset(found.any)))
+                space.add(Atom(Selector("any", kind), kind, None, frozenset(mentioned.any)))
             else:
-                add_kind(space, kind, found)
+                add_kind(space, kind, mentioned)
         return space
 
     def _modes(self) -> Space:
-        mentions: dict[str, set[Any]] = {}
+        mentions: dict[str, set[Matcher]] = {}
         for by, rule in self._rules.items():
             for mode in rule.modes or ():
                 mentions.setdefault(mode, set()).add(by)
         space = Space()
         root = space.add(Atom(ANYTHING, None, "", NOTHING))
-        for mode, found in mentions.items():
-            space.add(Atom(Selector("exact", None, mode), None, mode, frozenset(found)), root)
+        for mode, rules in mentions.items():
+            space.add(Atom(Selector("exact", None, mode), None, mode, frozenset(rules)), root)
         return space
 
     def _resources(self) -> Space:
@@ -149,7 +149,7 @@ class _Action:
             for pattern in rule.resources or ():
                 if known[0].kind in (None, pattern.kind):
                     kinds.setdefault(pattern.kind, Mentions()).note(pattern, by)
-        admitted: dict[str, set[Any]] = {}
+        admitted: dict[str, set[Matcher]] = {}
         for side, entry in enumerate(self._entries):
             for id, bits in ((entry.section.entries if entry and entry.section else None) or {}).items():
                 if entry is not None and bits & entry.operations:
@@ -160,19 +160,22 @@ class _Action:
     # -- what can have changed
 
     def cells(self, limit: int) -> set[Cell]:
-        """The classes of questions whose answer can have changed. Raises :class:`ConfigError` above ``limit``."""
-        found: set[Cell] = set()
+        """Return the classes of questions whose answer can have changed.
+
+        Raises :class:`ConfigError` above ``limit``.
+        """
+        cells: set[Cell] = set()
 
         def add(actors: Iterable[int], modes: Iterable[int], resources: Iterable[int]) -> None:
             for cell in product(actors, modes, resources):
-                found.add(cell)
-                if len(found) > limit:
+                cells.add(cell)
+                if len(cells) > limit:
                     raise self._too_many(limit)
 
         every = [frozenset(range(len(classes))) for classes in self._classes]
         if None in self._entries:
             add(*every)
-            return found
+            return cells
         shapes = {by: _shape(rule) for by, rule in self._rules.items()}
         boxes = {by: self._box(by, every) for by in shapes}
         listed = frozenset(number for number in every[2] if any(self._admitted(number)))
@@ -189,31 +192,31 @@ class _Action:
             # Where nothing else matches, it answers as its equal or as nothing would; so only where something does.
             for other, box in boxes.items():
                 if shapes[other] != shapes[by]:
-                    add(*(one & another for one, another in zip(boxes[by], box, strict=True)))
+                    add(*(numbers & another for numbers, another in zip(boxes[by], box, strict=True)))
             add(actors, modes, resources & listed)
         add(every[0], every[1], [number for number in every[2] if self._is_changed(number)])
-        return found
+        return cells
 
     def _too_many(self, limit: int) -> ConfigError:
         valid = f"documents of which at most {LIMIT} classes of questions have to be compared; else recorded questions"
         return ConfigError("documents", f"more than {limit} classes about {self.name!r}", f"{valid}, with --replay")
 
     def _box(self, by: By, every: list[frozenset[int]]) -> list[frozenset[int]]:
-        """What a rule matches."""
+        """Return the classes of actors, of modes and of resources that a rule matches."""
         rule = self._rules[by]
         lists = (rule.actors, rule.modes, rule.resources)
         return [
-            everything if one is None else frozenset(index.get(by, ()))
-            for one, index, everything in zip(lists, self._index, every, strict=True)
+            everything if entries is None else frozenset(index.get(by, ()))
+            for entries, index, everything in zip(lists, self._index, every, strict=True)
         ]
 
     def _admitted(self, number: int) -> list[bool]:
-        """Whether each side's section admits this class of resources."""
+        """Say for each side whether its section admits this class of resources."""
         signature, _ = self._classes[2][number]
         return [_admits(entry, (side, _SECTION) in signature) for side, entry in enumerate(self._entries)]
 
     def _is_changed(self, number: int) -> bool:
-        """Whether the section, or that a resource is required, makes a difference to this class of resources."""
+        """Say whether the section, or that a resource is required, makes a difference to this class of resources."""
         before, after = self._admitted(number)
         required = [entry is not None and entry.required for entry in self._entries]
         atom = self._spaces[2].atoms[self._classes[2][number][1][0]]
@@ -222,15 +225,15 @@ class _Action:
     # -- what has changed
 
     def changes(self, cells: set[Cell]) -> Iterator[tuple[PolicyResult, PolicyResult, Region, Region, Region]]:
-        """Both answers and the three regions of each change."""
+        """Yield both answers and the three regions of each change."""
         changed: dict[tuple[PolicyResult, PolicyResult], set[Cell]] = {}
         for cell in sorted(cells):
             asked = self._question(cell)
             before, after = (side.evaluate(asked) for side in self._sides)
             if before != after:
                 changed.setdefault((before, after), set()).add(cell)
-        for answers, found in changed.items():
-            for box in boxes(found):
+        for answers, cells_of_answers in changed.items():
+            for box in boxes(cells_of_answers):
                 actors, modes, resources = (
                     region(space, frozenset(atom for number in numbers for atom in classes[number][1]))
                     for space, classes, numbers in zip(self._spaces, self._classes, box, strict=True)
@@ -247,18 +250,21 @@ class _Action:
         return PolicyInput(self.name, who, resource, env=Environment(mode=mode.id or ""))
 
 
-def _by_rule(classes: list[tuple[Signature, list[int]]]) -> dict[Any, list[int]]:
-    """The numbers of the classes that each rule matches."""
-    found: dict[Any, list[int]] = {}
+def _by_rule(classes: list[tuple[Signature, list[int]]]) -> dict[Matcher, list[int]]:
+    """Return the numbers of the classes that each rule matches."""
+    numbers: dict[Matcher, list[int]] = {}
     for number, (signature, _) in enumerate(classes):
         for by in signature:
-            found.setdefault(by, []).append(number)
-    return found
+            numbers.setdefault(by, []).append(number)
+    return numbers
 
 
 def _differing(shapes: dict[By, Shape]) -> tuple[list[By], set[Shape]]:
-    """The rules that have no equal on the other side, and all denials where those do not stand in the same order, as it
-    is the first that gives the reason. Second, what both sides have."""
+    """Return the rules that make a difference, and the shapes that both sides have.
+
+    Those are the rules that have no equal on the other side. Where the denials stand in another order, they are all
+    denials as well, because the first one gives the reason.
+    """
     sides = [[shape for (side, _), shape in shapes.items() if side == wanted] for wanted in (_OLD, _NEW)]
     common = {*sides[_OLD]} & {*sides[_NEW]}
     orders = [list(dict.fromkeys(shape for shape in side if shape in common and shape[0])) for side in sides]
@@ -267,8 +273,8 @@ def _differing(shapes: dict[By, Shape]) -> tuple[list[By], set[Shape]]:
 
 
 def _shape(rule: Rule) -> Shape:
-    """What a rule says of one action, whatever the order in its lists; first whether it denies."""
-    lists = (None if one is None else frozenset(one) for one in (rule.actors, rule.modes, rule.resources))
+    """Return what a rule says of one action, whatever the order in its lists; first whether it denies."""
+    lists = (None if entries is None else frozenset(entries) for entries in (rule.actors, rule.modes, rule.resources))
     return (rule.denies, *lists, rule.reason if rule.denies else None)
 
 

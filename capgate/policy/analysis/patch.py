@@ -1,4 +1,4 @@
-"""Edits of a policy document as operations of a JSON Patch (RFC 6902): what ``capgate explain`` offers."""
+"""Carries out edits of a policy document, as operations of a JSON Patch (RFC 6902)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ Operation = dict[str, Any]
 
 
 def apply(document: Mapping[str, Any], patch: Iterable[Operation]) -> dict[str, Any]:
-    """A copy of ``document`` with these operations carried out. All their paths are those of ``document`` as it is, so
-    what is removed is removed last, and from the end."""
+    """Return a copy of ``document`` with these operations carried out.
+
+    All their paths are those of ``document`` as it is, so what is removed is removed last, and from the end.
+    """
     changed = copy.deepcopy(dict(document))
     patch = list(patch)
-    removals = [one for one in patch if one["op"] == "remove"]
-    for one in (*(one for one in patch if one["op"] != "remove"), *sorted(removals, key=_place, reverse=True)):
-        *way, last = _place(one)
+    removals = [operation for operation in patch if operation["op"] == "remove"]
+    for operation in (
+        *(operation for operation in patch if operation["op"] != "remove"),
+        *sorted(removals, key=_place, reverse=True),
+    ):
+        *way, last = _place(operation)
         parent: Any = changed
         for number, name in way:
             parent = parent[name if isinstance(parent, dict) else number]
-        _carry_out(one, parent, last[1] if isinstance(parent, dict) else last[0])
+        _carry_out(operation, parent, last[1] if isinstance(parent, dict) else last[0])
     return changed
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """The JSON Pointer (RFC 6901) to what stands at ``path``."""
+    """Return the JSON Pointer (RFC 6901) to what stands at ``path``."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def _carry_out(operation: Operation, parent: Any, key: Any) -> None:
+def _carry_out(operation: Operation, parent: Any, key: str | int) -> None:
     if operation["op"] == "remove":
         del parent[key]
     elif operation["op"] == "add" and isinstance(parent, list):
@@ -40,6 +45,6 @@ def _carry_out(operation: Operation, parent: Any, key: Any) -> None:
 
 
 def _place(operation: Operation) -> list[tuple[int, str]]:
-    """Each step of the path as a number (-1: it is none) and as text, so that places compare."""
+    """Return each step of the path as a number (-1: it is none) and as text, so that places compare."""
     steps = [step.replace("~1", "/").replace("~0", "~") for step in operation["path"].split("/")[1:]]
     return [(int(step) if step.isdecimal() and step.isascii() else -1, step) for step in steps]

@@ -1,10 +1,9 @@
-"""Sets of actors, modes or resources, said as a person would: these, but not those."""
+"""Says sets of actors, modes or resources as a person would: these, but not those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import permutations
-from typing import Any
 
 import msgspec
 
@@ -17,11 +16,11 @@ Box = tuple[frozenset[int], frozenset[int], frozenset[int]]
 
 
 class Region(msgspec.Struct, frozen=True):
-    """What is selected. Of all selectors that fit, in both lists, the most specific one says whether it is in; what no
-    selector fits is not.
+    """What is selected: of all selectors that fit, in both lists, the most specific one says whether it is in.
 
-    More specific than another is one with a kind than one without; then ``exact`` than ``folded``, that than
-    ``beginning``, of those a longer than a shorter one, and all of them, ``none`` and ``absent``, than ``any``.
+    What no selector fits is not in. A selector with a kind is more specific than one without. Then ``exact`` is more
+    specific than ``folded``, and that than ``beginning``, of which a longer one is more than a shorter one. All of
+    these, ``none`` and ``absent`` are more specific than ``any``.
     """
 
     include: tuple[Selector, ...]
@@ -34,7 +33,7 @@ class Region(msgspec.Struct, frozen=True):
 
 
 def region(space: Space, numbers: frozenset[int]) -> Region:
-    """The region of these atoms of ``space``, in few selectors."""
+    """Return the region of these atoms of ``space``, in few selectors."""
     if len(numbers) == len(space.atoms):
         return Region((ANYTHING,))
     if space.atoms[0].selector == ANYTHING:
@@ -48,7 +47,7 @@ def region(space: Space, numbers: frozenset[int]) -> Region:
 
 
 def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[Selector, bool]]:
-    """Every selector that differs from the next more general one, the most general of all being ``base``."""
+    """Yield every selector that differs from the next more general one, the most general of all being ``base``."""
     if base:
         yield ANYTHING, True
     if base or space.like[-1] is not None:  # kinds that are like another come last
@@ -71,7 +70,7 @@ def _told(space: Space, numbers: frozenset[int], base: bool) -> Iterator[tuple[S
 
 
 def boxes(cells: set[Cell]) -> list[Box]:
-    """``cells`` as few boxes that do not overlap: the fewest that merging one aspect after the other gives."""
+    """Return ``cells`` as few boxes that do not overlap: the fewest that merging one aspect after the other gives."""
     return min((_merged(cells, order) for order in permutations(range(3))), key=len)
 
 
@@ -81,15 +80,15 @@ def _merged(cells: set[Cell], order: tuple[int, ...]) -> list[Box]:
     for cell in cells:
         rows.setdefault((cell[first], cell[second]), set()).add(cell[third])
     planes: dict[int, dict[frozenset[int], set[int]]] = {}
-    for (one, other), numbers in rows.items():
-        planes.setdefault(one, {}).setdefault(frozenset(numbers), set()).add(other)
-    merged: dict[frozenset[Any], set[int]] = {}
-    for one, plane in planes.items():
+    for (row, other), numbers in rows.items():
+        planes.setdefault(row, {}).setdefault(frozenset(numbers), set()).add(other)
+    merged: dict[frozenset[tuple[frozenset[int], frozenset[int]]], set[int]] = {}
+    for row, plane in planes.items():
         key = frozenset((frozenset(others), numbers) for numbers, others in plane.items())
-        merged.setdefault(key, set()).add(one)
-    found = []
-    for plane_key, ones in merged.items():
-        for others, numbers in plane_key:
-            sides = dict(zip(order, (frozenset(ones), others, numbers), strict=True))
-            found.append((sides[0], sides[1], sides[2]))
-    return sorted(found, key=lambda box: tuple(sorted(numbers) for numbers in box))
+        merged.setdefault(key, set()).add(row)
+    boxes = []
+    for plane_key, firsts in merged.items():
+        for seconds, thirds in plane_key:
+            sides = dict(zip(order, (frozenset(firsts), seconds, thirds), strict=True))
+            boxes.append((sides[0], sides[1], sides[2]))
+    return sorted(boxes, key=lambda box: tuple(sorted(numbers) for numbers in box))

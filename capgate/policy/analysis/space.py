@@ -1,8 +1,9 @@
-"""What actors, modes and resources there are, as far as two documents can tell them apart.
+"""Divides actors, modes and resources into the parts that two documents can tell apart.
 
 Texts in a document are compared in few ways: with one id, with the beginning of ids, with a kind. So they cut the ids
-of a kind into finitely many parts, :class:`Atom`: each id that is mentioned, what goes on after each beginning that is
-(the longest one counts), and all others. Questions that differ only within an atom have the same answer from both.
+of a kind into finitely many parts, :class:`Atom`. Those are each id that is mentioned, what goes on after each
+beginning that is (the longest one counts), and all others. Questions that differ only within an atom have the same
+answer from both.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import count, product
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Union
 
 import msgspec
 
 from ..rules import HOST_KIND, Pattern
 from ..strict import ascii_lower
 
-#: What matches: rules by side and number, and sections by side.
-Signature = frozenset[Any]
+#: What matches: a rule (side and number), a section (side and ``"section"``), or that there is nothing to match.
+Matcher = Union[tuple[int, Union[int, str]], str]
+Signature = frozenset[Matcher]
 NOTHING: Final[Signature] = frozenset()
 
 
@@ -70,25 +72,25 @@ class Space:
         return len(self.atoms) - 1
 
     def classes(self) -> dict[Signature, list[int]]:
-        """The atoms by what matches them: those of one class are all alike."""
-        found: dict[Signature, list[int]] = {}
+        """Return the atoms by what matches them: those of one class are all alike."""
+        classes: dict[Signature, list[int]] = {}
         for number, atom in enumerate(self.atoms):
-            found.setdefault(atom.signature, []).append(number)
-        return found
+            classes.setdefault(atom.signature, []).append(number)
+        return classes
 
 
 class Mentions:
     """Where the ids of one kind are mentioned, and by what."""
 
     def __init__(self) -> None:
-        self.any: set[Any] = set()
-        self.ids: dict[str, set[Any]] = {}
-        self.beginnings: dict[str, set[Any]] = {}
+        self.any: set[Matcher] = set()
+        self.ids: dict[str, set[Matcher]] = {}
+        self.beginnings: dict[str, set[Matcher]] = {}
         #: Ids that compare with A to Z as they are, of a kind whose others do not.
-        self.literals: dict[str, set[Any]] = {}
+        self.literals: dict[str, set[Matcher]] = {}
 
-    def note(self, pattern: Pattern, by: Any) -> None:
-        """``by`` mentions what ``pattern`` covers."""
+    def note(self, pattern: Pattern, by: Matcher) -> None:
+        """Take note that ``by`` mentions what ``pattern`` covers."""
         if pattern.text is None:
             self.any.add(by)
         else:
@@ -98,7 +100,7 @@ class Mentions:
 def add_kind(
     space: Space,
     kind: str,
-    found: Mentions,
+    mentions: Mentions,
     *,
     parent: int = -1,
     folds: bool = False,
@@ -113,15 +115,15 @@ def add_kind(
     def atom_like(id: str) -> int | None:
         return None if like is None else like.get(id, like[""])
 
-    rest = frozenset(found.any)
+    rest = frozenset(mentions.any)
     top = space.add(Atom(Selector("any", kind), kind, "", rest), parent, atom_like(""))
-    chain = _Chain(found.beginnings)
+    chain = _Chain(mentions.beginnings)
     numbers: list[int] = []
     signatures: list[Signature] = []
     for at, text in enumerate(chain.texts):
         above = chain.parents[at]
-        signatures.append((rest if above < 0 else signatures[above]) | found.beginnings[text])
-        atom = Atom(Selector("beginning", kind, text), kind, _fresh(text, chain, found), signatures[at])
+        signatures.append((rest if above < 0 else signatures[above]) | mentions.beginnings[text])
+        atom = Atom(Selector("beginning", kind, text), kind, _fresh(text, chain, mentions), signatures[at])
         numbers.append(space.add(atom, top if above < 0 else numbers[above], atom_like("")))
     folded: dict[str, tuple[int, Signature]] = {}
 
@@ -129,38 +131,42 @@ def add_kind(
         at = chain.longest(id)
         return (top, rest) if at < 0 else (numbers[at], signatures[at])
 
-    for id, by in found.ids.items():
+    for id, by in mentions.ids.items():
         above, signature = around(id)
         signature |= by
-        one = _variant(id, found.literals) if folds else id
-        if one is not None:
+        id_used = _variant(id, mentions.literals) if folds else id
+        if id_used is not None:
             selector = Selector("folded" if folds else "exact", kind, id)
-            above = space.add(Atom(selector, kind, one, signature), above, atom_like(id))
+            above = space.add(Atom(selector, kind, id_used, signature), above, atom_like(id))
         folded[id] = above, signature
-    for id, by in found.literals.items():
+    for id, by in mentions.literals.items():
         lower = ascii_lower(id)
         above, signature = folded[lower] if lower in folded else around(lower)
         space.add(Atom(Selector("exact", kind, id), kind, id, signature | by), above, atom_like(id))
     return top
 
 
-def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
-    """The resources of a built-in action, which are of one kind; ``admitted`` are the ids in sections. ``optional``
-    says that a question may do without a resource, or its id."""
-    ((kind, found),) = kinds.items()
+def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
+    """Return the resources of a built-in action, which are of one kind.
+
+    ``admitted`` are the ids in sections. ``optional`` says that a question may do without a resource, or its id.
+    """
+    ((kind, mentions),) = kinds.items()
     for id, by in admitted.items():
-        found.ids.setdefault(id, set()).update(by)
+        mentions.ids.setdefault(id, set()).update(by)
     space = Space()
-    top = add_kind(space, kind, found, folds=kind == HOST_KIND)
+    top = add_kind(space, kind, mentions, folds=kind == HOST_KIND)
     if optional:
         space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})))
-        space.add(Atom(Selector("none", kind), kind, None, frozenset({*found.any, "none"})), top)
+        space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top)
     return space
 
 
-def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], optional: bool) -> Space:
-    """Of an application's own action, whose section admits ids of whatever kind. Of kinds that no rule mentions, the
-    one without a name stands for all."""
+def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
+    """Return the resources of an application's own action, whose section admits ids of whatever kind.
+
+    Of kinds that no rule mentions, the one without a name stands for all.
+    """
     space = Space()
     like = {"": space.add(Atom(ANYTHING, "", "", NOTHING))}
     for id, by in admitted.items():
@@ -169,13 +175,13 @@ def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Any]], opti
     if optional:
         space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})), like[""])
         none = space.add(Atom(Selector("none"), "", None, frozenset({"none"})), like[""])
-    for kind, found in kinds.items():
-        ids = found.literals if kind == HOST_KIND else found.ids
+    for kind, mentions in kinds.items():
+        ids = mentions.literals if kind == HOST_KIND else mentions.ids
         for id, by in admitted.items():
             ids.setdefault(id, set()).update(by)
-        top = add_kind(space, kind, found, parent=like[""], folds=kind == HOST_KIND, like=like)
+        top = add_kind(space, kind, mentions, parent=like[""], folds=kind == HOST_KIND, like=like)
         if optional:
-            space.add(Atom(Selector("none", kind), kind, None, frozenset({*found.any, "none"})), top, none)
+            space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top, none)
     return space
 
 
@@ -199,15 +205,15 @@ class _Chain:
         return at
 
 
-def _fresh(beginning: str, chain: _Chain, found: Mentions) -> str:
-    """An id that goes on after ``beginning``, and after no longer one, and is not mentioned."""
+def _fresh(beginning: str, chain: _Chain, mentions: Mentions) -> str:
+    """Return an id that is not mentioned and goes on after ``beginning``, but after no longer beginning."""
     at = bisect_right(chain.texts, beginning) - 1
     ids = (f"{beginning}x{number}" for number in count())
-    return next(id for id in ids if id not in found.ids and id not in found.literals and chain.longest(id) == at)
+    return next(id for id in ids if id not in mentions.ids and id not in mentions.literals and chain.longest(id) == at)
 
 
-def _variant(id: str, literals: Mapping[str, Any]) -> str | None:
-    """``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
+def _variant(id: str, literals: Mapping[str, object]) -> str | None:
+    """Return ``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
     for letters in product(*((letter, letter.upper()) if letter.isascii() else (letter,) for letter in id)):
         text = "".join(letters)
         if text not in literals:

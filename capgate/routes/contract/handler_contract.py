@@ -11,6 +11,7 @@ import msgspec
 
 from ...actions import BUILTIN_ACTIONS, SECTIONS, is_action_name
 from ...errors import ConfigError
+from ...limits import check_digest
 from ...policy import RuntimePolicy, ascii_lower, is_label
 from ...policy.strict import is_unicode, parse_json
 from ..declare import Parameter, parse_resource, write_resource
@@ -24,7 +25,6 @@ _BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
 #: The operations that a ``sql`` entry is given: one for each class.
 _OPERATIONS: Final = ("read", "write", "migrate")
 _STEP: Final = re.compile(r"\.([A-Za-z0-9]+)|\[([0-9]+)]")
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STATUS: Final = re.compile(r"[a-z][a-z_]{0,63}", re.ASCII)
 _METHOD: Final = re.compile(r"[!-~]{1,64}", re.ASCII)
 _RESOURCE: Final = "null, 'kind' or 'kind:id', the id with {path_parameters} and literal braces doubled"
@@ -290,11 +290,6 @@ def require(holds: bool, setting: str, seen: object, valid: str) -> None:
     """Raise :class:`ConfigError` unless ``holds``."""
     if not holds:
         raise ConfigError(setting, seen, valid)
-
-
-def check_digest(setting: str, value: object) -> None:
-    """Raise unless ``value`` is 64 lower-case hex digits."""
-    require(_matches(_DIGEST, value), setting, value, "64 lower-case hex digits")
 
 
 def check_service(value: object) -> None:

@@ -25,15 +25,17 @@ from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
-from ...artifact.load import read_document
+from ...artifact.load import read_bytes
 from ...errors import ArtifactNotFound, FixtureError
 from ...limits import Limits
 from ...model import canonical
-from ...store.fixtures import Written
+from ...policy.strict import StrictDecoder
+from ...store.release_fixtures import Written
 
 LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (".json", *LINES)
 
+_JSON: Final = StrictDecoder()
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _DEFAULT_LIMITS: Final = Limits()
 
@@ -91,7 +93,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[FixtureFile]:
 def read_file(path: str, name: str = "", *, limits: Limits = _DEFAULT_LIMITS) -> list[Fixture]:
     """The fixtures of one file. Raises what :func:`read_fixtures` raises."""
     try:
-        text = read_document(path, limits=limits).decode()
+        text = read_bytes(path, limits.module_bytes).decode()
     except UnicodeDecodeError as error:
         raise FixtureError(f"byte {error.start} is not UTF-8", path=path) from error
     values = list(_lines(text, path) if path.endswith(LINES) else _values(text, path))
@@ -119,26 +121,6 @@ def _stem(path: str) -> str:
 
 
 # -- strict JSON, value by value
-
-
-class _Refused(ValueError):
-    """What JSON as such would let through."""
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Refused(f"the key {key[:128]!a} stands twice in one object")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _Refused(f"{name} is no number that JSON has")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def _values(text: str, path: str) -> Iterator[tuple[int, object]]:
@@ -177,7 +159,7 @@ def _one(text: str, path: str, first_line: int = 1) -> object:
 
 def _raw(text: str, at: int, path: str, first_line: int = 1) -> tuple[object, int]:
     try:
-        return _DECODER.raw_decode(text, at)
+        return _JSON.raw_decode(text, at)
     except json.JSONDecodeError as error:
         _fail(text, error.pos, path, error.msg, first_line)
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Union
 
 from ...artifact.build import build_policy
-from ...artifact.load import WasmArtifact, artifact_of, document_format, is_module, read_document
+from ...artifact.load import WasmArtifact, artifact_of, document_format, is_module, read_bytes
 from ...errors import ConfigError
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint
@@ -56,7 +56,7 @@ class PolicyUnderTest:
             return policy
         if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
             return cls(policy, limits, entrypoint)
-        data, path = read_document(policy, limits=limits or Limits()), os.fsdecode(policy)
+        data, path = read_bytes(policy, (limits or Limits()).module_bytes), os.fsdecode(policy)
         if not is_module(data, path):
             document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
             found = cls(document, limits, entrypoint)

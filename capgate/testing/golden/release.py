@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ...actions import VOCABULARY, Vocabulary
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint
-from ...store.fixtures import Released, Written, format_fixtures
-from ...store.verify import VerifiedPolicy
+from ...store.release_fixtures import Released, Written, format_fixtures
+from ...store.verifier import VerifiedPolicy
 from .fixtures import Fixture
 from .policy_under_test import ALL
 from .run import check_fixtures, require_policies

@@ -253,7 +253,7 @@ def test_a_bomb_takes_no_memory(make: Callable[[], bytes], expected: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("element", ["0,", '{"a":[]},'])
 def test_data_take_memory_in_proportion_to_their_limit(element: str) -> None:  # A18
-    from capgate.artifact.bundle.reading import DATA_BYTES
+    from capgate.artifact.bundle.contents import DATA_BYTES
 
     text = '{"a":[' + element * ((DATA_BYTES - 20) // len(element)) + "0]}"
     data = archive(member("policy.wasm", FILES["/policy.wasm"]), member("data.json", text.encode()))

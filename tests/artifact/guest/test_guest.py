@@ -164,7 +164,7 @@ def questions(draw: st.DrawFn) -> PolicyInput:
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(document=documents(), asked=st.lists(questions(), min_size=5, max_size=30))
 def test_guest_and_python_agree(engine_name: str, document: dict[str, Any], asked: list[PolicyInput]) -> None:
     policy = RuntimePolicy.from_document(document)

@@ -22,7 +22,7 @@ from .guest import CountedGuest, Guest
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data(), document=documents())
 def test_the_guest_judges_as_the_rules_read(engine_name: str, data: st.DataObject, document: dict[str, Any]) -> None:
     instance = Guest(engine_name, build_policy(document))

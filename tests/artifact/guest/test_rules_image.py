@@ -11,7 +11,7 @@ import pytest
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.guest import IMAGE_BASE, image, make_image
-from capgate.artifact.guest.tables import DENIAL
+from capgate.artifact.guest.rule_tables import DENIAL
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
 

@@ -1,7 +1,7 @@
-"""Public keys that settings trust, as lines of text: ``capgate-ed25519 <base64 of 32 bytes> <key id>``.
+"""Reads public keys that settings trust, as lines of text: ``capgate-ed25519 <base64 of 32 bytes> <key id>``.
 
 The id is the first 16 hex digits of the SHA-256 of the 32 bytes, so that no key goes by two ids. Nothing here needs a
-package for cryptography: a setting can be refused where none is installed.
+package for cryptography: a setting can be rejected where none is installed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _D: Final = -121665 * pow(121666, -1, _P) % _P
 class PublicKey(msgspec.Struct, frozen=True, order=True):
     """An Ed25519 public key, ``raw`` as RFC 8032 encodes it.
 
-    Raises :class:`ConfigError` for anything else than 32 bytes, and for three kinds of key that libraries accept and
-    nobody generates: a non-canonical encoding, no point of the curve, a point of small order (which verifies
-    signatures that no private key has made).
+    Raises :class:`ConfigError` for anything else than 32 bytes, and for three sorts of key that libraries accept and
+    nobody generates. They are an encoding that is not canonical, no point of the curve, and a point of small order
+    (which verifies signatures that no private key has made).
     """
 
     raw: bytes
@@ -51,7 +51,7 @@ class PublicKey(msgspec.Struct, frozen=True, order=True):
 
 
 def parse_key(line: object, setting: str = "trusted_keys") -> PublicKey:
-    """The key that ``line`` is, exactly as :attr:`PublicKey.line` gives it; otherwise :class:`ConfigError`."""
+    """Return the key that ``line`` is, exactly as :attr:`PublicKey.line` gives it, or raise :class:`ConfigError`."""
     parts = line.split(" ") if type(line) is str else []
     if len(parts) != 3 or parts[0] != ALGORITHM or not parts[1].isascii():
         raise ConfigError(setting, line, VALID)
@@ -67,7 +67,7 @@ def parse_key(line: object, setting: str = "trusted_keys") -> PublicKey:
 
 
 def parse_keys(lines: Iterable[object], setting: str = "trusted_keys") -> tuple[PublicKey, ...]:
-    """The keys of those lines, 1 to :data:`MOST_KEYS`, each once, in their order; otherwise :class:`ConfigError`."""
+    """Return the keys of those lines, 1 to :data:`MOST_KEYS`, each once, in order, or raise :class:`ConfigError`."""
     lines = tuple(lines)
     keys = tuple(parse_key(line, setting) for line in lines)
     if not 1 <= len(keys) <= MOST_KEYS or len(set(keys)) != len(keys):
@@ -76,7 +76,7 @@ def parse_keys(lines: Iterable[object], setting: str = "trusted_keys") -> tuple[
 
 
 def parse_key_file(data: bytes, setting: str = "trusted_keys") -> tuple[PublicKey, ...]:
-    """The keys of a file: one on each line, and lines that are empty or begin with ``#``."""
+    """Return the keys of a file: one on each line, and lines that are empty or begin with ``#``."""
     try:
         lines = data.decode("ascii").splitlines()
     except UnicodeDecodeError as error:
@@ -85,7 +85,7 @@ def parse_key_file(data: bytes, setting: str = "trusted_keys") -> tuple[PublicKe
 
 
 def _problem(raw: object) -> str | None:
-    """What is wrong with an encoding, or ``None``."""
+    """Return what is wrong with an encoding, or ``None``."""
     if type(raw) is not bytes or len(raw) != 32:
         return "not 32 bytes"
     y, sign = int.from_bytes(raw, "little") & (1 << 255) - 1, raw[31] >> 7
@@ -104,6 +104,6 @@ def _x_squared(y: int) -> int:
 
 
 def _doubled(y: int) -> int:
-    """The y of twice the point, which does not depend on the sign of x."""
+    """Return the y of twice the point, which does not depend on the sign of x."""
     x2, y2 = _x_squared(y), y * y % _P
     return (y2 + x2) * pow(1 - _D * x2 * y2, -1, _P) % _P

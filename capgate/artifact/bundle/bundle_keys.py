@@ -1,7 +1,7 @@
-"""Keys that verify OPA bundles, as settings have them: by id, each with the one algorithm that it is for.
+"""Reads the keys that verify OPA bundles, as settings have them: by id, each with the one algorithm that it is for.
 
-``{"release": {"algorithm": "ES256", "key": "-----BEGIN PUBLIC KEY-----…", "scope": "write"}}``, where ``scope`` may be
-missing. Nothing here needs a package for cryptography: a setting can be refused where none is installed.
+``{"release": {"algorithm": "ES256", "key": "-----BEGIN PUBLIC KEY-----...", "scope": "write"}}``, where ``scope`` may
+be missing. Nothing here needs a package for cryptography: a setting can be rejected where none is installed.
 """
 
 from __future__ import annotations
@@ -50,17 +50,20 @@ class BundleKey(msgspec.Struct, frozen=True):
         return f"BundleKey(id={self.id!r}, algorithm={self.algorithm!r}, scope={self.scope!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """The same for rich, which would otherwise show all fields."""
+        """Return the same for rich, which would otherwise show all fields."""
         return [("id", self.id), ("algorithm", self.algorithm), ("scope", self.scope)]
 
 
 def are_themselves(text: str) -> bool:
-    """Whether ``text``, where the path of a file is wanted, is what would be in it: then it is shown to nobody."""
+    """Say whether ``text``, where the path of a file is wanted, is what would be in it.
+
+    Then it is shown to nobody.
+    """
     return any(sign in text for sign in (_BEGIN, "{", "\n"))
 
 
 def parse_bundle_keys(given: Mapping[Any, Any], setting: str = "bundle_keys") -> tuple[BundleKey, ...]:
-    """The keys, 1 to 32 of them, sorted by id. Raises :class:`ConfigError`, which shows no key."""
+    """Return the keys, 1 to 32 of them, sorted by id. Raises :class:`ConfigError`, which shows no key."""
     if not 1 <= len(given) <= MOST_KEYS:
         raise ConfigError(setting, f"{len(given)} keys", f"1 to {MOST_KEYS} {VALID}")
     for id in given:
@@ -69,8 +72,8 @@ def parse_bundle_keys(given: Mapping[Any, Any], setting: str = "bundle_keys") ->
     return tuple(_key(id, given[id], setting) for id in sorted(given))
 
 
-def refusal(setting: str, id: str, field: str, seen: object, valid: str) -> ConfigError:
-    """The error for a field of a key."""
+def key_error(setting: str, id: str, field: str, seen: object, valid: str) -> ConfigError:
+    """Return the error for a field of a key."""
     return ConfigError(setting, seen, f"as the {field!r} of {id!r}, {valid}", key=(id, field))
 
 
@@ -81,18 +84,20 @@ def _key(id: str, given: object, setting: str) -> BundleKey:
         raise ConfigError(setting, seen, valid, key=(id,))
     algorithm, key, scope = given["algorithm"], given["key"], given.get("scope")
     if algorithm not in ALGORITHMS:
-        raise refusal(setting, id, "algorithm", algorithm, "one of " + ", ".join(ALGORITHMS))
+        raise key_error(setting, id, "algorithm", algorithm, "one of " + ", ".join(ALGORITHMS))
     if scope is not None and not _is_text(scope):
-        raise refusal(setting, id, "scope", scope, f"printable text of 1 to {TEXT_LENGTH} characters")
+        raise key_error(setting, id, "scope", scope, f"printable text of 1 to {TEXT_LENGTH} characters")
     if not isinstance(key, str) or len(key) > KEY_LENGTH or "PRIVATE KEY" in key:
-        raise refusal(setting, id, "key", HIDDEN, "the text of a key, and no private one")
+        raise key_error(setting, id, "key", HIDDEN, "the text of a key, and no private one")
     if algorithm in SYMMETRIC:
         # A public key as a secret would be one that everybody has.
         least = SYMMETRIC[algorithm]
         if _BEGIN in key or key.startswith("ssh-") or len(key.encode("utf-8", "replace")) < least:
-            raise refusal(setting, id, "key", HIDDEN, f"a secret of {least} bytes or more for {algorithm}, and no PEM")
+            raise key_error(
+                setting, id, "key", HIDDEN, f"a secret of {least} bytes or more for {algorithm}, and no PEM"
+            )
     elif not key.lstrip().startswith(f"{_BEGIN} PUBLIC KEY-----"):
-        raise refusal(setting, id, "key", HIDDEN, f"'{_BEGIN} PUBLIC KEY-----', as PEM has it")
+        raise key_error(setting, id, "key", HIDDEN, f"'{_BEGIN} PUBLIC KEY-----', as PEM has it")
     return BundleKey(id, algorithm, key, scope)
 
 

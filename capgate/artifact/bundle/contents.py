@@ -1,7 +1,7 @@
-"""An OPA bundle as what runs of it: one module and its data. Hostile bytes, of which nothing is written anywhere.
+"""Reads of an OPA bundle what runs of it: one module and its data. The bytes are hostile, and nothing is written.
 
 Format: OPA's documentation, "Bundles", "Bundle File Format". Rego sources are not read; they count only for the
-signature. A file that OPA would take for something else because of its name is refused.
+signature. A file that OPA would take for something else because of its name is rejected.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from ...errors import BundleError
-from . import documents
 from .archive import unpack
+from .exact_json import canonical_json, merge_data, read_json
 from .signature import SIGNATURES, STRUCTURED, BundleKeys, BundleSignature
 
 MANIFEST: Final = ".manifest"
@@ -77,10 +77,10 @@ class Unpacked(msgspec.Struct, frozen=True):
 
 
 def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path: str | None = None) -> Unpacked:
-    """Unpack at most ``most`` bytes, verify, then read. With ``keys``, nothing that is in the bundle is looked at
-    before its signature holds, but for the sizes of its files.
+    """Unpack at most ``most`` bytes, verify, then read.
 
-    Raises :class:`SignatureInvalid` or :class:`BundleError`.
+    With ``keys``, nothing that is in the bundle is looked at before its signature holds, but for the sizes of its
+    files. Raises :class:`SignatureInvalid` or :class:`BundleError`.
     """
     files = unpack(data, most, path=path)
     _check_sizes(files, path)
@@ -94,7 +94,7 @@ def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path:
         _check_resolvers(manifest.wasm, roots)
         merged = _data(files)
         _check_data(merged, roots)
-        text = documents.canonical(merged, "data.json")
+        text = canonical_json(merged, "data.json")
     except BundleError as error:
         raise BundleError(str(error), reason=error.reason, member=error.member, path=path) from error
     sizes = {file: len(content) for file, content in files.items()}
@@ -104,14 +104,17 @@ def read_bundle(data: bytes, most: int, keys: BundleKeys | None = None, *, path:
 
 
 def _check_sizes(files: Mapping[str, bytes], path: str | None) -> None:
-    """Before anything else: of structured files the value is hashed, so that whoever replaces one in a bundle that is
-    signed would otherwise choose how much memory it takes to find that out."""
+    """Raise :class:`BundleError` for structured files that are too large, before anything else is done with them.
+
+    Of those the value is hashed. Whoever replaces one in a signed bundle would otherwise choose how much memory it
+    takes to find that out.
+    """
     for base, limit in zip(STRUCTURED, (DATA_BYTES, MANIFEST_BYTES), strict=True):
-        found = [name for name in files if name.rpartition("/")[2] == base]
-        size = sum(len(files[name]) for name in found)
+        names = [name for name in files if name.rpartition("/")[2] == base]
+        size = sum(len(files[name]) for name in names)
         if size > limit:
             message = f"{size} bytes in files named {base}, the limit is {limit}"
-            raise BundleError(message, reason="size", member=found[0] if len(found) == 1 else None, path=path)
+            raise BundleError(message, reason="size", member=names[0] if len(names) == 1 else None, path=path)
 
 
 def _check_names(files: Mapping[str, bytes]) -> None:
@@ -133,7 +136,7 @@ def _manifest(files: Mapping[str, bytes]) -> BundleManifest:
     text = files.get(MANIFEST)
     if text is None:
         return BundleManifest()
-    documents.canonical(documents.read(text, MANIFEST, "manifest"), MANIFEST, "manifest")  # strict, and not too deep
+    canonical_json(read_json(text, MANIFEST, "manifest"), MANIFEST, "manifest")  # strict, and not too deep
     try:
         manifest = msgspec.json.decode(text, type=BundleManifest)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -148,24 +151,26 @@ def _manifest(files: Mapping[str, bytes]) -> BundleManifest:
 
 
 def _check_roots(roots: tuple[str, ...]) -> None:
-    for index, one in enumerate(roots):
+    for index, root in enumerate(roots):
         for other in roots[index + 1 :]:
-            if _is_within(_parts(one), _parts(other)) or _is_within(_parts(other), _parts(one)):
-                message = f"{MANIFEST}: the roots {one!r} and {other!r} overlap"
+            if _is_within(_parts(root), _parts(other)) or _is_within(_parts(other), _parts(root)):
+                message = f"{MANIFEST}: the roots {root!r} and {other!r} overlap"
                 raise BundleError(message, reason="manifest", member=MANIFEST)
 
 
 def _module_name(files: Mapping[str, bytes], resolvers: tuple[Resolver, ...]) -> str:
-    found = [name for name in files if name.endswith(".wasm")]
+    modules = [name for name in files if name.endswith(".wasm")]
     named = {resolver.module.removeprefix("/") for resolver in resolvers}
-    if len(found) != 1:
-        hint = f": {found[:8]}" if found else "; opa build -t wasm makes one of Rego"
-        message = f"{len(found)} modules are in it, where one is needed{hint}"
-        raise BundleError(message, reason="module", member=found[1] if found else None)
-    if named - {found[0]} or (not named and found[0] != MODULE):
-        message = f"the module is {found[0]!r}, the manifest names {sorted(named)}; without a manifest it is {MODULE!r}"
-        raise BundleError(message, reason="module", member=found[0])
-    return found[0]
+    if len(modules) != 1:
+        hint = f": {modules[:8]}" if modules else "; opa build -t wasm makes one of Rego"
+        message = f"{len(modules)} modules are in it, where one is needed{hint}"
+        raise BundleError(message, reason="module", member=modules[1] if modules else None)
+    if named - {modules[0]} or (not named and modules[0] != MODULE):
+        message = (
+            f"the module is {modules[0]!r}, the manifest names {sorted(named)}; without a manifest it is {MODULE!r}"
+        )
+        raise BundleError(message, reason="module", member=modules[0])
+    return modules[0]
 
 
 def _check_resolvers(resolvers: tuple[Resolver, ...], roots: tuple[str, ...]) -> None:
@@ -182,21 +187,24 @@ def _check_resolvers(resolvers: tuple[Resolver, ...], roots: tuple[str, ...]) ->
 
 
 def _data(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The data of all files, each at the path of its folder."""
-    found = {name: content for name, content in files.items() if name.rpartition("/")[2] == "data.json"}
+    """Return the data of all files, each at the path of its folder."""
+    data_files = {name: content for name, content in files.items() if name.rpartition("/")[2] == "data.json"}
     merged: dict[str, Any] = {}
-    for name, content in found.items():
-        value = documents.read(content, name)
+    for name, content in data_files.items():
+        value = read_json(content, name)
         for part in reversed(name.split("/")[:-1]):
             value = {part: value}
         if not isinstance(value, dict):
             raise BundleError(f"{name!r} is not an object", reason="data", member=name)
-        documents.merge(merged, value, name)
+        merge_data(merged, value, name)
     return merged
 
 
 def _check_data(data: dict[str, Any], roots: tuple[str, ...]) -> None:
-    """Nothing is where the bundle does not say that it owns it; folders on the way there may be."""
+    """Raise :class:`BundleError` for data where the bundle does not say that it owns them.
+
+    Folders on the way there may be.
+    """
     owned = [_parts(root) for root in roots]
     work: list[tuple[tuple[str, ...], Any]] = [((), data)] if data else []
     while work:

@@ -1,8 +1,9 @@
-"""The golden fixtures of a release: one file beside the module, whose digest is in the manifest, and so is signed.
+"""Reads and writes the golden fixtures of a release: one file beside the module, whose digest the manifest has.
 
-It is a list of them as :mod:`capgate.testing.golden` reads them from many files, each with its name, in one canonical form:
-two spaces of indentation, keys sorted, what is empty left out, UTF-8 with lone surrogates as JSON's escapes, a newline
-at the end. None of them brings a policy, because they are about that of the release.
+So they are signed as well. The file is a list of fixtures as :mod:`capgate.testing.golden` reads them from many files,
+each with its name. It has one canonical form: two spaces of indentation, keys sorted, what is empty left out. It is
+UTF-8 with lone surrogates as JSON's escapes, and a newline at the end. None of them brings a policy, because they are
+about that of the release.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     register: tuple[str, ...] = ()
 
     def fault(self) -> tuple[str, str] | None:
-        """Where it is wrong, a key such as ``expected.reason``, and why. ``None`` where nothing is."""
+        """Return where it is wrong, a key such as ``expected.reason``, and why.
+
+        It is ``None`` where nothing is wrong.
+        """
         if isinstance(self.expected, Deny) and not is_unicode(self.expected.reason):
             return "expected.reason", "a lone surrogate, which no policy can answer with"
         for number, action in enumerate(self.register):
@@ -56,28 +60,35 @@ class Released(Written, frozen=True, forbid_unknown_fields=True):
 
 
 def format_fixtures(fixtures: Iterable[Released]) -> bytes:
-    """The file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a policy."""
+    """Return the file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a
+    policy.
+    """
     data = _encode(fixtures)
     parse_fixtures(data)
     return data
 
 
 def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, ...]:
-    """The fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
+    """Return the fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
     try:
         _check_size(data)
-        found = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
-        _check(found)
-        if _encode(found) != data:
+        # Not read strictly, because it is compared with the one text that it may be; not by msgspec, because of lone
+        # surrogates.
+        fixtures = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
+        _check(fixtures)
+        if _encode(fixtures) != data:
             raise MalformedFile("they are not in canonical form: sorted keys, two spaces, nothing that is empty")
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ManifestError(f"not the fixtures of a release: {error}", field="fixtures", path=path) from error
-    return found
+    return fixtures
 
 
 def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Released, ...]:
-    """The fixtures that ``manifest`` names, which ``data`` has to be: the bytes of the file, ``None`` where there is
-    none. Raises :class:`DigestMismatch`, and :class:`ManifestError` (``fixtures``) for all else that is wrong."""
+    """Return the fixtures that ``manifest`` names, which ``data`` has to be.
+
+    ``data`` are the bytes of the file, ``None`` where there is none. Raises :class:`DigestMismatch`, and
+    :class:`ManifestError` (``fixtures``) for all else that is wrong.
+    """
     if manifest.fixtures is None:
         if data is not None:
             raise ManifestError("there are fixtures, and the manifest names none", field="fixtures", path=path)
@@ -96,12 +107,14 @@ def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = No
 
 
 def _encode(fixtures: Iterable[Released]) -> bytes:
-    plain = json.dumps([_plain(one) for one in fixtures], indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    plain = json.dumps(
+        [_plain(fixture) for fixture in fixtures], indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
+    )
     return plain.encode(errors="backslashreplace") + b"\n"  # which writes a lone surrogate as JSON's escape
 
 
-def _plain(one: Released) -> dict[str, Any]:
-    fields = {field: msgspec.to_builtins(getattr(one, field)) for field in Released.__struct_fields__}
+def _plain(fixture: Released) -> dict[str, Any]:
+    fields = {field: msgspec.to_builtins(getattr(fixture, field)) for field in Released.__struct_fields__}
     return {field: value for field, value in fields.items() if field in _NEEDED or value not in _EMPTY}
 
 
@@ -113,9 +126,9 @@ def _check_size(data: bytes) -> None:
 def _check(fixtures: tuple[Released, ...]) -> None:
     if not fixtures:
         raise MalformedFile("there are none")
-    for number, one in enumerate(fixtures):
-        fault = one.fault()
-        if fault is None and one.policy is not None:
+    for number, fixture in enumerate(fixtures):
+        fault = fixture.fault()
+        if fault is None and fixture.policy is not None:
             fault = "policy", "it brings a policy of its own, so it would say nothing about the one that is released"
         if fault is not None:
             raise MalformedFile(f"[{number}].{fault[0]}: {fault[1]}")

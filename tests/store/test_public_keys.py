@@ -19,7 +19,7 @@ from capgate.errors import ConfigError
 from capgate.limits import MOST_KEYS
 from capgate.settings.trust import load_trusted_keys
 from capgate.store import KeyPair
-from capgate.store.keys import PublicKey, parse_key, parse_key_file, parse_keys
+from capgate.store.public_keys import PublicKey, parse_key, parse_key_file, parse_keys
 
 from ..support.keys import KEYS
 

@@ -1,4 +1,4 @@
-"""Everything that has to hold before a policy is used: signature, manifest, time, audience, digest, module.
+"""Verifies everything that has to hold before a policy is used: signature, manifest, time, audience, digest, module.
 
 In this order, each over the bytes that were read once: nothing in a manifest is looked at before its signature holds.
 """
@@ -6,18 +6,19 @@ In this order, each over the bytes that were read once: nothing in a manifest is
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from ..artifact.bundle import BundleKeys
-from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, check_pin, read_document
+from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, read_bytes
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
-from ..limits import Limits
-from .clock import Clock, steady_clock
-from .fixtures import Released
+from ..limits import Limits, check_digest
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
+from .release_fixtures import Released
 from .signing import SIGNATURE_BYTES, TrustedKeys
 
 #: What is appended to the path of a module for the files that belong to it.
@@ -25,13 +26,34 @@ MANIFEST_SUFFIX: Final = ".manifest.json"
 SIGNATURE_SUFFIX: Final = ".signature.json"
 FIXTURES_SUFFIX: Final = ".fixtures.json"
 
+#: Gives seconds since the epoch. Tests pass their own.
+Clock = Callable[[], float]
+
+
+def steady_clock(wall: Clock = time.time, monotonic: Clock = time.monotonic) -> Clock:
+    """Return a clock that starts at ``wall`` and goes on with ``monotonic``.
+
+    So setting the system's clock back revives no policy that expired. Setting it forward counts. So does time that the
+    machine slept through, which ``monotonic`` does not see.
+    """
+    start = wall() - monotonic()
+    latest = wall()
+
+    def now() -> float:
+        nonlocal latest
+        latest = max(latest, wall(), start + monotonic())
+        return latest
+
+    return now
+
 
 class VerifiedPolicy(msgspec.Struct, frozen=True):
     """A policy of which everything was verified when it was read.
 
-    ``signers`` are the ids of the trusted keys that signed it, none where no keys are trusted; ``active`` is the record
-    of the store that led to it, ``None`` where it was loaded by other means. ``fixtures`` are those of the release,
-    where they were asked for: what is to become active needs them, what only runs does not.
+    ``signers``   the ids of the trusted keys that signed it; none where no keys are trusted
+    ``active``    the record of the store that led to it; ``None`` where it was loaded by other means
+    ``fixtures``  those of the release, where they were asked for: what is to become active needs them, what only
+                  runs does not
     """
 
     artifact: WasmArtifact
@@ -42,7 +64,7 @@ class VerifiedPolicy(msgspec.Struct, frozen=True):
 
 
 class Verifier:
-    """Which signatures, which audience, which limits, which clock. Immutable; may be shared by threads.
+    """The signatures, the audience, the limits and the clock that count. Immutable; may be shared by threads.
 
     Without ``keys`` signatures are not looked at; ``require_signature`` makes that a :class:`ConfigError`. With
     ``keys`` a signature is required, always. With ``bundle_keys`` the module has to be a bundle with a signature of its
@@ -74,7 +96,7 @@ class Verifier:
     def manifest(
         self, data: bytes, signatures: bytes | None, *, path: str | None = None, name: str | None = None
     ) -> tuple[Manifest, tuple[str, ...]]:
-        """The manifest that ``data`` is, and the ids of the keys that signed it.
+        """Return the manifest that ``data`` is, and the ids of the keys that signed it.
 
         ``name`` is the policy that it has to be of. Raises :class:`SignatureInvalid` or :class:`ManifestError`.
         """
@@ -86,37 +108,41 @@ class Verifier:
         return manifest, signers
 
     def artifact(self, manifest: Manifest, data: bytes, *, path: str | None = None) -> WasmArtifact:
-        """The module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
+        """Return the module that ``manifest`` is about, which ``data`` has to be. Raises :class:`ArtifactError`."""
         entrypoint = manifest.entrypoint
         artifact = artifact_of(data, path, manifest.sha256, self.limits, self.bundle_keys, entrypoint)
         return _require_agreement(artifact, manifest)
 
     def load(self, path: str | os.PathLike[str], sha256: str | None = None) -> VerifiedPolicy:
-        """The policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
+        """Return the policy of a module file and the two beside it, ``….manifest.json`` and ``….signature.json``.
 
         Raises what :func:`load_wasm_artifact` raises, :class:`SignatureInvalid` and :class:`ManifestError`. A missing
         file is a missing signature.
         """
-        check_pin(sha256)
+        if sha256 is not None:
+            check_digest("sha256", sha256)
         shown = os.fsdecode(path)
         data = _read_beside(shown + MANIFEST_SUFFIX, MANIFEST_BYTES)
         signatures = None if self.keys is None else _read_beside(shown + SIGNATURE_SUFFIX, SIGNATURE_BYTES)
         manifest, signers = self.manifest(data, signatures, path=shown + MANIFEST_SUFFIX)
         if sha256 is not None and sha256 != manifest.sha256:
             raise DigestMismatch(expected=sha256, actual=manifest.sha256, path=shown + MANIFEST_SUFFIX)
-        artifact = self.artifact(manifest, read_document(path, limits=self.limits), path=shown)
+        artifact = self.artifact(manifest, read_bytes(path, self.limits.module_bytes), path=shown)
         return VerifiedPolicy(artifact, manifest, signers)
 
 
 def _read_beside(path: str, most: int) -> bytes:
     try:
-        return read_document(path, limits=Limits(module_bytes=most))
+        return read_bytes(path, most)
     except ArtifactNotFound as error:
         raise SignatureInvalid("is not there, and the module is to be signed", reason="missing", path=path) from error
 
 
 def _require_agreement(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifact:
-    """Refuse a manifest of another interface than the module has, or by which it would look at less than it does."""
+    """Raise :class:`ManifestError` for a manifest that contradicts the module.
+
+    It names another interface than the module has, or fewer inputs than it looks at.
+    """
     abi = ABIS[artifact.abi]
     if manifest.abi != abi:
         message = f"the module has {abi!r}, the manifest says {manifest.abi!r}"

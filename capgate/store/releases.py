@@ -1,9 +1,10 @@
-"""The content-addressed half of a store: ``sha256/<digest>/``, a folder for each module and for each manifest.
+"""Keeps what was published, by content: ``sha256/<digest>/``, a folder for each module and for each manifest.
 
-A module's folder holds ``policy.wasm``, a manifest's ``manifest.json`` and, if it is signed, ``signature.json``, and if
-it names fixtures, ``fixtures.json``; the folder's name is the SHA-256 of the first. So a module that gets a later
-expiry, or another name, is there once, and its manifests do not replace each other. All functions take the folder
-``sha256``; those that write need the store's lock.
+A module's folder holds ``policy.wasm``. A manifest's holds ``manifest.json``; if it is signed, ``signature.json``; and
+if it names fixtures, ``fixtures.json``. The folder's name is the SHA-256 of the first. So a module that gets a later
+expiry, or another name, is there once, and its manifests do not replace each other.
+
+All functions take the folder ``sha256``. Those that write need the store's lock.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import msgspec
 
 from ..artifact.load import WasmArtifact
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
-from .files import Folder
-from .fixtures import FIXTURES_BYTES, Released, fixtures_of
-from .manifest import MANIFEST_BYTES, Manifest, is_digest
+from ..limits import is_digest
+from .folders import Folder
+from .manifest import MANIFEST_BYTES, Manifest
+from .release_fixtures import FIXTURES_BYTES, Released, fixtures_of
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
 
-FOLDER: Final = "sha256"
+OBJECTS: Final = "sha256"
 MODULE: Final = "policy.wasm"
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "signature.json"
@@ -36,12 +38,12 @@ class Release(msgspec.Struct, frozen=True):
 
 
 def sha256_of(data: bytes) -> str:
-    """64 lower-case hex digits."""
+    """Return the SHA-256 of ``data`` as 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_manifest(objects: Folder, digest: str) -> tuple[bytes, bytes | None, str]:
-    """The manifest file with that digest, its signature file, and where it is."""
+    """Return the manifest file with that digest, its signature file, and where it is."""
     with objects.enter(digest) as folder:
         data = folder.read(MANIFEST, MANIFEST_BYTES)
         signatures = folder.read_if_there(SIGNATURE, SIGNATURE_BYTES)
@@ -50,7 +52,7 @@ def read_manifest(objects: Folder, digest: str) -> tuple[bytes, bytes | None, st
 
 
 def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
-    """The module with that digest, of at most so many bytes, and where it is."""
+    """Return the module with that digest, of at most so many bytes, and where it is."""
     with objects.enter(digest) as folder:
         data = folder.read(MODULE, most)
         _require_digest(data, digest, folder.path)
@@ -58,9 +60,9 @@ def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
 
 
 def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Released, ...]:
-    """The fixtures that the manifest with that digest names, checked against it. Raises what :func:`fixtures_of` does.
+    """Return the fixtures that the manifest with that digest names, checked against it.
 
-    None where it names none, whatever there may be.
+    There are none where it names none, whatever there may be. Raises what :func:`fixtures_of` does.
     """
     if manifest.fixtures is None:
         return ()
@@ -69,10 +71,11 @@ def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Rel
         return fixtures_of(manifest, data, path=f"{folder.path}/{FIXTURES}")
 
 
-def releases(objects: Folder) -> Iterator[Release]:
-    """Every manifest that is what its folder says; another is nobody's release, and whoever needs it hears why.
+def all_releases(objects: Folder) -> Iterator[Release]:
+    """Yield every manifest that is what its folder says.
 
-    Raises :class:`StoreError` (``io``, ``unsafe``) where one could not be looked at: it may be anybody's.
+    Another is nobody's release, and whoever needs it hears why. Raises :class:`StoreError` (``io``, ``unsafe``) where
+    one could not be looked at: it may be anybody's.
     """
     for digest in filter(is_digest, objects.names()):
         release = _release(objects, digest)
@@ -103,7 +106,7 @@ def put_module(objects: Folder, artifact: WasmArtifact) -> None:
 def put_manifest(
     objects: Folder, data: bytes, signatures: bytes | None, keys: TrustedKeys | None, fixtures: bytes | None = None
 ) -> str:
-    """Put a manifest there with its fixtures and its signatures, beside those that it has already; its digest."""
+    """Put a manifest there with its fixtures and its signatures, beside those that it has; return its digest."""
     digest = sha256_of(data)
     try:
         _, present, _ = read_manifest(objects, digest)
@@ -123,19 +126,19 @@ def put_manifest(
 
 
 def unused_modules(objects: Folder, unused: set[str], in_use: set[str]) -> list[str]:
-    """The modules that only the manifests ``unused``, or none, are about, and that are not ``in_use``."""
-    used = in_use | {release.manifest.sha256 for release in releases(objects) if release.digest not in unused}
-    found = []
+    """Return the modules that only the manifests ``unused``, or none, are about, and that are not ``in_use``."""
+    used = in_use | {release.manifest.sha256 for release in all_releases(objects) if release.digest not in unused}
+    unused_digests = []
     for digest in filter(is_digest, objects.names()):
         with objects.enter(digest) as folder:
             is_module = folder.has(MODULE) and not folder.has(MANIFEST)
         if is_module and digest not in used:
-            found.append(digest)
-    return found
+            unused_digests.append(digest)
+    return unused_digests
 
 
 def _merged(data: bytes, present: bytes, added: bytes, keys: TrustedKeys | None) -> bytes:
-    """Both files' signatures; or ``added`` alone where what is there would spoil it."""
+    """Return both files' signatures, or ``added`` alone where what is there would spoil it."""
     try:
         merged = format_signatures((*parse_signatures(present), *parse_signatures(added)))
         if keys is not None:
@@ -152,8 +155,11 @@ def _require_digest(data: bytes, digest: str, path: str) -> None:
 
 
 def open_objects(root: Folder) -> Folder:
-    """The folder ``sha256`` of a store. :class:`ArtifactNotFound` where nothing was ever published."""
+    """Open the folder ``sha256`` of a store.
+
+    Raises :class:`ArtifactNotFound` where nothing was ever published.
+    """
     try:
-        return root.enter(FOLDER)
+        return root.enter(OBJECTS)
     except ArtifactNotFound as error:
         raise ArtifactNotFound("nothing was published here", path=root.path) from error

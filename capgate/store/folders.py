@@ -1,7 +1,7 @@
-"""Folders and files of a store, held by descriptor, so that nothing which is swapped on the way is followed.
+"""Reads and writes folders and files of a store by descriptor, so that nothing which is swapped on the way is followed.
 
-Below its root a store has no links, nothing but folders and regular files, and nothing that anybody but its owner (that
-of the root) or root may write: anything else is :class:`StoreError` ``unsafe``. Writing is: a temporary file beside
+Below its root a store has no links, and nothing but folders and regular files. Nobody but its owner (that of the root)
+or root may write anything there. Anything else is :class:`StoreError` ``unsafe``. Writing is: a temporary file beside
 the target, fsync, rename, fsync of the folder. Names are chosen by capgate, and are not paths.
 """
 
@@ -39,24 +39,24 @@ class Folder:
     def __init__(self, descriptor: int, path: str, owner: int | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
-        found = os.fstat(descriptor)
-        self.owner = found.st_uid if owner is None else owner
+        status = os.fstat(descriptor)
+        self.owner = status.st_uid if owner is None else owner
         try:
-            self._require_safe(found, path, folder=True)
+            self._require_safe(status, path, folder=True)
         except BaseException:
             os.close(descriptor)
             raise
 
     @classmethod
     def root(cls, path: str | os.PathLike[str]) -> Folder:
-        """The root of a store. If it is a link, that is followed: who configures a path says where it leads."""
+        """Open the root of a store. If it is a link, that is followed: who configures a path says where it leads."""
         shown = os.fsdecode(path)
         with _errors(shown):
             return cls(os.open(shown, _FOLDER), shown)
 
     @classmethod
     def make_root(cls, path: str | os.PathLike[str]) -> Folder:
-        """:meth:`root`, made if it is not there. The folder that it is to be in has to be."""
+        """Open :meth:`root`, and make it if it is not there. The folder that it is to be in has to be there."""
         shown = os.fsdecode(path)
         with _errors(shown), suppress(FileExistsError):
             os.mkdir(shown, 0o755)
@@ -71,51 +71,54 @@ class Folder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.descriptor)
 
     # -- reading
 
     def enter(self, name: str) -> Folder:
-        """The folder ``name`` in this one. :class:`ArtifactNotFound` where there is none."""
+        """Open the folder ``name`` in this one. Raises :class:`ArtifactNotFound` where there is none."""
         shown = os.path.join(self.path, name)
         with _errors(shown):
             self._require_safe(self._stat(name), shown, folder=True)
             return Folder(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor), shown, self.owner)
 
     def names(self) -> list[str]:
-        """What is in it, sorted, without what is being written."""
+        """List what is in it, sorted, without what is being written."""
         with _errors(self.path):
             return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
 
     def has(self, name: str) -> bool:
-        """Whether there is something of that name, of whatever kind."""
+        """Say whether there is something of that name, of whatever kind."""
         with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
             self._stat(name)
             return True
         return False
 
     def read(self, name: str, most: int) -> bytes:
-        """The bytes of the regular file ``name``, at most ``most``. :class:`ArtifactNotFound` where there is none."""
+        """Return the bytes of the regular file ``name``, at most ``most``.
+
+        Raises :class:`ArtifactNotFound` where there is none.
+        """
         shown = os.path.join(self.path, name)
         with _errors(shown):
             # Asked first as well, because opening a device can itself have an effect.
             self._require_safe(self._stat(name), shown)
             descriptor = os.open(name, _READ, dir_fd=self.descriptor)
             with os.fdopen(descriptor, "rb", buffering=0) as file:
-                found = os.fstat(descriptor)
-                self._require_safe(found, shown)
-                data = _read_up_to(file.fileno(), most + 1) if found.st_size <= most else b""
-        if found.st_size > most or len(data) > most:
-            raise StoreError(f"{found.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
-        if len(data) != found.st_size:
-            message = f"changed while it was read: {found.st_size} bytes at first, {len(data)} read"
+                status = os.fstat(descriptor)
+                self._require_safe(status, shown)
+                data = _read_up_to(file.fileno(), most + 1) if status.st_size <= most else b""
+        if status.st_size > most or len(data) > most:
+            raise StoreError(f"{status.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
+        if len(data) != status.st_size:
+            message = f"changed while it was read: {status.st_size} bytes at first, {len(data)} read"
             raise StoreError(message, reason="io", path=shown)
         return data
 
     def read_if_there(self, name: str, most: int) -> bytes | None:
-        """:meth:`read`, or ``None`` where there is nothing of that name."""
+        """Return what :meth:`read` does, or ``None`` where there is nothing of that name."""
         try:
             return self.read(name, most)
         except ArtifactNotFound:
@@ -124,14 +127,14 @@ class Folder:
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
-    def _require_safe(self, found: os.stat_result, shown: str, *, folder: bool = False) -> None:
-        if not (stat.S_ISDIR if folder else stat.S_ISREG)(found.st_mode):
+    def _require_safe(self, status: os.stat_result, shown: str, *, folder: bool = False) -> None:
+        if not (stat.S_ISDIR if folder else stat.S_ISREG)(status.st_mode):
             raise StoreError(f"is not a {'folder' if folder else 'regular file'}", reason="unsafe", path=shown)
-        if found.st_mode & _OTHERS_MAY_WRITE:
-            message = f"mode {stat.S_IMODE(found.st_mode):04o} lets others write it; chmod go-w"
+        if status.st_mode & _OTHERS_MAY_WRITE:
+            message = f"mode {stat.S_IMODE(status.st_mode):04o} lets others write it; chmod go-w"
             raise StoreError(message, reason="unsafe", path=shown)
-        if found.st_uid not in (self.owner, 0):
-            message = f"belongs to user {found.st_uid}, and the store to {self.owner}"
+        if status.st_uid not in (self.owner, 0):
+            message = f"belongs to user {status.st_uid}, and the store to {self.owner}"
             raise StoreError(message, reason="unsafe", path=shown)
 
     # -- writing
@@ -155,7 +158,7 @@ class Folder:
             os.close(descriptor)
 
     def make(self, name: str) -> Folder:
-        """The folder ``name``, made if it is not there."""
+        """Open the folder ``name``, and make it if it is not there."""
         with _errors(os.path.join(self.path, name)):
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=self.descriptor)
@@ -164,16 +167,8 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Make ``name`` hold ``data``: whoever opens it gets what was there, or all of ``data``."""
-        temporary = TEMPORARY + secrets.token_hex(8)
         with _errors(os.path.join(self.path, name)):
-            try:
-                self._create(temporary, data)
-                os.replace(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=self.descriptor)
-                raise
-            os.fsync(self.descriptor)
+            replace_file(self.descriptor, name, data)
 
     def write_folder(self, name: str, files: Mapping[str, bytes]) -> None:
         """Make the folder ``name`` hold ``files`` and nothing else: it is never there with some of them."""
@@ -183,14 +178,14 @@ class Folder:
             try:
                 with self.enter(temporary) as folder:
                     for file, data in files.items():
-                        folder._create(file, data)
+                        create_file(folder.descriptor, file, data)
                     os.fsync(folder.descriptor)
                 if self.has(name):
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:
                 with suppress(OSError, StoreError):
-                    self._delete(temporary)
+                    self.delete(temporary)
                 raise
             os.fsync(self.descriptor)
 
@@ -200,33 +195,65 @@ class Folder:
         with _errors(os.path.join(self.path, name)):
             os.rename(name, temporary, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
-            self._delete(temporary)
+            self.delete(temporary)
 
     def sweep(self) -> None:
         """Remove what writers that were killed have left. Only while this store is :meth:`locked`."""
         with _errors(self.path):
             for name in os.listdir(self.descriptor):
                 if name.startswith(TEMPORARY):
-                    self._delete(name)
+                    self.delete(name)
 
-    def _create(self, name: str, data: bytes) -> None:
-        descriptor = os.open(name, _CREATE, 0o644, dir_fd=self.descriptor)
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
+        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it."""
         if not stat.S_ISDIR(self._stat(name).st_mode):
             os.unlink(name, dir_fd=self.descriptor)
             return
         with self.enter(name) as folder:
             for inner in os.listdir(folder.descriptor):
-                folder._delete(inner)
+                folder.delete(inner)
         os.rmdir(name, dir_fd=self.descriptor)
+
+
+def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None) -> None:
+    """Make ``name`` in the folder with that descriptor hold ``data``: others see what was there, or all of ``data``.
+
+    The mode is ``mode``, or without one 0644 under the process's umask. Raises ``OSError``, and then leaves what was
+    there.
+    """
+    temporary = TEMPORARY + secrets.token_hex(8)
+    try:
+        create_file(folder, temporary, data, mode)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:
+    """Do what :func:`replace_file` does for the file at ``path``, in whatever folder that is."""
+    above, name = os.path.split(os.path.abspath(path))
+    folder = os.open(above, _FOLDER)
+    try:
+        replace_file(folder, os.fsdecode(name), data, mode=mode)
+    finally:
+        os.close(folder)
+
+
+def create_file(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
+    """Write a new file and sync it. Raises ``OSError``, also where something has that name."""
+    descriptor = os.open(name, _CREATE, 0o644, dir_fd=folder)
+    try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_up_to(descriptor: int, most: int) -> bytes:
@@ -254,7 +281,7 @@ def _lock(descriptor: int) -> bool:
 
 @contextmanager
 def _errors(shown: str) -> Iterator[None]:
-    """What the operating system refuses, as one of capgate's errors."""
+    """Raise what the operating system raises as one of capgate's errors."""
     try:
         yield
     except FileNotFoundError as error:

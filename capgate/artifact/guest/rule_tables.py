@@ -1,6 +1,6 @@
-"""The rules of a document as records of the image, which lie between its actions and its buckets.
+"""Makes of the rules of a document the records of the image that lie between its actions and its buckets.
 
-Offsets and numbers as in ``image.py``; an offset or a set that is 0 says that there is none::
+Offsets and numbers are as in ``image.py``. An offset or a set that is 0 says that there is none::
 
     by mode       0 offset of what applies in every mode: by actor     4 set of modes; value: offset of by actor
     by actor      0 offset of what applies to whoever asks: by resource
@@ -16,8 +16,8 @@ Offsets and numbers as in ``image.py``; an offset or a set that is 0 says that t
     match         bit 0: a rule allows     above: number, from 1, of the first denial
     denial        as the canonical ABI lays a result out: 0 1     4 address and 8 length of the reason
 
-Of a question's mode and actor the guest visits every part that fits, of its resource the most specific one only, whose
-match has those of the others in it. A text of the kind ``host`` is in lower case.
+Of a question's mode and actor the guest visits every part that fits. Of its resource it visits the most specific one
+only, whose match has those of the others in it. A text of the kind ``host`` is in lower case.
 """
 
 from __future__ import annotations
@@ -57,28 +57,28 @@ class Tables:
         self._sets = 0
 
     def content(self) -> bytes:
-        """All records and texts, as they lie in the image."""
+        """Return all records and texts, as they lie in the image."""
         return b"".join(self._parts)
 
     def add(self, content: bytes) -> int:
-        """The offset of ``content``, which is filled up to a multiple of 4."""
+        """Return the offset of ``content``, which is filled up to a multiple of 4."""
         offset, padded = self.end, content + bytes(-len(content) % 4)
         self._parts.append(padded)
         self.end += len(padded)
         return offset
 
     def add_numbers(self, *numbers: int) -> int:
-        """The offset of a record of u32."""
+        """Return the offset of a record of u32."""
         return self.add(struct.pack(f"<{len(numbers)}I", *numbers))
 
     def add_text(self, text: bytes) -> int:
-        """The offset of ``text``, which is written once."""
+        """Return the offset of ``text``, which is written once."""
         if text not in self._texts:
             self._texts[text] = self.add(text)
         return self._texts[text]
 
     def add_set(self, values: Mapping[str, int]) -> int:
-        """The number of a new set in the hash table with these values by text."""
+        """Return the number of a new set in the hash table with these values by text."""
         self._sets += 1
         self.entries += [(self._sets, text.encode(), value) for text, value in values.items()]
         return self._sets
@@ -98,7 +98,7 @@ class RuleTables:
         self.denials = tables.add(b"".join(packed)) if packed else 0
 
     def by_mode(self, index: ModeIndex) -> int:
-        """The offset of this part."""
+        """Return the offset of this part."""
         return self._once(
             index,
             lambda: (self._by_actor(index.any), self._set({m: self._by_actor(i) for m, i in _sorted(index.modes)})),
@@ -135,11 +135,11 @@ class RuleTables:
     def _match(self, match: Matching) -> int:
         return self._places.get(match.deny, 0) << 1 | (match.allow != NO_RULE)
 
-    def _beginnings(self, found: Beginnings[T], value_of: Callable[[T], int]) -> int:
-        if not found.texts:
+    def _beginnings(self, beginnings: Beginnings[T], value_of: Callable[[T], int]) -> int:
+        if not beginnings.texts:
             return 0
-        numbers = [len(found.texts)]
-        for text, parent, value in zip(found.texts, found.parents, found.values, strict=True):
+        numbers = [len(beginnings.texts)]
+        for text, parent, value in zip(beginnings.texts, beginnings.parents, beginnings.values, strict=True):
             content = text.encode()
             numbers += (self._tables.add_text(content), len(content), parent + 1, value_of(value))
         return self._tables.add_numbers(*numbers)

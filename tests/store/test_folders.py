@@ -19,7 +19,7 @@ import pytest
 
 from capgate.errors import ArtifactError, ArtifactNotFound, StoreError
 from capgate.store import PolicyStore
-from capgate.store.files import TEMPORARY, Folder
+from capgate.store.folders import TEMPORARY, Folder, replace_file
 
 from ..support.keys import Made, filled, store_at, verifier
 from ..support.tools import missing
@@ -175,7 +175,7 @@ def test_ten_gigabytes_are_not_read(index: int, store: PolicyStore) -> None:
 # A14: what is swapped between a look and the opening is what the descriptor says.
 SWAP = """
 import os, sys
-from capgate.store.files import Folder
+from capgate.store.folders import Folder
 from capgate.errors import StoreError
 
 path, kind, armed = sys.argv[1], sys.argv[2], [True]
@@ -392,3 +392,32 @@ def test_the_store_is_a_folder(tmp_path: Path) -> None:
             store_at(tmp_path / name).read_active("orders")
     with pytest.raises(StoreError):
         store_at(tmp_path / "file").publish(*Made().files)
+
+
+class TestReplaceFile:
+    """The one way to write a file that others read meanwhile; the commands use it, too."""
+
+    @pytest.mark.parametrize(("mode", "wanted"), [(None, 0o600), (0o644, 0o644)])
+    def test_the_mode_is_the_umask_s_or_the_one_that_is_given(
+        self, mode: int | None, wanted: int, tmp_path: Path
+    ) -> None:
+        before = os.umask(0o077)
+        try:
+            with Folder.root(tmp_path) as folder:
+                replace_file(folder.descriptor, "file", b"new", mode=mode)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file").read_bytes() == b"new"
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == wanted
+
+    def test_what_fails_leaves_what_was_there_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "no space")
+
+        (tmp_path / "file").write_bytes(b"old")
+        monkeypatch.setattr(os, "replace", fail)
+        with Folder.root(tmp_path) as folder, pytest.raises(OSError, match="no space"):
+            replace_file(folder.descriptor, "file", b"new")
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]

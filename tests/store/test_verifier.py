@@ -14,7 +14,7 @@ from capgate.errors import ArtifactError, ConfigError, DigestMismatch, ManifestE
 from capgate.settings.trust import load_trusted_keys
 from capgate.store import Manifest, Verifier, WasmArtifact
 from capgate.store.signing import format_signatures
-from capgate.store.verify import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
+from capgate.store.verifier import MANIFEST_SUFFIX, SIGNATURE_SUFFIX
 
 from ..support.keys import DAY, GOLDEN, KEYS, NOW, Clock, Made, module, verifier
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from capgate.artifact.bundle import read_bundle
-from capgate.artifact.bundle.documents import canonical, read
-from capgate.artifact.bundle.reading import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle.contents import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle.exact_json import canonical_json, read_json
 from capgate.artifact.load import OPA, read_policy
 from capgate.errors import ArtifactError, BundleError, DecodeError, RestrictedModule
 from capgate.limits import Limits
@@ -293,7 +293,7 @@ def test_data_stay_within_the_roots(roots: list[str], data: Any, permitted: bool
 def test_the_canonical_text(text: str, expected: str) -> None:
     if text == expected:
         expected = text.replace(" ", "")
-    assert canonical(read(text.encode(), "data.json"), "data.json") == expected.encode()
+    assert canonical_json(read_json(text.encode(), "data.json"), "data.json") == expected.encode()
 
 
 def test_every_error_names_the_file() -> None:

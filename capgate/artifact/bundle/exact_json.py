@@ -1,8 +1,9 @@
-"""JSON as bundles have it: read strictly, numbers kept as they are written, and one canonical text of each value.
+"""Reads JSON as bundles have it, strictly and with numbers as they are written, and writes one text of each value.
 
-OPA signs of a structured file not its bytes but its value: objects with their keys in the order of their UTF-8 bytes,
-no white space, numbers as written, text as Go's ``encoding/json`` writes it without HTML escapes (OPA's documentation,
-"Bundles", "Signing": the hash of a structured file). That is also the form in which data reach a module.
+OPA signs of a structured file not its bytes but its value, in one canonical text. There, objects have their keys in the
+order of their UTF-8 bytes, there is no white space, and numbers are as written. Text is as Go's ``encoding/json``
+writes it without HTML escapes (OPA's documentation, "Bundles", "Signing": the hash of a structured file). That is also
+the form in which data reach a module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ...errors import BundleError
+from ...policy.strict import StrictDecoder
 
 #: Nesting of data, all folders on the way included.
 NESTING: Final = 200
@@ -19,32 +21,30 @@ NESTING: Final = 200
 _SEPARATORS: Final = {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-class Number(str):
+class WrittenNumber(str):
     """A number as it is written."""
 
     __slots__ = ()
 
 
-class _Twice(ValueError):
-    pass
+#: Numbers as written, because a signature covers how they are.
+_JSON: Final = StrictDecoder(WrittenNumber, WrittenNumber)
 
 
-def read(text: bytes, member: str, reason: str = "data") -> Any:
-    """The value of a JSON file: UTF-8 without a mark, no key twice, no ``NaN``. Numbers are :class:`Number`.
+def read_json(text: bytes, member: str, reason: str = "data") -> Any:
+    """Return the value of a JSON file: UTF-8 without a mark, no key twice, no ``NaN``.
 
-    Raises :class:`BundleError`, with ``reason``.
+    Numbers are :class:`WrittenNumber`. Raises :class:`BundleError`, with ``reason``.
     """
     try:
-        return json.loads(
-            text.decode(), object_pairs_hook=_once, parse_constant=_refuse, parse_int=Number, parse_float=Number
-        )
+        return _JSON.decode(text.decode())
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise BundleError(f"{member!r} is no strict JSON in UTF-8: {why}", reason=reason, member=member) from error
 
 
-def canonical(value: Any, member: str, reason: str = "data") -> bytes:
-    """The canonical text of a value that :func:`read` gave. Raises :class:`BundleError` where it has none."""
+def canonical_json(value: Any, member: str, reason: str = "data") -> bytes:
+    """Return the one text of a value that :func:`read_json` gave. Raises :class:`BundleError` where it has none."""
     pieces: list[str] = []
     try:
         _write(value, pieces.append, NESTING)
@@ -53,8 +53,8 @@ def canonical(value: Any, member: str, reason: str = "data") -> bytes:
         raise BundleError(f"{member!r}: {error}", reason=reason, member=member) from error
 
 
-def merge(into: dict[str, Any], added: Mapping[str, Any], member: str) -> None:
-    """Add the objects of ``added`` to those of ``into``. Nothing may be said twice: that is :class:`BundleError`."""
+def merge_data(into: dict[str, Any], added: Mapping[str, Any], member: str) -> None:
+    """Add the objects of ``added`` to those of ``into``. Raises :class:`BundleError` where something is said twice."""
     work: list[tuple[dict[str, Any], Mapping[str, Any]]] = [(into, added)]
     while work:
         target, source = work.pop()
@@ -86,15 +86,4 @@ def _write(value: Any, write: Callable[[str], None], left: int) -> None:
             opened = ","
         write("[]" if opened == "[" else "]")
     else:
-        write(value if isinstance(value, Number) else json.dumps(value, ensure_ascii=False))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _Twice("an object has a key twice")
-    return found
-
-
-def _refuse(name: str) -> Any:
-    raise _Twice(f"{name} is no number of JSON")
+        write(value if isinstance(value, WrittenNumber) else json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""What may be read of a store, by as many processes as like to, without a lock and without writing a byte."""
+"""Reads a store, in as many processes as like to, without a lock and without writing a byte."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
-from . import objects
-from .files import Folder
+from .folders import Folder
 from .manifest import CLOCK_SKEW, Manifest
-from .objects import Release, open_objects
 from .records import RECORD_BYTES, Active
-from .verify import VerifiedPolicy, Verifier
+from .releases import OBJECTS, Release, all_releases, open_objects, read_fixtures, read_manifest, read_module
+from .verifier import VerifiedPolicy, Verifier
 
 POLICIES: Final = "policies"
 ACTIVE: Final = "active.json"
@@ -28,10 +27,10 @@ _HISTORY_FILE: Final = re.compile(r"[0-9]{16}\.json", re.ASCII)
 
 
 class Status(msgspec.Struct, frozen=True):
-    """One name of a store. ``problem`` says why the active policy could not be loaded now, or its fixtures could not be
-    judged again; or it is ``None``.
+    """One name of a store. ``releases`` are the published ones, the highest version first, verified or not.
 
-    ``releases`` are the published ones, the highest version first, verified or not.
+    ``problem`` says why the active policy could not be loaded now, or its fixtures could not be run again; or it is
+    ``None``.
     """
 
     name: str
@@ -57,7 +56,7 @@ class StoreReader:
         self.verifier = verifier or Verifier()
 
     def names(self) -> tuple[str, ...]:
-        """The policies that were published here."""
+        """Return the policies that were published here."""
         with Folder.root(self.path) as root:
             if not root.has(POLICIES):
                 return ()
@@ -65,7 +64,7 @@ class StoreReader:
                 return tuple(names_of(policies))
 
     def read_active(self, name: str) -> Active:
-        """Which policy is active: one small file, cheap enough to be asked every second.
+        """Return the record of the policy that is active: one small file, cheap enough to be asked every second.
 
         Raises :class:`ArtifactNotFound` where none is, and :class:`StoreError`.
         """
@@ -73,7 +72,7 @@ class StoreReader:
             return read_record(folder, name)
 
     def load_active(self, name: str) -> VerifiedPolicy:
-        """The active policy, with everything verified, from bytes that were read once.
+        """Return the active policy, with everything verified, from bytes that were read once.
 
         Raises :class:`ArtifactError`, of which the leaves say what is wrong. An expired policy is not loaded.
         """
@@ -93,7 +92,7 @@ class StoreReader:
         raise StoreError(f"{name!r} changed {_ATTEMPTS} times while it was read", reason="moved", path=self.path)
 
     def load(self, active: Active) -> VerifiedPolicy:
-        """The policy of a record that :meth:`read_active` gave, verified as by :meth:`load_active`."""
+        """Return the policy of a record that :meth:`read_active` gave, verified as by :meth:`load_active`."""
         return self._load(active, fixtures=False)
 
     def _load(self, active: Active, *, fixtures: bool) -> VerifiedPolicy:
@@ -110,32 +109,38 @@ class StoreReader:
         return msgspec.structs.replace(policy, active=active)
 
     def load_release(self, name: str, which: int | str, *, fixtures: bool = False) -> VerifiedPolicy:
-        """A published release, active or not: ``which`` is its version, the digest of its module or of its manifest.
-        With ``fixtures``, those that it was released with are read as well, and verified.
+        """Return a published release, active or not.
 
-        Raises as :meth:`load_active` does.
+        ``which`` is its version, the digest of its module or of its manifest. With ``fixtures``, those that it was
+        released with are read as well, and verified. Raises as :meth:`load_active` does.
         """
         _require_name(name)
         with Folder.root(self.path) as root, open_objects(root) as tree:
             return find_release(tree, name, which, self.verifier, fixtures=fixtures)[1]
 
     def history(self, name: str) -> tuple[Active, ...]:
-        """Every record of that name, the newest, which is active, first. Raises as :meth:`read_active` does."""
+        """Return every record of that name. The newest, which is active, is first.
+
+        Raises as :meth:`read_active` does.
+        """
         with self._policy(name) as folder:
             return tuple(read_history(folder, name))
 
     def releases(self, name: str) -> tuple[Release, ...]:
-        """What was published under that name, the highest version first."""
+        """Return what was published under that name, the highest version first."""
         _require_name(name)
         with Folder.root(self.path) as root:
-            if not root.has(objects.FOLDER):
+            if not root.has(OBJECTS):
                 return ()
             with open_objects(root) as tree:
                 return releases_of(tree, name)
 
     def status(self, name: str) -> Status:
-        """How things are with that name. Raises :class:`ArtifactNotFound` where there is no store, and
-        :class:`StoreError` where it cannot be looked at, or the name is none."""
+        """Return how things are with that name.
+
+        Raises :class:`ArtifactNotFound` where there is no store, and :class:`StoreError` where it cannot be looked at,
+        or the name is none.
+        """
         _require_name(name)
         with Folder.root(self.path):
             pass
@@ -166,20 +171,25 @@ class StoreReader:
 def load_release(
     folder: Folder, digest: str, name: str, verifier: Verifier, *, fixtures: bool = False
 ) -> VerifiedPolicy:
-    """The release with that digest, verified, from the folder ``sha256``; with its ``fixtures`` if they are wanted."""
-    data, signatures, path = objects.read_manifest(folder, digest)
+    """Return the release with that digest, verified, from the folder ``sha256``.
+
+    Its ``fixtures`` come with it if they are wanted.
+    """
+    data, signatures, path = read_manifest(folder, digest)
     manifest, signers = verifier.manifest(data, signatures, path=path, name=name)
-    module, path = objects.read_module(folder, manifest.sha256, verifier.limits.module_bytes)
+    module, path = read_module(folder, manifest.sha256, verifier.limits.module_bytes)
     artifact = verifier.artifact(manifest, module, path=path)
-    golden = objects.read_fixtures(folder, digest, manifest) if fixtures else ()
+    golden = read_fixtures(folder, digest, manifest) if fixtures else ()
     return VerifiedPolicy(artifact, manifest, signers, fixtures=golden)
 
 
 def find_release(
     tree: Folder, name: str, which: object, verifier: Verifier, *, fixtures: bool = False
 ) -> tuple[str, VerifiedPolicy]:
-    """The release that ``which`` names, and its digest; of several with one module, the highest version that
-    verifies."""
+    """Return the release that ``which`` names, and its digest.
+
+    Of several with one module it is the highest version that verifies.
+    """
     failure: ArtifactError | None = None
     for release in releases_of(tree, name):
         if is_named(which, release.manifest.version, release.manifest.sha256, release.digest):
@@ -191,12 +201,12 @@ def find_release(
 
 
 def is_named(which: object, version: int, *digests: str) -> bool:
-    """Whether ``which`` is that version, or one of the digests. A ``True`` is no 1."""
+    """Say whether ``which`` is that version, or one of the digests. A ``True`` is no 1."""
     return (type(which) is int and which == version) or (type(which) is str and which in digests)
 
 
 def read_record(folder: Folder, name: str) -> Active:
-    """The record in the folder of a policy.
+    """Return the record in the folder of a policy.
 
     One that is missing where there is a history was lost: that is ``corrupt``, and no fresh start.
     """
@@ -209,7 +219,10 @@ def read_record(folder: Folder, name: str) -> Active:
 
 
 def read_history(folder: Folder, name: str) -> Iterator[Active]:
-    """From the active record back to the first. Raises :class:`StoreError` (``corrupt``) where the chain is broken."""
+    """Yield the active record, then those before it, back to the first.
+
+    Raises :class:`StoreError` (``corrupt``) where the chain is broken.
+    """
     active = read_record(folder, name)
     yield active
     for older in read_archive(folder, name, below=active.sequence):
@@ -223,7 +236,7 @@ def read_history(folder: Folder, name: str) -> Iterator[Active]:
 
 
 def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
-    """The superseded records, the newest first, whose sequence is less than ``below``."""
+    """Yield the superseded records, the newest first, whose sequence is less than ``below``."""
     files = [file for file in history_files(folder) if int(file[:-5]) < below]
     if not files:
         return
@@ -237,12 +250,12 @@ def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
 
 
 def history_file(sequence: int) -> str:
-    """The name of a record's file. 16 digits, so that names sort as numbers do."""
+    """Return the name of a record's file. 16 digits, so that names sort as numbers do."""
     return f"{sequence:016}.json"
 
 
 def history_files(folder: Folder) -> list[str]:
-    """The files of superseded records, the oldest first."""
+    """Return the files of superseded records, the oldest first."""
     if not folder.has(HISTORY):
         return []
     with folder.enter(HISTORY) as history:
@@ -250,14 +263,14 @@ def history_files(folder: Folder) -> list[str]:
 
 
 def names_of(policies: Folder) -> list[str]:
-    """The names in the folder ``policies``."""
+    """Return the names in the folder ``policies``."""
     return list(filter(is_label, policies.names()))
 
 
 def releases_of(tree: Folder, name: str) -> tuple[Release, ...]:
-    """The releases of that name in the folder ``sha256``, the highest version first."""
-    found = [release for release in objects.releases(tree) if release.manifest.name == name]
-    return tuple(sorted(found, key=lambda release: (-release.manifest.version, release.digest)))
+    """Return the releases of that name in the folder ``sha256``, the highest version first."""
+    named = [release for release in all_releases(tree) if release.manifest.name == name]
+    return tuple(sorted(named, key=lambda release: (-release.manifest.version, release.digest)))
 
 
 def _require_name(name: object) -> None:
