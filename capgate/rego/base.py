@@ -80,7 +80,7 @@ class Builtin(msgspec.Struct, frozen=True):
 
 #: Filled by the modules of this package as they are imported.
 BUILTINS: Final[dict[str, Builtin]] = {}
-REFUSED: Final[dict[str, str]] = {}
+NOT_PROVIDED: Final[dict[str, str]] = {}
 
 
 def builtin(
@@ -96,7 +96,7 @@ def builtin(
         arity = len(inspect.signature(function).parameters) - 1
         for name in names:
             if missing:
-                REFUSED[name] = f"needs {missing[0]}, which is not installed: pip install capgate[rego]"
+                NOT_PROVIDED[name] = f"needs {missing[0]}, which is not installed: pip install capgate[rego]"
             else:
                 BUILTINS[name] = Builtin(name, arity, function)
         return function
@@ -104,9 +104,9 @@ def builtin(
     return register
 
 
-def refuse(reason: str, *names: str) -> None:
+def leave_out(reason: str, *names: str) -> None:
     """Register ``names`` as builtins that are not provided, because of ``reason``."""
-    REFUSED.update(dict.fromkeys(names, reason))
+    NOT_PROVIDED.update(dict.fromkeys(names, reason))
 
 
 def string(value: Value) -> str:

@@ -183,11 +183,11 @@ def encode_object(context: Context, query: Value) -> Value:
 @builtin("urlquery.decode_object")
 def decode_object(context: Context, query: Value) -> Value:
     """Go's ``url.ParseQuery``: an object from key to the array of its values; a semicolon is an error."""
-    found: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for part in string(query).split("&"):
         if ";" in part:
             raise Undefined
         if part:
             key, _, value = part.partition("=")
-            found.setdefault(_unescaped(key), []).append(_unescaped(value))
-    return Object((key, tuple(values)) for key, values in found.items())
+            by_key.setdefault(_unescaped(key), []).append(_unescaped(value))
+    return Object((key, tuple(values)) for key, values in by_key.items())

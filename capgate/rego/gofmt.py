@@ -180,10 +180,10 @@ def _type(value: Argument) -> str:
 
 
 def _show(value: Argument, flags: Flags, verb: str) -> str:
-    kind = _type(value)
+    type_name = _type(value)
     if verb == "T":
-        return string_text(kind, flags)
-    if kind == "*big.Int" and verb in "pw":
+        return string_text(type_name, flags)
+    if type_name == "*big.Int" and verb in "pw":
         raise BuiltinError("sprintf", "ambiguous", f"%{verb} of a big integer shows how Go keeps it in memory")
     shown: str | None
     if isinstance(value, str):
@@ -191,10 +191,10 @@ def _show(value: Argument, flags: Flags, verb: str) -> str:
     elif isinstance(value, float):
         shown = float_text(value, flags, "g" if verb == "v" else verb)
     else:
-        shown = _integer(value, flags, verb, big=kind == "*big.Int")
-    if shown is None and kind == "*big.Int":
+        shown = _integer(value, flags, verb, big=type_name == "*big.Int")
+    if shown is None and type_name == "*big.Int":
         return f"%!{verb}(big.Int={value})"
-    return f"%!{verb}({kind}={_show(value, flags, 'v')})" if shown is None else shown
+    return f"%!{verb}({type_name}={_show(value, flags, 'v')})" if shown is None else shown
 
 
 def _string(value: str, flags: Flags, verb: str) -> str | None:

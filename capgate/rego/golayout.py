@@ -56,16 +56,16 @@ class Moment(msgspec.Struct):
 
 def elements(layout: str) -> list[tuple[str, str]]:
     """The layout in pairs of the text before an element, and the element; the last has the empty one."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     at = literal = 0
     while True:
         match = _ELEMENT.search(layout, at)
         if match is None:
-            return [*found, (layout[literal:], "")]
+            return [*pairs, (layout[literal:], "")]
         at = match.end()
         if match[0] == "_":  # stands for itself before a year
             continue
-        found.append((layout[literal : match.start()], match[0]))
+        pairs.append((layout[literal : match.start()], match[0]))
         literal = at
 
 

@@ -27,12 +27,12 @@ def _address(text: str) -> Address | None:
     if "%" in text or "/" in text:
         return None
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(found, ipaddress.IPv6Address) and found in _MAPPED:
+    if isinstance(address, ipaddress.IPv6Address) and address in _MAPPED:
         raise BuiltinError("net", "ambiguous", f"{text!r} is an IPv4 address in IPv6, which Go takes for either")
-    return found
+    return address
 
 
 def _network(value: Value) -> Network:
@@ -67,15 +67,15 @@ def expand(context: Context, cidr: Value) -> Value:
 @builtin("net.cidr_contains_matches")
 def contains_matches(context: Context, cidrs: Value, sought: Value) -> Value:
     """Pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key, or the member."""
-    found: list[Value] = []
+    matches: list[Value] = []
     for cidr, place in _elements(cidrs):
         network = None  # read once, and only where there is something to look for in it
         for other, other_place in _elements(sought):
             context.spend(20)
             network = network or _network(cidr)
             if _contains(network, other):
-                found.append((place, other_place))
-    return Set(found)
+                matches.append((place, other_place))
+    return Set(matches)
 
 
 def _elements(value: Value) -> Iterator[tuple[Value, Value]]:
@@ -112,16 +112,16 @@ def merge(context: Context, cidrs: Value) -> Value:
     if not isinstance(cidrs, (tuple, Set)):
         raise Undefined
     context.spend(len(cidrs) * 50)
-    ranges = sorted((_range(item) for item in cidrs), key=lambda found: (found[0].version, found[1], found[0]))
+    ranges = sorted((_range(item) for item in cidrs), key=lambda span: (span[0].version, span[1], span[0]))
     merged: list[tuple[Address, Address, str | None]] = []
     for first, last, text in ranges:
         while merged and merged[-1][0].version == first.version and int(merged[-1][1]) >= int(first) - 1:
             first, text = min(merged.pop()[0], first, key=int), None
         merged.append((first, last, text))
-    found: list[Value] = []
+    networks: list[Value] = []
     for first, last, text in merged:
-        found.extend([text] if text is not None else map(str, ipaddress.summarize_address_range(first, last)))
-    return Set(found)
+        networks.extend([text] if text is not None else map(str, ipaddress.summarize_address_range(first, last)))
+    return Set(networks)
 
 
 def _range(item: Value) -> tuple[Address, Address, str | None]:

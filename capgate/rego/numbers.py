@@ -43,15 +43,15 @@ def range_step(context: Context, start: Value, stop: Value, step: Value) -> Valu
 
 
 def _whole(value: Value) -> int:
-    found = numeric(value)
-    if isinstance(found, Number):
-        if found and not -MAX_NUMBER < found.adjusted() < MAX_NUMBER:
-            raise BuiltinError("number", "limit", f"{found.text[:80]!r} has too many digits")
-        exact = round_to_64_bits(Fraction(found))
+    exactly = numeric(value)
+    if isinstance(exactly, Number):
+        if exactly and not -MAX_NUMBER < exactly.adjusted() < MAX_NUMBER:
+            raise BuiltinError("number", "limit", f"{exactly.text[:80]!r} has too many digits")
+        exact = round_to_64_bits(Fraction(exactly))
         if exact.denominator != 1:
             raise Undefined
         return exact.numerator
-    return int(round_to_64_bits(Fraction(found)))
+    return int(round_to_64_bits(Fraction(exactly)))
 
 
 @builtin("units.parse")
@@ -101,8 +101,8 @@ def _split(text: str) -> tuple[str, str]:
     """The amount and the unit. An ``e`` belongs to the amount where digits or a sign follow."""
     if " " in text:
         raise Undefined
-    found = _AMOUNT.match(text)
-    end = 0 if found is None else found.end()
+    leading = _AMOUNT.match(text)
+    end = 0 if leading is None else leading.end()
     amount = text[:end]
     if any(len(match[1]) > _EXPONENT_DIGITS for match in _EXPONENT.finditer(amount)) or not amount:
         raise Undefined
@@ -110,10 +110,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _rational(context: Context, text: str) -> Fraction:
-    found = _GO_NUMBER.fullmatch(text)
-    if found is None:
+    match = _GO_NUMBER.fullmatch(text)
+    if match is None:
         raise Undefined
-    exponent = int(found[2] or 0)
+    exponent = int(match[2] or 0)
     if len(text) + abs(exponent) > _MAX_DIGITS:
         raise BuiltinError("units", "limit", f"{len(text) + abs(exponent)} digits, at most {_MAX_DIGITS}")
     context.spend(len(text) + abs(exponent))

@@ -129,8 +129,8 @@ def _at(context: Context, node: _Array, key: Value) -> _Node:
     return child
 
 
-def _has(found: Set, key: Value) -> bool:
-    return order(key) in {order(item) for item in found}
+def _has(members: Set, key: Value) -> bool:
+    return order(key) in {order(item) for item in members}
 
 
 def _opened(context: Context, node: _Node) -> _Node:

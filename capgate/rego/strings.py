@@ -52,16 +52,16 @@ def _text(value: Value) -> str:
 @builtin("strings.any_prefix_match")
 def any_prefix_match(context: Context, texts: Value, prefixes: Value) -> Value:
     """Whether any of the strings begins with any of the prefixes; each is a string, an array or a set of them."""
-    found, sought = _one_or_more(texts), tuple(_one_or_more(prefixes))
-    context.spend(len(found) * len(sought))
-    return any(text.startswith(sought) for text in found)
+    whole, sought = _one_or_more(texts), tuple(_one_or_more(prefixes))
+    context.spend(len(whole) * len(sought))
+    return any(text.startswith(sought) for text in whole)
 
 
 @builtin("strings.any_suffix_match")
 def any_suffix_match(context: Context, texts: Value, suffixes: Value) -> Value:
-    found, sought = _one_or_more(texts), tuple(_one_or_more(suffixes))
-    context.spend(len(found) * len(sought))
-    return any(text.endswith(sought) for text in found)
+    whole, sought = _one_or_more(texts), tuple(_one_or_more(suffixes))
+    context.spend(len(whole) * len(sought))
+    return any(text.endswith(sought) for text in whole)
 
 
 def _one_or_more(value: Value) -> list[str]:
@@ -88,13 +88,13 @@ def index_of_all(context: Context, text: Value, part: Value) -> Value:
     whole, sought = string(text), string(part)
     if not sought:
         raise Undefined
-    found: list[Value] = []
+    places: list[Value] = []
     at = whole.find(sought)
     while at >= 0:
-        found.append(at)
+        places.append(at)
         context.spend(1 + len(sought))
         at = whole.find(sought, at + 1)
-    return tuple(found)
+    return tuple(places)
 
 
 @builtin("strings.reverse")

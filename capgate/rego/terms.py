@@ -158,12 +158,12 @@ def _first(pair: tuple[Any, Any]) -> Any:
 
 def number(text: str) -> int | Number:
     """The number with this text, which is JSON's form; else ``BuiltinError``."""
-    found = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER else None
-    if found is None:
+    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER else None
+    if match is None:
         raise BuiltinError("value", "text", f"{text[:80]!r} is no number of up to {MAX_NUMBER} characters")
-    if found[1] is None and found[2] is None:
+    if match[1] is None and match[2] is None:
         return int(text)
-    if found[2] is not None and (len(found[2]) > 9 or abs(int(found[2][1:])) > MAX_EXPONENT):
+    if match[2] is not None and (len(match[2]) > 9 or abs(int(match[2][1:])) > MAX_EXPONENT):
         raise BuiltinError("value", "text", f"the exponent of {text[:80]!r} is beyond {MAX_EXPONENT}")
     return Number(text)
 

@@ -173,9 +173,9 @@ def _far_first(year: int, month: int) -> tuple[int, int, int]:
 def diff(context: Context, first: Value, second: Value) -> Value:
     """Years, months, days, hours, minutes, seconds between the two, in the zone of the first."""
     _, zone, _ = _moment(first)
-    one, two = sorted((_nanoseconds(first), _nanoseconds(second)))
+    earlier, later = sorted((_nanoseconds(first), _nanoseconds(second)))
     _moment(second)  # whose zone has to exist
-    a, b = _local(one, zone), _local(two, zone)
+    a, b = _local(earlier, zone), _local(later, zone)
     years, months, days = b.year - a.year, b.month - a.month, b.day - a.day
     hours, minutes, seconds = b.hour - a.hour, b.minute - a.minute, b.second - a.second
     if seconds < 0:
@@ -251,8 +251,8 @@ def _offset(seconds: int, zone: Zone) -> int:
     """Seconds that ``zone`` is ahead of UTC, ``seconds`` after the epoch."""
     if not -(2**34) < seconds < 2**34:  # out of the range of OPA's times, so it will not matter
         return 0
-    found = (_EPOCH + datetime.timedelta(seconds=seconds)).astimezone(zone).utcoffset()
-    return 0 if found is None else int(found.total_seconds())
+    ahead = (_EPOCH + datetime.timedelta(seconds=seconds)).astimezone(zone).utcoffset()
+    return 0 if ahead is None else int(ahead.total_seconds())
 
 
 def _local(nanoseconds: int, zone: Zone) -> Moment:

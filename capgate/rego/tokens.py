@@ -17,8 +17,8 @@ from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, mapping, numeric, string, text_of
 from .encodings import read_json, url_bytes
 from .gotext import general
-from .keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
 from .terms import Number, Object, Value
+from .token_keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
 
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _UNVERIFIED: Final = (False, Object(), Object())
@@ -37,10 +37,10 @@ class _Token(msgspec.Struct, frozen=True):
         return f"{self.header}.{self.payload}".encode()
 
     def decoded_header(self) -> Object:
-        found = _object(self.header)
-        if "enc" in found:  # an encrypted token
+        header = _object(self.header)
+        if "enc" in header:  # an encrypted token
             raise Undefined
-        return found
+        return header
 
 
 def _split(token: Value) -> _Token:
@@ -66,10 +66,10 @@ def decode(context: Context, token: Value) -> Value:
         context.spend(len(parts.payload))
         header = parts.decoded_header()
         data = url_bytes(parts.payload)
-        kind = header.get("cty", "")
-        if not isinstance(kind, str):
+        content_type = header.get("cty", "")
+        if not isinstance(content_type, str):
             raise BuiltinError("io.jwt.decode", "ambiguous", "'cty' is no string")
-        if kind != "JWT":
+        if content_type != "JWT":
             break
         token = text_of(data).strip("\"'")
     return (header, mapping(read_json(text_of(data))), url_bytes(parts.signature).hex())
@@ -118,19 +118,19 @@ class _Constraints(msgspec.Struct):
 
 
 def _constraints(context: Context, given: Object) -> _Constraints:
-    found = _Constraints(float(context.timestamp_ns))
+    constraints = _Constraints(float(context.timestamp_ns))
     for name, value in given.items:
         if name == "cert":
-            found.keys = read_keys(string(value))
+            constraints.keys = read_keys(string(value))
         elif name == "time":
-            found.time = _nanoseconds(numeric(value))
+            constraints.time = _nanoseconds(numeric(value))
         elif name in ("secret", "alg", "iss", "aud") and isinstance(name, str):
-            setattr(found, name, string(value))
+            setattr(constraints, name, string(value))
         else:
             raise Undefined
-    if (found.keys is None) == (not found.secret):  # one of them, and not both
+    if (constraints.keys is None) == (not constraints.secret):  # one of them, and not both
         raise Undefined
-    return found
+    return constraints
 
 
 def _nanoseconds(value: int | Number) -> float:

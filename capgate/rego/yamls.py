@@ -91,9 +91,9 @@ def _value(context: Context, node: Any, anchored: dict[int, Value], depth: int) 
     if depth > _MAX_DEPTH:
         raise BuiltinError("yaml", "limit", f"more than {_MAX_DEPTH} levels")
     if id(node) in anchored:  # an alias, which is a copy; it costs what it is worth
-        found = anchored[id(node)]
-        context.spend(weigh(found))
-        return found
+        anchor = anchored[id(node)]
+        context.spend(weigh(anchor))
+        return anchor
     if isinstance(node, yaml.ScalarNode):
         made = _scalar(node)
     elif not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("map", "seq"):
@@ -125,11 +125,11 @@ def _scalar(node: Any) -> Value:
         if node.tag != "tag:yaml.org,2002:str":
             raise _doubtful(f"the tag {node.tag!r}")
         return text
-    kind = node.tag.rpartition(":")[2]
-    if text in _PLAIN and kind in ("null", "bool"):
+    tag = node.tag.rpartition(":")[2]
+    if text in _PLAIN and tag in ("null", "bool"):
         return _PLAIN[text]
-    if _NUMBER.fullmatch(text) and kind == ("float" if "." in text else "int"):
+    if _NUMBER.fullmatch(text) and tag == ("float" if "." in text else "int"):
         return number(text)
-    if kind != "str" or (_DOUBTFUL.fullmatch(text) and not _TEXT.fullmatch(text)):
+    if tag != "str" or (_DOUBTFUL.fullmatch(text) and not _TEXT.fullmatch(text)):
         raise _doubtful(f"what {text[:80]!r} is")
     return text

@@ -1,4 +1,4 @@
-"""The event loop of this thread, whichever library runs it: is there one, and have it run a function soon.
+"""Finds the event loop of this thread, whichever library runs it, and has it run functions.
 
 anyio has no neutral form of this. A task group would need an owner that lives as long as the pool, and a pool that
 starts at its first request has none.
@@ -18,7 +18,8 @@ _left_behind: object = None
 
 
 def current_loop() -> object | None:
-    """What stands for the event loop that runs the calling code; the same object as long as it runs. Else ``None``."""
+    """Return what stands for the event loop that runs the calling code, the same object as long as it runs. Else
+    ``None``."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -33,7 +34,7 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
 
 def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
     """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
-    in between; and wait for that, ``seconds`` at most. False where the loop is gone. Raises what ``function``
+    in between; and wait for that, ``seconds`` at most. Returns False where the loop is gone. Raises what ``function``
     raises."""
     if current_loop() is loop:
         while function():

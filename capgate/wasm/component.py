@@ -36,22 +36,22 @@ def core_module(data: bytes | bytearray | memoryview) -> bytes:
         return source
     check_header(source, COMPONENT_VERSION)
     try:
-        found = _core_modules(source)
+        spans = _core_modules(source)
     except IndexError:
         raise DecodeError(len(source), "unexpected end") from None
-    if len(found) != 1:
-        raise RestrictedModule("component", "core modules", f"{len(found)} of them, exactly 1 is supported")
-    start, end = found[0]
+    if len(spans) != 1:
+        raise RestrictedModule("component", "core modules", f"{len(spans)} of them, exactly 1 is supported")
+    start, end = spans[0]
     return source[start:end]
 
 
 def _core_modules(source: bytes) -> list[tuple[int, int]]:
     """The spans of the core modules. Raises ``IndexError`` where the data stops short."""
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
     for section_id, start, end in _sections(source, 8, len(source)):
         if section_id == _CORE_MODULE:
-            found.append((start, end))
+            spans.append((start, end))
         elif section_id == _COMPONENT:
             inside.append((start, end))
         elif section_id == _CANON:
@@ -65,7 +65,7 @@ def _core_modules(source: bytes) -> list[tuple[int, int]]:
                 raise RestrictedModule("component", f"byte {first}", "a core module inside an inner component")
             if section_id == _COMPONENT:
                 inside.append((first, last))
-    return found
+    return spans
 
 
 def _check_encoding(payload: bytes, offset: int) -> None:

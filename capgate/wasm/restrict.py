@@ -22,7 +22,8 @@ RESERVED_PREFIX: Final = "capgate-meter:"
 #: rule -> the most that a module may have of it. The largest real modules that were at hand, tools of three megabytes,
 #: stay well within, and so does the official test suite (with 16 results). They keep small what grows faster than the
 #: code does: with 64 results, blocks that hand them on take wasmtime 90 MB for each kilobyte of code. They do not bound
-#: the time to compile, which is minutes for a module made for that: :mod:`capgate.runtime.engine.trial` does.
+#: the time to compile, which is minutes for a module made for that; :mod:`capgate.runtime.engine.child_compilation`
+#: does.
 BOUNDS: Final[dict[str, int]] = {
     "types": 2_000,
     "parameters": 256,
@@ -63,8 +64,8 @@ def admit(data: bytes, limits: Limits, imports: ImportNames = ()) -> Module:
     try:
         module = decode(data)
     except DecodeError as error:
-        refused = _refused_opcode(bytes(data), error)
-        raise (refused or error) from None
+        rejection = _rejected_opcode(bytes(data), error)
+        raise (rejection or error) from None
     restrict(module, limits, imports)
     return module
 
@@ -100,10 +101,12 @@ def _check_sizes(module: Module) -> None:
     _bound("element_items", "module", sum(item.count for item in module.elements))
     _bound("data_segments", "module", len(module.data))
     _bound("custom_sections", "module", sum(item.id == CUSTOM for item in module.sections))
-    for index, kind in enumerate(module.types):
-        _bound("parameters", f"type {index}", len(kind.params))
-        _bound("results", f"type {index}", len(kind.results))
-    _bound("signature_values", "module", sum(len(kind.params) + len(kind.results) for kind in module.types))
+    for index, signature in enumerate(module.types):
+        _bound("parameters", f"type {index}", len(signature.params))
+        _bound("results", f"type {index}", len(signature.results))
+    _bound(
+        "signature_values", "module", sum(len(signature.params) + len(signature.results) for signature in module.types)
+    )
     _check_code(module)
 
 
@@ -145,7 +148,7 @@ def _too_many(rule: str, where: str, seen: int, most: int) -> RestrictedModule:
     return RestrictedModule(rule, where, f"{seen}, the limit is {most}")
 
 
-def _refused_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
+def _rejected_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
     """An opcode of a proposal that capgate does not admit is refused by its name; any other is malformed."""
     if error.reason != "illegal opcode":
         return None

@@ -747,24 +747,24 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P5
     """A worker thread lives on, while the last reference to a pool goes on the thread that looks."""
-    from capgate.runtime.thread_instances import Shard
+    from capgate.runtime.thread_instances import ThreadInstances
 
     ended: list[bool] = []
     owners: dict[int, int] = {}
-    keep: list[Shard] = []
-    start, close = Shard.__init__, Shard.close
+    keep: list[ThreadInstances] = []
+    start, close = ThreadInstances.__init__, ThreadInstances.close
 
-    def started(self: Shard, *arguments: Any) -> None:
+    def started(self: ThreadInstances, *arguments: Any) -> None:
         start(self, *arguments)
         keep.append(self)  # so that no id is given twice
         owners[id(self)] = threading.get_ident()
 
-    def closed(self: Shard) -> None:
+    def closed(self: ThreadInstances) -> None:
         ended.append(owners[id(self)] == threading.get_ident())
         close(self)
 
-    monkeypatch.setattr(Shard, "__init__", started)
-    monkeypatch.setattr(Shard, "close", closed)
+    monkeypatch.setattr(ThreadInstances, "__init__", started)
+    monkeypatch.setattr(ThreadInstances, "close", closed)
     source, crew = Carousel(), Crew(2)
 
     def make(policy: VerifiedPolicy) -> WasmPolicyChecker:

@@ -25,7 +25,7 @@ from capgate.model import (
     User,
     canonical,
 )
-from capgate.runtime.abi.opa.document import document
+from capgate.runtime.abi.opa.input_document import document
 
 from ..support.policy_fixtures import load_fixtures
 from ..support.rego_guests import opa_policy

@@ -8,7 +8,7 @@ import pytest
 
 from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
-from capgate.runtime.abi.opa.document import document
+from capgate.runtime.abi.opa.input_document import document
 
 from ..support.guests import PAGE, data
 from ..support.rego_guests import ANSWER, HEAP, HONEST, SIGNATURES, liar

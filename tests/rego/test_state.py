@@ -125,7 +125,7 @@ def test_a_question_leaves_nothing_behind(engine_name: str) -> None:
     before = bytes(guest.instance.memory_view())
     outcome(interpreter, PolicyInput("db.write", resource=Resource("sql_query", "secret-of-somebody")))
     assert b"secret-of-somebody" in bytes(guest.instance.memory_view())
-    guest._restore()
+    guest.restore()
     assert bytes(guest.instance.memory_view()) == before
 
 

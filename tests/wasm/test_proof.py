@@ -11,9 +11,9 @@ from capgate.limits import Limits
 from capgate.wasm import decode, encode, meter, with_section
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import export_entry, vector
+from capgate.wasm.metering.module_proof import verify
 from capgate.wasm.metering.prices import prices_for
 from capgate.wasm.metering.rewrite import memory_maximum
-from capgate.wasm.metering.verify import verify
 from capgate.wasm.module import Export, Module
 
 from ..support.tools import FULL

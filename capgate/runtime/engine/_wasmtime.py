@@ -1,12 +1,12 @@
-"""wasmtime 46 or later, on every supported Python.
+"""Runs modules on wasmtime 46 or later, on every supported Python.
 
 The package's own call looks the type up and boxes each value, which takes some 20 microseconds. The C function
 ``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is
 safe here because the signature is checked once, when the function is looked up. It is used only with versions whose
 layout a test has seen; with any other version the public call serves, slower.
 
-The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
-it back after a call of one microsecond, and a guest is bounded by fuel in any case.
+The call holds the GIL (``PyDLL``), and a guest is bounded by fuel in any case. Released for a call of one microsecond,
+the GIL would come back to a busy process after up to a whole switch interval, 5 ms.
 
 What a host function raises ends the guest's call as a trap, see :mod:`._wasmtime_host`. The instance keeps the
 exception, and whichever call fails raises that.
@@ -27,8 +27,7 @@ from wasmtime import _ffi as ffi
 
 from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
 from ._wasmtime_host import Raised, host_function, marked
-from .base import HostFunction, HostImport, HostMemory, RawFunction
-from .views import view_of
+from .base import HostFunction, HostImport, HostMemory, RawFunction, memory_at
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
 #: them.
@@ -47,7 +46,7 @@ _KINDS: Final = {
 }
 #: Proposals that wasmtime would accept by default, now or in its next release. In an order in which one that another
 #: needs goes last.
-_REFUSED_FEATURES: Final = (
+_REJECTED_FEATURES: Final = (
     *("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "stack_switching", "exceptions"),
     *("gc", "function_references", "wide_arithmetic", "custom_page_sizes", "component_model"),
 )
@@ -75,20 +74,20 @@ def _values_type(slots: int) -> Any:
 
 
 def unchecked_call_supported(version: str) -> bool:
-    """Whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
+    """Say whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
     major = version.partition(".")[0]
     return major.isdecimal() and int(major) in UNCHECKED_VERSIONS
 
 
 def _address(value: Any) -> ctypes.c_void_p:
-    """Where a ctypes object is. Unlike ``cast``, this ties no knot that only a garbage collection undoes; the caller
-    keeps the object."""
+    """Return where a ctypes object is, which the caller keeps. Unlike ``cast``, this ties no knot that only a garbage
+    collection undoes."""
     return ctypes.c_void_p(ctypes.addressof(value))
 
 
 def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
-    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
-    to alive."""
+    """Return a Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it
+    points to alive."""
     slots = max(parameters, results, 1)
     values = _values_type(slots)()
     words = memoryview(values).cast("B").cast("I")
@@ -133,7 +132,7 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int, raised:
 
 
 def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
-    """The public call: every version has it."""
+    """Return a Python function that uses the public call, which every version has."""
 
     def call(*arguments: int) -> int:
         # An i32 is signed for the public call, which would cut one that is too large.
@@ -189,7 +188,7 @@ class WasmtimeInstance:
 
     def memory_view(self) -> memoryview:
         context, memory = self._linear_memory()
-        return view_of(_memory_data(context, memory), _memory_data_size(context, memory))
+        return memory_at(_memory_data(context, memory), _memory_data_size(context, memory))
 
     def _linear_memory(self) -> tuple[Any, Any]:
         if self._memory is None:
@@ -199,13 +198,13 @@ class WasmtimeInstance:
     def _keep(self, memory: Any) -> None:
         self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
 
-    def _export(self, name: str, kind: type) -> Any:
+    def _export(self, name: str, expected: type) -> Any:
         try:
             export = self._exports[name]
         except KeyError:
             raise AbiError("missing_export", repr(name)) from None
-        if not isinstance(export, kind):
-            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {kind.__name__}")
+        if not isinstance(export, expected):
+            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {expected.__name__}")
         return export
 
 
@@ -247,7 +246,7 @@ class WasmtimeModule:
         raise of_host
 
     def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
-        """The functions of the host as the module imports them."""
+        """Return the functions of the host as the module imports them."""
         if not items:
             return []
         signatures = tuple((item.parameters, item.results) for item in items)
@@ -310,20 +309,20 @@ def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _has_type(kind: Any, parameters: int, results: int) -> bool:
-    """Whether a function takes so many i32s and gives so many. Without the package's objects, whose making takes most
-    of the time in which an instance is made."""
-    pointer = kind.ptr()
-    found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
+def _has_type(signature: Any, parameters: int, results: int) -> bool:
+    """Say whether a function takes so many i32s and gives so many. This does without the package's objects, whose
+    making takes most of the time in which an instance is made."""
+    pointer = signature.ptr()
+    both = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
     return all(
         types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
-        for types, count in zip(found, (parameters, results), strict=True)
+        for types, count in zip(both, (parameters, results), strict=True)
     )
 
 
 def _config() -> Any:
-    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives
-    a fork.
+    """Return a configuration that is deterministic and has nothing but the features that capgate admits. It compiles on
+    the calling thread, which survives a fork.
 
     Traps use no signals: a handler that somebody installs later (``faulthandler.enable()`` does) would get them, and
     end the process.
@@ -333,7 +332,7 @@ def _config() -> Any:
     config.signals_based_traps = False
     config.max_wasm_stack = _GUEST_STACK
     config.cranelift_nan_canonicalization = True
-    for feature in _REFUSED_FEATURES:
+    for feature in _REJECTED_FEATURES:
         setattr(config, f"wasm_{feature}", False)
     return config
 

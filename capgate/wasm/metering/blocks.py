@@ -73,12 +73,12 @@ class Planner:
         pos, height, cost, peak = self.pos, self.height, 0, self.out.height
         while True:
             opcode = source[pos]
-            kind = classes[opcode]
-            if kind == METHOD:
+            opcode_class = classes[opcode]
+            if opcode_class == METHOD:
                 break
             pos += 1
-            if kind != NONE:
-                pos = self.skip(pos, kind)
+            if opcode_class != NONE:
+                pos = self.skip(pos, opcode_class)
             cost += prices[opcode]
             height += deltas[opcode]
             if height > peak:
@@ -89,27 +89,27 @@ class Planner:
             self.height = height
             self.out.height = peak
 
-    def skip(self, pos: int, kind: int) -> int:
+    def skip(self, pos: int, opcode_class: int) -> int:
         """The position after the immediates of an opcode without a method; local and global indices are checked."""
         source = self.source
         value = source[pos]
-        if kind <= GLOBAL:
+        if opcode_class <= GLOBAL:
             after = pos + 1
             if value >= 0x80:
-                if kind == LEB:
+                if opcode_class == LEB:
                     while source[after - 1] >= 0x80:
                         after += 1
                     return after
                 value, after = read_unsigned(source, pos)
-            if kind == LOCAL and value >= self.locals:
+            if opcode_class == LOCAL and value >= self.locals:
                 check_index(value, self.locals, "local", pos)
-            if kind == GLOBAL and value >= self.shape.globals:
+            if opcode_class == GLOBAL and value >= self.shape.globals:
                 check_index(value, self.shape.globals, "global", pos)
             return after
-        if kind == MEMARG:
+        if opcode_class == MEMARG:
             pos = pos + 1 if value < 0x80 else read_unsigned(source, pos)[1]
             return pos + 1 if source[pos] < 0x80 else read_unsigned(source, pos)[1]
-        return pos + (4 if kind == BYTES4 else 8)
+        return pos + (4 if opcode_class == BYTES4 else 8)
 
     def special(self) -> None:
         """Take one opcode that has a method."""
@@ -293,9 +293,11 @@ class Planner:
 
     def prefixed(self, at: int) -> None:
         code = 0xFC00 | self.u32()
-        kind = OPCODES[code].immediates
-        first = self.u32() if kind in ("table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros") else 0
-        if kind in ("tables", "eleminit", "init", "zeros"):
+        immediates = OPCODES[code].immediates
+        first = (
+            self.u32() if immediates in ("table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros") else 0
+        )
+        if immediates in ("tables", "eleminit", "init", "zeros"):
             self.u32()
         if self.live:
             self.cost += self.prices.of(code)
@@ -305,6 +307,8 @@ class Planner:
         self.pop_push(max(-delta, 0), max(delta, 0))
 
 
+#: Immediates of the opcodes behind the prefix 0xFC.
+_ONE_OR_TWO_NUMBERS: Final = frozenset({"table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros"})
 _PRICED_ELSEWHERE: Final = frozenset({_LOOP, 0xFC})
 _METHODS: Final = {
     0x00: Planner.unreachable,

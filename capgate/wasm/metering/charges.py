@@ -16,7 +16,7 @@ import msgspec
 
 from ..encode import i32_const, i64_const
 from ..leb128 import unsigned
-from .prices import Unit
+from .prices import UnitPrice
 
 RUNNING: Final = 0
 OUT_OF_FUEL: Final = 1
@@ -87,7 +87,7 @@ class Writer:
         not."""
         return cost + _I64_SUB + self.tee_fuel + _NEGATIVE + _BR_IF + unsigned(label)
 
-    def bulk(self, unit: Unit, room: bytes, label: int) -> bytes:
+    def bulk(self, unit: UnitPrice, room: bytes, label: int) -> bytes:
         """Pay for the length on top of the stack, which stays there. It is an unsigned i32, and the product an i64.
 
         Where the unit is capped, ``room`` puts on the stack by how much there is room to grow.

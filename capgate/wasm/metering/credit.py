@@ -8,7 +8,7 @@ cannot be reached has no credit, which is another thing than a credit of nothing
 from __future__ import annotations
 
 
-class _Frame:
+class _Level:
     """An open construct: the smallest credit that branched to its end, and what was set aside outside of it."""
 
     __slots__ = ("entered", "has_else", "is_loop", "joined", "kept", "kept_outside")
@@ -34,7 +34,7 @@ class Credit:
 
     def __init__(self) -> None:
         self.now: int | None = 0
-        self._frames: list[_Frame] = []
+        self._frames: list[_Level] = []
         self._kept = 0
 
     @property
@@ -55,10 +55,10 @@ class Credit:
 
     def open(self, *, is_loop: bool, is_if: bool) -> None:
         """A block, loop or if begins."""
-        frame = _Frame(self.now, self._kept, is_loop=is_loop, is_if=is_if)
-        self._frames.append(frame)
+        level = _Level(self.now, self._kept, is_loop=is_loop, is_if=is_if)
+        self._frames.append(level)
         if is_loop and self.now is not None:
-            frame.kept = self.now
+            level.kept = self.now
             self._kept += self.now
             self.now = 0
 
@@ -66,25 +66,25 @@ class Credit:
         """An else begins; whether there may be one here."""
         if not self._frames or self._frames[-1].has_else:
             return False
-        frame = self._frames[-1]
-        frame.has_else = True
-        frame.join(self.now)
-        self.now = frame.entered
+        level = self._frames[-1]
+        level.has_else = True
+        level.join(self.now)
+        self.now = level.entered
         return True
 
     def end(self) -> bool:
         """A construct ends; whether there was one."""
         if not self._frames:
             return False
-        frame = self._frames.pop()
-        self._kept = frame.kept_outside
-        if frame.is_loop:
-            self.pay(frame.kept)
+        level = self._frames.pop()
+        self._kept = level.kept_outside
+        if level.is_loop:
+            self.pay(level.kept)
             return True
-        frame.join(self.now)
-        if not frame.has_else:
-            frame.join(frame.entered)
-        self.now = frame.joined
+        level.join(self.now)
+        if not level.has_else:
+            level.join(level.entered)
+        self.now = level.joined
         return True
 
     def branch(self, depth: int) -> bool:
@@ -94,9 +94,9 @@ class Credit:
         if depth > len(self._frames):
             return False
         if self.now is not None and depth < len(self._frames):
-            frame = self._frames[-1 - depth]
-            if not frame.is_loop:
-                frame.join(self.now + self._kept - frame.kept_outside)
+            level = self._frames[-1 - depth]
+            if not level.is_loop:
+                level.join(self.now + self._kept - level.kept_outside)
         return True
 
     def leave(self) -> None:

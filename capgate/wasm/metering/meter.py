@@ -21,10 +21,10 @@ import msgspec
 
 from ...limits import Limits
 from ..restrict import ImportNames, admit
+from .module_proof import verify
 from .plan import Loading
 from .prices import Prices, prices_for
 from .rewrite import FUEL, RESET, STATUS, Rewriter, memory_maximum
-from .verify import verify
 
 
 class Metered(msgspec.Struct, frozen=True):

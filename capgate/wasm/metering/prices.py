@@ -22,7 +22,7 @@ _LOOP, _BR, _BR_IF, _BR_TABLE = 0x03, 0x0C, 0x0D, 0x0E
 DEFERRED: Final = 16
 
 
-class Unit(msgspec.Struct, frozen=True, gc=False):
+class UnitPrice(msgspec.Struct, frozen=True, gc=False):
     """What each byte, page or element of a bulk operation costs: ``length * multiplier >> shift``.
 
     ``capped``: growing by more than there is room for costs nothing, because it then only fails.
@@ -43,7 +43,7 @@ class Prices(msgspec.Struct, frozen=True):
     """
 
     instructions: dict[int, int]
-    units: dict[int, Unit]
+    units: dict[int, UnitPrice]
     entry: int
     locals_per_fuel: int
     charge: int
@@ -107,14 +107,14 @@ _MEMORY_ACCESS: Final = frozenset(range(0x28, 0x3F))
 _ACCESS: Final = ((32, 1), (128, 8), (65_536, 64))
 
 _UNITS: Final = {
-    "memory.fill": Unit(1, 2),
-    "memory.copy": Unit(1, 2),
-    "memory.init": Unit(1, 2),
-    "memory.grow": Unit(32_768, 0, capped=True),
-    "table.fill": Unit(12),
-    "table.copy": Unit(24),
-    "table.init": Unit(16),
-    "table.grow": Unit(8, 0, capped=True),
+    "memory.fill": UnitPrice(1, 2),
+    "memory.copy": UnitPrice(1, 2),
+    "memory.init": UnitPrice(1, 2),
+    "memory.grow": UnitPrice(32_768, 0, capped=True),
+    "table.fill": UnitPrice(12),
+    "table.copy": UnitPrice(24),
+    "table.init": UnitPrice(16),
+    "table.grow": UnitPrice(8, 0, capped=True),
 }
 
 _BY_NAME: Final = {row.name: row.code for row in OPCODES.values()}

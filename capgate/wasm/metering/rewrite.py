@@ -92,10 +92,10 @@ class Rewriter:
         squared = 0
         out = []
         for body, type_index in zip(module.code, module.functions, strict=True):
-            kind = module.types[type_index]
-            plan = planner.plan(body, (len(kind.params), len(kind.results)))
+            signature = module.types[type_index]
+            plan = planner.plan(body, (len(signature.params), len(signature.results)))
             squared += self.checked_blocks(plan) ** 2
-            out.append(self.guest_body(body, plan, kind))
+            out.append(self.guest_body(body, plan, signature))
         if squared > MAX_BLOCKS_SQUARED:
             raise RestrictedModule(
                 "blocks", "module", f"{squared} as sum of squares, the limit is {MAX_BLOCKS_SQUARED}"
@@ -111,15 +111,15 @@ class Rewriter:
             raise RestrictedModule("blocks", "function body", f"{len(plan.costs)}, the limit is {MAX_BLOCKS}")
         return len(plan.costs)
 
-    def guest_body(self, body: Body, plan: Plan, kind: FuncType) -> bytes:
-        count = len(kind.params) + body.local_count
+    def guest_body(self, body: Body, plan: Plan, signature: FuncType) -> bytes:
+        count = len(signature.params) + body.local_count
         weight = frame_weight(count + plan.height, body.end - body.start)
         writer = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
         cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
-            writer.prologue(cost, weight, self.block_type(kind.results), calls=plan.calls),
+            writer.prologue(cost, weight, self.block_type(signature.results), calls=plan.calls),
             *self.guest_code(body, plan, writer),
             writer.epilogue(weight, calls=plan.calls, deferred=self.defers(plan)),
         ]
@@ -187,9 +187,9 @@ class Rewriter:
 
     # What is added
 
-    def type_index(self, kind: FuncType) -> int:
+    def type_index(self, signature: FuncType) -> int:
         """The index of a type among those added."""
-        return self.types.setdefault(kind, len(self.module.types) + len(self.types))
+        return self.types.setdefault(signature, len(self.module.types) + len(self.types))
 
     def add_function(self, type_index: int, code: bytes, export: str | None = None) -> int:
         index = len(self.shape.functions) + len(self.functions)
@@ -234,7 +234,7 @@ class Rewriter:
         counters = [b"\x7e\1" + i64_const(0) + b"\x0b", *[b"\x7f\1" + i32_const(0) + b"\x0b"] * 2]
         out = Module(b"", module.sections)
         for section, count, items in (
-            (_TYPES, len(module.types), [func_type(kind) for kind in self.types]),
+            (_TYPES, len(module.types), [func_type(signature) for signature in self.types]),
             (_FUNCTIONS, len(module.functions), [unsigned(index) for index in self.functions]),
             (_GLOBALS, len(module.globals), counters),
             (_EXPORTS, len(module.exports), [export_entry(item) for item in self.exports]),
@@ -261,15 +261,15 @@ class Rewriter:
             out.sections = replaced(out.sections, _MEMORIES, vector(memories))
 
     def clamped_import(self, item: Import) -> Import:
-        kind = item.type
-        if isinstance(kind, MemoryType):
-            kind = self.clamped_memory(kind)
-        elif isinstance(kind, TableType):
-            kind = self.clamped_table(kind)
-        return Import(item.module, item.name, item.kind, kind)
+        declared = item.type
+        if isinstance(declared, MemoryType):
+            declared = self.clamped_memory(declared)
+        elif isinstance(declared, TableType):
+            declared = self.clamped_table(declared)
+        return Import(item.module, item.name, item.kind, declared)
 
-    def clamped_memory(self, kind: MemoryType) -> MemoryType:
-        return MemoryType(kind.minimum, clamped(kind.maximum, self.limits.memory_pages))
+    def clamped_memory(self, declared: MemoryType) -> MemoryType:
+        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.memory_pages))
 
-    def clamped_table(self, kind: TableType) -> TableType:
-        return TableType(kind.type, kind.minimum, clamped(kind.maximum, self.limits.table_elements))
+    def clamped_table(self, declared: TableType) -> TableType:
+        return TableType(declared.type, declared.minimum, clamped(declared.maximum, self.limits.table_elements))

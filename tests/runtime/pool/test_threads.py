@@ -20,7 +20,7 @@ from capgate.artifact.build import build_policy
 from capgate.checker.local import WasmPolicyChecker
 from capgate.errors import PolicyTrap
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Resource
-from capgate.runtime import instantiation as _making
+from capgate.runtime import instantiation
 from capgate.runtime.pool import WasmPool
 
 from ...support.guests import artifact
@@ -110,7 +110,7 @@ def test_what_ended_threads_did_stays_counted(engine_name: str) -> None:
         run_in_threads(lambda: [pool.call(order()) for _ in range(5)], 4)
         statistics = check_balance(pool.statistics())
         assert (statistics.calls, statistics.made, statistics.closed) == (20 * turn, 4 * turn, 4 * turn)
-    assert not pool._shards
+    assert not pool._of_threads
 
 
 def test_instances_are_dropped_on_their_thread(engine_name: str) -> None:  # P5
@@ -120,7 +120,7 @@ def test_instances_are_dropped_on_their_thread(engine_name: str) -> None:  # P5
     def work() -> None:
         pool.call(order())
         thread = threading.get_ident()
-        weakref.finalize(pool._local.shard, lambda: dropped.append(threading.get_ident() == thread))
+        weakref.finalize(pool._local.instances, lambda: dropped.append(threading.get_ident() == thread))
 
     run_in_threads(work)
     assert dropped == [True] * 8
@@ -132,10 +132,10 @@ def test_a_worker_thread_has_one_instance_whatever_fails(engine_name: str) -> No
     def work() -> None:
         for _ in range(10):
             assert pool.call(order(TRAP_IF_USED)) == ALLOW
-            assert len(pool._local.shard.idle) == 1
+            assert len(pool._local.instances.idle) == 1
             with pytest.raises(PolicyTrap):
                 pool.call(order(TRAP))
-            assert len(pool._local.shard.idle) == 1
+            assert len(pool._local.instances.idle) == 1
 
     run_in_threads(work, 2)
     check_balance(pool.statistics())
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_instances_or_calls(
 ) -> None:  # P17, M17
     """An instance has at least a page of its own: to keep one in thirty would take eight megabytes."""
     cycles = 10_000 if FULL else 4_000
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 1e9)
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e9)
     pool = make_pool(engine_name, 2)
 
     def cycle(times: int) -> None:

@@ -50,10 +50,10 @@ class Key(msgspec.Struct, frozen=True):
 def read_keys(text: str) -> list[Key]:
     if "-----BEGIN" in text:
         return [Key(_pem(text))]
-    found = read_json(text)
-    if not isinstance(found, Object):
+    value = read_json(text)
+    if not isinstance(value, Object):
         raise Undefined
-    keys = found.get("keys") if "keys" in found else (found,)
+    keys = value.get("keys") if "keys" in value else (value,)
     if not isinstance(keys, tuple) or len(keys) > MAX_KEYS:
         raise _unusable("no array of up to 50 keys")
     read = [_json_key(item) for item in keys]
@@ -94,26 +94,26 @@ def _json_key(value: Value) -> Key:
 
 
 def _text(value: Object, name: str) -> str:
-    found = value.get(name, "")
-    if not isinstance(found, str):
+    text = value.get(name, "")
+    if not isinstance(text, str):
         raise _unusable(f"{name!r} is no string")
-    return found
+    return text
 
 
 def _public_key(parts: dict[str, str]) -> Any:
-    kind, curve = parts["kty"], parts["crv"]
-    if kind == "RSA":
+    key_type, curve = parts["kty"], parts["crv"]
+    if key_type == "RSA":
         return rsa.RSAPublicNumbers(_integer(parts["e"]), _integer(parts["n"])).public_key()
-    if kind == "EC" and curve in _CURVES:
+    if key_type == "EC" and curve in _CURVES:
         numbers = ec.EllipticCurvePublicNumbers(
             _integer(parts["x"]), _integer(parts["y"]), getattr(ec, _CURVES[curve])()
         )
         return numbers.public_key()
-    if kind == "OKP" and curve == "Ed25519":
+    if key_type == "OKP" and curve == "Ed25519":
         return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(parts["x"]))
-    if kind == "oct":
+    if key_type == "oct":
         return _bytes(parts["k"])
-    raise _unusable(f"kind {kind!r} with curve {curve!r}")
+    raise _unusable(f"kind {key_type!r} with curve {curve!r}")
 
 
 def _integer(text: str) -> int:

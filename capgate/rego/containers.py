@@ -67,14 +67,14 @@ def reachable_paths(context: Context, graph: Value, initial: Value) -> Value:
     edges = mapping(graph)
     if not isinstance(initial, (tuple, Set)):
         raise Undefined
-    found: list[Value] = []
+    paths: list[Value] = []
     for root in initial:
         if root in edges:
             for neighbor in _neighbors(edges, root):
-                _walk(context, edges, neighbor, (root,), {order(root)}, found)
+                _walk(context, edges, neighbor, (root,), {order(root)}, paths)
             if not _neighbors(edges, root):
-                found.append((root,))
-    return Set(found)
+                paths.append((root,))
+    return Set(paths)
 
 
 def _neighbors(edges: Object, vertex: Value) -> tuple[Value, ...]:
@@ -83,23 +83,23 @@ def _neighbors(edges: Object, vertex: Value) -> tuple[Value, ...]:
 
 
 def _walk(
-    context: Context, edges: Object, vertex: Value, path: tuple[Value, ...], reached: set[object], found: list[Value]
+    context: Context, edges: Object, vertex: Value, path: tuple[Value, ...], reached: set[object], paths: list[Value]
 ) -> None:
     context.spend(weigh(path) * 2)
     if vertex not in edges:
-        found.append(path)
+        paths.append(path)
         return
     path = (*path, vertex)
     neighbors = _neighbors(edges, vertex)
     if not neighbors:
-        found.append(path)
+        paths.append(path)
     reached = {*reached, order(vertex)}
     for neighbor in neighbors:
         if order(neighbor) in reached:
             context.spend(weigh(path) * 2)
-            found.append(path)
+            paths.append(path)
         else:
-            _walk(context, edges, neighbor, path, reached, found)
+            _walk(context, edges, neighbor, path, reached, paths)
 
 
 @builtin("array.reverse")

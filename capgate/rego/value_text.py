@@ -12,23 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import BuiltinError
-from .terms import MAX_DEPTH, Number, Object, Set, Value, equal, is_unicode, number, order, plain, weigh
-
-__all__ = [
-    "MAX_DEPTH",
-    "Number",
-    "Object",
-    "Set",
-    "Value",
-    "dump",
-    "equal",
-    "is_unicode",
-    "number",
-    "order",
-    "parse",
-    "plain",
-    "weigh",
-]
+from .terms import MAX_DEPTH, Number, Object, Set, Value, is_unicode, number, weigh
 
 #: Values that are read between two looks at the clock.
 _OFTEN: Final = 256
@@ -62,8 +46,8 @@ def _bad(text: str, at: int) -> BuiltinError:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
 
 
 def _string(text: str, at: int) -> tuple[str, int]:
@@ -103,10 +87,10 @@ class _Reader:
         for word, value in _WORDS:
             if text.startswith(word, at):
                 return value, at + len(word)
-        found = _NUMBER.match(text, at)
-        if found is None:
+        match = _NUMBER.match(text, at)
+        if match is None:
             raise _bad(text, at)
-        return number(found[0]), found.end()
+        return number(match[0]), match.end()
 
     def array(self, at: int, depth: int) -> tuple[Value, int]:
         text = self.text

@@ -60,21 +60,21 @@ def _compile(context: Context, pattern: str) -> Any:
     if "\\C" in pattern or "(?<" in pattern:
         raise BuiltinError("regex", "ambiguous", "\\C is RE2's, and (?<name>) is new in Go")
     context.spend(10 * len(pattern))
-    found = context.paid.get(pattern)
-    if found is None:
+    compiled = context.paid.get(pattern)
+    if compiled is None:
         # A few characters may stand for a large program. Whether it was compiled for others must not show, so each
         # evaluation pays, once; what it paid for it keeps, so that a cache that is too small costs nobody anything.
-        found = _compiled(pattern)
-        context.spend(found.programsize)
-        context.paid[pattern] = found
-    return found
+        compiled = _compiled(pattern)
+        context.spend(compiled.programsize)
+        context.paid[pattern] = compiled
+    return compiled
 
 
 def _pay(context: Context, compiled: Any, text: str) -> None:
     context.spend(2 * len(text) * (1 + compiled.programsize // _PER_UNIT))
 
 
-def _found(context: Context, compiled: Any, text: str) -> Iterator[Any]:
+def _re2_matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
     """The matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is near:
     ``a.*b|a`` does."""
     _pay(context, compiled, text)
@@ -86,7 +86,7 @@ def _found(context: Context, compiled: Any, text: str) -> Iterator[Any]:
 def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
     """The matches that Go finds: an empty one is none right behind another match."""
     previous = -1
-    for match in _found(context, compiled, text):
+    for match in _re2_matches(context, compiled, text):
         start, end = match.span()
         if start != end or start != previous:
             yield match
@@ -117,12 +117,12 @@ def find_n(context: Context, pattern: Value, text: Value, count: Value) -> Value
     """The first ``count`` matches, or all of them where that is negative."""
     expression, whole, most = string(pattern), string(text), integer(count)
     compiled = _compile(context, expression)
-    found: list[Value] = []
+    matched: list[Value] = []
     for match in _matches(context, compiled, whole):
-        if 0 <= most <= len(found):
+        if 0 <= most <= len(matched):
             break
-        found.append(match.group())
-    return tuple(found)
+        matched.append(match.group())
+    return tuple(matched)
 
 
 @builtin("regex.replace", needs=_NEEDS)
@@ -138,7 +138,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     begin = 0
-    for match in _found(context, compiled, whole):
+    for match in _re2_matches(context, compiled, whole):
         context.spend(len(template))
         replaced = expand(match)
         context.spend(len(replaced))
