@@ -33,7 +33,11 @@ Facts are attributes, and tests assert those; the sentence is for people.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import sys
+from typing import Any, ClassVar, Final
+
+#: What ends a process, a thread or a generator. Whoever catches it leaves nobody to answer.
+_ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class CapgateError(Exception):
@@ -341,6 +345,37 @@ class EngineUnavailable(CapgateError):
         super().__init__(f"engine {engine!r} is not available: {hint}")
         self.engine = engine
         self.hint = hint
+
+
+def ends_task(error: BaseException) -> bool:
+    """Say whether ``error`` ends the task or the process, so that nobody is left who could answer.
+
+    Every other :class:`BaseException` becomes a denial: an engine's panic, for one, is no :class:`Exception`. The one
+    guard for both, which costs nothing where nothing is raised::
+
+        try:
+            ...
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            ...  # deny
+    """
+    if isinstance(error, Exception):
+        return False
+    inner = getattr(error, "exceptions", None)
+    if type(inner) is tuple:  # an exception group that is not an Exception
+        return any(ends_task(part) for part in inner)
+    return isinstance(error, (*_ENDINGS, *_cancellations()))
+
+
+def _cancellations() -> list[type[BaseException]]:
+    """Return what asyncio and trio raise in a task that is cancelled, as far as they are loaded.
+
+    Neither is imported for this, nor asked which of them runs: a worker thread gets cancellation of both kinds too.
+    """
+    classes = (("asyncio", "CancelledError"), ("trio", "Cancelled"))
+    named = [getattr(sys.modules.get(library), name, None) for library, name in classes]
+    return [cls for cls in named if isinstance(cls, type)]
 
 
 def _short(value: object, limit: int = 200) -> str:

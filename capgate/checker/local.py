@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from ..actions import VOCABULARY, Vocabulary
-from ..errors import PoolExhausted
+from ..errors import PoolExhausted, ends_task
 from ..events import DecisionLog
 from ..limits import Limits
 from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
@@ -149,9 +149,9 @@ class WasmPolicyChecker(BaseChecker):
             result = self._call(input)
         except PoolExhausted:
             return None
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             return denied_for(error, input)
         if monotonic() - started > self._deadline:
             return _TIMEOUT  # an answer, but too late
@@ -192,9 +192,9 @@ class WasmPolicyChecker(BaseChecker):
             return _TIMEOUT if monotonic() - started > self._deadline else result
         except TimeoutError:
             return DENIED[Reason.POOL_EXHAUSTED]
-        except (KeyboardInterrupt, SystemExit, GeneratorExit, anyio.get_cancelled_exc_class()):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             return denied_for(error, input)
 
     async def start(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from ..errors import CapgateError, StoreError
+from ..errors import CapgateError, StoreError, ends_task
 from ..runtime.event_loop import on_loop
 from ..store.records import Active
 from ..store.verify import VerifiedPolicy
@@ -143,9 +143,9 @@ class Watcher:
                 self._looked = time.time_ns()
                 self._follow(active)
                 self._tell_store(active)
-            except (KeyboardInterrupt, SystemExit):
-                raise
             except BaseException as error:  # an engine's panic is no Exception, and somebody has to go on looking
+                if ends_task(error):
+                    raise
                 self._refuse(active, error)
             return self.now is not before
 

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import anyio
 import anyio.from_thread
 
-from ..errors import CapabilityDenied, ConfigError, PolicyTimeout, PolicyUnavailable
+from ..errors import CapabilityDenied, ConfigError, PolicyTimeout, PolicyUnavailable, ends_task
 from ..events import new_decision_id
 from ..model import Actor, Allow, Decision, Deny, PolicyInput, PolicyResult
 from .actors import ACTORS
 from .denials import refusal
-from .point import Answers, Judge, ends_task
+from .point import Answers, Judge
 from .questions import BATCH, Question, ResourceLike, inputs_of
 
 __all__ = ["BATCH", "Capabilities", "Held", "Question", "ResourceLike"]

@@ -15,7 +15,7 @@ import anyio
 from ..checker.cached import QuickChecker
 from ..checker.following import FollowingChecker
 from ..checker.local import DENIED, Answering, BaseChecker, LocalPolicyChecker, PolicyChecker, WasmPolicyChecker
-from ..errors import ConfigError, PolicyError
+from ..errors import ConfigError, PolicyError, ends_task
 from ..events import DecisionLog
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Allow, Deny, Environment, PolicyInfo, PolicyInput, PolicyResult, Reason
@@ -160,20 +160,6 @@ def decision(result: object) -> PolicyResult:
 def denied_for(error: BaseException) -> Deny:
     """The denial that an error stands for."""
     return DENIED[error.code] if isinstance(error, PolicyError) else DENIED[Reason.INTERNAL_ERROR]
-
-
-def ends_task(error: BaseException) -> bool:
-    """Whether ``error`` ends the task or the process, so that there is nobody left to answer."""
-    if isinstance(error, Exception):
-        return False
-    inner = getattr(error, "exceptions", None)
-    if inner is not None:  # an exception group that is not an Exception
-        return any(ends_task(one) for one in inner)
-    try:
-        cancelled: type[BaseException] = anyio.get_cancelled_exc_class()
-    except Exception:  # no event loop that anyio knows
-        return True
-    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, cancelled))
 
 
 def _overrides(checker: BaseChecker) -> bool:

@@ -19,8 +19,8 @@ from starlette.types import Scope
 
 from ..checker.local import DENIED, Answering
 from ..enforcement.actors import ACTORS
-from ..enforcement.point import Judge, decisions, denied_for, ends_task
-from ..errors import PolicyUnavailable
+from ..enforcement.point import Judge, decisions, denied_for
+from ..errors import PolicyUnavailable, ends_task
 from ..events import DecisionLog, new_decision_id
 from ..model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements

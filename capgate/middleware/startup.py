@@ -18,8 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..checker.local import PolicyChecker
 from ..enforcement.actors import actor_from_user
-from ..enforcement.point import ends_task
-from ..errors import CapgateError, ConfigError, PolicyUnavailable
+from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
 from ..events import printable
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Environment

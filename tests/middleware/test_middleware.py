@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
 import pickle
@@ -26,8 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from capgate.checker.local import LocalPolicyChecker
 from capgate.enforcement.capabilities import Capabilities
-from capgate.enforcement.point import ends_task
-from capgate.errors import PolicyTimeout
+from capgate.errors import PolicyTimeout, ends_task
 from capgate.limits import Limits
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Reason, Service, User
@@ -690,20 +690,26 @@ def group(*errors: BaseException) -> BaseException:
 
 def test_what_ends_a_task_without_an_event_loop() -> None:
     for error in (
-        Sudden(),
+        asyncio.CancelledError(),
         KeyboardInterrupt(),
         SystemExit(),
         GeneratorExit(),
         group(KeyboardInterrupt(), ValueError()),
     ):
         assert ends_task(error)
-    for error in (ValueError(), TimeoutError(), group(ValueError())):
+    for error in (Sudden(), ValueError(), TimeoutError(), group(ValueError()), group(Sudden())):
         assert not ends_task(error)
 
 
 async def test_what_ends_a_task() -> None:  # P3
     cancelled = anyio.get_cancelled_exc_class()
     assert issubclass(cancelled, BaseException)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(cancelled) as caught:
+            await anyio.lowlevel.checkpoint()
+    assert ends_task(caught.value)
+    assert ends_task(group(ValueError(), caught.value))
     assert ends_task(KeyboardInterrupt())
     assert ends_task(group(Sudden(), group(KeyboardInterrupt())))
     for error in (Sudden(), group(Sudden()), group(Sudden(), group(ValueError()))):
