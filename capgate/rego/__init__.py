@@ -1,8 +1,10 @@
-"""Functions that the host provides to Rego policies which OPA compiled to WebAssembly, on values in Python.
+"""Computes the functions that the host provides to Rego policies which OPA compiled to WebAssembly.
 
-:data:`BUILTINS` has those that are provided, by their Rego names; :data:`NOT_PROVIDED` those that are not, each with the
-reason: they are impure, or there is no doing exactly what OPA does, or a library is not installed. A name in neither is
-not known. The functions and their results are those of OPA's reference,
+Uses ``errors``. Read ``base.py`` first, then ``terms.py``: values in Python.
+
+Those that are provided are in :data:`BUILTINS`, by their Rego names. Those that are not are in :data:`NOT_PROVIDED`,
+each with the reason: it is impure, or there is no doing exactly what OPA does, or a library is not installed. A name in
+neither is not known. The functions and their results are those of OPA's reference,
 https://www.openpolicyagent.org/docs/policy-reference.
 """
 

@@ -1,4 +1,4 @@
-"""Go's ``time.Parse``, by layouts (:mod:`capgate.rego.golayout`).
+"""Reads times as Go's ``time.Parse``, by layouts (:mod:`capgate.rego.golayout`).
 
 The local zone is UTC: the abbreviation of another zone is accepted and says nothing of the offset.
 """
@@ -35,7 +35,8 @@ class _Read(msgspec.Struct):
 
 
 def read(layout: str, text: str) -> int:
-    """``time.Parse``: nanoseconds since the epoch, or :class:`Undefined` where the text is not of that layout."""
+    """Read as ``time.Parse``: nanoseconds since the epoch, or :class:`Undefined` where the text is not of that
+    layout."""
     time = _Read(text)
     parts = elements(layout)
     for index, (literal, element) in enumerate(parts):
@@ -57,7 +58,7 @@ def read(layout: str, text: str) -> int:
 
 
 def _skip(text: str, literal: str) -> str:
-    """``text`` after ``literal``, in which a run of spaces stands for any number of them."""
+    """Return ``text`` after ``literal``, in which a run of spaces stands for any number of them."""
     while literal:
         if literal[0] == " ":
             if text and text[0] != " ":
@@ -148,7 +149,7 @@ def _digits(time: _Read, least: int, most: int) -> int:
 
 
 def _signed(time: _Read, count: int) -> int:
-    """A number in the next ``count`` characters, which may begin with a sign."""
+    """Read a number in the next ``count`` characters, which may begin with a sign."""
     text, time.rest = time.rest[:count], time.rest[count:]
     digits = text[1:] if text[:1] in ("+", "-") else text
     if len(text) < count or (digits and not _is_digit(digits)):
@@ -166,7 +167,7 @@ def _word(time: _Read, words: tuple[str, ...]) -> int:
 
 
 def _unannounced_fraction(time: _Read, following: str) -> None:
-    """A fraction after the seconds is accepted though the layout has none."""
+    """Read a fraction after the seconds, which is accepted though the layout has none."""
     if time.rest[:1] in (".", ",") and _is_digit(time.rest[1:2]) and following[:1] not in (".", ","):
         _take_run(time)
 
@@ -218,7 +219,7 @@ def _take_offset(time: _Read, element: str) -> None:
 
 
 def _zone_length(text: str) -> int:
-    """How long the abbreviation of a zone at the start of ``text`` is, by Go's rules for what looks like one."""
+    """Return how long the abbreviation of a zone at the start of ``text`` is, by Go's rules for what looks like one."""
     if text.startswith("UTC"):
         return 3
     if len(text) >= 3 and text.startswith(("ChST", "MeST")):

@@ -1,4 +1,4 @@
-"""``net.*`` on addresses and networks in CIDR notation. Nothing is looked up."""
+"""Provides ``net.*`` on addresses and networks in CIDR notation. Nothing is looked up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CLASSES: Final = ((128, 8), (192, 16), (224, 24))
 
 
 def _address(text: str) -> Address | None:
-    """The address that ``net.ParseIP`` reads, or ``None``."""
+    """Return the address that ``net.ParseIP`` reads, or ``None``."""
     if "%" in text or "/" in text:
         return None
     try:
@@ -36,7 +36,8 @@ def _address(text: str) -> Address | None:
 
 
 def _network(value: Value) -> Network:
-    """The network that ``net.ParseCIDR`` reads: the address may have bits beyond the prefix, which is decimal."""
+    """Return the network that ``net.ParseCIDR`` reads: the address may have bits beyond the prefix, which is
+    decimal."""
     text, slash, prefix = string(value).partition("/")
     address = _address(text)
     if address is None or not slash or not _PREFIX.fullmatch(prefix):
@@ -58,7 +59,7 @@ def is_valid(context: Context, cidr: Value) -> Value:
 
 @builtin("net.cidr_expand")
 def expand(context: Context, cidr: Value) -> Value:
-    """Every address in the network."""
+    """Return every address in the network."""
     network = _network(cidr)
     context.spend(network.num_addresses * 16)
     return Set(str(address) for address in network)
@@ -66,7 +67,8 @@ def expand(context: Context, cidr: Value) -> Value:
 
 @builtin("net.cidr_contains_matches")
 def contains_matches(context: Context, cidrs: Value, sought: Value) -> Value:
-    """Pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key, or the member."""
+    """Return pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key or
+    member."""
     matches: list[Value] = []
     for cidr, place in _elements(cidrs):
         network = None  # read once, and only where there is something to look for in it
@@ -108,7 +110,7 @@ def _contains(network: Network, other: Value) -> bool:
 
 @builtin("net.cidr_merge")
 def merge(context: Context, cidrs: Value) -> Value:
-    """The fewest networks that cover the same addresses. What touches nothing else stays as it was written."""
+    """Return the fewest networks that cover the same addresses. What touches nothing else stays as it was written."""
     if not isinstance(cidrs, (tuple, Set)):
         raise Undefined
     context.spend(len(cidrs) * 50)
@@ -125,7 +127,7 @@ def merge(context: Context, cidrs: Value) -> Value:
 
 
 def _range(item: Value) -> tuple[Address, Address, str | None]:
-    """First and last address, and the text of the network as it stands alone."""
+    """Return first and last address, and the text of the network as it stands alone."""
     if not isinstance(item, str):
         raise Undefined
     address = _address(item)

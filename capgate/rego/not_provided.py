@@ -1,4 +1,4 @@
-"""The builtins of OPA that are not provided, and why."""
+"""Lists the builtins of OPA that are not provided, and why."""
 
 from __future__ import annotations
 

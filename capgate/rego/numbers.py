@@ -1,4 +1,4 @@
-"""Arithmetic as Go's ``math/big`` has it, and ``numbers.range_step``, ``units.*``."""
+"""Reckons as Go's ``math/big``, and provides ``numbers.range_step``, ``units.*``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _LETTERS: Final = "kmgtpe"
 
 
 def round_to_64_bits(value: Fraction) -> Fraction:
-    """``value`` with a mantissa of 64 bits, the nearest, ties to even: ``big.Float`` as OPA makes it of a number."""
+    """Return ``value`` with a mantissa of 64 bits, the nearest, ties to even: ``big.Float`` as OPA makes it of a
+    number."""
     numerator, denominator = abs(value.numerator), value.denominator
     excess = numerator.bit_length() - denominator.bit_length() - 64
     while True:
@@ -34,7 +35,7 @@ def round_to_64_bits(value: Fraction) -> Fraction:
 
 @builtin("numbers.range_step")
 def range_step(context: Context, start: Value, stop: Value, step: Value) -> Value:
-    """The integers from ``start`` to ``stop``, both included, up or down by ``step``, which is positive."""
+    """Return the integers from ``start`` to ``stop``, both included, up or down by ``step``, which is positive."""
     first, last, by = _whole(start), _whole(stop), _whole(step)
     if by <= 0:
         raise Undefined
@@ -56,7 +57,8 @@ def _whole(value: Value) -> int:
 
 @builtin("units.parse")
 def parse_units(context: Context, text: Value) -> Value:
-    """``10K``, ``1.5Gi``, ``100m``: a number by its unit, exact to ten digits after the point; m is a thousandth."""
+    """Read ``10K``, ``1.5Gi``, ``100m``: a number by its unit, exact to ten digits after the point; m is a
+    thousandth."""
     amount, unit = _split(string(text).replace('"', ""))
     unit = unit[:1] + unit[1:].lower()
     if unit == "m":
@@ -81,7 +83,7 @@ def _decimal(value: Fraction) -> Value:
 
 @builtin("units.parse_bytes")
 def parse_bytes(context: Context, text: Value) -> Value:
-    """``10KB``, ``1.5gib``: a whole number of bytes, the rest cut off; letters are the same in both cases."""
+    """Read ``10KB``, ``1.5gib``: a whole number of bytes, the rest cut off; letters are the same in both cases."""
     amount, unit = _split(string(text).lower().replace('"', ""))
     factor = _factor(unit[:-1] if unit.endswith("b") and unit != "b" else unit)
     exact = round_to_64_bits(_rational(context, amount))
@@ -98,7 +100,7 @@ def _factor(unit: str) -> Fraction:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The amount and the unit. An ``e`` belongs to the amount where digits or a sign follow."""
+    """Return the amount and the unit. An ``e`` belongs to the amount where digits or a sign follow."""
     if " " in text:
         raise Undefined
     leading = _AMOUNT.match(text)

@@ -1,8 +1,8 @@
-"""``regex.*`` that OPA's compiler leaves to the host, on RE2, whose syntax is Go's and whose time is linear; and
-``glob.quote_meta``.
+"""Provides ``regex.*`` that OPA's compiler leaves to the host, on RE2, and ``glob.quote_meta``.
 
-RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, names of groups in a form
-that older Go has not, and patterns that are too large for the memory that is granted.
+RE2's syntax is Go's, and its time is linear. The two differ in nothing that these functions show, but in what has no
+answer below. That is ``\\C``, names of groups in a form that older Go has not, and patterns that are too large for the
+memory that is granted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .terms import Value
 
 try:
     import re2
-except ImportError:  # pragma: no cover - the functions are refused then
+except ImportError:  # pragma: no cover - the functions are not provided then
     re2 = None
 
 _NEEDS: Final = (("google-re2", re2),)
@@ -75,8 +75,8 @@ def _pay(context: Context, compiled: Any, text: str) -> None:
 
 
 def _re2_matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
-    """The matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is near:
-    ``a.*b|a`` does."""
+    """Yield the matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is
+    near: ``a.*b|a`` does."""
     _pay(context, compiled, text)
     for match in compiled.finditer(text):
         context.spend(4 + (len(text) - match.start()) // _LOOKED_AT)
@@ -84,7 +84,7 @@ def _re2_matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
 
 
 def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
-    """The matches that Go finds: an empty one is none right behind another match."""
+    """Yield the matches that Go finds: an empty one is none right behind another match."""
     previous = -1
     for match in _re2_matches(context, compiled, text):
         start, end = match.span()
@@ -95,7 +95,7 @@ def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
 
 @builtin("regex.split", needs=_NEEDS)
 def split(context: Context, pattern: Value, text: Value) -> Value:
-    """Go's ``Regexp.Split`` without a limit."""
+    """Split as Go's ``Regexp.Split`` without a limit."""
     expression, whole = string(pattern), string(text)
     compiled = _compile(context, expression)
     if expression and not whole:
@@ -114,7 +114,7 @@ def split(context: Context, pattern: Value, text: Value) -> Value:
 
 @builtin("regex.find_n", needs=_NEEDS)
 def find_n(context: Context, pattern: Value, text: Value, count: Value) -> Value:
-    """The first ``count`` matches, or all of them where that is negative."""
+    """Return the first ``count`` matches, or all of them where that is negative."""
     expression, whole, most = string(pattern), string(text), integer(count)
     compiled = _compile(context, expression)
     matched: list[Value] = []
@@ -127,7 +127,7 @@ def find_n(context: Context, pattern: Value, text: Value, count: Value) -> Value
 
 @builtin("regex.replace", needs=_NEEDS)
 def replace(context: Context, text: Value, pattern: Value, value: Value) -> Value:
-    """Every match replaced by ``value``, in which ``$1``, ``$name`` and ``${name}`` stand for groups.
+    """Replace every match by ``value``, in which ``$1``, ``$name`` and ``${name}`` stand for groups.
 
     OPA's releases do this in two ways: by Go's function, or match by match in what is left of the text. Where they
     differ, which takes an empty match or an assertion, there is no one result.
@@ -151,7 +151,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
 
 
 def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[int, int]]) -> bool:
-    """Whether the same is matched where each search has only what the last one left."""
+    """Say whether the same is matched where each search has only what the last one left."""
     if not any(mark in compiled.pattern for mark in _LOOKS_BACK):
         return True
     begin = 0
@@ -193,7 +193,7 @@ def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
 
 
 def _group_name(text: str, at: int) -> tuple[str, int]:
-    """The name of a group at ``at`` and where it ends, or an empty one where there is none."""
+    """Return the name of a group at ``at`` and where it ends, or an empty one where there is none."""
     braced = text.startswith("{", at)
     start = end = at + braced
     while end < len(text) and (text[end] == "_" or text[end].isalpha() or text[end].isdecimal()):
@@ -204,7 +204,7 @@ def _group_name(text: str, at: int) -> tuple[str, int]:
 
 
 def _group_number(name: str, compiled: Any) -> int:
-    """The group that ``name`` stands for; -1 for one that there is not, which is empty."""
+    """Return the group that ``name`` stands for; -1 for one that there is not, which is empty."""
     numeric = name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
     if numeric:
         number = int(name) if len(name) < 9 else -1
@@ -214,7 +214,7 @@ def _group_number(name: str, compiled: Any) -> int:
 
 @builtin("regex.template_match", needs=_NEEDS)
 def template_match(context: Context, template: Value, text: Value, start: Value, end: Value) -> Value:
-    """Whether all of ``text`` is like ``template``, in which patterns stand between the two delimiters."""
+    """Say whether all of ``text`` is like ``template``, in which patterns stand between the two delimiters."""
     source, whole = string(template), string(text)
     opening, closing = string(start), string(end)
     if len(opening.encode()) != 1 or len(closing.encode()) != 1:
@@ -232,7 +232,7 @@ def template_match(context: Context, template: Value, text: Value, start: Value,
 
 
 def _delimited(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]:
-    """Where the outermost pairs of delimiters are."""
+    """Yield where the outermost pairs of delimiters are."""
     level = first = 0
     for index, char in enumerate(text):
         if char == opening:
@@ -254,5 +254,5 @@ def _quote(text: str) -> str:
 
 @builtin("glob.quote_meta")
 def quote_meta(context: Context, text: Value) -> Value:
-    """``text`` as a pattern of ``glob.match`` that matches it alone."""
+    """Return ``text`` as a pattern of ``glob.match`` that matches it alone."""
     return "".join("\\" + char if char in _GLOB_META else char for char in string(text))

@@ -1,4 +1,4 @@
-"""Public keys that signatures of tokens are verified with: PEM (a certificate, or a public key) and JSON Web Keys.
+"""Reads public keys that verify tokens: PEM (a certificate, or a public key) and JSON Web Keys.
 
 What OPA may read and this does not is no reason to call a token unsigned: such a key raises :class:`BuiltinError`.
 """
@@ -22,7 +22,7 @@ try:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-except ImportError:  # pragma: no cover - the functions are refused then
+except ImportError:  # pragma: no cover - the functions are not provided then
     NEEDS: tuple[tuple[str, object], ...] = (("cryptography", None),)
 else:
     NEEDS = (("cryptography", x509),)
@@ -124,7 +124,7 @@ def _integer(text: str) -> int:
 
 
 def is_signed(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is that of ``message``; not so where the key is of another kind than the algorithm."""
+    """Say whether ``signature`` is that of ``message``; not so where the key is of another kind than the algorithm."""
     try:
         return _verify(key, algorithm, message, signature)
     except InvalidSignature:

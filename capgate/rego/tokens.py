@@ -1,6 +1,6 @@
-"""``io.jwt.decode``, ``io.jwt.verify_*`` and ``io.jwt.decode_verify``: JSON Web Tokens (RFC 7519) as OPA reads them.
+"""Provides ``io.jwt.decode``, ``io.jwt.verify_*`` and ``io.jwt.decode_verify``: JSON Web Tokens (RFC 7519).
 
-The time against which ``exp`` and ``nbf`` are held is that of the question.
+Tokens are read as OPA reads them. The time against which ``exp`` and ``nbf`` are held is that of the question.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _header_text(header: Object, name: str) -> str:
 
 @builtin("io.jwt.decode")
 def decode(context: Context, token: Value) -> Value:
-    """Header, payload and signature in hex, none of it verified. A token in a token is decoded instead."""
+    """Return header, payload and signature in hex, none of it verified. A token in a token is decoded instead."""
     while True:
         parts = _split(token)
         context.spend(len(parts.payload))
@@ -134,7 +134,7 @@ def _constraints(context: Context, given: Object) -> _Constraints:
 
 
 def _nanoseconds(value: int | Number) -> float:
-    """A time as a float, which is what OPA reckons with; it is not negative."""
+    """Return a time as a float, which is what OPA reckons with; it is not negative."""
     try:
         time = float(value)
     except OverflowError:
@@ -146,7 +146,7 @@ def _nanoseconds(value: int | Number) -> float:
 
 @builtin("io.jwt.decode_verify", needs=NEEDS)
 def decode_verify(context: Context, token: Value, constraints: Value) -> Value:
-    """Whether signature and constraints hold, with header and payload where they do; those are empty otherwise."""
+    """Say whether signature and constraints hold, with header and payload where they do; those are empty otherwise."""
     asked = _constraints(context, mapping(constraints))
     while True:
         parts = _split(token)
@@ -177,7 +177,7 @@ def _check_header(header: Object) -> None:
 
 
 def _is_critical(header: Object) -> bool:
-    """Whether a parameter has to be understood that is not."""
+    """Say whether a parameter has to be understood that is not."""
     names = header.get("crit", ())
     critical: list[Value] = []
     for name in names if isinstance(names, tuple) else ():
@@ -201,7 +201,7 @@ def _is_genuine(context: Context, asked: _Constraints, header: Object, parts: _T
 
 
 def _is_signed(key: Key, algorithm: str, message: bytes, signature: bytes) -> bool:
-    """By the algorithm that the token names, where the key is one for it and nothing else."""
+    """Verify by the algorithm that the token names, where the key is one for it and nothing else."""
     if algorithm.startswith("HS"):
         if not isinstance(key.key, bytes):
             return False

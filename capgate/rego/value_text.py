@@ -1,4 +1,4 @@
-"""The text of Rego values, as OPA's Wasm modules write it (``opa_value_dump``) and read it (``opa_value_parse``).
+"""Reads and writes the text of Rego values, as OPA's modules write (``opa_value_dump``) and read (``opa_value_parse``).
 
 It is JSON with two additions: sets, ``{1, 2}`` and ``set()``, and keys that are no strings. Text that is not exactly of
 that form raises :class:`BuiltinError`, and nothing else. The values are those of :mod:`capgate.rego.terms`.
@@ -23,11 +23,11 @@ _WORDS: Final[tuple[tuple[str, Value], ...]] = (("null", None), ("true", True), 
 
 
 def _nothing() -> None:
-    """What is done meanwhile."""
+    """Do nothing meanwhile."""
 
 
 def parse(data: bytes, meanwhile: Callable[[], object] = _nothing) -> Value:
-    """The value that ``opa_value_dump`` wrote as ``data``.
+    """Read the value that ``opa_value_dump`` wrote as ``data``.
 
     A text that fits the limits takes up to 0.2 seconds: ``meanwhile`` is called about each millisecond, and may raise.
     """
@@ -142,7 +142,7 @@ class _Reader:
 
 
 def dump(value: Value) -> bytes:
-    """``value`` as the text that ``opa_value_parse`` reads: compact, members in Rego's order."""
+    """Write ``value`` as the text that ``opa_value_parse`` reads: compact, members in Rego's order."""
     weigh(value)
     parts: list[str] = []
     _write(value, parts)

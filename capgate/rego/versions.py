@@ -1,4 +1,4 @@
-"""``semver.*`` and ``uuid.parse``."""
+"""Provides ``semver.*`` and ``uuid.parse``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def _version(text: str) -> _Version:
-    """A version that every release of OPA takes for one, or :class:`Undefined` for what none does.
+    """Read a version that every release of OPA takes for one, or :class:`Undefined` for what none does.
 
     Releases differ in a ``v`` in front, in zeros at the start of numbers, and in parts that are empty.
     """
@@ -70,7 +70,7 @@ def is_valid(context: Context, version: Value) -> Value:
 
 @builtin("semver.compare")
 def compare(context: Context, first: Value, second: Value) -> Value:
-    """-1, 0 or 1 (https://semver.org, item 11)."""
+    """Return -1, 0 or 1 (https://semver.org, item 11)."""
     left, right = _version(string(first)), _version(string(second))
     if left.numbers != right.numbers:
         return -1 if left.numbers < right.numbers else 1
@@ -87,7 +87,7 @@ def compare(context: Context, first: Value, second: Value) -> Value:
 
 
 def _key(identifier: str) -> tuple[int, int, str]:
-    """Numbers come before words; beyond 64 bits all numbers are the same to OPA."""
+    """Return what sorts numbers before words; beyond 64 bits all numbers are the same to OPA."""
     if not _DIGITS.fullmatch(identifier):
         return (1, 0, identifier)
     digits = identifier.lstrip("0") or "0"
@@ -96,7 +96,7 @@ def _key(identifier: str) -> tuple[int, int, str]:
 
 @builtin("uuid.parse")
 def parse_uuid(context: Context, text: Value) -> Value:
-    """Version and variant of a UUID, and of versions 1 and 2 what they are made of (RFC 4122)."""
+    """Return version and variant of a UUID, and of versions 1 and 2 what they are made of (RFC 4122)."""
     data = _uuid_bytes(string(text))
     version = data[6] >> 4
     parts: dict[str, Value] = {"version": version, "variant": _variant(data[8])}
@@ -113,7 +113,8 @@ def parse_uuid(context: Context, text: Value) -> Value:
 
 
 def _uuid_bytes(text: str) -> bytes:
-    """The four forms that Go's library reads: plain, with hyphens, that in ``urn:uuid:`` or between any two bytes."""
+    """Read the four forms that Go's library reads: plain, with hyphens, that in ``urn:uuid:`` or between any two
+    bytes."""
     size = len(text.encode())
     if size == 45 and text[:9].lower() == "urn:uuid:":
         text = text[9:]

@@ -19,6 +19,7 @@ from ..errors import (
     PolicyTrap,
     PolicyUnavailable,
     RestrictedModule,
+    ends_task,
 )
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
@@ -140,9 +141,9 @@ class CompiledPolicy:
         """Load ``guest``, an instance of this. Raises why it cannot be loaded."""
         try:
             guest.load(self.prepared.artifact.rego_data)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             exhausted = self.status(guest.instance)
             del guest
             if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
@@ -168,9 +169,9 @@ class CompiledPolicy:
             return 0
         try:
             return instance.function(self.prepared.metered.status, 0, 1)()
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if ends_task(error):
+                raise
             return 0
 
 
@@ -249,7 +250,7 @@ class WasmInterpreter:
                 raise error
             instance, self._instance = self._instance, None
             self.broken, self.ask, self._guest = True, _ask_no_more, None
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            if ends_task(error):
                 raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
                 raise error

@@ -1,7 +1,7 @@
-"""The syntax of instruction sequences: function bodies and constant expressions (core specification 5.4).
+"""Walks over instruction sequences: function bodies and constant expressions (core specification 5.4).
 
-One loop over the bytes, no recursion; it stops at the ``end`` that closes the sequence, wherever the surrounding size
-says that it should end, because that is how the test suite words its failures.
+One loop over the bytes, no recursion. It stops at the ``end`` that closes the sequence, and not where the surrounding
+size says that it should end, because that is how the test suite words its failures.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def skip_sequence(data: bytes, pos: int) -> Sequence:
 
 
 def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
-    """The position after the immediates of the opcode before ``pos``."""
+    """Return the position after the immediates of the opcode before ``pos``."""
     at = pos - 1
     code = opcode
     if opcode == 0xFC:
@@ -129,7 +129,7 @@ def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
 
 
 def skip_block_type(data: bytes, pos: int) -> int:
-    """The position after a block type."""
+    """Return the position after a block type."""
     byte = data[pos]
     if byte == 0x40 or byte in VALUE_TYPES:
         return pos + 1
@@ -142,7 +142,7 @@ def skip_block_type(data: bytes, pos: int) -> int:
 
 
 def read_value_type(data: bytes, pos: int) -> tuple[int, int]:
-    """A value type, which is a signed LEB128 of seven bits: ``(type, position after it)``."""
+    """Read a value type, which is a signed LEB128 of seven bits: ``(type, position after it)``."""
     byte = data[pos]
     if byte in VALUE_TYPES:
         return byte, pos + 1
@@ -151,7 +151,7 @@ def read_value_type(data: bytes, pos: int) -> tuple[int, int]:
 
 
 def read_reference_type(data: bytes, pos: int) -> tuple[int, int]:
-    """A reference type: ``(type, position after it)``."""
+    """Read a reference type: ``(type, position after it)``."""
     byte = data[pos]
     if byte in (0x70, 0x6F):
         return byte, pos + 1
@@ -175,7 +175,7 @@ def _skip_zeros(data: bytes, pos: int, count: int) -> int:
 
 
 def _skip_immediates(data: bytes, pos: int, immediates: str) -> int:
-    """The position after immediates of one of the rarer kinds."""
+    """Return the position after rarer ``immediates``, which are keys of :data:`~capgate.wasm.opcodes.IMMEDIATES`."""
     if immediates in ("-", "elem", "data", "table", "func"):
         return pos if immediates == "-" else read_unsigned(data, pos)[1]
     if immediates in ("indirect", "eleminit", "tables"):

@@ -1,4 +1,4 @@
-"""Which modules may become policies: an allow-list of features, bounds on every size, and no imports.
+"""Rejects modules that may not become policies, by an allow-list of features, bounds on every size, and no imports.
 
 Runs before an engine sees a byte, so that what makes engines slow or large (nesting, locals, signatures, names) is
 bounded here. It is not validation: whether types fit is for the engine to say, before and after metering.
@@ -16,7 +16,7 @@ from .leb128 import read_unsigned
 from .module import CUSTOM, Module
 from .opcodes import describe, lookup
 
-#: Names that start like this belong to the metering. A guest that uses one, as import or export, is refused.
+#: Names that start like this belong to the metering. A guest that uses one, as import or export, is rejected.
 RESERVED_PREFIX: Final = "capgate-meter:"
 
 #: rule -> the most that a module may have of it. The largest real modules that were at hand, tools of three megabytes,
@@ -149,7 +149,8 @@ def _too_many(rule: str, where: str, seen: int, most: int) -> RestrictedModule:
 
 
 def _rejected_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
-    """An opcode of a proposal that capgate does not admit is refused by its name; any other is malformed."""
+    """Return the rejection of an opcode of a proposal that capgate does not admit, by its name. Any other is
+    malformed, and has none."""
     if error.reason != "illegal opcode":
         return None
     code = data[error.offset]

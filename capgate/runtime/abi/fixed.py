@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, Final
 
-from ...errors import AbiError, ConfigError, MalformedInput
+from ...errors import AbiError, ConfigError, MalformedInput, ends_task
 from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
@@ -49,9 +49,9 @@ def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -
     size = INPUT_SIZE + limits.input_bytes
     try:
         base = instance.function(entries[REALLOC], 4, 1)(0, 0, INPUT_ALIGN, size) & MASK
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:
+        if ends_task(error):
+            raise
         raise ConfigError("input_bytes", limits.input_bytes, "at most what the policy module has room for") from error
     memory = instance.memory_view()
     if not base or base % INPUT_ALIGN or base + size > len(memory):

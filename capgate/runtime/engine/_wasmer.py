@@ -23,7 +23,7 @@ import wasmer
 from wasmer import engine as wasmer_engine
 from wasmer_compiler_cranelift import Compiler
 
-from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule, ends_task
 from .base import HostFunction, HostImport, HostMemory, RawFunction, memory_at
 
 _MASK: Final = 0xFFFFFFFF
@@ -103,9 +103,9 @@ class WasmerModule:
             if not imports:
                 return WasmerInstance(wasmer.Instance(self._module))
             return self._with(imports)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise ENGINE.explain(error) from error
 
     def _with(self, imports: Sequence[HostImport]) -> WasmerInstance:
@@ -149,9 +149,9 @@ class WasmerEngine:
     def validate(self, data: bytes) -> None:
         try:
             is_valid = wasmer.Module.validate(_store(), data)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
         if not is_valid:
             raise RestrictedModule("invalid_module", "wasmer")
@@ -160,9 +160,9 @@ class WasmerEngine:
         try:
             store = _store()
             return WasmerModule(store, wasmer.Module(store, data))
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
 
     def explain(self, error: BaseException) -> PolicyError:

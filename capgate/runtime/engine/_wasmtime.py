@@ -25,7 +25,7 @@ import wasmtime
 from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
-from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule, ends_task
 from ._wasmtime_host import Raised, host_function, marked
 from .base import HostFunction, HostImport, HostMemory, RawFunction, memory_at
 
@@ -235,9 +235,9 @@ class WasmtimeModule:
                     given.append(next(functions))
             instance = wasmtime.Instance(store, self._module, given)
             return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             if not raised:
                 raise ENGINE.explain(error) from error
         of_host = _taken(raised)

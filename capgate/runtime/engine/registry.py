@@ -40,7 +40,8 @@ def available_engines() -> tuple[str, ...]:
 
 
 def _has_global_lock() -> bool:
-    """Free-threaded builds of CPython 3.13 and later can do without it (PEP 703). Nothing here was tried on those."""
+    """Say whether there is a global interpreter lock. Free-threaded builds of CPython 3.13 and later can do without it
+    (PEP 703). Nothing here was tried on those."""
     enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     return enabled
 

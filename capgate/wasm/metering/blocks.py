@@ -1,10 +1,10 @@
-"""Where charges stand: one pass over a function body that finds its metered blocks.
+"""Plans where charges stand: one pass over a function body that finds its metered blocks.
 
 A metered block is a set of instructions that are all executed whenever its first one is, unless something traps; it
 pays for all of them there, before any runs. A new one starts with the function, with each iteration of a loop, with
 each arm of an ``if``, and behind a ``br_if``. Behind the ``end`` of a construct the block that the construct stands in
-goes on, because control that enters the construct comes out there, unless a branch inside leaves it for somewhere
-further out; then a new one starts. Calls do not end a block: a call returns, or traps.
+goes on, because control that enters the construct comes out there. Where a branch inside leaves it for somewhere
+further out, a new one starts. Calls do not end a block: a call returns, or traps.
 
 Code that cannot be reached is not charged. Nothing is written here; the plan says what goes where.
 """
@@ -53,7 +53,7 @@ class Planner:
         self.by_byte = [prices.instructions.get(code, 0) for code in range(256)]
 
     def plan(self, body: Body, signature: tuple[int, int]) -> Plan:
-        """The plan of one body. Raises ``RestrictedModule`` for an index or a branch that leads nowhere."""
+        """Return the plan of one body. Raises ``RestrictedModule`` for an index or a branch that leads nowhere."""
         self.pos = body.start
         self.locals = signature[0] + body.local_count
         self.out = Plan([0], [])
@@ -90,7 +90,8 @@ class Planner:
             self.out.height = peak
 
     def skip(self, pos: int, opcode_class: int) -> int:
-        """The position after the immediates of an opcode without a method; local and global indices are checked."""
+        """Return the position after the immediates of an opcode without a method; local and global indices are
+        checked."""
         source = self.source
         value = source[pos]
         if opcode_class <= GLOBAL:
@@ -135,19 +136,19 @@ class Planner:
         self.out.sites.append(Site(kind, position, len(self.frames) - 1, argument, table))
 
     def flush(self) -> None:
-        """What has been seen since the last switch belongs to the current block."""
+        """Add to the current block what has been seen since the last switch."""
         self.out.costs[self.block] += self.cost
         self.cost = 0
 
     def new_block(self, kind: int = CHARGE) -> None:
-        """A metered block that starts here."""
+        """Start a metered block here."""
         self.flush()
         self.out.costs.append(0)
         self.block = len(self.out.costs) - 1
         self.site(kind, self.pos, self.block)
 
     def block_type(self) -> tuple[int, int]:
-        """(parameters, results) of the block type here."""
+        """Read the block type here: its (parameters, results)."""
         byte = self.source[self.pos]
         if byte == 0x40 or 0x6F <= byte < 0x80:
             self.pos += 1
@@ -208,7 +209,7 @@ class Planner:
         self.frames[-1].reach = min(self.frames[-1].reach, index)
 
     def leave(self) -> None:
-        """What follows, up to the next ``else`` or ``end``, cannot be reached."""
+        """Note that what follows cannot be reached, up to the next ``else`` or ``end``."""
         self.flush()
         self.live = False
 

@@ -1,7 +1,7 @@
-"""Prove of one metered function body that every path through it pays, and that it is otherwise the original.
+"""Proves of one metered function body that every path through it pays, and that it is otherwise the original.
 
 This shares no code with the rewriting. It reads the metered body with patterns of its own (:mod:`.patterns`), with the
-original beside it, and follows what each path has paid (:mod:`.credit`): a charge adds to the credit, an instruction
+original beside it. It follows what each path has paid (:mod:`.credit`): a charge adds to the credit, an instruction
 takes its price, and it may never be short. As every loop has a price, or every branch, every cycle pays. Code that
 cannot be reached takes no credit and proves nothing.
 
@@ -135,7 +135,7 @@ class BodyProof:
     # The code of the guest
 
     def step(self) -> bool:
-        """Check one template or one instruction; whether the function goes on."""
+        """Check one template or one instruction. Says whether the function goes on."""
         opcode = self.data[self.pos]
         instruction = p.INSTRUCTION.match(self.data, self.pos)
         if instruction is None:
@@ -152,7 +152,7 @@ class BodyProof:
         return self.instruction(opcode, instruction)
 
     def local_template(self, opcode: int) -> None:
-        """One of the templates that start with a local which the guest does not have."""
+        """Check one of the templates that start with a local which the guest does not have."""
         start = self.pos
         charge, defer = p.CHARGE.match(self.data, start), p.DEFER.match(self.data, start)
         if charge is not None:
@@ -192,7 +192,7 @@ class BodyProof:
         )
 
     def instruction(self, opcode: int, match: re.Match[bytes]) -> bool:
-        """One instruction of the guest, which must be the next one of the original."""
+        """Check one instruction of the guest, which must be the next one of the original."""
         start, group = self.pos, match.lastindex
         self.pos = match.end()
         if group == p.TABLE:
@@ -213,7 +213,7 @@ class BodyProof:
             self.match(p.LEB, "immediate")
 
     def skip_other(self, opcode: int) -> None:
-        """The immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
+        """Skip the immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
         if opcode == _MEMORY_GROW:
             self.pos += 1
             return
@@ -265,7 +265,7 @@ class BodyProof:
             self.loop_head()
 
     def loop_head(self) -> None:
-        """The price of a loop is taken inside, where its own charge must already have been made."""
+        """Take the price of a loop inside of it, where its own charge must already have been made."""
         if self.by_byte[_LOOP]:
             self.require(p.CHARGE.match(self.data, self.pos) is not None, "a loop does not pay")
             self.step()
@@ -284,7 +284,7 @@ class BodyProof:
         self.credit.leave()
 
     def returned(self, opcode: int, depth: int) -> None:
-        """A return of the original, which must have become a branch to the way out."""
+        """Check that a return of the original has become a branch to the way out."""
         self.require(opcode == _BR and depth == self.credit.depth, "a return that leads elsewhere")
         self.pos = self.match(p.INSTRUCTION, "branch").end()
         self.at += 1
@@ -324,7 +324,7 @@ class BodyProof:
         )
 
     def table_index(self, position: int) -> int:
-        """The table named behind the number at ``position``."""
+        """Return the table named behind the number at ``position``."""
         index = number(self.leb_at(position + len(self.leb_at(position))))
         self.require(index < len(self.facts.table_maxima), "a table that does not exist")
         return index

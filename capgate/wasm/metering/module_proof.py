@@ -1,7 +1,7 @@
-"""Prove of a metered module that it is the original and nothing but the metering was added.
+"""Proves of a metered module that it is the original and nothing but the metering was added.
 
-The bodies are proved by :mod:`.proof`. Here it is shown that every index space is the original's, extended at its end;
-that the added functions are the known ones and no guest can reach them; that memory and tables are bounded.
+The bodies are proved by :mod:`.body_proof`. Here it is shown that every index space is the original's, extended at its
+end. The added functions are the known ones, and no guest can reach them. Memory and tables are bounded.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class _ModuleProof:
             _fail(what, "the original ones are not at the start")
 
     def check_counters(self) -> None:
-        """Three private mutable globals, all zero: a call before any reset finds no fuel."""
+        """Check that the counters are three private mutable globals, all zero: a call before any reset finds no
+        fuel."""
         added = self.module.globals[len(self.original.globals) :]
         fuel = Global(GlobalType(I64, True), b"\x42\0\x0b")
         other = Global(GlobalType(I32, True), b"\x41\0\x0b")
@@ -90,7 +91,7 @@ class _ModuleProof:
             _fail("globals", "the counters are others")
 
     def check_bounds(self) -> None:
-        """Memory and tables have the original's types, but for a maximum within the limits."""
+        """Check that memory and tables have the original's types, but for a maximum within the limits."""
         if [self.unbounded(item) for item in self.module.imports] != [self.unbounded(i) for i in self.original.imports]:
             _fail("imports", "not the original's")
         memories, tables = self.module.all_memories(), self.module.all_tables()
@@ -127,7 +128,8 @@ class _ModuleProof:
     # What was added
 
     def check_added(self) -> None:
-        """The stop function first, then functions of known code, of which none calls one that was added."""
+        """Check that the stop function is first, and then come functions of known code that call none of those
+        added."""
         self.roles: dict[int, tuple[str, int]] = {}
         for index in range(self.first_added, len(self.module.code)):
             body = self.module.code[index]
@@ -137,7 +139,7 @@ class _ModuleProof:
             self.roles[self.functions + index - self.first_added] = role
 
     def role(self, code: bytes, type_index: int) -> tuple[str, int]:
-        """What an added function does, and with which of the guest's functions."""
+        """Return what an added function does, and with which of the guest's functions."""
         signature = self.module.types[type_index]
         fuel, depth, status = self.globals, self.globals + 1, self.globals + 2
         body = p.READ_BODY.fullmatch(code)
@@ -167,7 +169,7 @@ class _ModuleProof:
             _fail("added function", "uses other counters")
 
     def target(self, fuel: bytes, depth: bytes, index: bytes, signature: FuncType, granted: int) -> int:
-        """The function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
+        """Return the function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
         if (signed_number(fuel), signed_number(depth)) != (granted, self.limits.call_depth):
             _fail("added function", "sets other limits")
         target = number(index)
@@ -176,7 +178,7 @@ class _ModuleProof:
         return target
 
     def check_exports(self) -> None:
-        """Only readers, reset and entries are exported; an entry under the name of what it calls."""
+        """Check that only readers, reset and entries are exported, an entry under the name of what it calls."""
         original = {item.name: item for item in self.original.exports}
         for item in self.module.exports[len(self.original.exports) :]:
             if item.kind != "function" or not item.name.startswith(_PREFIX):
@@ -206,5 +208,5 @@ class _ModuleProof:
 
 
 def encoded_index(index: int) -> bytes:
-    """An index as the added functions write it; they have few parameters."""
+    """Encode an index as the added functions write it; they have few parameters."""
     return bytes([index]) if index < 0x80 else bytes([index & 0x7F | 0x80, index >> 7])

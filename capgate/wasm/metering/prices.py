@@ -1,4 +1,4 @@
-"""What executing an instruction costs, in fuel: about one nanosecond each on the slower of the two engines.
+"""Lists what executing an instruction costs, in fuel: about one nanosecond each on the slower of the two engines.
 
 The figures are worst cases (denormal operands, cache misses), measured by ``python -m benchmarks.metering``, which
 compares them again. What an instruction costs is kept apart from where a charge stands (:mod:`.blocks`) and how it is
@@ -49,21 +49,21 @@ class Prices(msgspec.Struct, frozen=True):
     charge: int
 
     def of(self, opcode: int) -> int:
-        """The price of one opcode, without its length."""
+        """Return the price of one opcode, without its length."""
         return self.instructions[opcode]
 
     def prices_cycles(self) -> bool:
-        """Whether nothing that goes round is free."""
+        """Say whether nothing that goes round is free."""
         branches = all(self.instructions.get(code, 0) > 0 for code in (_BR, _BR_IF, _BR_TABLE))
         return self.entry > 0 and (branches or self.instructions.get(_LOOP, 0) > 0)
 
     def may_defer(self, cost: int) -> bool:
-        """Whether a charge may leave it to the next one that stops: a small one, where loops have a price of their
+        """Say whether a charge may leave it to the next one that stops: a small one, where loops have a price of their
         own."""
         return cost <= DEFERRED and self.instructions.get(_LOOP, 0) > 0
 
     def of_entry(self, local_count: int) -> int:
-        """What calling a function with that many declared locals costs, before its first instruction."""
+        """Return what calling a function with that many declared locals costs, before its first instruction."""
         return self.entry + (local_count // self.locals_per_fuel if self.locals_per_fuel else 0)
 
 
@@ -74,7 +74,7 @@ CODE_PER_WEIGHT: Final = 512
 
 
 def frame_weight(slots: int, code_bytes: int) -> int:
-    """What a call of a function with that many parameters, locals and operands takes from the depth."""
+    """Return what a call of a function with that many parameters, locals and operands takes from the depth."""
     return 1 + slots // SLOTS_PER_WEIGHT + code_bytes // CODE_PER_WEIGHT
 
 
@@ -121,7 +121,7 @@ _BY_NAME: Final = {row.name: row.code for row in OPCODES.values()}
 
 
 def prices_for(pages: int) -> Prices:
-    """The cost table for a module whose memory may have up to ``pages`` pages of 64 KiB."""
+    """Return the cost table for a module whose memory may have up to ``pages`` pages of 64 KiB."""
     access = next(price for most, price in _ACCESS if pages <= most)
     instructions = {row.code: 1 for row in OPCODES.values() if row.allowed}
     instructions.update((_BY_NAME[name], 0) for name in _FREE.split())

@@ -1,4 +1,4 @@
-"""Write the metered module. Everything that is added goes to the end of its index space, so that nothing moves."""
+"""Writes the metered module. What is added goes to the end of its index space, so that nothing moves."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _C
 
 
 def clamped(maximum: int | None, limit: int) -> int:
-    """A maximum that is always present and never above the limit."""
+    """Return a maximum that is always present and never above the limit."""
     return limit if maximum is None else min(maximum, limit)
 
 
 def memory_maximum(module: Module, limits: Limits) -> int:
-    """How many pages the memory of ``module`` may have, 0 where it has none."""
+    """Return how many pages the memory of ``module`` may have, 0 where it has none."""
     return max((clamped(item.maximum, limits.memory_pages) for item in module.all_memories()), default=0)
 
 
@@ -77,7 +77,8 @@ class Rewriter:
         self.exports: list[Export] = []
 
     def run(self, entries: Iterable[str] | None) -> tuple[bytes, dict[str, str]]:
-        """The bytes, and the exports that begin calls, by the name of what they call."""
+        """Meter the module. Returns its bytes, and the names of the exports that begin calls, by the names of what
+        those call."""
         metered = self.guest_bodies()
         self.add_interface()
         names = self.add_entries(entries)
@@ -126,7 +127,7 @@ class Rewriter:
         return b"".join(parts)
 
     def guest_code(self, body: Body, plan: Plan, writer: Writer) -> list[bytes]:
-        """The code as it was, with what the plan wants in between."""
+        """Return the code as it was, with what the plan wants in between."""
         source, done = self.module.source, body.start
         parts = []
         for site in plan.sites:
@@ -157,7 +158,7 @@ class Rewriter:
         return site.kind == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
 
     def defers(self, plan: Plan) -> bool:
-        """Whether any charge is left to a later one."""
+        """Say whether any charge is left to a later one."""
         return any(
             plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.kind == CHARGE
         )
@@ -180,7 +181,7 @@ class Rewriter:
         return writer.bulk(unit, room, label)
 
     def block_type(self, results: tuple[int, ...]) -> bytes:
-        """The type of the block that takes the place of a function's own."""
+        """Return the type of the block that takes the place of a function's own."""
         if len(results) < 2:
             return bytes(results) or b"\x40"
         return signed(self.type_index(FuncType((), results)))
@@ -188,7 +189,7 @@ class Rewriter:
     # What is added
 
     def type_index(self, signature: FuncType) -> int:
-        """The index of a type among those added."""
+        """Return the index of a type among those added."""
         return self.types.setdefault(signature, len(self.module.types) + len(self.types))
 
     def add_function(self, type_index: int, code: bytes, export: str | None = None) -> int:
@@ -220,7 +221,7 @@ class Rewriter:
         return {name: ENTRY + name for name in names}
 
     def add_start(self) -> int | None:
-        """The start function runs with the fuel of loading; behind it nothing is left."""
+        """Have the start function run with the fuel of loading; behind it nothing is left."""
         start = self.module.start
         if start is None:
             return None

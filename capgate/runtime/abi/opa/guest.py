@@ -2,8 +2,8 @@
 
 The answer to an input must not depend on what was asked before. OPA's own code resets its heap for each evaluation; but
 a module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed. All that
-an instance can remember is its memory and its globals. (:mod:`capgate.wasm.state` says which modules have more, and
-those are used once.) Before each question both are set to what they were when it was loaded. That also frees
+an instance can remember is its memory and its globals; :mod:`capgate.wasm.state` finds the modules that have more.
+Those are used once. Before each question both are set to what they were when it was loaded. That also frees
 whatever the question before has allocated, and takes a fraction of what an evaluation does. Only the size of a memory
 cannot be set back: an instance whose memory grew says so by ``grown``, and is replaced.
 
