@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import pytest
@@ -230,3 +231,31 @@ def test_a_built_policy_does_not_grow(engine_name: str) -> None:
         interpreter.call_policy_check(PolicyInput("env.read", User("u" * (index % 700)), Resource("env_var", "TZ")))
     assert interpreter._instance.memory_size() == size  # M17
     assert interpreter.uses == 2_000
+
+
+#: An allocator that notes the four arguments of each call.
+NOTED: Final = 3 * PAGE
+NOTING: Final = f"""(global $note (mut i32) (i32.const {NOTED}))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (i32.store (global.get $note) (local.get 0)) (i32.store offset=4 (global.get $note) (local.get 1))
+    (i32.store offset=8 (global.get $note) (local.get 2)) (i32.store offset=12 (global.get $note) (local.get 3))
+    (global.set $note (i32.add (global.get $note) (i32.const 16)))
+    (call $bump (local.get 2) (local.get 3)))"""
+
+
+@pytest.mark.parametrize("way", ["canonical", "fixed"])
+def test_what_the_allocator_is_asked_for(engine_name: str, way: str) -> None:
+    """New memory, never an old one moved: each text by its length, and the record by its 80 bytes, aligned to 8."""
+    prepared = PreparedPolicy(artifact(guest(realloc=NOTING, pages=4)), LEAST)
+    interpreter = CompiledPolicy(prepared, load_engine(engine_name)).instantiate()
+    instance = interpreter._instance
+    assert instance is not None
+    question = PolicyInput("db.write", User("alice"), Resource("sql_query", "upsert"), "ab", Environment("s", "m"), 7)
+    expected = [(0, 0, 1, len(text)) for text in lower(question, LEAST.input_bytes)[0]] + [(0, 0, 8, 80)]
+    if way == "fixed":
+        fixed_call(instance, LEAST, prepared.metered.entries)
+        expected = [(0, 0, 8, 80 + LEAST.input_bytes)]
+    else:
+        interpreter.call_policy_check(question)
+    notes = struct.iter_unpack("<4I", instance.memory_view()[NOTED:])
+    assert [note for note in notes if any(note)] == expected
