@@ -29,6 +29,9 @@ from ..wasm.state import with_state
 from .abi import canonical, fixed, opa
 from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small, load_engine
 
+#: No cancellation is among them, as in :func:`~capgate.errors.ends_task`: none arrives in a call that never awaits, so
+#: what looks like one is a fault of the engine.
+_ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _NO_ENTRYPOINT: Final = f"none with a module of {canonical.INTERFACE}: those that OPA compiled have entry points"
 
 
@@ -250,7 +253,7 @@ class WasmInterpreter:
                 raise error
             instance, self._instance = self._instance, None
             self.broken, self.ask, self._guest = True, _ask_no_more, None
-            if ends_task(error):
+            if isinstance(error, _ENDINGS):
                 raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
                 raise error
