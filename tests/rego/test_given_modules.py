@@ -21,6 +21,7 @@ from capgate.artifact.load import WasmArtifact
 from capgate.errors import AbiError, PolicyError, PolicyTimeout, PolicyTrap
 from capgate.limits import Limits
 from capgate.model import (
+    Actor,
     Allow,
     Anonymous,
     Deny,

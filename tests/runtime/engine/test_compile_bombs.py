@@ -278,14 +278,14 @@ def compiling_child(thread: threading.Thread, others: set[psutil.Process]) -> ps
         (signal.SIGSEGV, "compile_crash"),
         (signal.SIGTERM, "compile_crash"),
         (signal.SIGXCPU, "compile_time"),
-        (signal.SIGSTOP, "compile_time"),  # only the clock notices
+        pytest.param(signal.SIGSTOP, "compile_time", marks=pytest.mark.slow),  # only the clock notices
     ],
 )
 def test_a_child_that_is_ended_or_stopped(
     number: int, rule: str, engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if number == signal.SIGSTOP:
-        monkeypatch.setattr(child_compilation, "STARTING", 5.0)
+        monkeypatch.setattr(child_compilation, "STARTING", 20.0)  # it has to compile by then
         monkeypatch.setattr(child_compilation, "PATIENCE", 0.0)
     others = children()
     found: list[CapgateError] = []

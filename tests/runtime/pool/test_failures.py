@@ -38,11 +38,13 @@ from ...support.pool_guests import (
     PATIENT,
     REASON_NOT_UTF8,
     RECURSE,
+    SOON,
     TOLD,
     TRAP,
     TRAP_IF_USED,
     TRAPS_AT_START,
     check_balance,
+    loop_turn,
     make_pool,
     order,
 )
@@ -126,8 +128,8 @@ async def test_a_crash_loop_costs_few_instances_and_ends_by_itself(
         assert (statistics.made, statistics.retired) == (traps, traps)
         assert statistics.denied_fast >= 1_000 - traps
         assert await checker.check(order()) == Deny("policy_unavailable")
-        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e6)
-        await anyio.sleep(0.001)
+        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e12)  # the clock moves on between two questions
+        await loop_turn()
         assert [await checker.check(order()) for _ in range(20)] == [Allow()] * 20
         assert check_balance(pool.statistics()).retired == traps
 
@@ -142,8 +144,8 @@ async def test_without_an_instance_for_the_retry_there_is_no_policy(
         with pytest.raises(PolicyUnavailable):
             pool.call(order(TRAP))
         monkeypatch.setattr(instantiation, "REPLACEMENT_BURST", 8)
-        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e6)
-        await anyio.sleep(0.001)
+        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e12)  # the clock moves on between two questions
+        await loop_turn()
         assert await pool.wait_and_call(order()) == ALLOW
         assert check_balance(pool.statistics()).retired == 1
 
@@ -160,7 +162,7 @@ async def test_who_waits_is_told_when_no_replacement_can_be_made(
             await pool.wait_and_call(order())
         told.append(caught.value.code)
 
-    with anyio.fail_after(10):  # none of them waits for the deadline of 20
+    with anyio.fail_after(SOON):  # none of them waits for the deadline of 60
         pool = make_pool(engine_name, 1)
         async with pool, anyio.create_task_group() as tasks, pool.acquire() as interpreter:
             for _ in range(3):

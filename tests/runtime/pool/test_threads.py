@@ -27,6 +27,9 @@ from ...support.guests import artifact
 from ...support.pool_guests import DENY, TOLD, TRAP, TRAP_IF_USED, check_balance, make_pool, order
 from ...support.tools import FULL
 
+#: Seconds after which a thread hangs, and is not only slow.
+PATIENCE = 200
+
 
 @pytest.fixture
 def eager_switching() -> Iterator[None]:
@@ -44,7 +47,7 @@ def run_in_threads(work: Callable[[], object], count: int = 8) -> None:
     together = threading.Barrier(count)
 
     def run() -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         try:
             work()
         except BaseException as error:
@@ -54,7 +57,7 @@ def run_in_threads(work: Callable[[], object], count: int = 8) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     if errors:
         raise errors[0]
@@ -98,7 +101,7 @@ def test_statistics_while_threads_come_and_go(engine_name: str) -> None:
             run_in_threads(lambda: [pool.call(order()) for _ in range(5)])
     finally:
         finished.set()
-        looker.join(20)
+        looker.join(PATIENCE)
     statistics = check_balance(pool.statistics())
     assert (statistics.calls, statistics.closed, statistics.idle) == (120, 24, 0)
     assert max(seen) <= 120
@@ -183,8 +186,8 @@ async def test_a_pool_that_nobody_refers_to_is_gone(engine_name: str) -> None:  
 
     def work(box: list[WasmPool]) -> None:
         box.pop().call(order())
-        asked.wait(20)
-        finished.wait(20)
+        asked.wait(PATIENCE)
+        finished.wait(PATIENCE)
 
     for close in (True, False):
         finished.clear()
