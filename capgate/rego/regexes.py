@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final, Protocol
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, integer, string
@@ -19,6 +19,28 @@ try:
     import re2
 except ImportError:  # pragma: no cover - the functions are not provided then
     re2 = None
+
+
+class Match(Protocol):
+    """What is used of a match of RE2, which ships no types."""
+
+    def start(self) -> int: ...
+    def end(self) -> int: ...
+    def span(self) -> tuple[int, int]: ...
+    def group(self, number: int = 0) -> str: ...
+
+
+class Pattern(Protocol):
+    """What is used of a compiled pattern of RE2, which ships no types."""
+
+    pattern: str
+    programsize: int
+    groups: int
+    groupindex: dict[str, int]
+
+    def search(self, text: str) -> Match | None: ...
+    def finditer(self, text: str) -> Iterator[Match]: ...
+
 
 _NEEDS: Final = (("google-re2", re2),)
 #: Bytes that a compiled pattern and its caches may take.
@@ -40,19 +62,20 @@ _GLOB_META: Final = frozenset(r"*?\[]{}")
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(pattern: str) -> Any:
+def _compiled(pattern: str) -> Pattern:
     options = re2.Options()
     options.max_mem, options.log_errors = _MAX_MEMORY, False
     try:
-        return re2.compile(pattern, options)
+        compiled: Pattern = re2.compile(pattern, options)
     except re2.error as error:
         words = str(error)
         if any(word in words for word in _TOO_LARGE):
             raise BuiltinError("regex", "limit", words) from error
         raise Undefined from None
+    return compiled
 
 
-def _compile(context: Context, pattern: str) -> Any:
+def _compile(context: Context, pattern: str) -> Pattern:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
     if pattern.count("(") > _MAX_GROUPS:
@@ -70,11 +93,11 @@ def _compile(context: Context, pattern: str) -> Any:
     return compiled
 
 
-def _pay(context: Context, compiled: Any, text: str) -> None:
+def _pay(context: Context, compiled: Pattern, text: str) -> None:
     context.spend(2 * len(text) * (1 + compiled.programsize // _PER_UNIT))
 
 
-def _re2_matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
+def _re2_matches(context: Context, compiled: Pattern, text: str) -> Iterator[Match]:
     """Yield the matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is
     near: ``a.*b|a`` does."""
     _pay(context, compiled, text)
@@ -83,7 +106,7 @@ def _re2_matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
         yield match
 
 
-def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
+def _matches(context: Context, compiled: Pattern, text: str) -> Iterator[Match]:
     """Yield the matches that Go finds: an empty one is none right behind another match."""
     previous = -1
     for match in _re2_matches(context, compiled, text):
@@ -150,7 +173,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     return "".join(parts) + whole[begin:]
 
 
-def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[int, int]]) -> bool:
+def _same_alone(context: Context, compiled: Pattern, text: str, spans: list[tuple[int, int]]) -> bool:
     """Say whether the same is matched where each search has only what the last one left."""
     if not any(mark in compiled.pattern for mark in _LOOKS_BACK):
         return True
@@ -167,7 +190,7 @@ def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[in
     return True
 
 
-def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
+def _expander(template: str, compiled: Pattern) -> Callable[[Match], str]:
     pieces: list[str | int] = []
     at = 0
     while at < len(template):
@@ -184,7 +207,7 @@ def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
             pieces.append(_group_number(name, compiled))
             at = end
 
-    def expand(match: Any) -> str:
+    def expand(match: Match) -> str:
         return "".join(
             piece if isinstance(piece, str) else (match.group(piece) or "" if piece >= 0 else "") for piece in pieces
         )
@@ -203,13 +226,13 @@ def _group_name(text: str, at: int) -> tuple[str, int]:
     return text[start:end], end + braced
 
 
-def _group_number(name: str, compiled: Any) -> int:
+def _group_number(name: str, compiled: Pattern) -> int:
     """Return the group that ``name`` stands for; -1 for one that there is not, which is empty."""
     numeric = name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
     if numeric:
         number = int(name) if len(name) < 9 else -1
         return number if number <= compiled.groups else -1
-    return int(compiled.groupindex.get(name, -1))
+    return compiled.groupindex.get(name, -1)
 
 
 @builtin("regex.template_match", needs=_NEEDS)

@@ -6,7 +6,7 @@ What OPA may read and this does not is no reason to call a token unsigned: such 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Union
 
 import msgspec
 
@@ -27,6 +27,9 @@ except ImportError:  # pragma: no cover - the functions are not provided then
 else:
     NEEDS = (("cryptography", x509),)
 
+if TYPE_CHECKING:
+    VerifyingKey = Union[rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey]
+
 #: The algorithms of RFC 7518 and RFC 8037 that OPA knows.
 ALGORITHMS: Final = frozenset(f"{kind}{bits}" for kind in ("RS", "PS", "ES", "HS") for bits in (256, 384, 512)) | {
     "EdDSA"
@@ -42,7 +45,7 @@ MAX_KEYS: Final = 50
 class Key(msgspec.Struct, frozen=True):
     """A public key, or the bytes of a shared one, with what its JSON says of the algorithm and of its name."""
 
-    key: Any
+    key: VerifyingKey | bytes
     algorithm: str = ""
     id: str = ""
 
@@ -64,17 +67,19 @@ def _unusable(detail: str) -> BuiltinError:
     return BuiltinError("io.jwt", "ambiguous", f"a key that is not read: {detail}")
 
 
-def _pem(text: str) -> Any:
+def _pem(text: str) -> VerifyingKey:
     match = _PEM.fullmatch(text)
     if match is None or match[1] not in ("CERTIFICATE", "PUBLIC KEY"):
         raise _unusable("PEM that is not one certificate or one public key")
     try:
         if match[1] == "CERTIFICATE":
-            key: Any = x509.load_pem_x509_certificate(text.encode()).public_key()
+            key: object = x509.load_pem_x509_certificate(text.encode()).public_key()
         else:
             key = load_pem_public_key(text.encode())
+        if isinstance(key, (rsa.RSAPublicKey, ed25519.Ed25519PublicKey)):
+            return key
         curve = getattr(getattr(key, "curve", None), "name", None)
-        if isinstance(key, (rsa.RSAPublicKey, ed25519.Ed25519PublicKey)) or curve in _CURVE_NAMES:
+        if isinstance(key, ec.EllipticCurvePublicKey) and curve in _CURVE_NAMES:
             return key
         raise _unusable(f"{type(key).__name__} {curve or ''}")
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -100,7 +105,7 @@ def _text(value: Object, name: str) -> str:
     return text
 
 
-def _public_key(parts: dict[str, str]) -> Any:
+def _public_key(parts: dict[str, str]) -> VerifyingKey | bytes:
     key_type, curve = parts["kty"], parts["crv"]
     if key_type == "RSA":
         return rsa.RSAPublicNumbers(_integer(parts["e"]), _integer(parts["n"])).public_key()
@@ -123,7 +128,7 @@ def _integer(text: str) -> int:
     return int.from_bytes(data, "big")
 
 
-def is_signed(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
+def is_signed(key: VerifyingKey | bytes, algorithm: str, message: bytes, signature: bytes) -> bool:
     """Say whether ``signature`` is that of ``message``; not so where the key is of another kind than the algorithm."""
     try:
         return _verify(key, algorithm, message, signature)
@@ -133,7 +138,7 @@ def is_signed(key: Any, algorithm: str, message: bytes, signature: bytes) -> boo
         raise _unusable(str(error)[:200]) from error
 
 
-def _verify(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
+def _verify(key: VerifyingKey | bytes, algorithm: str, message: bytes, signature: bytes) -> bool:
     if algorithm == "EdDSA":
         if not isinstance(key, ed25519.Ed25519PublicKey):
             return False

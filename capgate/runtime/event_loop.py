@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
 _left_behind: object = None
@@ -58,11 +57,11 @@ class _Steps:
     """Calls ``function`` again and again. No closure: one that schedules itself would be a cycle, which keeps what it
     is about, a pool, until a garbage collection."""
 
-    def __init__(self, loop: Any, function: Callable[[], object]) -> None:
+    def __init__(self, loop: object, function: Callable[[], object]) -> None:
         self.done = threading.Event()
         self.failure: BaseException | None = None
         self.schedule: Callable[[Callable[[], None]], object] = (
-            getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe
+            getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[attr-defined]
         )
         self._function = function
 

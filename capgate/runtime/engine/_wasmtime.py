@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version as package_version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import wasmtime
 from wasmtime import _bindings as bindings
@@ -57,6 +57,8 @@ _GUEST_STACK: Final = 128 * 1024
 #: ``WASM_I32`` of ``wasm.h``.
 _I32: Final = 0
 
+_Export = TypeVar("_Export", wasmtime.Func, wasmtime.Memory)
+
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
 #: Without ``argtypes``, which ctypes would convert at each call: the arguments are made once, with their C types.
@@ -85,7 +87,9 @@ def _address(value: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(ctypes.addressof(value))
 
 
-def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
+def _unchecked(
+    store: wasmtime.Store, function: wasmtime.Func, parameters: int, results: int, raised: Raised
+) -> RawFunction:
     """Return a Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it
     points to alive."""
     slots = max(parameters, results, 1)
@@ -131,7 +135,7 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int, raised:
     return call_one if parameters == 1 else call_many
 
 
-def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
+def _checked(store: wasmtime.Store, function: wasmtime.Func, raised: Raised) -> RawFunction:
     """Return a Python function that uses the public call, which every version has."""
 
     def call(*arguments: int) -> int:
@@ -163,13 +167,18 @@ class WasmtimeInstance:
     """One instance in a store of its own, see :class:`~capgate.runtime.engine.base.Instance`."""
 
     def __init__(
-        self, store: Any, instance: Any, unchecked: bool, memory: Any = None, raised: Raised | None = None
+        self,
+        store: wasmtime.Store,
+        instance: wasmtime.Instance,
+        unchecked: bool,
+        memory: wasmtime.Memory | None = None,
+        raised: Raised | None = None,
     ) -> None:
         self._store = store
         self._exports = instance.exports(store)
         self._is_unchecked = unchecked
         self._raised: Raised = [] if raised is None else raised
-        self._memory: Any = None
+        self._memory: tuple[ctypes.c_void_p, ctypes.c_void_p, wasmtime.Memory] | None = None
         if memory is not None:
             self._keep(memory)
 
@@ -190,15 +199,15 @@ class WasmtimeInstance:
         context, memory = self._linear_memory()
         return memory_at(_memory_data(context, memory), _memory_data_size(context, memory))
 
-    def _linear_memory(self) -> tuple[Any, Any]:
-        if self._memory is None:
-            self._keep(self._export("memory", wasmtime.Memory))
-        return self._memory[0], self._memory[1]
+    def _linear_memory(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        context, memory, _ = self._memory or self._keep(self._export("memory", wasmtime.Memory))
+        return context, memory
 
-    def _keep(self, memory: Any) -> None:
-        self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
+    def _keep(self, memory: wasmtime.Memory) -> tuple[ctypes.c_void_p, ctypes.c_void_p, wasmtime.Memory]:
+        self._memory = _address(self._store._context().contents), _address(memory._memory), memory
+        return self._memory
 
-    def _export(self, name: str, expected: type) -> Any:
+    def _export(self, name: str, expected: type[_Export]) -> _Export:
         try:
             export = self._exports[name]
         except KeyError:
@@ -211,17 +220,18 @@ class WasmtimeInstance:
 class WasmtimeModule:
     """A compiled module. May be instantiated on any thread."""
 
-    def __init__(self, engine: Any, module: Any, unchecked: bool) -> None:
+    def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, unchecked: bool) -> None:
         self._engine = engine
         self._module = module
         self._is_unchecked = unchecked
         #: Of the functions that are imported: the module between them and this one.
-        self._marked: tuple[tuple[tuple[int, int], ...], Any] | None = None
+        self._marked: tuple[tuple[tuple[int, int], ...], wasmtime.Module] | None = None
 
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
         raised: Raised = []
-        memory, given = None, []
+        memory = None
+        given: list[wasmtime.Func | wasmtime.Memory] = []
         try:
             functions = iter(
                 self._functions(store, [item for item in imports if isinstance(item, HostFunction)], raised)
@@ -245,7 +255,7 @@ class WasmtimeModule:
             raise ENGINE.explain(of_host) from of_host
         raise of_host
 
-    def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
+    def _functions(self, store: wasmtime.Store, items: list[HostFunction], raised: Raised) -> list[wasmtime.Func]:
         """Return the functions of the host as the module imports them."""
         if not items:
             return []
@@ -254,7 +264,8 @@ class WasmtimeModule:
             self._marked = signatures, wasmtime.Module(self._engine, marked(items))
         between = wasmtime.Instance(store, self._marked[1], [host_function(store, item, raised) for item in items])
         exports = between.exports(store)
-        return [exports[str(number)] for number in range(len(items))]
+        functions = [exports[str(number)] for number in range(len(items))]
+        return [function for function in functions if isinstance(function, wasmtime.Func)]
 
 
 class WasmtimeEngine:
@@ -295,7 +306,7 @@ class WasmtimeEngine:
         return PolicyTrap("engine_fault", f"{type(error).__name__}: {str(error)[:200]}")
 
 
-def _trapped(trap: Any) -> PolicyTrap:
+def _trapped(trap: wasmtime.Trap) -> PolicyTrap:
     try:
         code = trap.trap_code
     except ValueError:  # a code that the installed package has no name for
@@ -304,12 +315,12 @@ def _trapped(trap: Any) -> PolicyTrap:
     return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
 
 
-def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
+def _engine_fault(keep: tuple[object, ...], error: int) -> PolicyTrap:
     fault = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t)))
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _has_type(signature: Any, parameters: int, results: int) -> bool:
+def _has_type(signature: wasmtime.FuncType, parameters: int, results: int) -> bool:
     """Say whether a function takes so many i32s and gives so many. This does without the package's objects, whose
     making takes most of the time in which an instance is made."""
     pointer = signature.ptr()
@@ -320,7 +331,7 @@ def _has_type(signature: Any, parameters: int, results: int) -> bool:
     )
 
 
-def _config() -> Any:
+def _config() -> wasmtime.Config:
     """Return a configuration that is deterministic and has nothing but the features that capgate admits. It compiles on
     the calling thread, which survives a fork.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import wasmtime
 from wasmtime import _bindings as bindings
@@ -71,7 +71,7 @@ for _kept in (_inner, _outer, _finalizer):  # for good: when the interpreter end
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
 
 
-def host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
+def host_function(store: wasmtime.Store, item: HostFunction, raised: Raised) -> wasmtime.Func:
     """Return ``item`` as what a module of :func:`marked` imports. What it raises is added to ``raised``."""
     number = next(_NUMBERS)
     _FUNCTIONS[number] = (item.call, raised)

@@ -14,7 +14,7 @@ denies with the first of its texts in the order of their code points, so that th
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ....errors import AbiError, ConfigError
 from ....model import ALLOW, Deny, Entrypoint, PolicyResult, Reason
@@ -62,7 +62,7 @@ class AnswerReader:
             raise AbiError("result_keys", f"not an object with the key 'result' alone: {raw[:200]!r}")
         return self._denied(first["result"]) if self._denials else self._decided(first["result"])
 
-    def _decided(self, value: Any) -> PolicyResult:
+    def _decided(self, value: object) -> PolicyResult:
         if type(value) is dict:
             return self._decision(value)
         if value is True:
@@ -71,14 +71,14 @@ class AnswerReader:
             return _PLAIN_DENY
         raise AbiError("result_type", "a decision is a boolean, or an object with 'allow' and perhaps 'reason'")
 
-    def _decision(self, value: dict[str, Any]) -> PolicyResult:
+    def _decision(self, value: dict[object, object]) -> PolicyResult:
         allow = value.get("allow")
         if (allow is not True and allow is not False) or not value.keys() <= {"allow", "reason"}:
             raise AbiError("result_type", f"an object with a boolean 'allow' and perhaps 'reason'; has {list(value)}")
         denied = self._deny(value["reason"]) if "reason" in value else _PLAIN_DENY
         return ALLOW if allow is True else denied
 
-    def _denied(self, value: Any) -> PolicyResult:
+    def _denied(self, value: object) -> PolicyResult:
         if type(value) is not list:
             raise AbiError("result_type", "denials are an array or a set of texts")
         for text in value:
@@ -86,7 +86,7 @@ class AnswerReader:
                 raise AbiError("result_type", f"a reason is text, not {type(text).__name__}")
         return self._deny(min(value)) if value else ALLOW
 
-    def _deny(self, reason: Any) -> Deny:
+    def _deny(self, reason: object) -> Deny:
         if type(reason) is not str:
             raise AbiError("result_type", f"a reason is text, not {type(reason).__name__}")
         if not is_unicode(reason):
