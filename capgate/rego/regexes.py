@@ -21,7 +21,7 @@ except ImportError:  # pragma: no cover - the functions are not provided then
     re2 = None
 
 
-class Match(Protocol):
+class PatternMatch(Protocol):
     """What is used of a match of RE2, which ships no types."""
 
     def start(self) -> int: ...
@@ -30,7 +30,7 @@ class Match(Protocol):
     def group(self, number: int = 0) -> str: ...
 
 
-class Pattern(Protocol):
+class CompiledPattern(Protocol):
     """What is used of a compiled pattern of RE2, which ships no types."""
 
     pattern: str
@@ -38,8 +38,8 @@ class Pattern(Protocol):
     groups: int
     groupindex: dict[str, int]
 
-    def search(self, text: str) -> Match | None: ...
-    def finditer(self, text: str) -> Iterator[Match]: ...
+    def search(self, text: str) -> PatternMatch | None: ...
+    def finditer(self, text: str) -> Iterator[PatternMatch]: ...
 
 
 _NEEDS: Final = (("google-re2", re2),)
@@ -62,11 +62,11 @@ _GLOB_META: Final = frozenset(r"*?\[]{}")
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(pattern: str) -> Pattern:
+def _compiled(pattern: str) -> CompiledPattern:
     options = re2.Options()
     options.max_mem, options.log_errors = _MAX_MEMORY, False
     try:
-        compiled: Pattern = re2.compile(pattern, options)
+        compiled: CompiledPattern = re2.compile(pattern, options)
     except re2.error as error:
         words = str(error)
         if any(word in words for word in _TOO_LARGE):
@@ -75,7 +75,7 @@ def _compiled(pattern: str) -> Pattern:
     return compiled
 
 
-def _compile(context: Context, pattern: str) -> Pattern:
+def _compile(context: Context, pattern: str) -> CompiledPattern:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
     if pattern.count("(") > _MAX_GROUPS:
@@ -93,11 +93,11 @@ def _compile(context: Context, pattern: str) -> Pattern:
     return compiled
 
 
-def _pay(context: Context, compiled: Pattern, text: str) -> None:
+def _pay(context: Context, compiled: CompiledPattern, text: str) -> None:
     context.spend(2 * len(text) * (1 + compiled.programsize // _PER_UNIT))
 
 
-def _re2_matches(context: Context, compiled: Pattern, text: str) -> Iterator[Match]:
+def _re2_matches(context: Context, compiled: CompiledPattern, text: str) -> Iterator[PatternMatch]:
     """Yield the matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is
     near: ``a.*b|a`` does."""
     _pay(context, compiled, text)
@@ -106,7 +106,7 @@ def _re2_matches(context: Context, compiled: Pattern, text: str) -> Iterator[Mat
         yield match
 
 
-def _matches(context: Context, compiled: Pattern, text: str) -> Iterator[Match]:
+def _matches(context: Context, compiled: CompiledPattern, text: str) -> Iterator[PatternMatch]:
     """Yield the matches that Go finds: an empty one is none right behind another match."""
     previous = -1
     for match in _re2_matches(context, compiled, text):
@@ -173,7 +173,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     return "".join(parts) + whole[begin:]
 
 
-def _same_alone(context: Context, compiled: Pattern, text: str, spans: list[tuple[int, int]]) -> bool:
+def _same_alone(context: Context, compiled: CompiledPattern, text: str, spans: list[tuple[int, int]]) -> bool:
     """Say whether the same is matched where each search has only what the last one left."""
     if not any(mark in compiled.pattern for mark in _LOOKS_BACK):
         return True
@@ -190,7 +190,7 @@ def _same_alone(context: Context, compiled: Pattern, text: str, spans: list[tupl
     return True
 
 
-def _expander(template: str, compiled: Pattern) -> Callable[[Match], str]:
+def _expander(template: str, compiled: CompiledPattern) -> Callable[[PatternMatch], str]:
     pieces: list[str | int] = []
     at = 0
     while at < len(template):
@@ -207,7 +207,7 @@ def _expander(template: str, compiled: Pattern) -> Callable[[Match], str]:
             pieces.append(_group_number(name, compiled))
             at = end
 
-    def expand(match: Match) -> str:
+    def expand(match: PatternMatch) -> str:
         return "".join(
             piece if isinstance(piece, str) else (match.group(piece) or "" if piece >= 0 else "") for piece in pieces
         )
@@ -226,7 +226,7 @@ def _group_name(text: str, at: int) -> tuple[str, int]:
     return text[start:end], end + braced
 
 
-def _group_number(name: str, compiled: Pattern) -> int:
+def _group_number(name: str, compiled: CompiledPattern) -> int:
     """Return the group that ``name`` stands for; -1 for one that there is not, which is empty."""
     numeric = name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
     if numeric:

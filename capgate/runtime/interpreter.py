@@ -26,13 +26,13 @@ from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, Policy
 from ..wasm import Loading, Metered, Module, decode, meter
 from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 from ..wasm.state import with_state
-from .abi import canonical, fixed, opa
+from .abi import canonical_abi, fixed, opa
 from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small, load_engine
 
 #: No cancellation is among them, as in :func:`~capgate.errors.ends_task`: none arrives in a call that never awaits, so
 #: what looks like one is a fault of the engine.
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
-_NO_ENTRYPOINT: Final = f"none with a module of {canonical.INTERFACE}: those that OPA compiled have entry points"
+_NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
 
 
 _Guest = TypeVar("_Guest", bound=opa.Guest)
@@ -72,10 +72,10 @@ class PreparedPolicy:
             raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
-        canonical.check_exports(module)
+        canonical_abi.check_exports(module)
         self.pure = self._is_own
-        self.has_post = module.export(canonical.POST) is not None
-        return meter(self.original, self.limits, entries=(canonical.CHECK, canonical.REALLOC))
+        self.has_post = module.export(canonical_abi.POST) is not None
+        return meter(self.original, self.limits, entries=(canonical_abi.CHECK, canonical_abi.REALLOC))
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
@@ -214,7 +214,7 @@ class WasmInterpreter:
         prepared = self.prepared = compiled.prepared
         limits, entries, facts = prepared.limits, prepared.metered.entries, prepared.facts
         self._guest: opa.Guest | None = None
-        self.ask: canonical.Ask
+        self.ask: canonical_abi.Ask
         if facts is not None:
             guest = opa.Guest(compiled.module, facts, limits, entries, prepared.entrypoint, share=prepared.share)
             self._guest = compiled.load(guest)
@@ -224,7 +224,7 @@ class WasmInterpreter:
             if prepared.pure:
                 self.ask = fixed.fixed_call(instance, limits, entries)
             else:
-                self.ask = canonical.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+                self.ask = canonical_abi.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
         self._instance: Instance | None = instance
         self.uses = 0
         self.broken = False

@@ -58,7 +58,7 @@ def table_type(value: TableType) -> bytes:
 
 
 def import_entry(item: Import) -> bytes:
-    kind = KINDS.index(item.kind)
+    code = KINDS.index(item.kind)
     if isinstance(item.type, TableType):
         described = table_type(item.type)
     elif isinstance(item.type, MemoryType):
@@ -67,7 +67,7 @@ def import_entry(item: Import) -> bytes:
         described = bytes([item.type.type, item.type.mutable])
     else:
         described = unsigned(item.type)
-    return name(item.module) + name(item.name) + bytes([kind]) + described
+    return name(item.module) + name(item.name) + bytes([code]) + described
 
 
 def export_entry(item: Export) -> bytes:

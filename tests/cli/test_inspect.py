@@ -80,7 +80,7 @@ def test_a_module_that_capgate_built(inspect: Inspect) -> None:
 
 
 def test_the_metered_size_is_that_of_what_runs(inspect: Inspect) -> None:
-    from capgate.runtime.abi.canonical import CHECK, REALLOC
+    from capgate.runtime.abi.canonical_abi import CHECK, REALLOC
 
     data = guest()
     found = inspect(data)

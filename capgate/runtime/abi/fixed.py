@@ -18,7 +18,7 @@ from ...errors import AbiError, ConfigError, MalformedInput, ends_task
 from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
-from .canonical import CHECK, MASK, REALLOC, Ask, Reasons, denied
+from .canonical_abi import CHECK, MASK, REALLOC, Ask, Reasons, denied
 from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_resource, lower, raise_wrong_type, record
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is

@@ -1,6 +1,6 @@
 """Lowers a policy input to bytes and numbers, the same for every ABI that passes records through linear memory.
 
-The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :mod:`capgate.runtime.abi.canonical`.
+The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :mod:`capgate.runtime.abi.canonical_abi`.
 """
 
 from __future__ import annotations

@@ -311,8 +311,8 @@ def _trapped(trap: wasmtime.Trap) -> PolicyTrap:
         code = trap.trap_code
     except ValueError:  # a code that the installed package has no name for
         code = None
-    kind = "other" if code is None else _KINDS.get(code.name, "other")
-    return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
+    reason = "other" if code is None else _KINDS.get(code.name, "other")
+    return PolicyTrap(reason, str(trap.message).partition("\n")[0][:200])
 
 
 def _engine_fault(keep: tuple[object, ...], error: int) -> PolicyTrap:

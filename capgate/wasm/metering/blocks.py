@@ -132,20 +132,20 @@ class Planner:
             self.height += results - operands
             self.out.height = max(self.out.height, self.height)
 
-    def site(self, kind: int, position: int, argument: int = 0, table: int = 0) -> None:
-        self.out.sites.append(Site(kind, position, len(self.frames) - 1, argument, table))
+    def site(self, purpose: int, position: int, argument: int = 0, table: int = 0) -> None:
+        self.out.sites.append(Site(purpose, position, len(self.frames) - 1, argument, table))
 
     def flush(self) -> None:
         """Add to the current block what has been seen since the last switch."""
         self.out.costs[self.block] += self.cost
         self.cost = 0
 
-    def new_block(self, kind: int = CHARGE) -> None:
+    def new_block(self, purpose: int = CHARGE) -> None:
         """Start a metered block here."""
         self.flush()
         self.out.costs.append(0)
         self.block = len(self.out.costs) - 1
-        self.site(kind, self.pos, self.block)
+        self.site(purpose, self.pos, self.block)
 
     def block_type(self) -> tuple[int, int]:
         """Read the block type here: its (parameters, results)."""

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-#: What is written at a site. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
+#: What a site is for. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
 CHARGE, HEAD, CALL, SAVE, BULK, RETURN = range(6)
 
 #: The bulk operations, whose price depends on the length on top of the stack.
@@ -27,7 +27,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     bulk operation; ``table`` the index of the table that ``table.grow`` grows.
     """
 
-    kind: int
+    purpose: int
     position: int
     depth: int
     argument: int = 0

@@ -134,16 +134,16 @@ class Rewriter:
             at = site.position
             parts.append(source[done:at])
             done = at
-            if site.kind in (CHARGE, HEAD):
+            if site.purpose in (CHARGE, HEAD):
                 parts.append(self.charge(plan, site, writer))
-            elif site.kind == CALL:
+            elif site.purpose == CALL:
                 done = site.argument
                 parts += (writer.save, source[at:done], writer.load)
-            elif site.kind == SAVE:
+            elif site.purpose == SAVE:
                 parts.append(writer.save)
-            elif site.kind == BULK:
+            elif site.purpose == BULK:
                 parts.append(self.bulk_charge(writer, site.argument, site.table, site.depth + 1))
-            elif site.kind == RETURN:
+            elif site.purpose == RETURN:
                 done = at + 1
                 parts.append(_BR + unsigned(site.depth))
         return [*parts, source[done : body.end]]
@@ -155,12 +155,12 @@ class Rewriter:
         return writer.defer(cost) if self.is_deferred(plan, site) else writer.charge(cost, site.depth + 1)
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
-        return site.kind == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
+        return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
 
     def defers(self, plan: Plan) -> bool:
         """Say whether any charge is left to a later one."""
         return any(
-            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.kind == CHARGE
+            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.purpose == CHARGE
         )
 
     def cost(self, plan: Plan, block: int) -> int:

@@ -13,7 +13,7 @@ from capgate.artifact.build import build_policy
 from capgate.errors import AbiError, MalformedInput
 from capgate.limits import Limits
 from capgate.model import Allow, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
-from capgate.runtime.abi.canonical import Ask
+from capgate.runtime.abi.canonical_abi import Ask
 from capgate.runtime.abi.fixed import fixed_call
 from capgate.runtime.abi.lowering import lower
 from capgate.runtime.engine import load_engine
