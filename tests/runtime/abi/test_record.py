@@ -21,6 +21,7 @@ from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInte
 from capgate.runtime.pool import WasmPool
 
 from ...support.guests import ALLOW, HEAP, PAGE, REASON, RESULT, artifact, data, guest
+from ...support.tools import examples
 from .inputs import INPUTS, LETTERS, MALFORMED, SIZES, as_read, read_input, replace, sized
 
 #: Where the guest below leaves the pointer that it was called with.
@@ -59,7 +60,8 @@ def recorder(engine_name: str, way: str) -> Recorder:
     return Recorder(engine_name, way, Limits())
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(80), deadline=None)
 @given(inputs=st.lists(INPUTS, min_size=1, max_size=5), way=st.sampled_from(["canonical", "fixed"]))
 @example([PolicyInput("\0", User("\0\0"), Resource("\0", ""), "\0", Environment("\0", "\0"))], "canonical")
 @example([PolicyInput("", Service("a"), Resource("", None), "", Environment("", "")), PolicyInput("")], "fixed")
@@ -128,7 +130,8 @@ def test_input_bytes_is_the_most_text_that_is_asked(engine_name: str, way: str, 
     assert not recorder.interpreter.broken
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(80), deadline=None)
 @given(data=st.data(), way=st.sampled_from(["canonical", "fixed"]))
 def test_malformed_input_reaches_no_guest_and_breaks_nothing(engine_name: str, data: st.DataObject, way: str) -> None:
     recorder, input = Recorder(engine_name, way, Limits()), data.draw(INPUTS)

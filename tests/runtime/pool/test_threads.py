@@ -25,7 +25,6 @@ from capgate.runtime.pool import WasmPool
 
 from ...support.guests import artifact
 from ...support.pool_guests import DENY, TOLD, TRAP, TRAP_IF_USED, check_balance, make_pool, order
-from ...support.tools import FULL
 
 #: Seconds after which a thread hangs, and is not only slow.
 PATIENCE = 200
@@ -214,12 +213,12 @@ def _resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow  # fewer of them would show nothing
 def test_memory_does_not_grow_with_instances_or_calls(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P17, M17
     """An instance has at least a page of its own: to keep one in thirty would take eight megabytes."""
-    cycles = 10_000 if FULL else 4_000
+    cycles = 10_000
     monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e9)
     pool = make_pool(engine_name, 2)
 
