@@ -16,7 +16,7 @@ from capgate.runtime.abi.opa.answer import AnswerReader
 
 from ..support.rego_guests import liar
 from ..support.tools import FULL
-from .asking import LIMITS, opened, outcome
+from .outcomes import LIMITS, opened, outcome
 
 DECISION = Entrypoint("p")
 DENIALS = Entrypoint("p", "denials")

@@ -12,7 +12,7 @@ from capgate.runtime.abi.opa.input_document import document
 
 from ..support.guests import PAGE, data
 from ..support.rego_guests import ANSWER, HEAP, HONEST, SIGNATURES, liar
-from .asking import INPUT, LIMITS, opened, outcome, outcome_of
+from .outcomes import INPUT, LIMITS, opened, outcome, outcome_of
 
 SIZE = 2 * PAGE
 #: Addresses at which arithmetic goes wrong, for two pages that may become many.

@@ -20,7 +20,7 @@ from capgate.runtime.pool import WasmPool
 
 from ..support.guests import PAGE
 from ..support.rego_guests import ANSWER, liar, opa_artifact
-from .asking import INPUT, LIMITS, opened, outcome
+from .outcomes import INPUT, LIMITS, opened, outcome
 
 #: Where a liar counts: static data, the middle of nowhere, behind its heap, the last word of its memory.
 PLACES = (8, 1_000, 40_000, PAGE + 30_000, 2 * PAGE - 4)
