@@ -1,10 +1,9 @@
 """``python -m benchmarks.rego``: what a module of OPA's ABI costs to load and to ask, on each engine.
 
 The module is the guest of the tests (``tests/rego/guest``), which follows the ABI; *large* is the same with generated
-functions added, until it has the size of what OPA makes of a large policy. Of a question there are two ways: *by
-parts*, which every version of the ABI has and which says whether the input could be read, and *in one call*, by
-``opa_eval``. Both include what is done for each question: the input as JSON, restoring the instance, reading the
-answer. Times of questions are medians of batches and the shortest batch; those of loading are of single runs.
+functions added, until it has the size of what OPA makes of a large policy. A question includes what is done for each:
+the input as JSON, restoring the instance, evaluating, reading the answer. Times of questions are medians of batches and
+the shortest batch; those of loading are of single runs.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 from capgate import Limits, WasmArtifact
 from capgate.model import Entrypoint
 from capgate.runtime.abi import opa
-from capgate.runtime.abi.opa.document import document
-from capgate.runtime.engine import Engine, available_engines, is_small, load_engine, try_compiling
+from capgate.runtime.abi.opa.input_document import document
+from capgate.runtime.engine import Engine, available_engines, compile_in_child, is_small, load_engine
 from capgate.runtime.interpreter import PreparedPolicy
 from capgate.wasm import decode, encode
 from capgate.wasm.edit import extended
@@ -74,7 +73,7 @@ def _body(number: int) -> bytes:
 
 
 def measure(data: bytes, engine: Engine, rounds: int, batch: int) -> Figures:
-    """Load the module and ask it, in every way."""
+    """Load the module and ask it."""
     loading: dict[str, float] = {}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
@@ -86,25 +85,24 @@ def measure(data: bytes, engine: Engine, rounds: int, batch: int) -> Figures:
     artifact = timed("decode", lambda: WasmArtifact.from_bytes(data))
     prepared = timed("restrict, meter, prove", lambda: PreparedPolicy(artifact, LIMITS, ENTRYPOINT))
     if not is_small(prepared.metered.data):
-        timed("compile in a child", lambda: try_compiling(engine, prepared.original, prepared.metered.data, LIMITS))
+        timed("compile in a child", lambda: compile_in_child(engine, prepared.original, prepared.metered.data, LIMITS))
     compiled = timed("compile", lambda: engine.compile(prepared.metered.data))
 
-    def opened(one_call: bool) -> opa.Guest:
+    def opened() -> opa.Guest:
         if prepared.facts is None:
             raise TypeError("a module of another ABI")
-        guest = opa.Guest(compiled, prepared.facts, LIMITS, prepared.metered.entries, ENTRYPOINT, one_call=one_call)
+        guest = opa.Guest(compiled, prepared.facts, LIMITS, prepared.metered.entries, ENTRYPOINT)
         guest.load()
         return guest
 
-    by_parts, in_one = timed("instance", lambda: opened(False)), opened(True)
+    guest = timed("instance", opened)
     input = arguments("same", 3, 1, policy_input)(1)[0]
-    ways = {
-        "by parts": lambda: by_parts.ask(input),
-        "in one call": lambda: in_one.ask(input),
-        "of these: the input as JSON": lambda: document(input, LIMITS.input_bytes),
-        "of these: restoring": by_parts._restore,
+    parts = {
+        "a question": lambda: guest.ask(input),
+        "of it: the input as JSON": lambda: document(input, LIMITS.input_bytes),
+        "of it: restoring": guest.restore,
     }
-    return Figures(loading, {name: _median(call, rounds, batch) for name, call in ways.items()})
+    return Figures(loading, {name: _median(call, rounds, batch) for name, call in parts.items()})
 
 
 def _median(call: Callable[[], object], rounds: int, batch: int) -> tuple[float, float]:
@@ -131,8 +129,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
             print(f"\n{name} module, {len(data):,} bytes, {engine}")
             for step, milliseconds in found.loading.items():
                 print(f"  {step:30}{milliseconds:10.1f} ms")
-            for way, (median, least) in found.asking.items():
-                print(f"  {way:30}{median:10.1f} us, at least {least:.1f}")
+            for part, (median, least) in found.asking.items():
+                print(f"  {part:30}{median:10.1f} us, at least {least:.1f}")
     print(f"\nload average after: {machine.load_average()}")
     return 0
 

@@ -51,7 +51,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``module_bytes``    size of a module file; of a bundle, also of all that is in it together
     ``waiters``         callers that may wait for an instance at once; the next one is denied immediately
     ``compile_seconds``    processor time that compiling a module may take, in a child process that tries it first;
-                           not for small modules and those built by capgate, see :mod:`capgate.runtime.engine.trial`
+                           not for small modules and those built by capgate, see
+                           :mod:`capgate.runtime.engine.child_compilation`
     ``compile_megabytes``  memory of that child, in MiB, its interpreter's 20 included
     """
 

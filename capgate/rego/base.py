@@ -1,9 +1,14 @@
-"""What every builtin is made of: :class:`Builtin`, :class:`Context` with what its work may cost, :class:`Undefined`.
+"""Defines what every builtin needs: :class:`Builtin`, :class:`Context` with what work may cost, :class:`Undefined`.
 
-A builtin ends in one of three ways. It returns the value that OPA documents; or it raises :class:`Undefined`, where OPA
-documents an error or nothing (outside of its strict mode, a builtin's error leaves the expression undefined); or it
-raises :class:`BuiltinError`, where it cannot be computed *here*. The difference matters: an undefined expression in a
-rule that denies means that nothing is denied, so nothing but OPA's own semantics leads to it, and a limit never does.
+A builtin ends in one of three ways:
+
+- It returns the value that OPA documents.
+- It raises :class:`Undefined`, where OPA documents an error or nothing. Outside of OPA's strict mode, a builtin's error
+  leaves the expression undefined.
+- It raises :class:`BuiltinError`, where it cannot be computed *here*.
+
+The difference matters: an undefined expression in a rule that denies means that nothing is denied. So nothing but OPA's
+own semantics leads to it, and a limit never does.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ class Context:
         self.paid: dict[str, Any] = {}
 
     def spend(self, units: int) -> None:
-        """Called before work is done; raises :class:`BuiltinError` where that is more than is left."""
+        """Pay for work before it is done. Raises :class:`BuiltinError` where that is more than is left."""
         self.spent += units
         if self.spent > self.work:
             raise BuiltinError("builtin", "limit", f"{self.spent} of {self.work} units of work")
@@ -60,7 +65,8 @@ class Builtin(msgspec.Struct, frozen=True):
     function: Callable[..., Value]
 
     def call(self, context: Context, *args: Value) -> Value:
-        """What OPA documents for ``args``. Raises :class:`Undefined` or :class:`BuiltinError`, and nothing else."""
+        """Return what OPA documents for ``args``. Raises :class:`Undefined` or :class:`BuiltinError`, and nothing
+        else."""
         if len(args) != self.arity:
             raise BuiltinError(self.name, "internal", f"{len(args)} arguments, it takes {self.arity}")
         try:
@@ -80,15 +86,16 @@ class Builtin(msgspec.Struct, frozen=True):
 
 #: Filled by the modules of this package as they are imported.
 BUILTINS: Final[dict[str, Builtin]] = {}
-REFUSED: Final[dict[str, str]] = {}
+NOT_PROVIDED: Final[dict[str, str]] = {}
 
 
 def builtin(
     *names: str, needs: Sequence[tuple[str, object]] = ()
 ) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    """Register a function under ``names``; it takes the context and then the builtin's arguments.
+    """Register a function under ``names``. It takes the context and then the builtin's arguments.
 
-    ``needs`` are libraries, each with the module, or ``None`` where it is not installed: then the builtin is refused.
+    ``needs`` are libraries, each with the module, or ``None`` where it is not installed: then the builtin is not
+    provided.
     """
     missing = [library for library, module in needs if module is None]
 
@@ -96,7 +103,7 @@ def builtin(
         arity = len(inspect.signature(function).parameters) - 1
         for name in names:
             if missing:
-                REFUSED[name] = f"needs {missing[0]}, which is not installed: pip install capgate[rego]"
+                NOT_PROVIDED[name] = f"needs {missing[0]}, which is not installed: pip install capgate[rego]"
             else:
                 BUILTINS[name] = Builtin(name, arity, function)
         return function
@@ -104,13 +111,13 @@ def builtin(
     return register
 
 
-def refuse(reason: str, *names: str) -> None:
+def leave_out(reason: str, *names: str) -> None:
     """Register ``names`` as builtins that are not provided, because of ``reason``."""
-    REFUSED.update(dict.fromkeys(names, reason))
+    NOT_PROVIDED.update(dict.fromkeys(names, reason))
 
 
 def string(value: Value) -> str:
-    """``value`` if it is a string, else :class:`Undefined`; the next four do the same."""
+    """Return ``value`` if it is a string, else raise :class:`Undefined`. The next four do the same."""
     if isinstance(value, str):
         return value
     raise Undefined
@@ -141,21 +148,22 @@ def boolean(value: Value) -> bool:
 
 
 def integer(value: Value) -> int:
-    """``value`` if it is written as an integer of 64 bits, which is what OPA takes for Go's ``int``; ``1.0`` is not."""
+    """Return ``value`` if it is written as an integer of 64 bits, which is what OPA takes for Go's ``int``; ``1.0`` is
+    not."""
     if isinstance(value, int) and not isinstance(value, bool) and INT_MIN <= value <= INT_MAX:
         return value
     raise Undefined
 
 
 def strings(value: Value) -> list[str]:
-    """The members of an array or a set of strings."""
+    """Return the members of an array or a set of strings."""
     if not isinstance(value, (tuple, Set)):
         raise Undefined
     return [string(item) for item in value]
 
 
 def text_of(data: bytes) -> str:
-    """The string with these bytes. In Go a string may be no Unicode; there is no exact answer then, so no answer."""
+    """Return the string with these bytes. In Go a string may be no Unicode. There is no exact answer then, so none."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -163,7 +171,7 @@ def text_of(data: bytes) -> str:
 
 
 def table(value: object) -> Any:
-    """``value`` as JSON's values in Python, sets as lists; a key that is no string is undefined."""
+    """Return ``value`` as JSON's values in Python, sets as lists; a key that is no string is undefined."""
     if isinstance(value, (tuple, Set)):
         return [table(item) for item in value]
     if isinstance(value, Object):

@@ -1,4 +1,4 @@
-"""``crypto.*``: digests and message authentication codes of strings, in hex; and ``hex.*``."""
+"""Provides ``crypto.*``: digests and message authentication codes of strings, in hex; and ``hex.*``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for _algorithm in (*_ALGORITHMS, "sha512"):
 
 @builtin("crypto.hmac.equal")
 def equal_codes(context: Context, first: Value, second: Value) -> Value:
-    """Whether two codes are the same, in time that does not tell where they differ."""
+    """Say whether two codes are the same, in time that does not tell where they differ."""
     return hmac.compare_digest(string(first).encode(), string(second).encode())
 
 

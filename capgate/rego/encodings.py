@@ -1,4 +1,4 @@
-"""``base64url.encode_no_pad``, ``urlquery.*``, ``json.marshal_with_options``, and what reads JSON as Go does."""
+"""Provides ``base64url.encode_no_pad``, ``urlquery.*``, ``json.marshal_with_options``, and reads JSON as Go does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"
 
 
 def read_json(text: str) -> Value:
-    """The value that Go's ``encoding/json`` reads: of equal keys the last counts, a lone surrogate becomes U+FFFD."""
+    """Return the value that Go's ``encoding/json`` reads. Of equal keys the last counts; a lone surrogate becomes
+    U+FFFD."""
     try:
         raw = json.loads(
             text,
@@ -51,7 +52,7 @@ def _repaired(raw: object) -> object:
 
 
 def url_bytes(text: str) -> bytes:
-    """The bytes that are ``text`` in base64url, with or without padding; line breaks do not count, as in Go."""
+    """Return the bytes that are ``text`` in base64url, with or without padding; line breaks do not count, as in Go."""
     if not text.endswith("="):
         if len(text) % 4 == 1:
             raise Undefined
@@ -63,12 +64,14 @@ def url_bytes(text: str) -> bytes:
 
 
 def json_text(value: Value) -> str:
-    """``json.Marshal`` of the value: compact, keys in order, a set as an array, a key that is no string as its JSON."""
+    """Return ``json.Marshal`` of the value: compact, keys in order, a set as an array, a key that is no string as its
+    JSON."""
     return _lines(value, None, "", "")
 
 
 def _lines(value: Value, indent: str | None, prefix: str, margin: str) -> str:
-    """With an ``indent``, members are on lines of their own, each of which begins with ``prefix`` and ``margin``."""
+    """Write ``value``; with an ``indent``, members on lines of their own, each of which begins with ``prefix`` and
+    ``margin``."""
     if isinstance(value, (str, Number)) or not isinstance(value, (tuple, Object, Set)):
         return _scalar(value)
     inner = margin + (indent or "")
@@ -106,7 +109,7 @@ def _escape(match: re.Match[str]) -> str:
 
 @builtin("json.marshal_with_options")
 def marshal_with_options(context: Context, value: Value, options: Value) -> Value:
-    """JSON as ``json.MarshalIndent`` writes it, with ``prefix``, ``indent`` and ``pretty``."""
+    """Write JSON as ``json.MarshalIndent`` writes it, with ``prefix``, ``indent`` and ``pretty``."""
     prefix, indent, pretty, chosen = "", "\t", False, False
     for key, option in mapping(options).items:
         if key == "prefix":
@@ -151,7 +154,8 @@ def encode_no_pad(context: Context, text: Value) -> Value:
 
 @builtin("urlquery.encode")
 def encode(context: Context, text: Value) -> Value:
-    """Go's ``url.QueryEscape``: everything but letters, digits and ``-_.~`` is escaped, and a space is a plus."""
+    """Escape as Go's ``url.QueryEscape``: everything but letters, digits and ``-_.~`` is escaped, and a space is a
+    plus."""
     return quote_plus(string(text), safe="")
 
 
@@ -168,7 +172,7 @@ def _unescaped(text: str) -> str:
 
 @builtin("urlquery.encode_object")
 def encode_object(context: Context, query: Value) -> Value:
-    """``a=1&b=2`` of an object of strings, arrays or sets of strings; by key, values in their order."""
+    """Write ``a=1&b=2`` of an object of strings, arrays or sets of strings; by key, values in their order."""
     pairs: list[tuple[str, str]] = []
     for key, value in mapping(query).items:
         if not isinstance(key, str):
@@ -182,12 +186,12 @@ def encode_object(context: Context, query: Value) -> Value:
 
 @builtin("urlquery.decode_object")
 def decode_object(context: Context, query: Value) -> Value:
-    """Go's ``url.ParseQuery``: an object from key to the array of its values; a semicolon is an error."""
-    found: dict[str, list[str]] = {}
+    """Read as Go's ``url.ParseQuery``: an object from key to the array of its values; a semicolon is an error."""
+    by_key: dict[str, list[str]] = {}
     for part in string(query).split("&"):
         if ";" in part:
             raise Undefined
         if part:
             key, _, value = part.partition("=")
-            found.setdefault(_unescaped(key), []).append(_unescaped(value))
-    return Object((key, tuple(values)) for key, values in found.items())
+            by_key.setdefault(_unescaped(key), []).append(_unescaped(value))
+    return Object((key, tuple(values)) for key, values in by_key.items())

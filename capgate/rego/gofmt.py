@@ -1,4 +1,4 @@
-"""Go's ``fmt.Sprintf`` for the arguments that OPA passes it: ``int``, ``*big.Int``, ``float64`` and ``string``.
+"""Formats as Go's ``fmt.Sprintf``, for the arguments that OPA passes: ``int``, ``*big.Int``, ``float64``, ``string``.
 
 The grammar of a verb is ``%[flags][width][.precision]verb``, with ``*`` and ``[n]`` for arguments; what does not fit
 becomes text such as ``%!d(string=hi)``. See https://pkg.go.dev/fmt, whose words for mistakes are used exactly.
@@ -37,7 +37,7 @@ class _Parser(msgspec.Struct):
 
 
 def sprintf(format: str, arguments: Sequence[Argument], spend: Spend) -> str:
-    """What Go makes of it. ``spend`` is called with the characters of each piece before that is made."""
+    """Return what Go makes of it. ``spend`` is called with the characters of each piece before that is made."""
     parser = _Parser(format, arguments, spend)
     parts: list[str] = []
     while parser.at < len(format):
@@ -79,7 +79,7 @@ def _verb(parser: _Parser) -> str:
 
 
 def _most(value: Argument) -> int:
-    """How many characters a verb can make of ``value`` without width and precision, or somewhat more."""
+    """Return how many characters a verb can make of ``value`` without width and precision, or somewhat more."""
     if isinstance(value, str):
         return 10 * len(value)
     return 350 if isinstance(value, float) else 20 + value.bit_length()
@@ -95,7 +95,7 @@ def _flags(parser: _Parser) -> Flags:
 
 
 def _sizes(parser: _Parser, flags: Flags) -> str:
-    """Read width and precision into ``flags``; what Go complains of in them comes back."""
+    """Read width and precision into ``flags``. Returns what Go complains of in them."""
     format, complaints = parser.format, ""
     _index(parser)
     if format[parser.at : parser.at + 1] == "*":
@@ -138,7 +138,7 @@ def _from_argument(parser: _Parser) -> int | None:
 
 
 def _number(text: str, start: int, end: int) -> tuple[int | None, int]:
-    """The decimal number at ``start`` and where it ends; one that is too large takes the rest of the text."""
+    """Return the decimal number at ``start`` and where it ends; one that is too large takes the rest of the text."""
     number, at = None, start
     while at < end and text[at] in _DIGITS:
         if number is not None and number > _TOO_LARGE:
@@ -180,10 +180,10 @@ def _type(value: Argument) -> str:
 
 
 def _show(value: Argument, flags: Flags, verb: str) -> str:
-    kind = _type(value)
+    type_name = _type(value)
     if verb == "T":
-        return string_text(kind, flags)
-    if kind == "*big.Int" and verb in "pw":
+        return string_text(type_name, flags)
+    if type_name == "*big.Int" and verb in "pw":
         raise BuiltinError("sprintf", "ambiguous", f"%{verb} of a big integer shows how Go keeps it in memory")
     shown: str | None
     if isinstance(value, str):
@@ -191,10 +191,10 @@ def _show(value: Argument, flags: Flags, verb: str) -> str:
     elif isinstance(value, float):
         shown = float_text(value, flags, "g" if verb == "v" else verb)
     else:
-        shown = _integer(value, flags, verb, big=kind == "*big.Int")
-    if shown is None and kind == "*big.Int":
+        shown = _integer(value, flags, verb, big=type_name == "*big.Int")
+    if shown is None and type_name == "*big.Int":
         return f"%!{verb}(big.Int={value})"
-    return f"%!{verb}({kind}={_show(value, flags, 'v')})" if shown is None else shown
+    return f"%!{verb}({type_name}={_show(value, flags, 'v')})" if shown is None else shown
 
 
 def _string(value: str, flags: Flags, verb: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Go's layouts of times, such as ``2006-01-02T15:04:05Z07:00``: the reference time written as times shall be.
+"""Writes times by Go's layouts, such as ``2006-01-02T15:04:05Z07:00``: the reference time written as times shall be.
 
 See https://pkg.go.dev/time#pkg-constants. For reading times with them see :mod:`capgate.rego.goparse`.
 """
@@ -55,22 +55,22 @@ class Moment(msgspec.Struct):
 
 
 def elements(layout: str) -> list[tuple[str, str]]:
-    """The layout in pairs of the text before an element, and the element; the last has the empty one."""
-    found: list[tuple[str, str]] = []
+    """Return the layout in pairs of the text before an element, and the element; the last has the empty one."""
+    pairs: list[tuple[str, str]] = []
     at = literal = 0
     while True:
         match = _ELEMENT.search(layout, at)
         if match is None:
-            return [*found, (layout[literal:], "")]
+            return [*pairs, (layout[literal:], "")]
         at = match.end()
         if match[0] == "_":  # stands for itself before a year
             continue
-        found.append((layout[literal : match.start()], match[0]))
+        pairs.append((layout[literal : match.start()], match[0]))
         literal = at
 
 
 def write(moment: Moment, layout: str) -> str:
-    """``Time.Format``."""
+    """Write as ``Time.Format``."""
     texts = _texts(moment)
     return "".join(text + (_written(moment, element, texts) if element else "") for text, element in elements(layout))
 

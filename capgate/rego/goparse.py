@@ -1,4 +1,4 @@
-"""Go's ``time.Parse``, by layouts (:mod:`capgate.rego.golayout`).
+"""Reads times as Go's ``time.Parse``, by layouts (:mod:`capgate.rego.golayout`).
 
 The local zone is UTC: the abbreviation of another zone is accepted and says nothing of the offset.
 """
@@ -35,29 +35,30 @@ class _Read(msgspec.Struct):
 
 
 def read(layout: str, text: str) -> int:
-    """``time.Parse``: nanoseconds since the epoch, or :class:`Undefined` where the text is not of that layout."""
-    found = _Read(text)
+    """Read as ``time.Parse``: nanoseconds since the epoch, or :class:`Undefined` where the text is not of that
+    layout."""
+    time = _Read(text)
     parts = elements(layout)
     for index, (literal, element) in enumerate(parts):
-        found.rest = _skip(found.rest, literal)
+        time.rest = _skip(time.rest, literal)
         if element:
-            _take(found, element, parts[index + 1][1])
-    if found.rest:
+            _take(time, element, parts[index + 1][1])
+    if time.rest:
         raise Undefined
-    if found.half == "PM" and found.hour < 12:
-        found.hour += 12
-    elif found.half == "AM" and found.hour == 12:
-        found.hour = 0
-    month, day = _month_and_day(found)
-    if not 1 <= found.year <= 9999:  # neither is in the range of OPA's times
+    if time.half == "PM" and time.hour < 12:
+        time.hour += 12
+    elif time.half == "AM" and time.hour == 12:
+        time.hour = 0
+    month, day = _month_and_day(time)
+    if not 1 <= time.year <= 9999:  # neither is in the range of OPA's times
         raise Undefined
-    days = datetime.date(found.year, month, day).toordinal() - datetime.date(1970, 1, 1).toordinal()
-    seconds = ((days * 24 + found.hour) * 60 + found.minute) * 60 + found.second - found.offset
-    return seconds * 1_000_000_000 + found.nanosecond
+    days = datetime.date(time.year, month, day).toordinal() - datetime.date(1970, 1, 1).toordinal()
+    seconds = ((days * 24 + time.hour) * 60 + time.minute) * 60 + time.second - time.offset
+    return seconds * 1_000_000_000 + time.nanosecond
 
 
 def _skip(text: str, literal: str) -> str:
-    """``text`` after ``literal``, in which a run of spaces stands for any number of them."""
+    """Return ``text`` after ``literal``, in which a run of spaces stands for any number of them."""
     while literal:
         if literal[0] == " ":
             if text and text[0] != " ":
@@ -71,43 +72,43 @@ def _skip(text: str, literal: str) -> str:
     return text
 
 
-def _take(found: _Read, element: str, following: str) -> None:
+def _take(time: _Read, element: str, following: str) -> None:
     if element in _NUMBERS:
         name, fixed, low, high = _NUMBERS[element]
-        if element == "_2" and found.rest.startswith(" "):
-            found.rest = found.rest[1:]
-        value = _digits(found, 2 if fixed else 1, 2)
+        if element == "_2" and time.rest.startswith(" "):
+            time.rest = time.rest[1:]
+        value = _digits(time, 2 if fixed else 1, 2)
         if not low <= value <= high:
             raise Undefined
-        setattr(found, name, value)
+        setattr(time, name, value)
         if name == "second":
-            _unannounced_fraction(found, following)
+            _unannounced_fraction(time, following)
     elif element in _NAMES:
         name, words = _NAMES[element]
-        setattr(found, name, _word(found, words)) if name else _word(found, words)
+        setattr(time, name, _word(time, words)) if name else _word(time, words)
     elif element == "2006":
-        if not _is_digit(found.rest[:1]):
+        if not _is_digit(time.rest[:1]):
             raise Undefined
-        found.year = _signed(found, 4)
+        time.year = _signed(time, 4)
     elif element == "06":
-        year = _signed(found, 2)
-        found.year = year + (1900 if year >= 69 else 2000)
+        year = _signed(time, 2)
+        time.year = year + (1900 if year >= 69 else 2000)
     elif element in ("__2", "002"):
         if element == "__2":
-            spaces = len(found.rest[:2]) - len(found.rest[:2].lstrip(" "))
-            found.rest = found.rest[spaces:]
-        found.day_of_year = _digits(found, 3 if element == "002" else 1, 3)
+            spaces = len(time.rest[:2]) - len(time.rest[:2].lstrip(" "))
+            time.rest = time.rest[spaces:]
+        time.day_of_year = _digits(time, 3 if element == "002" else 1, 3)
     elif element in ("PM", "pm"):
-        half, found.rest = found.rest[:2], found.rest[2:]
+        half, time.rest = time.rest[:2], time.rest[2:]
         if half not in (("PM", "AM") if element == "PM" else ("pm", "am")):
             raise Undefined
-        found.half = half.upper()
+        time.half = half.upper()
     elif element == "MST":
-        found.rest = found.rest[_zone_length(found.rest) :]
+        time.rest = time.rest[_zone_length(time.rest) :]
     elif element[0] in ".,":
-        _take_fraction(found, element)
+        _take_fraction(time, element)
     else:
-        _take_offset(found, element)
+        _take_offset(time, element)
 
 
 #: element -> what it is, whether it has two digits always, and the bounds that Go checks at once.
@@ -137,55 +138,55 @@ def _is_digit(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _digits(found: _Read, least: int, most: int) -> int:
+def _digits(time: _Read, least: int, most: int) -> int:
     count = 0
-    while count < most and _is_digit(found.rest[count : count + 1]):
+    while count < most and _is_digit(time.rest[count : count + 1]):
         count += 1
     if count < least:
         raise Undefined
-    value, found.rest = int(found.rest[:count]), found.rest[count:]
+    value, time.rest = int(time.rest[:count]), time.rest[count:]
     return value
 
 
-def _signed(found: _Read, count: int) -> int:
-    """A number in the next ``count`` characters, which may begin with a sign."""
-    text, found.rest = found.rest[:count], found.rest[count:]
+def _signed(time: _Read, count: int) -> int:
+    """Read a number in the next ``count`` characters, which may begin with a sign."""
+    text, time.rest = time.rest[:count], time.rest[count:]
     digits = text[1:] if text[:1] in ("+", "-") else text
     if len(text) < count or (digits and not _is_digit(digits)):
         raise Undefined
     return -int(digits or 0) if text[:1] == "-" else int(digits or 0)
 
 
-def _word(found: _Read, words: tuple[str, ...]) -> int:
+def _word(time: _Read, words: tuple[str, ...]) -> int:
     for index, word in enumerate(words):
-        start = found.rest[: len(word)]
+        start = time.rest[: len(word)]
         if start.isascii() and start.lower() == word.lower():
-            found.rest = found.rest[len(word) :]
+            time.rest = time.rest[len(word) :]
             return index + 1
     raise Undefined
 
 
-def _unannounced_fraction(found: _Read, following: str) -> None:
-    """A fraction after the seconds is accepted though the layout has none."""
-    if found.rest[:1] in (".", ",") and _is_digit(found.rest[1:2]) and following[:1] not in (".", ","):
-        _take_run(found)
+def _unannounced_fraction(time: _Read, following: str) -> None:
+    """Read a fraction after the seconds, which is accepted though the layout has none."""
+    if time.rest[:1] in (".", ",") and _is_digit(time.rest[1:2]) and following[:1] not in (".", ","):
+        _take_run(time)
 
 
-def _take_run(found: _Read) -> None:
+def _take_run(time: _Read) -> None:
     count = 1
-    while _is_digit(found.rest[count : count + 1]):
+    while _is_digit(time.rest[count : count + 1]):
         count += 1
-    found.nanosecond, found.rest = _nanoseconds(found.rest[:count]), found.rest[count:]
+    time.nanosecond, time.rest = _nanoseconds(time.rest[:count]), time.rest[count:]
 
 
-def _take_fraction(found: _Read, element: str) -> None:
+def _take_fraction(time: _Read, element: str) -> None:
     if element[1] == "0":
-        text, found.rest = found.rest[: len(element)], found.rest[len(element) :]
+        text, time.rest = time.rest[: len(element)], time.rest[len(element) :]
         if len(text) < len(element):
             raise Undefined
-        found.nanosecond = _nanoseconds(text)
-    elif found.rest[:1] in (".", ",") and _is_digit(found.rest[1:2]):
-        _take_run(found)
+        time.nanosecond = _nanoseconds(text)
+    elif time.rest[:1] in (".", ",") and _is_digit(time.rest[1:2]):
+        _take_run(time)
 
 
 def _nanoseconds(text: str) -> int:
@@ -198,12 +199,12 @@ def _nanoseconds(text: str) -> int:
     return int(value * 10 ** (9 - len(text[1:10])))
 
 
-def _take_offset(found: _Read, element: str) -> None:
-    if element[0] == "Z" and found.rest.startswith("Z"):
-        found.rest, found.offset = found.rest[1:], 0
+def _take_offset(time: _Read, element: str) -> None:
+    if element[0] == "Z" and time.rest.startswith("Z"):
+        time.rest, time.offset = time.rest[1:], 0
         return
     size = len(element)
-    text, found.rest = found.rest[:size], found.rest[size:]
+    text, time.rest = time.rest[:size], time.rest[size:]
     match = _OFFSET.fullmatch(text)
     if (
         match is None
@@ -214,11 +215,11 @@ def _take_offset(found: _Read, element: str) -> None:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()[1:])
     if hours > 24 or minutes > 60 or seconds > 60:
         raise Undefined
-    found.offset = ((hours * 60 + minutes) * 60 + seconds) * (-1 if match[1] == "-" else 1)
+    time.offset = ((hours * 60 + minutes) * 60 + seconds) * (-1 if match[1] == "-" else 1)
 
 
 def _zone_length(text: str) -> int:
-    """How long the abbreviation of a zone at the start of ``text`` is, by Go's rules for what looks like one."""
+    """Return how long the abbreviation of a zone at the start of ``text`` is, by Go's rules for what looks like one."""
     if text.startswith("UTC"):
         return 3
     if len(text) >= 3 and text.startswith(("ChST", "MeST")):
@@ -243,14 +244,14 @@ def _signed_offset(text: str) -> int:
     return match.end()
 
 
-def _month_and_day(found: _Read) -> tuple[int, int]:
-    month, day = max(found.month, 1) if found.month >= 0 else 1, found.day if found.day >= 0 else 1
-    leap = found.year % 4 == 0 and (found.year % 100 != 0 or found.year % 400 == 0)
-    if found.day_of_year >= 0:
-        if not 1 <= found.day_of_year <= 365 + leap:
+def _month_and_day(time: _Read) -> tuple[int, int]:
+    month, day = max(time.month, 1) if time.month >= 0 else 1, time.day if time.day >= 0 else 1
+    leap = time.year % 4 == 0 and (time.year % 100 != 0 or time.year % 400 == 0)
+    if time.day_of_year >= 0:
+        if not 1 <= time.day_of_year <= 365 + leap:
             raise Undefined
-        that = datetime.date(2000 if leap else 2001, 1, 1) + datetime.timedelta(found.day_of_year - 1)
-        if (found.month >= 0 and found.month != that.month) or (found.day >= 0 and found.day != that.day):
+        that = datetime.date(2000 if leap else 2001, 1, 1) + datetime.timedelta(time.day_of_year - 1)
+        if (time.month >= 0 and time.month != that.month) or (time.day >= 0 and time.day != that.day):
             raise Undefined
         month, day = that.month, that.day
     if not 1 <= day <= calendar.monthrange(2000 if leap else 2001, month)[1]:

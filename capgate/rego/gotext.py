@@ -1,4 +1,4 @@
-"""The text that Go and OPA make of values: quoted strings (``strconv.Quote``), Rego terms, shortest floats."""
+"""Writes values as Go and OPA do: quoted strings (``strconv.Quote``), Rego terms, shortest floats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _LETTERS: Final = {
 
 
 def quote(text: str, mark: str = '"', *, ascii_only: bool = False) -> str:
-    """``text`` as a Go literal between ``mark``: ``strconv.Quote``, ``QuoteToASCII``, and ``QuoteRune`` with ``'``.
+    """Write ``text`` as a Go literal between ``mark``: ``strconv.Quote``, ``QuoteToASCII``, and ``QuoteRune`` with
+    ``'``.
 
     What is printable is so by Python's Unicode tables, which differ from Go's in the newest characters only.
     """
@@ -41,7 +42,7 @@ def _escaped(char: str, mark: str, ascii_only: bool) -> str:
 
 
 def term(value: Value) -> str:
-    """``value`` as OPA shows it in text: ``[1, {"a": {1, 2}}]``, members in Rego's order."""
+    """Write ``value`` as OPA shows it in text: ``[1, {"a": {1, 2}}]``, members in Rego's order."""
     if isinstance(value, str):
         return quote(value)
     if value is None:
@@ -62,7 +63,8 @@ def term(value: Value) -> str:
 
 
 def shortest(value: float) -> tuple[str, str, int]:
-    """Sign, digits and decimal exponent of the shortest decimal that reads back as ``value``: 0.015 is ``15``, -2."""
+    """Return sign, digits and decimal exponent of the shortest decimal that reads back as ``value``: 0.015 is ``15``,
+    -2."""
     mantissa, _, exponent = f"{value!r}".partition("e")
     sign = "-" if mantissa.startswith("-") else ""
     whole, _, fraction = mantissa.lstrip("-").partition(".")
@@ -73,7 +75,8 @@ def shortest(value: float) -> tuple[str, str, int]:
 
 
 def general(value: float) -> str:
-    """Go's ``%g`` of the fewest digits: with an exponent below 1e-4, and from 1e6 on (``strconv.FormatFloat``)."""
+    """Write as Go's ``%g`` of the fewest digits: with an exponent below 1e-4, and from 1e6 on
+    (``strconv.FormatFloat``)."""
     sign, digits, exponent = shortest(value)
     if exponent < -4 or exponent >= 6:
         fraction = "." + digits[1:] if len(digits) > 1 else ""

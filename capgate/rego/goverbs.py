@@ -1,4 +1,4 @@
-"""The verbs of Go's ``fmt``: how one value is written, with :class:`Flags` such as width and precision."""
+"""Writes one value by a verb of Go's ``fmt``, with :class:`Flags` such as width and precision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Flags(msgspec.Struct):
 
 
 def pad(text: str, flags: Flags, *, zero: bool | None = None) -> str:
-    """``text`` in the width of ``flags``; zeros are only ever on the left."""
+    """Return ``text`` in the width of ``flags``; zeros are only ever on the left."""
     missing = (flags.width or 0) - len(text)
     if missing <= 0:
         return text
@@ -39,12 +39,12 @@ def pad(text: str, flags: Flags, *, zero: bool | None = None) -> str:
 
 
 def string_text(text: str, flags: Flags) -> str:
-    """``%s``: cut to the precision, in characters."""
+    """Write ``%s``: cut to the precision, in characters."""
     return pad(text[: flags.precision], flags)
 
 
 def quoted(text: str, flags: Flags, mark: str = '"') -> str:
-    """``%q``: between back quotes with ``#`` where those can hold it, in ASCII with ``+``."""
+    """Write ``%q``: between back quotes with ``#`` where those can hold it, in ASCII with ``+``."""
     if mark == '"':
         text = text[: flags.precision]
         if flags.sharp and all(_back_quotable(char) for char in text):
@@ -57,12 +57,12 @@ def _back_quotable(char: str) -> bool:
 
 
 def rune(code: int) -> str:
-    """The character with this code, or U+FFFD where there is none."""
+    """Return the character with this code, or U+FFFD where there is none."""
     return chr(code) if 0 <= code <= _MAX_RUNE and not 0xD800 <= code <= 0xDFFF else "\ufffd"
 
 
 def unicode_text(code: int, flags: Flags) -> str:
-    """``%U``: U+0078, and with ``#`` also 'x'."""
+    """Write ``%U``: U+0078, and with ``#`` also 'x'."""
     unsigned = code % 2**64
     text = f"U+{unsigned:0{max(4, flags.precision or 0)}X}"
     shown = flags.sharp and 0 <= code <= _MAX_RUNE and chr(code).isprintable()
@@ -70,7 +70,7 @@ def unicode_text(code: int, flags: Flags) -> str:
 
 
 def integer_text(value: int, flags: Flags, verb: str, *, big: bool) -> str:
-    """``%d`` and its like. ``math/big`` has its own code in Go, which differs in what ``0`` and ``#`` do."""
+    """Write ``%d`` and its like. ``math/big`` has its own code in Go, which differs in what ``0`` and ``#`` do."""
     base = _BASES.get(verb, 10)
     digits = format(abs(value), _FORMATS[base])
     digits = digits.upper() if verb == "X" else digits
@@ -94,7 +94,7 @@ def integer_text(value: int, flags: Flags, verb: str, *, big: bool) -> str:
 
 
 def float_text(value: float, flags: Flags, verb: str) -> str | None:
-    """``%g`` and its like, or ``None`` where ``verb`` is none for floats. ``value`` is finite."""
+    """Write ``%g`` and its like, or ``None`` where ``verb`` is none for floats. ``value`` is finite."""
     if verb not in "bgGxXfFeE":
         return None
     number = _float_digits(value, "f" if verb == "F" else verb, flags.precision)
@@ -125,7 +125,7 @@ def _float_digits(value: float, verb: str, precision: int | None) -> str:
 
 
 def _binary(value: float) -> tuple[int, int]:
-    """The magnitude of ``value`` as an integer of up to 53 bits and a power of two, as IEEE 754 keeps it."""
+    """Return the magnitude of ``value`` as an integer of up to 53 bits and a power of two, as IEEE 754 keeps it."""
     fraction, exponent = math.frexp(abs(value))
     exponent = max(exponent, -1021) if fraction else -1021
     return int(math.ldexp(abs(value), 53 - exponent)) if exponent > -1021 else _denormal(value), exponent - 53
@@ -136,7 +136,7 @@ def _denormal(value: float) -> int:
 
 
 def _hexadecimal(value: float, precision: int | None) -> str:
-    """``%x``: -0x1.8p+01, rounded half to even where there is a precision."""
+    """Write ``%x``: -0x1.8p+01, rounded half to even where there is a precision."""
     sign = "-" if math.copysign(1, value) < 0 else ""
     mantissa, exponent = _binary(value)
     if not mantissa:
@@ -157,7 +157,7 @@ def _hexadecimal(value: float, precision: int | None) -> str:
 
 
 def _with_point(number: str, verb: str, precision: int | None) -> str:
-    """``#``: always a decimal point, and for ``%g`` the zeros at the end as well."""
+    """Write ``#``: always a decimal point, and for ``%g`` the zeros at the end as well."""
     end = number.find("p") if verb in "xX" else max(number.find("e"), number.find("E"))
     if verb == "X":
         end = number.find("P")

@@ -1,4 +1,4 @@
-"""``net.*`` on addresses and networks in CIDR notation. Nothing is looked up."""
+"""Provides ``net.*`` on addresses and networks in CIDR notation. Nothing is looked up."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ _CLASSES: Final = ((128, 8), (192, 16), (224, 24))
 
 
 def _address(text: str) -> Address | None:
-    """The address that ``net.ParseIP`` reads, or ``None``."""
+    """Return the address that ``net.ParseIP`` reads, or ``None``."""
     if "%" in text or "/" in text:
         return None
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(found, ipaddress.IPv6Address) and found in _MAPPED:
+    if isinstance(address, ipaddress.IPv6Address) and address in _MAPPED:
         raise BuiltinError("net", "ambiguous", f"{text!r} is an IPv4 address in IPv6, which Go takes for either")
-    return found
+    return address
 
 
 def _network(value: Value) -> Network:
-    """The network that ``net.ParseCIDR`` reads: the address may have bits beyond the prefix, which is decimal."""
+    """Return the network that ``net.ParseCIDR`` reads: the address may have bits beyond the prefix, which is
+    decimal."""
     text, slash, prefix = string(value).partition("/")
     address = _address(text)
     if address is None or not slash or not _PREFIX.fullmatch(prefix):
@@ -58,7 +59,7 @@ def is_valid(context: Context, cidr: Value) -> Value:
 
 @builtin("net.cidr_expand")
 def expand(context: Context, cidr: Value) -> Value:
-    """Every address in the network."""
+    """Return every address in the network."""
     network = _network(cidr)
     context.spend(network.num_addresses * 16)
     return Set(str(address) for address in network)
@@ -66,16 +67,17 @@ def expand(context: Context, cidr: Value) -> Value:
 
 @builtin("net.cidr_contains_matches")
 def contains_matches(context: Context, cidrs: Value, sought: Value) -> Value:
-    """Pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key, or the member."""
-    found: list[Value] = []
+    """Return pairs of where in ``cidrs`` a network is and where in ``sought`` what it contains: index, key or
+    member."""
+    matches: list[Value] = []
     for cidr, place in _elements(cidrs):
         network = None  # read once, and only where there is something to look for in it
         for other, other_place in _elements(sought):
             context.spend(20)
             network = network or _network(cidr)
             if _contains(network, other):
-                found.append((place, other_place))
-    return Set(found)
+                matches.append((place, other_place))
+    return Set(matches)
 
 
 def _elements(value: Value) -> Iterator[tuple[Value, Value]]:
@@ -108,24 +110,24 @@ def _contains(network: Network, other: Value) -> bool:
 
 @builtin("net.cidr_merge")
 def merge(context: Context, cidrs: Value) -> Value:
-    """The fewest networks that cover the same addresses. What touches nothing else stays as it was written."""
+    """Return the fewest networks that cover the same addresses. What touches nothing else stays as it was written."""
     if not isinstance(cidrs, (tuple, Set)):
         raise Undefined
     context.spend(len(cidrs) * 50)
-    ranges = sorted((_range(item) for item in cidrs), key=lambda found: (found[0].version, found[1], found[0]))
+    ranges = sorted((_range(item) for item in cidrs), key=lambda span: (span[0].version, span[1], span[0]))
     merged: list[tuple[Address, Address, str | None]] = []
     for first, last, text in ranges:
         while merged and merged[-1][0].version == first.version and int(merged[-1][1]) >= int(first) - 1:
             first, text = min(merged.pop()[0], first, key=int), None
         merged.append((first, last, text))
-    found: list[Value] = []
+    networks: list[Value] = []
     for first, last, text in merged:
-        found.extend([text] if text is not None else map(str, ipaddress.summarize_address_range(first, last)))
-    return Set(found)
+        networks.extend([text] if text is not None else map(str, ipaddress.summarize_address_range(first, last)))
+    return Set(networks)
 
 
 def _range(item: Value) -> tuple[Address, Address, str | None]:
-    """First and last address, and the text of the network as it stands alone."""
+    """Return first and last address, and the text of the network as it stands alone."""
     if not isinstance(item, str):
         raise Undefined
     address = _address(item)

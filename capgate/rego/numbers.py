@@ -1,4 +1,4 @@
-"""Arithmetic as Go's ``math/big`` has it, and ``numbers.range_step``, ``units.*``."""
+"""Reckons as Go's ``math/big``, and provides ``numbers.range_step``, ``units.*``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _LETTERS: Final = "kmgtpe"
 
 
 def round_to_64_bits(value: Fraction) -> Fraction:
-    """``value`` with a mantissa of 64 bits, the nearest, ties to even: ``big.Float`` as OPA makes it of a number."""
+    """Return ``value`` with a mantissa of 64 bits, the nearest, ties to even: ``big.Float`` as OPA makes it of a
+    number."""
     numerator, denominator = abs(value.numerator), value.denominator
     excess = numerator.bit_length() - denominator.bit_length() - 64
     while True:
@@ -34,7 +35,7 @@ def round_to_64_bits(value: Fraction) -> Fraction:
 
 @builtin("numbers.range_step")
 def range_step(context: Context, start: Value, stop: Value, step: Value) -> Value:
-    """The integers from ``start`` to ``stop``, both included, up or down by ``step``, which is positive."""
+    """Return the integers from ``start`` to ``stop``, both included, up or down by ``step``, which is positive."""
     first, last, by = _whole(start), _whole(stop), _whole(step)
     if by <= 0:
         raise Undefined
@@ -43,20 +44,21 @@ def range_step(context: Context, start: Value, stop: Value, step: Value) -> Valu
 
 
 def _whole(value: Value) -> int:
-    found = numeric(value)
-    if isinstance(found, Number):
-        if found and not -MAX_NUMBER < found.adjusted() < MAX_NUMBER:
-            raise BuiltinError("number", "limit", f"{found.text[:80]!r} has too many digits")
-        exact = round_to_64_bits(Fraction(found))
+    exactly = numeric(value)
+    if isinstance(exactly, Number):
+        if exactly and not -MAX_NUMBER < exactly.adjusted() < MAX_NUMBER:
+            raise BuiltinError("number", "limit", f"{exactly.text[:80]!r} has too many digits")
+        exact = round_to_64_bits(Fraction(exactly))
         if exact.denominator != 1:
             raise Undefined
         return exact.numerator
-    return int(round_to_64_bits(Fraction(found)))
+    return int(round_to_64_bits(Fraction(exactly)))
 
 
 @builtin("units.parse")
 def parse_units(context: Context, text: Value) -> Value:
-    """``10K``, ``1.5Gi``, ``100m``: a number by its unit, exact to ten digits after the point; m is a thousandth."""
+    """Read ``10K``, ``1.5Gi``, ``100m``: a number by its unit, exact to ten digits after the point; m is a
+    thousandth."""
     amount, unit = _split(string(text).replace('"', ""))
     unit = unit[:1] + unit[1:].lower()
     if unit == "m":
@@ -81,7 +83,7 @@ def _decimal(value: Fraction) -> Value:
 
 @builtin("units.parse_bytes")
 def parse_bytes(context: Context, text: Value) -> Value:
-    """``10KB``, ``1.5gib``: a whole number of bytes, the rest cut off; letters are the same in both cases."""
+    """Read ``10KB``, ``1.5gib``: a whole number of bytes, the rest cut off; letters are the same in both cases."""
     amount, unit = _split(string(text).lower().replace('"', ""))
     factor = _factor(unit[:-1] if unit.endswith("b") and unit != "b" else unit)
     exact = round_to_64_bits(_rational(context, amount))
@@ -98,11 +100,11 @@ def _factor(unit: str) -> Fraction:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The amount and the unit. An ``e`` belongs to the amount where digits or a sign follow."""
+    """Return the amount and the unit. An ``e`` belongs to the amount where digits or a sign follow."""
     if " " in text:
         raise Undefined
-    found = _AMOUNT.match(text)
-    end = 0 if found is None else found.end()
+    leading = _AMOUNT.match(text)
+    end = 0 if leading is None else leading.end()
     amount = text[:end]
     if any(len(match[1]) > _EXPONENT_DIGITS for match in _EXPONENT.finditer(amount)) or not amount:
         raise Undefined
@@ -110,10 +112,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _rational(context: Context, text: str) -> Fraction:
-    found = _GO_NUMBER.fullmatch(text)
-    if found is None:
+    match = _GO_NUMBER.fullmatch(text)
+    if match is None:
         raise Undefined
-    exponent = int(found[2] or 0)
+    exponent = int(match[2] or 0)
     if len(text) + abs(exponent) > _MAX_DIGITS:
         raise BuiltinError("units", "limit", f"{len(text) + abs(exponent)} digits, at most {_MAX_DIGITS}")
     context.spend(len(text) + abs(exponent))

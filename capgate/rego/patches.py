@@ -1,4 +1,4 @@
-"""``json.patch``: RFC 6902 on Rego values, where a path is a JSON pointer or an array of keys and sets can be edited.
+"""Provides ``json.patch``: RFC 6902 on Rego values. A path is a JSON pointer or an array of keys; sets can be edited.
 
 OPA is followed in what it accepts: slashes at the start of a path may be missing or many, ``replace`` is ``remove`` and
 ``add``. Whatever goes wrong in a patch leaves the whole undefined.
@@ -92,7 +92,7 @@ def _read(context: Context, root: list[_Node], path: Path) -> Value:
 
 
 def _unfold(context: Context, root: list[_Node], path: Path, *, edit: bool = False) -> _Node:
-    """The node at ``path``, which is edited in place from now on, as is what leads to it; not so in a set."""
+    """Return the node at ``path``, which is edited in place from now on, as is what leads to it; not so in a set."""
     if not root:
         raise Undefined
     node = root[0] = _opened(context, root[0])
@@ -129,8 +129,8 @@ def _at(context: Context, node: _Array, key: Value) -> _Node:
     return child
 
 
-def _has(found: Set, key: Value) -> bool:
-    return order(key) in {order(item) for item in found}
+def _has(members: Set, key: Value) -> bool:
+    return order(key) in {order(item) for item in members}
 
 
 def _opened(context: Context, node: _Node) -> _Node:
@@ -203,7 +203,7 @@ def _put(context: Context, root: list[_Node], path: Path, value: Set) -> None:
 
 
 def _index(key: Value, length: int) -> int:
-    """Where in an array of ``length`` a key points; ``-`` is behind its last member."""
+    """Return where in an array of ``length`` a key points; ``-`` is behind its last member."""
     if isinstance(key, bool) or not isinstance(key, (int, str)):
         raise Undefined
     if key == "-":

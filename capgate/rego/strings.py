@@ -1,4 +1,4 @@
-"""``sprintf`` and the ``strings.*`` that OPA's compiler does not compile in."""
+"""Provides ``sprintf`` and the ``strings.*`` that OPA's compiler does not compile in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .terms import Number, Object, Set, Value, weigh
 
 @builtin("sprintf")
 def sprintf_values(context: Context, format: Value, values: Value) -> Value:
-    """``fmt.Sprintf`` of numbers as Go has them, strings, and the Rego text of everything else."""
+    """Format as ``fmt.Sprintf``, of numbers as Go has them, strings, and the Rego text of everything else."""
     return sprintf(string(format), [_argument(context, value) for value in array(values)], context.spend)
 
 
@@ -31,7 +31,8 @@ def _argument(context: Context, value: Value) -> Argument:
 
 @builtin("internal.template_string")
 def template_string(context: Context, parts: Value) -> Value:
-    """``$"…"`` of newer compilers: strings as they are, the Rego text of others; a set holds an expression's value."""
+    """Write ``$"…"`` of newer compilers: strings as they are, the Rego text of others; a set holds an expression's
+    value."""
     return "".join(map(_shown, array(parts)))
 
 
@@ -51,17 +52,17 @@ def _text(value: Value) -> str:
 
 @builtin("strings.any_prefix_match")
 def any_prefix_match(context: Context, texts: Value, prefixes: Value) -> Value:
-    """Whether any of the strings begins with any of the prefixes; each is a string, an array or a set of them."""
-    found, sought = _one_or_more(texts), tuple(_one_or_more(prefixes))
-    context.spend(len(found) * len(sought))
-    return any(text.startswith(sought) for text in found)
+    """Say whether any of the strings begins with any of the prefixes; each is a string, an array or a set of them."""
+    whole, sought = _one_or_more(texts), tuple(_one_or_more(prefixes))
+    context.spend(len(whole) * len(sought))
+    return any(text.startswith(sought) for text in whole)
 
 
 @builtin("strings.any_suffix_match")
 def any_suffix_match(context: Context, texts: Value, suffixes: Value) -> Value:
-    found, sought = _one_or_more(texts), tuple(_one_or_more(suffixes))
-    context.spend(len(found) * len(sought))
-    return any(text.endswith(sought) for text in found)
+    whole, sought = _one_or_more(texts), tuple(_one_or_more(suffixes))
+    context.spend(len(whole) * len(sought))
+    return any(text.endswith(sought) for text in whole)
 
 
 def _one_or_more(value: Value) -> list[str]:
@@ -70,13 +71,13 @@ def _one_or_more(value: Value) -> list[str]:
 
 @builtin("strings.count")
 def count(context: Context, text: Value, part: Value) -> Value:
-    """How often ``part`` is in ``text`` without overlap; an empty one is before and after each character."""
+    """Return how often ``part`` is in ``text`` without overlap; an empty one is before and after each character."""
     return string(text).count(string(part))
 
 
 @builtin("strings.split_n")
 def split_some(context: Context, text: Value, delimiter: Value, count: Value) -> Value:
-    """The first ``count`` parts of ``text``, or the last ones where that is negative."""
+    """Return the first ``count`` parts of ``text``, or the last ones where that is negative."""
     whole, between, most = string(text), string(delimiter), integer(count)
     parts = whole.split(between) if between else list(whole)
     return tuple(parts[:most] if most >= 0 else parts[most:])
@@ -84,17 +85,17 @@ def split_some(context: Context, text: Value, delimiter: Value, count: Value) ->
 
 @builtin("indexof_n")
 def index_of_all(context: Context, text: Value, part: Value) -> Value:
-    """Where ``part`` begins in ``text``, in characters, overlapping or not."""
+    """Return where ``part`` begins in ``text``, in characters, overlapping or not."""
     whole, sought = string(text), string(part)
     if not sought:
         raise Undefined
-    found: list[Value] = []
+    places: list[Value] = []
     at = whole.find(sought)
     while at >= 0:
-        found.append(at)
+        places.append(at)
         context.spend(1 + len(sought))
         at = whole.find(sought, at + 1)
-    return tuple(found)
+    return tuple(places)
 
 
 @builtin("strings.reverse")

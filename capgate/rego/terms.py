@@ -1,13 +1,11 @@
-"""Rego values in Python.
+"""Represents Rego values in Python.
 
-===========  =====================================================================================
-null, bool   ``None``, ``bool``
-number       ``int``, or :class:`Number`, which keeps its text, where that has a fraction or an exponent
-string       ``str`` without lone surrogates
-array        ``tuple``
-object       :class:`Object`, whose keys are any values
-set          :class:`Set`
-===========  =====================================================================================
+``null``, ``bool``  ``None``, ``bool``
+``number``          ``int``, or :class:`Number`, which keeps its text, where that has a fraction or an exponent
+``string``          ``str`` without lone surrogates
+``array``           ``tuple``
+``object``          :class:`Object`, whose keys are any values
+``set``             :class:`Set`
 
 Numbers have any precision in Rego, and ``1`` equals ``1.0``; ``true`` is not ``1``, so values are compared by
 :func:`equal` and :func:`order`, not by ``==``.
@@ -94,7 +92,7 @@ class Object:
         return order(key) in self._places
 
     def get(self, key: Value, default: Value = None) -> Value:
-        """What ``key`` maps to, or ``default``."""
+        """Return what ``key`` maps to, or ``default``."""
         place = self._places.get(order(key))
         return default if place is None else self.items[place][1]
 
@@ -114,10 +112,10 @@ _CONTAINERS: Final = (tuple, Object, Set)
 
 
 def order(value: Value) -> Order:
-    """What sorts as Rego does: null < false < true < numbers < strings < arrays < objects < sets; equal where they are.
+    """Return what sorts as Rego does: null < false < true < numbers < strings < arrays < objects < sets.
 
-    Arrays and sets compare member by member, objects pair by pair, and then the shorter comes first (OPA's
-    ``ast.Compare``). Strings compare by code points, which is the order of their UTF-8.
+    It is equal where the values are. Arrays and sets compare member by member, objects pair by pair, and then the
+    shorter comes first (OPA's ``ast.Compare``). Strings compare by code points, which is the order of their UTF-8.
     """
     if value is None:
         return (0, 0)
@@ -135,8 +133,11 @@ def order(value: Value) -> Order:
 
 
 def _spread(value: int | Decimal) -> int:
-    """The same for equal numbers, and different for different ones of the same hash: that is the number modulo a prime
-    that everybody knows, so that a guest could fill a dictionary in a time that grows with the square of its size."""
+    """Return the same for equal numbers, and different for different ones of the same hash.
+
+    The hash is the number modulo a prime that everybody knows. By that alone a guest could fill a dictionary in a time
+    that grows with the square of its size.
+    """
     if isinstance(value, int):
         return 0 if -_MODULUS < value < _MODULUS else hash(str(value))
     if value == value.to_integral_value():
@@ -148,7 +149,7 @@ def _spread(value: int | Decimal) -> int:
 
 
 def equal(left: Value, right: Value) -> bool:
-    """Whether these are the same Rego value: ``1`` and ``1.0`` are, ``1`` and ``true`` are not."""
+    """Say whether these are the same Rego value: ``1`` and ``1.0`` are, ``1`` and ``true`` are not."""
     return order(left) == order(right)
 
 
@@ -157,19 +158,19 @@ def _first(pair: tuple[Any, Any]) -> Any:
 
 
 def number(text: str) -> int | Number:
-    """The number with this text, which is JSON's form; else ``BuiltinError``."""
-    found = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER else None
-    if found is None:
+    """Return the number with this text, which is JSON's form, or raise ``BuiltinError``."""
+    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER else None
+    if match is None:
         raise BuiltinError("value", "text", f"{text[:80]!r} is no number of up to {MAX_NUMBER} characters")
-    if found[1] is None and found[2] is None:
+    if match[1] is None and match[2] is None:
         return int(text)
-    if found[2] is not None and (len(found[2]) > 9 or abs(int(found[2][1:])) > MAX_EXPONENT):
+    if match[2] is not None and (len(match[2]) > 9 or abs(int(match[2][1:])) > MAX_EXPONENT):
         raise BuiltinError("value", "text", f"the exponent of {text[:80]!r} is beyond {MAX_EXPONENT}")
     return Number(text)
 
 
 def plain(value: object, depth: int = MAX_DEPTH) -> Value:
-    """The Rego value that JSON's values in Python stand for (list, dict, and the others as they are)."""
+    """Return the Rego value that JSON's values in Python stand for (list, dict, and the others as they are)."""
     if depth < 0:
         raise BuiltinError("value", "limit", f"more than {MAX_DEPTH} levels")
     if value is None or isinstance(value, (bool, int, Number, str, Object, Set)):
@@ -182,7 +183,8 @@ def plain(value: object, depth: int = MAX_DEPTH) -> Value:
 
 
 def weigh(value: object, depth: int = MAX_DEPTH) -> int:
-    """How big ``value`` is: its characters, and one for each value in it; ``BuiltinError`` where it is no value."""
+    """Return how big ``value`` is: its characters, and one for each value in it; ``BuiltinError`` where it is no
+    value."""
     if isinstance(value, str):
         if not is_unicode(value):
             raise BuiltinError("value", "text", "a lone surrogate in a string")
@@ -205,5 +207,5 @@ def weigh(value: object, depth: int = MAX_DEPTH) -> int:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether ``text`` has no lone surrogates."""
+    """Say whether ``text`` has no lone surrogates."""
     return text.isascii() or _SURROGATE.search(text) is None

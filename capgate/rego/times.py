@@ -1,4 +1,5 @@
-"""``time.*``. A time is in nanoseconds since the epoch; with a zone's name, and perhaps a layout, it is in an array.
+"""Provides ``time.*``. A time is in nanoseconds since the epoch, or in an array with a zone's name and perhaps a
+layout.
 
 The time is that of the question, zones are those of the ``tzdata`` package: nothing depends on the machine.
 """
@@ -58,7 +59,7 @@ def parse(context: Context, layout: Value, text: Value) -> Value:
 
 @builtin("time.parse_duration_ns")
 def parse_duration(context: Context, text: Value) -> Value:
-    """Go's ``time.ParseDuration``: ``1h15m30.918s``."""
+    """Read as Go's ``time.ParseDuration``: ``1h15m30.918s``."""
     rest = string(text)
     context.spend(len(rest) ** 2 // 64)
     negative = rest.startswith("-")
@@ -99,7 +100,8 @@ def _duration_part(text: str) -> tuple[int, str]:
 
 
 def _with_fraction(amount: int, fraction: str, unit: int) -> int:
-    """As Go has it: digits that no integer of 63 bits can take are left out, and the rest is a float's arithmetic."""
+    """Add a fraction as Go has it: digits that no integer of 63 bits can take are left out, and the rest is a float's
+    arithmetic."""
     value, scale = 0, 1.0
     for digit in fraction:
         if value > INT_MAX // 10 or value * 10 + int(digit) > 2**63:
@@ -143,7 +145,7 @@ def format_time(context: Context, time: Value) -> Value:
 
 @builtin("time.add_date", needs=_NEEDS)
 def add_date(context: Context, time: Value, years: Value, months: Value, days: Value) -> Value:
-    """Dates that do not exist are those that many days later, as October 32 is November 1."""
+    """Add to a date. One that does not exist is that many days later, as October 32 is November 1."""
     moment, zone, _ = _moment(time)
     steps = [integer(value) for value in (years, months, days)]
     if max(map(abs, steps)) > _MAX_STEP:
@@ -163,7 +165,7 @@ def add_date(context: Context, time: Value, years: Value, months: Value, days: V
 
 
 def _far_first(year: int, month: int) -> tuple[int, int, int]:
-    """The first day of a month in any year, in days since the epoch: the calendar repeats every 400 years."""
+    """Return the first day of a month in any year, in days since the epoch: the calendar repeats every 400 years."""
     cycles, rest = divmod(year - 2000, 400)
     first = datetime.date(2000 + rest, month + 1, 1).toordinal() - _EPOCH.toordinal()
     return year, month, first + cycles * 146_097
@@ -171,11 +173,11 @@ def _far_first(year: int, month: int) -> tuple[int, int, int]:
 
 @builtin("time.diff", needs=_NEEDS)
 def diff(context: Context, first: Value, second: Value) -> Value:
-    """Years, months, days, hours, minutes, seconds between the two, in the zone of the first."""
+    """Return years, months, days, hours, minutes, seconds between the two, in the zone of the first."""
     _, zone, _ = _moment(first)
-    one, two = sorted((_nanoseconds(first), _nanoseconds(second)))
+    earlier, later = sorted((_nanoseconds(first), _nanoseconds(second)))
     _moment(second)  # whose zone has to exist
-    a, b = _local(one, zone), _local(two, zone)
+    a, b = _local(earlier, zone), _local(later, zone)
     years, months, days = b.year - a.year, b.month - a.month, b.day - a.day
     hours, minutes, seconds = b.hour - a.hour, b.minute - a.minute, b.second - a.second
     if seconds < 0:
@@ -211,7 +213,7 @@ def _nanoseconds(value: Value) -> int:
 
 
 def _moment(value: Value) -> tuple[Moment, Zone, str]:
-    """A time, or an array of a time, perhaps a zone, perhaps a layout."""
+    """Read a time, or an array of a time, perhaps a zone, perhaps a layout."""
     nanoseconds = _nanoseconds(value)
     parts = value if isinstance(value, tuple) else ()
     zone = _zone(string(parts[1])) if len(parts) > 1 else datetime.timezone.utc
@@ -248,11 +250,11 @@ def _load_known(name: str) -> Zone:
 
 
 def _offset(seconds: int, zone: Zone) -> int:
-    """Seconds that ``zone`` is ahead of UTC, ``seconds`` after the epoch."""
+    """Return the seconds that ``zone`` is ahead of UTC, ``seconds`` after the epoch."""
     if not -(2**34) < seconds < 2**34:  # out of the range of OPA's times, so it will not matter
         return 0
-    found = (_EPOCH + datetime.timedelta(seconds=seconds)).astimezone(zone).utcoffset()
-    return 0 if found is None else int(found.total_seconds())
+    ahead = (_EPOCH + datetime.timedelta(seconds=seconds)).astimezone(zone).utcoffset()
+    return 0 if ahead is None else int(ahead.total_seconds())
 
 
 def _local(nanoseconds: int, zone: Zone) -> Moment:

@@ -1,6 +1,6 @@
-"""``io.jwt.decode``, ``io.jwt.verify_*`` and ``io.jwt.decode_verify``: JSON Web Tokens (RFC 7519) as OPA reads them.
+"""Provides ``io.jwt.decode``, ``io.jwt.verify_*`` and ``io.jwt.decode_verify``: JSON Web Tokens (RFC 7519).
 
-The time against which ``exp`` and ``nbf`` are held is that of the question.
+Tokens are read as OPA reads them. The time against which ``exp`` and ``nbf`` are held is that of the question.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, mapping, numeric, string, text_of
 from .encodings import read_json, url_bytes
 from .gotext import general
-from .keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
 from .terms import Number, Object, Value
+from .token_keys import ALGORITHMS, COST, NEEDS, Key, is_signed, read_keys
 
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _UNVERIFIED: Final = (False, Object(), Object())
@@ -37,10 +37,10 @@ class _Token(msgspec.Struct, frozen=True):
         return f"{self.header}.{self.payload}".encode()
 
     def decoded_header(self) -> Object:
-        found = _object(self.header)
-        if "enc" in found:  # an encrypted token
+        header = _object(self.header)
+        if "enc" in header:  # an encrypted token
             raise Undefined
-        return found
+        return header
 
 
 def _split(token: Value) -> _Token:
@@ -60,16 +60,16 @@ def _header_text(header: Object, name: str) -> str:
 
 @builtin("io.jwt.decode")
 def decode(context: Context, token: Value) -> Value:
-    """Header, payload and signature in hex, none of it verified. A token in a token is decoded instead."""
+    """Return header, payload and signature in hex, none of it verified. A token in a token is decoded instead."""
     while True:
         parts = _split(token)
         context.spend(len(parts.payload))
         header = parts.decoded_header()
         data = url_bytes(parts.payload)
-        kind = header.get("cty", "")
-        if not isinstance(kind, str):
+        content_type = header.get("cty", "")
+        if not isinstance(content_type, str):
             raise BuiltinError("io.jwt.decode", "ambiguous", "'cty' is no string")
-        if kind != "JWT":
+        if content_type != "JWT":
             break
         token = text_of(data).strip("\"'")
     return (header, mapping(read_json(text_of(data))), url_bytes(parts.signature).hex())
@@ -118,23 +118,23 @@ class _Constraints(msgspec.Struct):
 
 
 def _constraints(context: Context, given: Object) -> _Constraints:
-    found = _Constraints(float(context.timestamp_ns))
+    constraints = _Constraints(float(context.timestamp_ns))
     for name, value in given.items:
         if name == "cert":
-            found.keys = read_keys(string(value))
+            constraints.keys = read_keys(string(value))
         elif name == "time":
-            found.time = _nanoseconds(numeric(value))
+            constraints.time = _nanoseconds(numeric(value))
         elif name in ("secret", "alg", "iss", "aud") and isinstance(name, str):
-            setattr(found, name, string(value))
+            setattr(constraints, name, string(value))
         else:
             raise Undefined
-    if (found.keys is None) == (not found.secret):  # one of them, and not both
+    if (constraints.keys is None) == (not constraints.secret):  # one of them, and not both
         raise Undefined
-    return found
+    return constraints
 
 
 def _nanoseconds(value: int | Number) -> float:
-    """A time as a float, which is what OPA reckons with; it is not negative."""
+    """Return a time as a float, which is what OPA reckons with; it is not negative."""
     try:
         time = float(value)
     except OverflowError:
@@ -146,7 +146,7 @@ def _nanoseconds(value: int | Number) -> float:
 
 @builtin("io.jwt.decode_verify", needs=NEEDS)
 def decode_verify(context: Context, token: Value, constraints: Value) -> Value:
-    """Whether signature and constraints hold, with header and payload where they do; those are empty otherwise."""
+    """Say whether signature and constraints hold, with header and payload where they do; those are empty otherwise."""
     asked = _constraints(context, mapping(constraints))
     while True:
         parts = _split(token)
@@ -177,7 +177,7 @@ def _check_header(header: Object) -> None:
 
 
 def _is_critical(header: Object) -> bool:
-    """Whether a parameter has to be understood that is not."""
+    """Say whether a parameter has to be understood that is not."""
     names = header.get("crit", ())
     critical: list[Value] = []
     for name in names if isinstance(names, tuple) else ():
@@ -201,7 +201,7 @@ def _is_genuine(context: Context, asked: _Constraints, header: Object, parts: _T
 
 
 def _is_signed(key: Key, algorithm: str, message: bytes, signature: bytes) -> bool:
-    """By the algorithm that the token names, where the key is one for it and nothing else."""
+    """Verify by the algorithm that the token names, where the key is one for it and nothing else."""
     if algorithm.startswith("HS"):
         if not isinstance(key.key, bytes):
             return False

@@ -1,4 +1,4 @@
-"""``semver.*`` and ``uuid.parse``."""
+"""Provides ``semver.*`` and ``uuid.parse``."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 def _version(text: str) -> _Version:
-    """A version that every release of OPA takes for one, or :class:`Undefined` for what none does.
+    """Read a version that every release of OPA takes for one, or :class:`Undefined` for what none does.
 
     Releases differ in a ``v`` in front, in zeros at the start of numbers, and in parts that are empty.
     """
-    found = _lenient_version(text)
+    version = _lenient_version(text)
     if _STRICT.fullmatch(text) is None:
         raise BuiltinError("semver", "ambiguous", f"{text[:80]!r} is a version to some releases of OPA")
-    return found
+    return version
 
 
 def _lenient_version(text: str) -> _Version:
@@ -70,15 +70,15 @@ def is_valid(context: Context, version: Value) -> Value:
 
 @builtin("semver.compare")
 def compare(context: Context, first: Value, second: Value) -> Value:
-    """-1, 0 or 1 (https://semver.org, item 11)."""
-    one, two = _version(string(first)), _version(string(second))
-    if one.numbers != two.numbers:
-        return -1 if one.numbers < two.numbers else 1
-    if one.prerelease == two.prerelease:
+    """Return -1, 0 or 1 (https://semver.org, item 11)."""
+    left, right = _version(string(first)), _version(string(second))
+    if left.numbers != right.numbers:
+        return -1 if left.numbers < right.numbers else 1
+    if left.prerelease == right.prerelease:
         return 0
-    if not one.prerelease or not two.prerelease:
-        return 1 if not one.prerelease else -1
-    keys = [[_key(part) for part in version.prerelease.split(".")] for version in (one, two)]
+    if not left.prerelease or not right.prerelease:
+        return 1 if not left.prerelease else -1
+    keys = [[_key(part) for part in version.prerelease.split(".")] for version in (left, right)]
     if keys[0] == keys[1]:
         raise BuiltinError(
             "semver.compare", "ambiguous", "pre-releases that differ beyond 64 bits, where OPA never ends"
@@ -87,7 +87,7 @@ def compare(context: Context, first: Value, second: Value) -> Value:
 
 
 def _key(identifier: str) -> tuple[int, int, str]:
-    """Numbers come before words; beyond 64 bits all numbers are the same to OPA."""
+    """Return what sorts numbers before words; beyond 64 bits all numbers are the same to OPA."""
     if not _DIGITS.fullmatch(identifier):
         return (1, 0, identifier)
     digits = identifier.lstrip("0") or "0"
@@ -96,24 +96,25 @@ def _key(identifier: str) -> tuple[int, int, str]:
 
 @builtin("uuid.parse")
 def parse_uuid(context: Context, text: Value) -> Value:
-    """Version and variant of a UUID, and of versions 1 and 2 what they are made of (RFC 4122)."""
+    """Return version and variant of a UUID, and of versions 1 and 2 what they are made of (RFC 4122)."""
     data = _uuid_bytes(string(text))
     version = data[6] >> 4
-    found: dict[str, Value] = {"version": version, "variant": _variant(data[8])}
+    parts: dict[str, Value] = {"version": version, "variant": _variant(data[8])}
     if version in (1, 2):
-        found["nodeid"] = data[10:].hex("-")
-        found["macvariables"] = _scope(data[10])
-        found["clocksequence"] = int.from_bytes(data[8:10], "big") & 0x3FFF
+        parts["nodeid"] = data[10:].hex("-")
+        parts["macvariables"] = _scope(data[10])
+        parts["clocksequence"] = int.from_bytes(data[8:10], "big") & 0x3FFF
         ticks = int.from_bytes(data[6:8] + data[4:6] + data[:4], "big") & (2**60 - 1)
-        found["time"] = (ticks - _GREGORIAN) * 100
+        parts["time"] = (ticks - _GREGORIAN) * 100
         if version == 2:
-            found["id"] = int.from_bytes(data[:4], "big")
-            found["domain"] = _DOMAINS[data[9]] if data[9] < len(_DOMAINS) else f"Domain{data[9]}"
-    return Object(found.items())
+            parts["id"] = int.from_bytes(data[:4], "big")
+            parts["domain"] = _DOMAINS[data[9]] if data[9] < len(_DOMAINS) else f"Domain{data[9]}"
+    return Object(parts.items())
 
 
 def _uuid_bytes(text: str) -> bytes:
-    """The four forms that Go's library reads: plain, with hyphens, that in ``urn:uuid:`` or between any two bytes."""
+    """Read the four forms that Go's library reads: plain, with hyphens, that in ``urn:uuid:`` or between any two
+    bytes."""
     size = len(text.encode())
     if size == 45 and text[:9].lower() == "urn:uuid:":
         text = text[9:]

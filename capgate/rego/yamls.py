@@ -1,4 +1,4 @@
-"""``yaml.unmarshal`` and ``yaml.is_valid``, where every reader of YAML agrees.
+"""Provides ``yaml.unmarshal`` and ``yaml.is_valid``, where every reader of YAML agrees.
 
 YAML 1.1 and 1.2, and their readers, differ in what ``yes``, ``0o7``, ``1_000``, ``12:30`` or a date are, in what two
 equal keys mean, in tags and merges. A document with any of that raises :class:`BuiltinError`, since a guess could allow
@@ -16,7 +16,7 @@ from .terms import Object, Value, number, weigh
 
 try:
     import yaml
-except ImportError:  # pragma: no cover - the functions are refused then
+except ImportError:  # pragma: no cover - the functions are not provided then
     yaml = None  # type: ignore[assignment]  # not installed, and then its builtins are refused
 
 _NEEDS: Final = (("pyyaml", yaml),)
@@ -68,7 +68,7 @@ def _read(context: Context, text: str) -> Value:
 
 
 def _agreed(text: str) -> Exception:
-    """:class:`Undefined` where libyaml, from which Go's reader is made, takes it for no YAML as well."""
+    """Return :class:`Undefined` where libyaml, from which Go's reader is made, takes it for no YAML as well."""
     loader = getattr(yaml, "CSafeLoader", None)
     if loader is None:
         return _doubtful("whether this is YAML")
@@ -81,7 +81,7 @@ def _agreed(text: str) -> Exception:
 
 
 def _check_depth(text: str) -> None:
-    """Nothing nests deeper than it opens brackets, or has indentations."""
+    """Raise where it may nest too deep: nothing nests deeper than it opens brackets, or has indentations."""
     indents = {len(line) - len(line.lstrip(" -?:")) for line in text.splitlines()}
     if len(indents) + text.count("[") + text.count("{") + text.count("- -") > 4 * _MAX_DEPTH:
         raise BuiltinError("yaml", "limit", f"more than {_MAX_DEPTH} levels, or too many brackets")
@@ -91,9 +91,9 @@ def _value(context: Context, node: Any, anchored: dict[int, Value], depth: int) 
     if depth > _MAX_DEPTH:
         raise BuiltinError("yaml", "limit", f"more than {_MAX_DEPTH} levels")
     if id(node) in anchored:  # an alias, which is a copy; it costs what it is worth
-        found = anchored[id(node)]
-        context.spend(weigh(found))
-        return found
+        anchor = anchored[id(node)]
+        context.spend(weigh(anchor))
+        return anchor
     if isinstance(node, yaml.ScalarNode):
         made = _scalar(node)
     elif not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("map", "seq"):
@@ -125,11 +125,11 @@ def _scalar(node: Any) -> Value:
         if node.tag != "tag:yaml.org,2002:str":
             raise _doubtful(f"the tag {node.tag!r}")
         return text
-    kind = node.tag.rpartition(":")[2]
-    if text in _PLAIN and kind in ("null", "bool"):
+    tag = node.tag.rpartition(":")[2]
+    if text in _PLAIN and tag in ("null", "bool"):
         return _PLAIN[text]
-    if _NUMBER.fullmatch(text) and kind == ("float" if "." in text else "int"):
+    if _NUMBER.fullmatch(text) and tag == ("float" if "." in text else "int"):
         return number(text)
-    if kind != "str" or (_DOUBTFUL.fullmatch(text) and not _TEXT.fullmatch(text)):
+    if tag != "str" or (_DOUBTFUL.fullmatch(text) and not _TEXT.fullmatch(text)):
         raise _doubtful(f"what {text[:80]!r} is")
     return text

@@ -1,4 +1,4 @@
-"""The event loop of this thread, whichever library runs it: is there one, and have it run a function soon.
+"""Finds the event loop of this thread, whichever library runs it, and has it run functions.
 
 anyio has no neutral form of this. A task group would need an owner that lives as long as the pool, and a pool that
 starts at its first request has none.
@@ -11,14 +11,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
 _left_behind: object = None
 
 
 def current_loop() -> object | None:
-    """What stands for the event loop that runs the calling code; the same object as long as it runs. Else ``None``."""
+    """Return what stands for the event loop that runs the calling code, the same object as long as it runs. Else
+    ``None``."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -33,7 +33,7 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
 
 def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
     """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
-    in between; and wait for that, ``seconds`` at most. False where the loop is gone. Raises what ``function``
+    in between; and wait for that, ``seconds`` at most. Returns False where the loop is gone. Raises what ``function``
     raises."""
     if current_loop() is loop:
         while function():
@@ -57,11 +57,11 @@ class _Steps:
     """Calls ``function`` again and again. No closure: one that schedules itself would be a cycle, which keeps what it
     is about, a pool, until a garbage collection."""
 
-    def __init__(self, loop: Any, function: Callable[[], object]) -> None:
+    def __init__(self, loop: object, function: Callable[[], object]) -> None:
         self.done = threading.Event()
         self.failure: BaseException | None = None
         self.schedule: Callable[[Callable[[], None]], object] = (
-            getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe
+            getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[attr-defined]
         )
         self._function = function
 

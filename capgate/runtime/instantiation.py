@@ -1,4 +1,4 @@
-"""Where a pool's instances come from, and when it is no use to ask for another."""
+"""Makes a pool's instances, and says when it is no use to ask for another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPLACEMENTS_PER_SECOND = 4_000.0
 BACKOFF = (0.05, 5.0)
 
 
-class Counters:
+class InstanceCounts:
     """What happened to the instances of a thread, or of several."""
 
     __slots__ = ("calls", "closed", "denied_fast", "made", "retired", "spent")
@@ -27,7 +27,7 @@ class Counters:
     def __init__(self) -> None:
         self.calls = self.closed = self.denied_fast = self.made = self.retired = self.spent = 0
 
-    def add(self, other: Counters) -> None:
+    def add(self, other: InstanceCounts) -> None:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -35,7 +35,7 @@ class Counters:
 class Compiler:
     """Compiles a policy: once, or once per thread where compiled modules belong to a thread.
 
-    Raises :class:`PolicyUnavailable` in a forked child whose parent had compiled with such an engine: its compiler has
+    Raises :class:`PolicyUnavailable` in a forked child whose parent had compiled with such an engine. Its compiler has
     threads of its own, which are not there in the child, so that it would wait for them for ever.
     """
 
@@ -46,7 +46,7 @@ class Compiler:
         self._compiled: CompiledPolicy | None = None
 
     def belongs_here(self) -> bool:
-        """Whether to call this on the thread that needs it: the module has to be compiled there, or is compiled."""
+        """Say whether to call this on the thread that needs it: the module has to be compiled there, or is compiled."""
         return self._engine.thread_bound or self._compiled is not None
 
     def __call__(self) -> CompiledPolicy:
@@ -64,9 +64,9 @@ class Compiler:
 class Maker:
     """Makes the instances of one thread."""
 
-    def __init__(self, compiler: Callable[[], CompiledPolicy], counters: Counters) -> None:
+    def __init__(self, compiler: Callable[[], CompiledPolicy], counts: InstanceCounts) -> None:
         self.failure = ""
-        self._counters = counters
+        self._counts = counts
         self._compiler = compiler
         self._compiled: CompiledPolicy | None = None
         self._retired = 0  # not replaced yet
@@ -74,25 +74,27 @@ class Maker:
         self._backoff, self._not_before = BACKOFF[0], 0.0
 
     def retired(self) -> None:
-        """An instance failed: one of those made from now on replaces it."""
+        """Note that an instance failed: one of those made from now on replaces it."""
         self._retired += 1
 
     def forget_backoff(self) -> None:
-        """Whoever calls :meth:`make` next has time."""
+        """Try again at the next call of :meth:`make`, whose caller has time."""
         self._not_before = 0.0
 
     def make(self) -> WasmInterpreter:
-        """One more instance. Raises why there can be none, and :class:`PolicyUnavailable` without an attempt if the
-        last one failed shortly before, or if instances fail so fast that a policy which fails at every call would cost
-        an instantiation at every call."""
+        """Make an instance. Raises why there can be none.
+
+        Raises :class:`PolicyUnavailable` without an attempt if the last one failed shortly before. The same where
+        instances fail so fast that a policy which fails at every call would cost an instantiation at every call.
+        """
         now = time.monotonic()
         if now < self._not_before:
-            self._counters.denied_fast += 1
+            self._counts.denied_fast += 1
             raise PolicyUnavailable(f"the next attempt to make an instance is due shortly; the last: {self.failure}")
         if self._retired:
             self._pay_for_replacement(now)
         interpreter = self._attempt()
-        self._counters.made += 1
+        self._counts.made += 1
         self._retired = max(0, self._retired - 1)
         return interpreter
 
@@ -113,7 +115,7 @@ class Maker:
         earned = (now - self._tokens_at) * REPLACEMENTS_PER_SECOND
         self._tokens, self._tokens_at = min(self._tokens + earned, float(REPLACEMENT_BURST)), now
         if self._tokens < 1.0:
-            self._counters.denied_fast += 1
+            self._counts.denied_fast += 1
             raise PolicyUnavailable(
                 f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced"
             )

@@ -1,4 +1,4 @@
-"""From an artifact to a live instance that answers: prepare once, compile once per engine, instantiate per use.
+"""Makes of an artifact live instances that answer: prepares once, compiles once per engine, instantiates per use.
 
 ``PreparedPolicy`` is a verified module at rest, ``CompiledPolicy`` the same inside an engine, and
 :class:`WasmInterpreter` one live instance behind the policy ABI, for one thread and one call at a time.
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from ..artifact.build import is_built_by_capgate
 from ..artifact.load import OPA, WasmArtifact
@@ -19,16 +19,20 @@ from ..errors import (
     PolicyTrap,
     PolicyUnavailable,
     RestrictedModule,
+    ends_task,
 )
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from ..wasm import Loading, Metered, Module, decode, meter
 from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 from ..wasm.state import with_state
-from .abi import component, fixed, opa
-from .engine import CompiledModule, Engine, Instance, is_small, load_engine, try_compiling
+from .abi import canonical_abi, fixed, opa
+from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small, load_engine
 
-_NO_ENTRYPOINT: Final = f"none with a module of {component.INTERFACE}: those that OPA compiled have entry points"
+#: No cancellation is among them, as in :func:`~capgate.errors.ends_task`: none arrives in a call that never awaits, so
+#: what looks like one is a fault of the engine.
+_ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+_NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
 
 
 _Guest = TypeVar("_Guest", bound=opa.Guest)
@@ -39,11 +43,12 @@ class PreparedPolicy:
     threads.
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
-    says that an answer cannot depend on earlier questions, so that an instance may be used again: the bytes are those
-    which capgate's own build gives, or it is a module of OPA's ABI whose whole state can be restored. Only the former
-    is known to be easy to compile.
+    says that an answer cannot depend on earlier questions, so that an instance may be used again. That is so where the
+    bytes are those which capgate's own build gives, and with a module of OPA's ABI whose whole state can be restored.
+    Only the former is known to be easy to compile. ``compilable_with`` are the engines that are known to compile it
+    within the limits.
 
-    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more; the one that a manifest says cannot be
+    ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
     than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
@@ -54,23 +59,23 @@ class PreparedPolicy:
         self.limits = limits
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
-        self.facts: opa.Facts | None = None
+        self.facts: opa.ModuleFacts | None = None
         # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
         self._is_own = is_built_by_capgate(self.original)
         self._image = b""
         self.has_post = False
         self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
-        self._tried: set[str] = set()
+        self.compilable_with: set[str] = set()
 
     def _prepare_own(self, module: Module) -> Metered:
         if self.entrypoint.name is not None:
             raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
-        component.check_exports(module)
+        canonical_abi.check_exports(module)
         self.pure = self._is_own
-        self.has_post = module.export(component.POST) is not None
-        return meter(self.original, self.limits, entries=(component.CHECK, component.REALLOC))
+        self.has_post = module.export(canonical_abi.POST) is not None
+        return meter(self.original, self.limits, entries=(canonical_abi.CHECK, canonical_abi.REALLOC))
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
@@ -82,17 +87,20 @@ class PreparedPolicy:
         loading = Loading(fuel, frozenset({opa.LOADING}))
         return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
 
-    def try_compiling(self, engine: Engine) -> None:
-        """Find out whether ``engine`` can compile this within the limits, once: in a child process, unless the module
-        is small, or capgate's own code. Blocks meanwhile. Raises what :func:`capgate.runtime.engine.try_compiling` raises."""
-        if engine.name in self._tried:
+    def compile_in_child(self, engine: Engine) -> None:
+        """Make sure, once, that ``engine`` can compile this within the limits, and block meanwhile.
+
+        A child process compiles it, unless it is small, or capgate's own code. Raises what
+        :func:`capgate.runtime.engine.compile_in_child` raises.
+        """
+        if engine.name in self.compilable_with:
             return
         if not self._is_own and not is_small(self.metered.data):
-            try_compiling(engine, self.original, self.metered.data, self.limits)
-        self._tried.add(engine.name)
+            compile_in_child(engine, self.original, self.metered.data, self.limits)
+        self.compilable_with.add(engine.name)
 
     def share(self, image: bytes) -> bytes:
-        """``image``, or the same bytes as an earlier instance has them: with much data, each instance needs less."""
+        """Return ``image``, or the same bytes as an earlier instance has them: with much data, each needs less."""
         known = self._image
         if known == image:
             return known
@@ -100,38 +108,74 @@ class PreparedPolicy:
         return image
 
     def info(self, engine: str) -> PolicyInfo:
-        """Which policy this is, and on which engine."""
+        """Name the policy and ``engine``."""
         return self.artifact.info(engine)
 
 
 class CompiledPolicy:
     """A prepared policy compiled by one engine. Where ``engine.thread_bound``, it belongs to the thread that made
-    it. Raises what :meth:`PreparedPolicy.try_compiling` raises, unless that was asked before."""
+    it. Raises what :meth:`PreparedPolicy.compile_in_child` raises, unless that was called before."""
 
     def __init__(self, prepared: PreparedPolicy, engine: Engine) -> None:
         self.prepared = prepared
         self.engine = engine
-        prepared.try_compiling(engine)
+        prepared.compile_in_child(engine)
         # Both, because a module that is invalid must not become valid by being rewritten.
         engine.validate(prepared.original)
-        self._module: CompiledModule = engine.compile(prepared.metered.data)
+        self.module: CompiledModule = engine.compile(prepared.metered.data)
 
     def instantiate(self) -> WasmInterpreter:
-        """A new instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps; of a module
-        of OPA's ABI also :class:`~capgate.errors.ConfigError` where it has no such entry point, and
-        :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not."""
-        return WasmInterpreter._from_compiled(self, self._module)
+        """Make an instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps.
+
+        Of a module of OPA's ABI also raises :class:`~capgate.errors.ConfigError` where it has no such entry point, and
+        :class:`~capgate.errors.RestrictedModule` where it needs builtins that there are not.
+        """
+        return WasmInterpreter.of(self)
 
     def listing(self) -> opa.Listing:
-        """What a module of OPA's ABI says of itself, by an instance that is not asked anything else. Raises
+        """Ask a module of OPA's ABI what it says of itself, by an instance that is not asked anything else. Raises
         :class:`~capgate.errors.PolicyError` where it cannot say, ``TypeError`` for a module of another interface."""
-        facts = self.prepared.facts
-        if facts is None:
+        prepared = self.prepared
+        if prepared.facts is None:
             raise TypeError("not a module of OPA's ABI")
-        interpreter = WasmInterpreter.__new__(WasmInterpreter)
-        interpreter._engine, interpreter.prepared = self.engine, self.prepared
-        listing = opa.Listing(self._module, facts, self.prepared.limits, self.prepared.metered.entries)
-        return interpreter._loaded(listing)
+        return self.load(opa.Listing(self.module, prepared.facts, prepared.limits, prepared.metered.entries))
+
+    def load(self, guest: _Guest) -> _Guest:
+        """Load ``guest``, an instance of this. Raises why it cannot be loaded."""
+        try:
+            guest.load(self.prepared.artifact.rego_data)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            exhausted = self.status(guest.instance)
+            del guest
+            if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
+                raise
+            self.explain(
+                error, exhausted, "fuel while it was loaded, for which there is more with more fuel for a call"
+            )
+            raise
+        return guest
+
+    def explain(self, error: BaseException, exhausted: int, spent: str) -> None:
+        """Raise what ``error`` means, where it is not a trap that says so itself; ``spent`` is what may be used up."""
+        if exhausted == OUT_OF_FUEL:
+            raise PolicyTimeout(f"out of {spent}") from error
+        if exhausted == TOO_DEEP:
+            raise PolicyTrap("stack_overflow", "too deep") from error
+        if not isinstance(error, PolicyTrap):
+            raise self.engine.explain(error) from error
+
+    def status(self, instance: Instance | None) -> int:
+        """Ask ``instance`` whether the metering ended its call. 0 where it did not, or cannot say."""
+        if instance is None:
+            return 0
+        try:
+            return instance.function(self.prepared.metered.status, 0, 1)()
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return 0
 
 
 class WasmInterpreter:
@@ -140,12 +184,13 @@ class WasmInterpreter:
     ``engine`` is ``"auto"``, ``"wasmer"`` or ``"wasmtime"``; ``entrypoint`` is for modules that OPA compiled. Raises
     :class:`~capgate.errors.WasmError`, :class:`~capgate.errors.ConfigError` or
     :class:`~capgate.errors.EngineUnavailable` when the artifact cannot run here. To be used, and dropped, on the thread
-    that made it. ``uses`` counts the questions; ``broken`` is set after a trap, a timeout or a broken ABI, and such an
-    instance answers no more; ``spent`` where it answered, and is not to be asked again though the policy is pure: its
-    memory grew.
+    that made it.
+
+    ``uses`` counts the questions. ``broken`` is set after a trap, a timeout or a broken ABI, and such an instance
+    answers no more.
     """
 
-    __slots__ = ("_engine", "_guest", "_instance", "ask", "broken", "prepared", "uses")
+    __slots__ = ("_compiled", "_guest", "_instance", "ask", "broken", "prepared", "uses")
 
     def __init__(
         self,
@@ -155,58 +200,38 @@ class WasmInterpreter:
         limits: Limits | None = None,
         entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     ) -> None:
-        compiled = CompiledPolicy(PreparedPolicy(artifact, limits or Limits(), entrypoint), load_engine(engine))
-        self._bind(compiled.prepared, compiled.engine, compiled._module)
+        self._bind(CompiledPolicy(PreparedPolicy(artifact, limits or Limits(), entrypoint), load_engine(engine)))
 
     @classmethod
-    def _from_compiled(cls, compiled: CompiledPolicy, module: CompiledModule) -> WasmInterpreter:
+    def of(cls, compiled: CompiledPolicy) -> WasmInterpreter:
+        """Make an instance of ``compiled``. Raises what :meth:`CompiledPolicy.instantiate` raises."""
         interpreter = cls.__new__(cls)
-        interpreter._bind(compiled.prepared, compiled.engine, module)
+        interpreter._bind(compiled)
         return interpreter
 
-    def _bind(self, prepared: PreparedPolicy, engine: Engine, module: CompiledModule) -> None:
-        self._engine = engine
-        self.prepared = prepared
+    def _bind(self, compiled: CompiledPolicy) -> None:
+        self._compiled = compiled
+        prepared = self.prepared = compiled.prepared
+        limits, entries, facts = prepared.limits, prepared.metered.entries, prepared.facts
         self._guest: opa.Guest | None = None
-        limits, entries = prepared.limits, prepared.metered.entries
-        self.ask: component.Ask
-        if prepared.facts is not None:
-            self._guest = self._load(prepared.facts, module)
-            instance, self.ask = self._guest.instance, self._guest.ask
+        self.ask: canonical_abi.Ask
+        if facts is not None:
+            guest = opa.Guest(compiled.module, facts, limits, entries, prepared.entrypoint, share=prepared.share)
+            self._guest = compiled.load(guest)
+            instance, self.ask = guest.instance, guest.ask
         else:
-            instance = module.instantiate()
+            instance = compiled.module.instantiate()
             if prepared.pure:
                 self.ask = fixed.fixed_call(instance, limits, entries)
             else:
-                self.ask = component.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+                self.ask = canonical_abi.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
         self._instance: Instance | None = instance
         self.uses = 0
         self.broken = False
 
-    def _load(self, facts: opa.Facts, module: CompiledModule) -> opa.Guest:
-        prepared = self.prepared
-        entries = prepared.metered.entries
-        guest = opa.Guest(module, facts, prepared.limits, entries, prepared.entrypoint, share=prepared.share)
-        return self._loaded(guest)
-
-    def _loaded(self, guest: _Guest) -> _Guest:
-        try:
-            guest.load(self.prepared.artifact.rego_data)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:
-            exhausted = self._status(guest.instance)
-            del guest
-            if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
-                raise
-            self._explain(
-                error, exhausted, "fuel while it was loaded, for which there is more with more fuel for a call"
-            )
-            raise
-        return guest
-
     @property
     def spent(self) -> bool:
+        """Whether this answered, and is not to be asked again though the policy is pure: its memory grew."""
         return self._guest is not None and self._guest.grown
 
     def call_policy_check(self, input: PolicyInput) -> PolicyResult:
@@ -227,44 +252,24 @@ class WasmInterpreter:
             if isinstance(error, MalformedInput):
                 raise error
             instance, self._instance = self._instance, None
-            self.broken, self.ask, self._guest = True, _refuse, None
-            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            self.broken, self.ask, self._guest = True, _ask_no_more, None
+            if isinstance(error, _ENDINGS):
                 raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
                 raise error
-            exhausted = self._status(instance)
+            exhausted = self._compiled.status(instance)
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            self._explain(error, exhausted, f"fuel, of which a call has {self.prepared.limits.fuel}")
+            self._compiled.explain(error, exhausted, f"fuel, of which a call has {self.prepared.limits.fuel}")
             raise error
         finally:
             del error
 
-    def _explain(self, error: BaseException, exhausted: int, spent: str) -> None:
-        """Raise what ``error`` means, where it is not a trap that says so itself; ``spent`` is what may be used up."""
-        if exhausted == OUT_OF_FUEL:
-            raise PolicyTimeout(f"out of {spent}") from error
-        if exhausted == TOO_DEEP:
-            raise PolicyTrap("stack_overflow", "too deep") from error
-        if not isinstance(error, PolicyTrap):
-            raise self._engine.explain(error) from error
-
-    def _status(self, instance: Instance | None) -> int:
-        """Whether the metering ended the call, by asking the instance. 0 where it did not, or cannot say."""
-        if instance is None:
-            return 0
-        try:
-            return instance.function(self.prepared.metered.status, 0, 1)()
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException:
-            return 0
-
     @property
     def info(self) -> PolicyInfo:
-        """Which policy this is, and on which engine."""
-        return self.prepared.info(self._engine.name)
+        """The policy that this asks, and the engine."""
+        return self.prepared.info(self._compiled.engine.name)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a WasmInterpreter holds engine objects of this process; build one where it is used")
@@ -272,9 +277,9 @@ class WasmInterpreter:
     def __copy__(self) -> NoReturn:
         self.__reduce__()
 
-    def __deepcopy__(self, memo: Any) -> NoReturn:
+    def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce__()
 
 
-def _refuse(input: PolicyInput) -> NoReturn:
+def _ask_no_more(input: PolicyInput) -> NoReturn:
     raise PolicyUnavailable("this instance trapped or broke the ABI before; make a new one")

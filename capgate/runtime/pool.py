@@ -1,10 +1,9 @@
-"""A pool of live policy instances: made at start-up, taken in a microsecond, replaced off the request path.
+"""Keeps a pool of live policy instances: made at start-up, taken in a microsecond, replaced off the request path.
 
-Engine objects belong to the thread that made them, so each thread has a shard of its own: the event loop's thread one
-of ``size`` instances, a worker thread one with a single instance. A call into the guest is synchronous and never
-awaits, so taking an idle instance, asking it and giving it back cannot be interrupted by cancellation, and costs no
-lock, no semaphore and no cancel scope. Only a caller that finds nothing idle waits, and that is under the deadline of
-whoever asks.
+Engine objects belong to the thread that made them, so each thread has instances of its own. The event loop's thread has
+``size`` of them, a worker thread a single one. A call into the guest is synchronous and never awaits. So cancellation
+cannot come between taking an idle instance, asking it and giving it back, which cost no lock, no semaphore and no
+cancel scope. Only a caller that finds nothing idle waits, and that is under the deadline of whoever asks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -28,10 +27,9 @@ from ..errors import PolicyTrap, PolicyUnavailable, PoolExhausted
 from ..limits import Limits, check_number
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .engine import Engine, load_engine
-from .instantiation import Compiler, Counters
+from .instantiation import Compiler, InstanceCounts
 from .interpreter import PreparedPolicy, WasmInterpreter
-from .ownership import Leash, drop_orphans, leave_behind
-from .thread_instances import Shard
+from .thread_instances import Ownership, ThreadInstances, drop_orphans, leave_orphans_behind
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -39,8 +37,8 @@ class PoolStatistics(msgspec.Struct, frozen=True):
     threads that are in the middle of a call, or ending.
 
     ``retired`` trapped, timed out or broke the ABI; ``spent`` answered and are not to be reused; ``closed`` were
-    dropped with their thread, their event loop or the pool. ``denied_fast`` counts attempts to make an instance that
-    were refused because earlier ones failed.
+    dropped with their thread, their event loop or the pool. ``denied_fast`` counts instances that were not tried to be
+    made because earlier attempts failed.
     """
 
     size: int
@@ -59,12 +57,13 @@ class WasmPool:
     """Instances of one policy, for every thread and event loop of this process.
 
     ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
-    module is pure of which that is not known; without it, such an instance answers one question and is replaced
+    module is pure of which that is not known. Without it, such an instance answers one question and is replaced
     afterwards. ``entrypoint`` is for modules that OPA compiled. An async context manager; without one it starts, and
     compiles, at the first call. Raises what :class:`WasmInterpreter` raises.
 
-    Making one decodes and rewrites the module, and has a child process compile it first unless it is small: seconds for
-    a large one, so an application that serves already makes it in a worker thread (``anyio.to_thread.run_sync``).
+    Making a pool decodes and rewrites the module, and has a child process compile it first unless it is small. That
+    takes seconds for a large one. So an application that serves already makes it in a worker thread
+    (``anyio.to_thread.run_sync``).
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class WasmPool:
         self.artifact = artifact
         self._engine: Engine = load_engine(engine)
         self._prepared = PreparedPolicy(artifact, self.limits, entrypoint)
-        self._prepared.try_compiling(self._engine)
+        self._prepared.compile_in_child(self._engine)
         self._reuse = reuse or self._prepared.pure
         # An instance of OPA's ABI has to be looked at after each answer.
         self._keeps = self._reuse and self._prepared.facts is None
@@ -95,15 +94,15 @@ class WasmPool:
 
     @property
     def info(self) -> PolicyInfo:
-        """Which policy this is, and on which engine."""
+        """The policy that this asks, and the engine."""
         return self._prepared.info(self._engine.name)
 
     def _reset(self) -> None:
         self._compiler = Compiler(self._prepared, self._engine)
-        self._shards: set[Shard] = set()
+        self._of_threads: set[ThreadInstances] = set()
         self._local = threading.local()
-        self._ended: deque[Counters] = deque()
-        self._total_ended = Counters()
+        self._ended: deque[InstanceCounts] = deque()
+        self._total_ended = InstanceCounts()
         self._lock = threading.RLock()  # a signal's handler may ask for statistics, too
 
     # -- starting and ending
@@ -112,10 +111,10 @@ class WasmPool:
         """Compile, and make ``size`` instances for this thread. Does nothing where that has happened. Raises why it
         cannot.
 
-        Other tasks have their turns meanwhile, with one exception: compiled modules of wasmer belong to the thread that
-        compiled them, so that there the event loop stands still for the compilation.
+        Other tasks have their turns meanwhile, but for one case. A compiled module of wasmer belongs to the thread that
+        compiled it, so with wasmer the event loop stands still for the compilation.
         """
-        self._shard()  # which raises where the pool is closed
+        self._here()  # which raises where the pool is closed
         if not self._compiler.belongs_here():
             await anyio.to_thread.run_sync(self._compiler)
         while self.fill_some():
@@ -127,47 +126,47 @@ class WasmPool:
             self._compiler()
 
     def fill_some(self) -> bool:
-        """Make an instance or two of those that this thread still lacks. Whether there are more to be made."""
-        return self._shard().fill_some()
+        """Make one of the instances that this thread still lacks. Says whether there are more to be made."""
+        return self._here().fill_some()
 
     async def aclose(self) -> None:
-        """Drop the instances of this thread; every later call is refused. Other threads drop theirs when they end."""
+        """Drop the instances of this thread, and answer no more. Other threads drop theirs when they end."""
         self.close()
 
     def close(self) -> None:
-        """:meth:`aclose` for code that cannot await."""
+        """Do what :meth:`aclose` does, for code that cannot await."""
         self._closed = True
         self.close_here()
 
     def close_here(self) -> None:
         """Drop the instances of this thread, which makes new ones if it asks again."""
-        shard = self._local.__dict__.pop("shard", None)
-        if shard is not None:
-            shard.close()
-        self._local.__dict__.pop("leash", None)
+        instances = self._local.__dict__.pop("instances", None)
+        if instances is not None:
+            instances.close()
+        self._local.__dict__.pop("ownership", None)
 
     async def __aenter__(self) -> WasmPool:
         await self.start()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_class: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
 
-    def _shard(self) -> Shard:
-        """This thread's shard, empty at the first call of a thread."""
+    def _here(self) -> ThreadInstances:
+        """Return this thread's instances, of which there are none at the first call of a thread."""
         if self._closed:
             raise PolicyUnavailable("the pool is closed")
-        shard: Shard | None = getattr(self._local, "shard", None)
-        if shard is None:
+        instances: ThreadInstances | None = getattr(self._local, "instances", None)
+        if instances is None:
             self._fold_ended()
             drop_orphans()
-            shard = Shard(self.size, self._compiler)
-            self._local.leash = Leash(shard, self._shards, self._ended)
-            self._local.shard = shard
-        shard.follow_loop()
-        return shard
+            instances = ThreadInstances(self.size, self._compiler)
+            self._local.ownership = Ownership(instances, self._of_threads, self._ended)
+            self._local.instances = instances
+        instances.follow_loop()
+        return instances
 
     # -- asking
 
@@ -179,117 +178,118 @@ class WasmPool:
         if self._closed:
             raise PolicyUnavailable("the pool is closed")
         try:
-            shard: Shard = self._local.shard
-            interpreter = shard.idle.pop()
+            instances: ThreadInstances = self._local.instances
+            interpreter = instances.idle.pop()
         except (AttributeError, IndexError):
-            shard, interpreter = self._take_slowly()
+            instances, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
         try:
             interpreter.uses += 1
             result = interpreter.ask(input)
         except BaseException as error:
-            return self._failed(shard, interpreter, input, error)
+            return self._failed(instances, interpreter, input, error)
         if self._keeps:
-            shard.idle.append(interpreter)
-            if shard.waiters:
-                shard.hand_over()
+            instances.idle.append(interpreter)
+            if instances.waiters:
+                instances.hand_over()
         else:
-            shard.give_back(interpreter, self._reuse)
+            instances.give_back(interpreter, self._reuse)
         return result
 
-    def _take_slowly(self) -> tuple[Shard, WasmInterpreter]:
-        """The first call of a thread, or nothing idle."""
-        shard = self._shard()
-        if not shard.idle and shard.missing() > 0 and not shard.refill_is_due():
-            shard.refill_now()  # lazily started, or a thread where nobody else can
-        if not shard.idle:
+    def _take_slowly(self) -> tuple[ThreadInstances, WasmInterpreter]:
+        """Take an instance at the first call of a thread, or where nothing is idle."""
+        instances = self._here()
+        if not instances.idle and instances.missing() > 0 and not instances.refill_is_due():
+            instances.refill_now()  # lazily started, or a thread where nobody else can
+        if not instances.idle:
             raise PoolExhausted("every instance of this thread is in use or being replaced")
-        return shard, shard.idle.pop()
+        return instances, instances.idle.pop()
 
     def _failed(
-        self, shard: Shard, interpreter: WasmInterpreter, input: PolicyInput, error: BaseException
+        self, instances: ThreadInstances, interpreter: WasmInterpreter, input: PolicyInput, error: BaseException
     ) -> PolicyResult:
-        """``interpreter`` raised ``error``, and is given back. Raises what that means, but for a trap of an instance
-        that was used before."""
+        """Give back ``interpreter``, which raised ``error``. Raises what that means, but for a trap of an instance that
+        was used before: then a fresh one is asked."""
         try:
             interpreter.fail(error)
         except PolicyTrap:
             if interpreter.uses > 1 and self._retries:
-                return self._retry(shard, interpreter, input)
-            shard.give_back(interpreter, self._reuse)
+                return self._retry(instances, interpreter, input)
+            instances.give_back(interpreter, self._reuse)
             raise
         except BaseException:
-            shard.give_back(interpreter, self._reuse)
+            instances.give_back(interpreter, self._reuse)
             raise
         finally:
             del error  # whose traceback has this frame
 
-    def _retry(self, shard: Shard, trapped: WasmInterpreter, input: PolicyInput) -> PolicyResult:
-        """A reused instance trapped: was it the question, or something left behind? Ask once more, on a fresh one."""
-        fresh = shard.replace_now(trapped)
+    def _retry(self, instances: ThreadInstances, trapped: WasmInterpreter, input: PolicyInput) -> PolicyResult:
+        """Ask once more, on a fresh instance: one that trapped when it was reused may have trapped over something that
+        an earlier question left behind."""
+        fresh = instances.replace_now(trapped)
         try:
             return fresh.call_policy_check(input)
         finally:
-            shard.give_back(fresh, self._reuse)
+            instances.give_back(fresh, self._reuse)
 
     async def wait_and_call(self, input: PolicyInput) -> PolicyResult:
-        """:meth:`call`, waiting for an instance. Without bound of its own: callers hold a cancel scope around it.
+        """Do what :meth:`call` does, waiting for an instance. There is no bound here: callers hold a cancel scope.
 
         Raises :class:`PoolExhausted` at once if ``limits.waiters`` callers wait already.
         """
         await self._idle()
         return self.call(input)
 
-    async def _idle(self) -> Shard:
-        """This thread's shard with something idle in it, for the caller to take before it awaits anything else."""
+    async def _idle(self) -> ThreadInstances:
+        """Wait until one of this thread's instances is idle, for the caller to take before it awaits anything else."""
         while True:
-            shard = self._shard()
-            if shard.idle:
-                return shard
-            if shard.missing() > 0 and not shard.refill_is_due():
-                shard.refill_now()  # which those who wait already get first
-            elif len(shard.waiters) >= self.limits.waiters:
-                raise PoolExhausted(f"{len(shard.waiters)} callers wait already")
+            instances = self._here()
+            if instances.idle:
+                return instances
+            if instances.missing() > 0 and not instances.refill_is_due():
+                instances.refill_now()  # which those who wait already get first
+            elif len(instances.waiters) >= self.limits.waiters:
+                raise PoolExhausted(f"{len(instances.waiters)} callers wait already")
             else:
-                await shard.wait()
+                await instances.wait()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[WasmInterpreter]:
-        """Hold one instance of this thread for a while. Waits as long as ``limits.deadline``, then
+        """Hold one instance of this thread for a while. Waits up to ``limits.deadline``, then raises
         :class:`PoolExhausted`."""
-        shard = self._shard()
-        if not shard.idle:
+        instances = self._here()
+        if not instances.idle:
             try:
                 with anyio.fail_after(self.limits.deadline):
-                    shard = await self._idle()
+                    instances = await self._idle()
             except TimeoutError:
                 raise PoolExhausted(f"no instance within {self.limits.deadline} s") from None
-        interpreter = shard.idle.pop()
-        shard.held.add(interpreter)
+        interpreter = instances.idle.pop()
+        instances.held.add(interpreter)
         try:
             yield interpreter
         finally:
-            shard.release(interpreter, self._reuse)
+            instances.release(interpreter, self._reuse)
 
     # -- looking
 
     def statistics(self) -> PoolStatistics:
-        """A frozen snapshot, over all threads."""
+        """Return a frozen snapshot, over all threads."""
         self._fold_ended()
-        total = Counters()
+        total = InstanceCounts()
         total.add(self._total_ended)
-        shards = list(self._shards)
-        for shard in shards:
-            total.add(shard.counters)
-        # After the counters, so that what another thread retires in between is not counted twice.
-        live = [instance for shard in shards for instance in (*tuple(shard.idle), *tuple(shard.held))]
+        of_threads = list(self._of_threads)
+        for instances in of_threads:
+            total.add(instances.counts)
+        # After the counts, so that what another thread retires in between is not counted twice.
+        live = [interpreter for each in of_threads for interpreter in (*tuple(each.idle), *tuple(each.held))]
         total.calls += sum(interpreter.uses for interpreter in live)
         return PoolStatistics(
             size=self.size,
-            idle=sum(len(shard.idle) for shard in shards),
-            in_use=sum(len(shard.held) for shard in shards),
-            waiting=sum(len(shard.waiters) for shard in shards),
-            **{name: getattr(total, name) for name in Counters.__slots__},
+            idle=sum(len(instances.idle) for instances in of_threads),
+            in_use=sum(len(instances.held) for instances in of_threads),
+            waiting=sum(len(instances.waiters) for instances in of_threads),
+            **{name: getattr(total, name) for name in InstanceCounts.__slots__},
         )
 
     def _fold_ended(self) -> None:
@@ -298,10 +298,16 @@ class WasmPool:
             while self._ended:
                 self._total_ended.add(self._ended.popleft())
 
+    def start_anew(self) -> tuple[object, ...]:
+        """Begin again in the child of a fork. Returns, for the caller to keep, what no destructor may run for."""
+        before = self._local, self._of_threads, self._compiler
+        self._reset()
+        return before
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a WasmPool holds engine objects of this process; build one in the process that uses it")
 
-    def __deepcopy__(self, memo: Any) -> NoReturn:
+    def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce__()
 
 
@@ -312,10 +318,9 @@ _POOLS: weakref.WeakSet[WasmPool] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    _BEFORE_FORK.append(leave_behind())
+    _BEFORE_FORK.append(leave_orphans_behind())
     for pool in list(_POOLS):
-        _BEFORE_FORK.extend((pool._local, pool._shards, pool._compiler))
-        pool._reset()
+        _BEFORE_FORK.extend(pool.start_anew())
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,13 +1,18 @@
-"""The instances of one thread, and who waits for them: what a pool consists of.
+"""Holds the instances of one thread, whoever waits for them, and what ties them to their thread.
 
-An instance is idle, held (by ``WasmPool.acquire``, or by a caller who waited and has not resumed yet), retired, spent,
-or closed with its thread, its event loop or its pool. Nothing here awaits between taking an instance and saying whose
-it is, so cancellation loses none.
+An instance is idle, held, retired, spent, or closed with its thread, its event loop or its pool. It is held by
+``WasmPool.acquire``, or by a caller who waited and has not resumed yet. Nothing here awaits between taking an instance
+and saying whose it is, so cancellation loses none.
+
+Engine objects are to be dropped on the thread that made them. The last reference to a pool may go anywhere: that of a
+pool that was replaced goes on the thread that watches the store. So the instances of a thread end with it, or when it
+next asks a pool after theirs is gone.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +21,7 @@ import anyio
 
 from ..errors import CapgateError, PolicyUnavailable
 from .event_loop import call_soon, current_loop
-from .instantiation import Counters, Maker
+from .instantiation import InstanceCounts, Maker
 from .interpreter import CompiledPolicy, WasmInterpreter
 
 _log = logging.getLogger("capgate.runtime.pool")
@@ -35,7 +40,7 @@ class _Waiter:
         self.interpreter: WasmInterpreter | None = None
 
 
-class Shard:
+class ThreadInstances:
     """The instances of one thread: one, or ``loop_size`` once the thread runs an event loop. Touched by that thread
     only, but for statistics."""
 
@@ -43,8 +48,8 @@ class Shard:
         self.idle: list[WasmInterpreter] = []
         self.held: set[WasmInterpreter] = set()
         self.waiters: deque[_Waiter] = deque()
-        self.counters = Counters()
-        self._maker = Maker(compiler, self.counters)
+        self.counts = InstanceCounts()
+        self._maker = Maker(compiler, self.counts)
         self._size = 1
         self._loop_size = loop_size
         self._loop: object | None = None
@@ -60,14 +65,15 @@ class Shard:
         return self.missing() > 0
 
     def refill_now(self) -> None:
-        """One instance for a caller that cannot go on without. :class:`PolicyUnavailable` if it cannot be made."""
+        """Make an instance for a caller that cannot go on without. :class:`PolicyUnavailable` if it cannot be made."""
         with self._explained():
             self._refill(1)
         if self.missing() > 0:
             self.refill_soon()
 
     def replace_now(self, broken: WasmInterpreter) -> WasmInterpreter:
-        """An instance in place of ``broken``, for the same caller. :class:`PolicyUnavailable` if it cannot be made."""
+        """Make an instance in place of ``broken``, for the same caller. :class:`PolicyUnavailable` if it cannot be
+        made."""
         self._retire(broken)
         with self._explained():
             return self._maker.make()
@@ -83,8 +89,8 @@ class Shard:
             raise PolicyUnavailable(f"no instance can be made: {self._maker.failure}") from error
 
     def refill_soon(self) -> None:
-        """Off the request path where the thread runs an event loop; where it runs none, there is no other place than
-        here."""
+        """Refill off the request path where the thread runs an event loop. Where it runs none, there is no other place
+        than here."""
         loop = current_loop()
         if loop is None:
             self._refill_quietly(1)
@@ -93,11 +99,11 @@ class Shard:
             call_soon(loop, self._refill_on_loop)
 
     def refill_is_due(self) -> bool:
-        """Whether the current loop will refill. What was due on another loop may never come."""
+        """Say whether the current loop will refill. What was due on another loop may never come."""
         return self._refill_due_on is not None and self._refill_due_on is current_loop()
 
     def missing(self) -> int:
-        """How many instances there are to be made."""
+        """Return how many instances there are to be made."""
         return self._size - len(self.idle) - len(self.held)
 
     def _refill_on_loop(self) -> None:
@@ -128,7 +134,7 @@ class Shard:
     # -- giving back
 
     def give_back(self, interpreter: WasmInterpreter, reuse: bool) -> None:
-        """After whatever happened: an instance that is fit for use becomes idle, any other is replaced."""
+        """Make an instance idle that is fit for use, whatever happened before, and replace any other."""
         if not interpreter.broken and ((reuse and not interpreter.spent) or not interpreter.uses):
             self.idle.append(interpreter)
             self.hand_over()
@@ -136,8 +142,8 @@ class Shard:
         if interpreter.broken:
             self._retire(interpreter)
         else:
-            self.counters.calls += interpreter.uses
-            self.counters.spent += 1
+            self.counts.calls += interpreter.uses
+            self.counts.spent += 1
         self.refill_soon()
 
     def release(self, interpreter: WasmInterpreter, reuse: bool) -> None:
@@ -147,8 +153,8 @@ class Shard:
             self.give_back(interpreter, reuse)
 
     def _retire(self, interpreter: WasmInterpreter) -> None:
-        self.counters.calls += interpreter.uses
-        self.counters.retired += 1
+        self.counts.calls += interpreter.uses
+        self.counts.retired += 1
         self._maker.retired()
 
     # -- waiting
@@ -174,7 +180,7 @@ class Shard:
             self.idle.append(waiter.interpreter)
 
     def hand_over(self) -> None:
-        """Idle instances go to those who wait, first come first served, so that nobody who comes later is served
+        """Give idle instances to those who wait, first come first served, so that nobody who comes later is served
         before."""
         if self.waiters and self.follow_loop():
             while self.waiters and self.idle:
@@ -190,8 +196,11 @@ class Shard:
     # -- ending
 
     def follow_loop(self) -> bool:
-        """Whether an event loop runs here. If it is another than before, nobody of that one can be woken, and nothing
-        is given back: its waiters are left to their deadlines, and what it holds is closed."""
+        """Say whether an event loop runs here, and change over to it if it is another than before.
+
+        Nobody of the former loop can be woken, and nothing is given back there. So its waiters are left to their
+        deadlines, and what it holds is closed.
+        """
         loop = current_loop()
         if loop is None or loop is self._loop:
             return loop is not None
@@ -202,7 +211,7 @@ class Shard:
         return True
 
     def close(self) -> None:
-        """Close every instance, and have those who wait find out."""
+        """Close every instance, and have those who wait see it."""
         if self.follow_loop():
             self._dismiss_waiters()
         self._size = 0
@@ -211,10 +220,76 @@ class Shard:
 
     def _count_closed(self, interpreters: Iterable[WasmInterpreter]) -> None:
         for interpreter in interpreters:
-            self.counters.calls += interpreter.uses
-            self.counters.closed += 1
+            self.counts.calls += interpreter.uses
+            self.counts.closed += 1
 
 
 def _report(error: Exception) -> None:
     unexpected = None if isinstance(error, CapgateError) else error
     _log.error("a policy instance could not be made: %s", error, exc_info=unexpected)
+
+
+class Ownership:
+    """Ties ``instances`` to their thread: a ``threading.local`` keeps this, so that it ends with the thread.
+
+    Then they leave ``of_threads``, and are dropped, on this thread as engines demand. No lock is taken: this may run
+    in the middle of anything.
+    """
+
+    def __init__(
+        self, instances: ThreadInstances, of_threads: set[ThreadInstances], ended: deque[InstanceCounts]
+    ) -> None:
+        self._instances, self._of_threads, self._ended = instances, of_threads, ended
+        self._thread = threading.get_ident()
+        self._orphans = _orphans_here().of_pools
+        of_threads.add(instances)
+
+    def __del__(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._instances.close()
+            # In this order, somebody who adds up at the same time may miss these, but does not count them twice.
+            self._of_threads.discard(self._instances)
+            self._ended.append(self._instances.counts)
+        else:
+            # Another thread let go of the last reference to the pool, while this one goes on. Its instances wait until
+            # it asks a pool. In a forked child the thread is gone, so nobody asks, and `of_threads` keeps them.
+            self._orphans.append(self._instances)
+
+
+class _Orphans:
+    """Instances of one thread whose pools are gone: dropped when the thread asks another pool, or ends."""
+
+    def __init__(self) -> None:
+        self.of_pools: deque[ThreadInstances] = deque()
+        self._thread = threading.get_ident()
+
+    def __del__(self) -> None:
+        if threading.get_ident() == self._thread:
+            self.drop()
+
+    def drop(self) -> None:
+        """Drop them, on the thread that they belong to."""
+        while self.of_pools:
+            self.of_pools.popleft().close()
+
+
+_local = threading.local()
+
+
+def _orphans_here() -> _Orphans:
+    orphans: _Orphans | None = getattr(_local, "orphans", None)
+    if orphans is None:
+        orphans = _local.orphans = _Orphans()
+    return orphans
+
+
+def drop_orphans() -> None:
+    """Drop what this thread has of pools that are gone."""
+    _orphans_here().drop()
+
+
+def leave_orphans_behind() -> object:
+    """Start anew in the child of a fork. Returns, for the caller to keep, what no destructor may run for."""
+    global _local
+    before, _local = _local, threading.local()
+    return before

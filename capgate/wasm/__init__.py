@@ -1,4 +1,7 @@
-"""WebAssembly modules as bytes: decode, encode, change, restrict, meter. Nothing here runs anything."""
+"""Decodes, encodes, changes, restricts and meters WebAssembly modules, which are bytes here: nothing is run.
+
+Uses the words. Read ``decode.py`` first.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The syntax of instruction sequences: function bodies and constant expressions (core specification 5.4).
+"""Walks over instruction sequences: function bodies and constant expressions (core specification 5.4).
 
-One loop over the bytes, no recursion; it stops at the ``end`` that closes the sequence, wherever the surrounding size
-says that it should end, because that is how the test suite words its failures.
+One loop over the bytes, no recursion. It stops at the ``end`` that closes the sequence, and not where the surrounding
+size says that it should end, because that is how the test suite words its failures.
 """
 
 from __future__ import annotations
@@ -73,27 +73,27 @@ def skip_sequence(data: bytes, pos: int) -> Sequence:
     while True:
         opcode = data[pos]
         pos += 1
-        kind = classes[opcode]
-        if kind == _PLAIN:
+        opcode_class = classes[opcode]
+        if opcode_class == _PLAIN:
             continue
-        if kind == _INDEX:
+        if opcode_class == _INDEX:
             if data[pos] < 0x80:
                 pos += 1
             else:
                 pos = read_unsigned(data, pos)[1]
-        elif kind == _S32:
+        elif opcode_class == _S32:
             if data[pos] < 0x80:
                 pos += 1
             else:
                 pos = read_signed(data, pos, 32)[1]
-        elif kind == _MEMARG:
+        elif opcode_class == _MEMARG:
             pos = _skip_memarg(data, pos)
-        elif kind == _OPEN:
+        elif opcode_class == _OPEN:
             pos = skip_block_type(data, pos)
             else_allowed.append(opcode == _IF)
             if len(else_allowed) > seen.nesting + 1:
                 seen.nesting = len(else_allowed) - 1
-        elif kind == _CLOSE:
+        elif opcode_class == _CLOSE:
             if opcode == _END:
                 else_allowed.pop()
                 if not else_allowed:
@@ -103,14 +103,14 @@ def skip_sequence(data: bytes, pos: int) -> Sequence:
                 else_allowed[-1] = False
             else:
                 raise DecodeError(pos - 1, END_EXPECTED)
-        elif kind == _OTHER:
+        elif opcode_class == _OTHER:
             pos = _skip_rarer(data, pos, opcode, seen)
         else:
             raise DecodeError(pos - 1, ILLEGAL)
 
 
 def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
-    """The position after the immediates of the opcode before ``pos``."""
+    """Return the position after the immediates of the opcode before ``pos``."""
     at = pos - 1
     code = opcode
     if opcode == 0xFC:
@@ -129,7 +129,7 @@ def _skip_rarer(data: bytes, pos: int, opcode: int, seen: Sequence) -> int:
 
 
 def skip_block_type(data: bytes, pos: int) -> int:
-    """The position after a block type."""
+    """Return the position after a block type."""
     byte = data[pos]
     if byte == 0x40 or byte in VALUE_TYPES:
         return pos + 1
@@ -142,7 +142,7 @@ def skip_block_type(data: bytes, pos: int) -> int:
 
 
 def read_value_type(data: bytes, pos: int) -> tuple[int, int]:
-    """A value type, which is a signed LEB128 of seven bits: ``(type, position after it)``."""
+    """Read a value type, which is a signed LEB128 of seven bits: ``(type, position after it)``."""
     byte = data[pos]
     if byte in VALUE_TYPES:
         return byte, pos + 1
@@ -151,7 +151,7 @@ def read_value_type(data: bytes, pos: int) -> tuple[int, int]:
 
 
 def read_reference_type(data: bytes, pos: int) -> tuple[int, int]:
-    """A reference type: ``(type, position after it)``."""
+    """Read a reference type: ``(type, position after it)``."""
     byte = data[pos]
     if byte in (0x70, 0x6F):
         return byte, pos + 1
@@ -174,31 +174,31 @@ def _skip_zeros(data: bytes, pos: int, count: int) -> int:
     return pos
 
 
-def _skip_immediates(data: bytes, pos: int, kind: str) -> int:
-    """The position after immediates of one of the rarer kinds."""
-    if kind in ("-", "elem", "data", "table", "func"):
-        return pos if kind == "-" else read_unsigned(data, pos)[1]
-    if kind in ("indirect", "eleminit", "tables"):
+def _skip_immediates(data: bytes, pos: int, immediates: str) -> int:
+    """Return the position after rarer ``immediates``, which are keys of :data:`~capgate.wasm.opcodes.IMMEDIATES`."""
+    if immediates in ("-", "elem", "data", "table", "func"):
+        return pos if immediates == "-" else read_unsigned(data, pos)[1]
+    if immediates in ("indirect", "eleminit", "tables"):
         return read_unsigned(data, read_unsigned(data, pos)[1])[1]
-    if kind == "i64":
+    if immediates == "i64":
         return read_signed(data, pos, 64)[1]
-    if kind in ("f32", "f64"):
-        return _skip_bytes(data, pos, 4 if kind == "f32" else 8)
-    if kind == "labels":
+    if immediates in ("f32", "f64"):
+        return _skip_bytes(data, pos, 4 if immediates == "f32" else 8)
+    if immediates == "labels":
         count, pos = read_unsigned(data, pos)
         for _ in range(count + 1):
             pos = pos + 1 if data[pos] < 0x80 else read_unsigned(data, pos)[1]
         return pos
-    if kind == "types":
+    if immediates == "types":
         count, pos = read_unsigned(data, pos)
         for _ in range(count):
             pos = read_value_type(data, pos)[1]
         return pos
-    if kind == "ref":
+    if immediates == "ref":
         return read_reference_type(data, pos)[1]
-    if kind == "init":
+    if immediates == "init":
         return _skip_zeros(data, read_unsigned(data, pos)[1], 1)
-    return _skip_zeros(data, pos, 2 if kind == "zeros" else 1)
+    return _skip_zeros(data, pos, 2 if immediates == "zeros" else 1)
 
 
 def _skip_bytes(data: bytes, pos: int, count: int) -> int:

@@ -1,7 +1,7 @@
-"""The one core module inside a component binary.
+"""Finds the one core module inside a component binary.
 
-Source: component-model, design/mvp/Binary.md: magic, version 0x0d, layer 1, then sections of id, size and payload;
-section 1 is a core module, section 4 a nested component, section 8 lifts core functions (``canon``).
+Source: component-model, design/mvp/Binary.md. Magic, version 0x0d and layer 1 come first, then sections of id, size and
+payload. Section 1 is a core module, section 4 a nested component, section 8 lifts core functions (``canon``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WITH_INDEX: Final = (3, 4, 5)
 
 
 def core_module(data: bytes | bytearray | memoryview) -> bytes:
-    """The core module of a component that contains exactly one; a core module is returned as it is.
+    """Return the core module of a component that contains exactly one; a core module is returned as it is.
 
     Components inside are passed over: wit-component wraps types and exports in one. They may contain no core module.
     Raises ``RestrictedModule`` for a component with none or several, with one further inside, or with another string
@@ -36,22 +36,22 @@ def core_module(data: bytes | bytearray | memoryview) -> bytes:
         return source
     check_header(source, COMPONENT_VERSION)
     try:
-        found = _core_modules(source)
+        spans = _core_modules(source)
     except IndexError:
         raise DecodeError(len(source), "unexpected end") from None
-    if len(found) != 1:
-        raise RestrictedModule("component", "core modules", f"{len(found)} of them, exactly 1 is supported")
-    start, end = found[0]
+    if len(spans) != 1:
+        raise RestrictedModule("component", "core modules", f"{len(spans)} of them, exactly 1 is supported")
+    start, end = spans[0]
     return source[start:end]
 
 
 def _core_modules(source: bytes) -> list[tuple[int, int]]:
-    """The spans of the core modules. Raises ``IndexError`` where the data stops short."""
-    found: list[tuple[int, int]] = []
+    """Return the spans of the core modules. Raises ``IndexError`` where the data stops short."""
+    spans: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
     for section_id, start, end in _sections(source, 8, len(source)):
         if section_id == _CORE_MODULE:
-            found.append((start, end))
+            spans.append((start, end))
         elif section_id == _COMPONENT:
             inside.append((start, end))
         elif section_id == _CANON:
@@ -65,11 +65,11 @@ def _core_modules(source: bytes) -> list[tuple[int, int]]:
                 raise RestrictedModule("component", f"byte {first}", "a core module inside an inner component")
             if section_id == _COMPONENT:
                 inside.append((first, last))
-    return found
+    return spans
 
 
 def _check_encoding(payload: bytes, offset: int) -> None:
-    """Strings are passed in UTF-8 only: a guest that takes another encoding would be asked something else."""
+    """Raise unless strings are passed in UTF-8: a guest that takes another encoding would be asked something else."""
     count, pos = read_unsigned(payload, 0)
     for _ in range(count):
         if payload[pos : pos + 2] != _LIFT:
@@ -86,7 +86,7 @@ def _check_encoding(payload: bytes, offset: int) -> None:
 
 
 def _sections(source: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Id and span of each section from ``pos`` to ``end``."""
+    """Yield id and span of each section from ``pos`` to ``end``."""
     while pos < end:
         section_id = source[pos]
         if section_id > _LAST_SECTION:

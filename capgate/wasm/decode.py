@@ -1,4 +1,4 @@
-"""Bytes to :class:`~capgate.wasm.module.Module`.
+"""Decodes bytes to a :class:`~capgate.wasm.module.Module`.
 
 Whatever arrives, either it decodes or ``DecodeError`` is raised, and nothing else. Bounded by the size of the data,
 iterative, without I/O. Decoding is not validation: types are for the engine to check.
@@ -172,7 +172,8 @@ class _Decoder:
         self.out.elements = self.reader.vector(self.element_entry)
 
     def element_entry(self) -> Element:
-        """Flags: bit 0 passive or declarative, bit 1 explicit table or declarative, bit 2 expressions, not indices."""
+        """Read an element segment. Its flags: bit 0 passive or declarative, bit 1 explicit table or declarative, bit 2
+        expressions, not indices."""
         read = self.reader
         start = read.pos
         flags = read.u32()
@@ -236,7 +237,7 @@ class _Decoder:
 
 
 def read_size(data: bytes, pos: int) -> tuple[int, int]:
-    """A size in bytes that fits what is left of ``data``: ``(size, position after it)``."""
+    """Read a size in bytes that fits what is left of ``data``: ``(size, position after it)``."""
     size, after = read_unsigned(data, pos)
     if size > len(data) - after:
         raise DecodeError(pos, "length out of bounds")

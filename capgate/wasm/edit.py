@@ -1,4 +1,4 @@
-"""Changed copies of modules. Everything that is not named stays as it is in the file, byte for byte."""
+"""Makes changed copies of modules. Everything that is not named stays as it is in the file, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEMORY, _DATA, _DATA_COUNT = 5, 11, 12
 
 
 def with_section(module: Module, section_id: int, payload: bytes) -> Module:
-    """A copy in which the section ``section_id`` (not custom) has this payload, put in its place if it is new.
+    """Return a copy in which the section ``section_id`` (not custom) has this payload, put in its place if it is new.
 
     Raises ``ValueError`` for an id that is none, ``DecodeError`` for a malformed payload.
     """
@@ -19,7 +19,7 @@ def with_section(module: Module, section_id: int, payload: bytes) -> Module:
 
 
 def with_custom(module: Module, custom_name: str, content: bytes) -> Module:
-    """A copy with exactly one custom section of that name: where the first one was, else at the end."""
+    """Return a copy with exactly one custom section of that name: where the first one was, else at the end."""
     new = Section(CUSTOM, name(custom_name) + content, custom_name)
     out: list[Section] = []
     placed = False
@@ -33,7 +33,7 @@ def with_custom(module: Module, custom_name: str, content: bytes) -> Module:
 
 
 def with_memory(module: Module, minimum: int, maximum: int | None) -> Module:
-    """A copy in which the one memory defined here has these limits, in pages.
+    """Return a copy in which the one memory defined here has these limits, in pages.
 
     ``ValueError`` where there is not exactly one.
     """
@@ -43,9 +43,10 @@ def with_memory(module: Module, minimum: int, maximum: int | None) -> Module:
 
 
 def with_data(module: Module, offset: int, content: bytes) -> Module:
-    """A copy with one more active data segment: ``content`` goes to memory 0 at ``offset`` bytes on instantiation.
+    """Return a copy with one more active data segment: ``content`` goes to memory 0 at ``offset`` on instantiation.
 
-    ``ValueError`` for an offset outside 32 bits. That the memory is large enough is for the engine to check.
+    ``offset`` is in bytes. ``ValueError`` for one outside 32 bits. That the memory is large enough is for the engine to
+    check.
     """
     if not 0 <= offset < 2**32:
         raise ValueError(f"data segment offset {offset!r}; valid: 0 to 4294967295")
@@ -58,7 +59,7 @@ def with_data(module: Module, offset: int, content: bytes) -> Module:
 
 
 def appended(payload: bytes, count: int, items: list[bytes]) -> bytes:
-    """The payload of a vector of ``count`` items, with these at its end."""
+    """Return the payload of a vector of ``count`` items, with these at its end."""
     start = 0
     while payload[start] >= 0x80:
         start += 1
@@ -66,14 +67,15 @@ def appended(payload: bytes, count: int, items: list[bytes]) -> bytes:
 
 
 def extended(module: Module, section_id: int, count: int, items: list[bytes]) -> list[Section]:
-    """The sections of ``module``, the one with ``section_id``, a vector of ``count``, having these items more."""
+    """Return the sections of ``module``, in which that with ``section_id``, a vector of ``count``, has these items
+    more."""
     old = module.section(section_id)
     payload = vector(items) if old is None else appended(old.payload, count, items)
     return replaced(module.sections, section_id, payload)
 
 
 def replaced(sections: list[Section], section_id: int, payload: bytes) -> list[Section]:
-    """The sections with this one in its place."""
+    """Return the sections with this one in its place."""
     if section_id not in SECTION_ORDER:
         raise ValueError(f"section id {section_id!r}; valid: {', '.join(map(str, sorted(SECTION_NAMES)))}")
     new = Section(section_id, payload)

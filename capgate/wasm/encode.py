@@ -1,4 +1,4 @@
-"""Modules to bytes, and the pieces that payloads are made of."""
+"""Encodes modules to bytes, and the pieces that payloads are made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .module import KINDS, Export, FuncType, GlobalType, Import, MemoryType, Mod
 
 
 def encode(module: Module) -> bytes:
-    """The bytes of ``module``: its sections in their order, those that came from a file exactly as they stood there."""
+    """Return the bytes of ``module``: its sections in their order, those of a file exactly as they stood there."""
     parts = [MAGIC, VERSION]
     for item in module.sections:
         parts.append(item.header or section_header(item))
@@ -19,18 +19,18 @@ def encode(module: Module) -> bytes:
 
 
 def section_header(section: Section) -> bytes:
-    """Id and size of a section."""
+    """Encode id and size of a section."""
     return bytes([section.id]) + unsigned(len(section.payload))
 
 
 def vector(items: Iterable[bytes]) -> bytes:
-    """A counted sequence."""
+    """Encode a counted sequence."""
     parts = list(items)
     return unsigned(len(parts)) + b"".join(parts)
 
 
 def name(text: str) -> bytes:
-    """A name: its length in UTF-8 bytes, and those."""
+    """Encode a name: its length in UTF-8 bytes, and those."""
     content = text.encode("utf-8")
     return unsigned(len(content)) + content
 
@@ -58,7 +58,7 @@ def table_type(value: TableType) -> bytes:
 
 
 def import_entry(item: Import) -> bytes:
-    kind = KINDS.index(item.kind)
+    code = KINDS.index(item.kind)
     if isinstance(item.type, TableType):
         described = table_type(item.type)
     elif isinstance(item.type, MemoryType):
@@ -67,7 +67,7 @@ def import_entry(item: Import) -> bytes:
         described = bytes([item.type.type, item.type.mutable])
     else:
         described = unsigned(item.type)
-    return name(item.module) + name(item.name) + bytes([kind]) + described
+    return name(item.module) + name(item.name) + bytes([code]) + described
 
 
 def export_entry(item: Export) -> bytes:

@@ -1,9 +1,8 @@
-"""LEB128, the variable-length integers of WebAssembly (core specification 5.2.2).
+"""Reads and writes LEB128, the variable-length integers of WebAssembly (core specification 5.2.2).
 
-Readers take the data and a position and return the value and the position after it. They accept what the
-specification accepts, non-minimal forms included, and raise :class:`~capgate.errors.DecodeError` in the words of the
-test suite otherwise; past the last byte they raise ``IndexError``, which :func:`capgate.wasm.decode` turns into
-"unexpected end".
+Readers take the data and a position and return the value and the position after it. They accept what the specification
+accepts, non-minimal forms included. Otherwise they raise :class:`~capgate.errors.DecodeError` in the words of the test
+suite. Past the last byte they raise ``IndexError``, which :func:`capgate.wasm.decode` turns into "unexpected end".
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def read_signed(data: bytes, pos: int, bits: int) -> tuple[int, int]:
 
 
 def unsigned(value: int) -> bytes:
-    """``value`` (0 or more, any size) in the fewest bytes. Raises ``ValueError`` below zero."""
+    """Write ``value`` (0 or more, any size) in the fewest bytes. Raises ``ValueError`` below zero."""
     if value < 0:
         raise ValueError(f"unsigned LEB128 of {value!r}")
     out = bytearray()
@@ -62,7 +61,7 @@ def unsigned(value: int) -> bytes:
 
 
 def signed(value: int) -> bytes:
-    """``value`` (any size) in the fewest bytes of two's complement."""
+    """Write ``value`` (any size) in the fewest bytes of two's complement."""
     out = bytearray()
     while not -0x40 <= value < 0x40:
         out.append(value & 0x7F | 0x80)

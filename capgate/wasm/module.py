@@ -1,4 +1,4 @@
-"""A module as decoded: plain records, in the words of the core specification.
+"""Describes a module as decoded: plain records, in the words of the core specification.
 
 Value types are small ints, the bytes of the binary format: :data:`I32`, :data:`I64`, :data:`F32`, :data:`F64`,
 :data:`FUNCREF`, :data:`EXTERNREF`. Offsets and spans count bytes from the start of ``Module.source``.
@@ -194,38 +194,38 @@ class Module(msgspec.Struct):
     data: list[Data] = []
 
     def imported(self, kind: str) -> list[Import]:
-        """The imports of one kind, in the order of that kind's index space, which they open."""
+        """Return the imports of one kind, in the order of that kind's index space, which they open."""
         return [item for item in self.imports if item.kind == kind]
 
     def all_memories(self) -> list[MemoryType]:
-        """The memory index space: imported ones, then those defined here."""
+        """Return the memory index space: imported ones, then those defined here."""
         return [item.type for item in self.imports if isinstance(item.type, MemoryType)] + self.memories
 
     def all_tables(self) -> list[TableType]:
-        """The table index space: imported ones, then those defined here."""
+        """Return the table index space: imported ones, then those defined here."""
         return [item.type for item in self.imports if isinstance(item.type, TableType)] + self.tables
 
     def function_types(self) -> list[int]:
-        """The type index of each function, imported ones first."""
+        """Return the type index of each function, imported ones first."""
         return [item.type for item in self.imports if isinstance(item.type, int)] + self.functions
 
     def export(self, name: str) -> Export | None:
-        """The export of that name."""
+        """Return the export of that name."""
         return next((item for item in self.exports if item.name == name), None)
 
     def function_type(self, index: int) -> FuncType:
-        """The type of a function, imported ones included. ``IndexError`` where a valid module has none."""
+        """Return the type of a function, imported ones included. ``IndexError`` where a valid module has none."""
         indices = self.function_types()
         if not 0 <= index < len(indices):
             raise IndexError(f"function {index!r} of {len(indices)}")
         return self.types[indices[index]]
 
     def section(self, section_id: int) -> Section | None:
-        """The section of that id; not for custom sections."""
+        """Return the section of that id; not for custom sections."""
         return next((item for item in self.sections if item.id == section_id), None)
 
     def custom(self, name: str) -> bytes | None:
-        """The contents of the first custom section of that name, without the name."""
+        """Return the contents of the first custom section of that name, without the name."""
         for item in self.sections:
             if item.id == CUSTOM and item.name == name:
                 return custom_content(item)
@@ -233,6 +233,6 @@ class Module(msgspec.Struct):
 
 
 def custom_content(section: Section) -> bytes:
-    """The contents of a custom section, after its name."""
+    """Return the contents of a custom section, after its name."""
     length, start = read_unsigned(section.payload, 0)
     return section.payload[start + length :]

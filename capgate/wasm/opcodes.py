@@ -1,7 +1,7 @@
-"""Every opcode as data: its name, immediates, feature and stack effect.
+"""Lists every opcode as data: its name, immediates, feature and stack effect.
 
 Source: WebAssembly core specification 2.0, section 5.4 and appendix A.7; the opcodes of other proposals are listed so
-that they can be refused by name. A prefixed opcode is ``prefix << 8 | number``, such as ``0xFC0A``.
+that they can be rejected by name. A prefixed opcode is ``prefix << 8 | number``, such as ``0xFC0A``.
 """
 
 from __future__ import annotations
@@ -309,12 +309,12 @@ OPCODES: Final[dict[int, Opcode]] = {row.code: row for row in map(_row, _TABLE.s
 
 
 def lookup(code: int) -> Opcode | None:
-    """The row of an opcode, or that of its prefix; ``None`` where nobody has proposed it."""
+    """Return the row of an opcode, or that of its prefix; ``None`` where nobody has proposed it."""
     return OPCODES.get(code) or (OPCODES.get(code >> 8) if code > 0xFF else None)
 
 
 def describe(code: int) -> str:
-    """Name, number and feature of an opcode, for messages; works for unknown ones."""
+    """Name an opcode for messages, with its number and feature; works for unknown ones."""
     row = lookup(code)
     if row is None:
         return f"opcode {code:#04x}"

@@ -1,4 +1,4 @@
-"""A cursor over the bytes of a module, with the reading order and the wording of the reference interpreter.
+"""Reads the bytes of a module with a cursor, in the reading order and the wording of the reference interpreter.
 
 It is bounded by the end of the data only; the sizes that a module declares are compared afterwards. What runs past the
 end raises ``IndexError``, which :func:`capgate.wasm.decode` turns into its one exception.
@@ -41,7 +41,7 @@ class Reader:
         return value
 
     def length(self) -> int:
-        """A length in bytes that fits what is left."""
+        """Read a length in bytes that fits what is left."""
         start = self.pos
         value = self.u32()
         if value > len(self.data) - self.pos:
@@ -63,7 +63,7 @@ class Reader:
             raise DecodeError(start, "malformed UTF-8 encoding") from None
 
     def vector(self, read: Callable[[], T]) -> list[T]:
-        """A counted sequence. Each item takes at least one byte, so that a huge count ends with the data."""
+        """Read a counted sequence. Each item takes at least one byte, so that a huge count ends with the data."""
         return [read() for _ in range(self.u32())]
 
     def value_type(self) -> int:
@@ -102,13 +102,13 @@ class Reader:
         return GlobalType(value_type, mutable == 1)
 
     def expression(self) -> bytes:
-        """A constant expression, its ``end`` included. That it is constant is for the engine to check."""
+        """Read a constant expression, its ``end`` included. That it is constant is for the engine to check."""
         start = self.pos
         self.sequence()
         return self.data[start : self.pos]
 
     def sequence(self) -> Sequence:
-        """Any instructions up to the ``end`` that closes them."""
+        """Read any instructions up to the ``end`` that closes them."""
         seen = skip_sequence(self.data, self.pos)
         self.pos = seen.end
         self.uses_data = self.uses_data or seen.uses_data

@@ -1,4 +1,4 @@
-"""Indices outside of function bodies: each must exist in the original, because the rewritten module has more of them.
+"""Checks indices outside of function bodies: each must exist in the original, as the rewritten module has more of them.
 
 Constant expressions are held to a single instruction, so that instantiating costs no more than the segments are long.
 """
@@ -26,7 +26,7 @@ class Shape(msgspec.Struct):
 
     @classmethod
     def of(cls, module: Module) -> Shape:
-        """The shape of a module. Raises ``RestrictedModule`` for a function without a type."""
+        """Return the shape of a module. Raises ``RestrictedModule`` for a function without a type."""
         types = [(len(item.params), len(item.results)) for item in module.types]
         indices = module.function_types()
         for index in indices:
@@ -36,7 +36,7 @@ class Shape(msgspec.Struct):
 
 
 def check_index(index: int, count: int, what: str, where: str | int) -> None:
-    """Refuse an index that does not exist. ``where`` is a place in words, or an offset in bytes."""
+    """Reject an index that does not exist. ``where`` is a place in words, or an offset in bytes."""
     if index >= count:
         raise RestrictedModule(
             "index", where if isinstance(where, str) else f"byte {where}", f"{what} {index} of {count}"

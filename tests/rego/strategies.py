@@ -7,7 +7,7 @@ from typing import Final
 from hypothesis import strategies as st
 
 from capgate.rego import Number, Object, Set, Value
-from capgate.rego.values import number
+from capgate.rego.terms import number
 
 DECIMALS = st.from_regex(
     r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,8}([eE][+-]?[0-9]{1,2})?|[eE][+-]?[0-9]{1,2})", fullmatch=True

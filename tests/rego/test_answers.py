@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from capgate.errors import AbiError
 from capgate.limits import Limits
 from capgate.model import Allow, Entrypoint
-from capgate.runtime.abi.opa.answer import Answers
+from capgate.runtime.abi.opa.answer import AnswerReader
 
 from ..support.rego_guests import liar
 from ..support.tools import FULL
-from .asking import LIMITS, opened, outcome
+from .outcomes import LIMITS, opened, outcome
 
 DECISION = Entrypoint("p")
 DENIALS = Entrypoint("p", "denials")
@@ -138,7 +138,7 @@ def test_the_order_of_denials_does_not_matter(engine_name: str) -> None:
 def test_whatever_the_answer_is(value: Any, wrapped: bool, result: Literal["decision", "denials"]) -> None:
     """M6: against a second judge, which shares no code with the first."""
     text = json.dumps([{"result": value}] if wrapped else value).encode()
-    answers = Answers(Entrypoint("p", result), LONG)
+    answers = AnswerReader(Entrypoint("p", result), LONG)
     try:
         found: object = answers.read(text)
     except AbiError:

@@ -20,7 +20,7 @@ from capgate.testing.golden import read_fixtures, run_fixtures
 
 from ..support.command import capgate
 from ..support.rego_guests import ENTRYPOINTS, liar, opa_artifact, opa_policy
-from .asking import INPUT, opened, outcome
+from .outcomes import INPUT, opened, outcome
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from capgate.runtime.pool import WasmPool
 from ..support.guests import PAGE, data
 from ..support.rego_guests import liar, opa_policy
 from ..support.tools import ROOT
-from .asking import INPUT, LIMITS, opened, outcome, outcome_of
+from .outcomes import INPUT, LIMITS, opened, outcome, outcome_of
 
 NAMES = b'{"hex.encode":7,"time.now_ns":1000}'
 TEXT = 8_192

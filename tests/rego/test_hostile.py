@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from capgate.errors import BuiltinError
 from capgate.rego import BUILTINS, WORK, Context, Undefined
-from capgate.rego.values import dump, equal, parse
+from capgate.rego.terms import equal
+from capgate.rego.value_text import dump, parse
 from tests.support.tools import FULL
 
 from .cases import NOW

@@ -8,11 +8,11 @@ import pytest
 
 from capgate.errors import PolicyUnavailable
 from capgate.limits import Limits
-from capgate.runtime.abi.opa.document import document
+from capgate.runtime.abi.opa.input_document import document
 
 from ..support.guests import PAGE, data
 from ..support.rego_guests import ANSWER, HEAP, HONEST, SIGNATURES, liar
-from .asking import INPUT, LIMITS, opened, outcome, outcome_of
+from .outcomes import INPUT, LIMITS, opened, outcome, outcome_of
 
 SIZE = 2 * PAGE
 #: Addresses at which arithmetic goes wrong, for two pages that may become many.

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.slow
 CODE = """
 import sys
 sys.modules[{module!r}] = None
-from capgate.rego import BUILTINS, REFUSED
+from capgate.rego import BUILTINS, NOT_PROVIDED
 assert {name!r} not in BUILTINS
-assert {library!r} in REFUSED[{name!r}] and "pip install capgate[rego]" in REFUSED[{name!r}]
+assert {library!r} in NOT_PROVIDED[{name!r}] and "pip install capgate[rego]" in NOT_PROVIDED[{name!r}]
 assert "sprintf" in BUILTINS and "time.now_ns" in BUILTINS
 """
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from capgate.rego import BUILTINS, Context, Set, Value
 from capgate.rego.base import INT_MAX, INT_MIN
-from capgate.rego.values import equal, number, plain
+from capgate.rego.terms import equal, number, plain
 from tests.support.tools import FULL
 
 from .cases import NOW

@@ -20,7 +20,7 @@ from capgate.runtime.pool import WasmPool
 
 from ..support.guests import PAGE
 from ..support.rego_guests import ANSWER, liar, opa_artifact
-from .asking import INPUT, LIMITS, opened, outcome
+from .outcomes import INPUT, LIMITS, opened, outcome
 
 #: Where a liar counts: static data, the middle of nowhere, behind its heap, the last word of its memory.
 PLACES = (8, 1_000, 40_000, PAGE + 30_000, 2 * PAGE - 4)
@@ -125,7 +125,7 @@ def test_a_question_leaves_nothing_behind(engine_name: str) -> None:
     before = bytes(guest.instance.memory_view())
     outcome(interpreter, PolicyInput("db.write", resource=Resource("sql_query", "secret-of-somebody")))
     assert b"secret-of-somebody" in bytes(guest.instance.memory_view())
-    guest._restore()
+    guest.restore()
     assert bytes(guest.instance.memory_view()) == before
 
 

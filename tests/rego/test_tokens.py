@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from capgate.errors import BuiltinError
 from capgate.rego import BUILTINS, Context, Number, Object, Undefined, Value
-from capgate.rego.values import plain
+from capgate.rego.terms import plain
 
 from .cases import NOW
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from capgate.errors import BuiltinError
 from capgate.rego import Number, Object, Set, Value
 from capgate.rego.gotext import term
-from capgate.rego.values import dump, equal, number, order, parse, plain
+from capgate.rego.terms import equal, number, order, plain
+from capgate.rego.value_text import dump, parse
 from tests.support.tools import FULL
 
 from .strategies import HOSTILE, SPELLED, VALUES, nested

@@ -8,7 +8,7 @@ from functools import lru_cache
 import wasmtime
 
 from capgate.artifact.load import WasmArtifact
-from capgate.runtime.abi.component import CHECK, POST
+from capgate.runtime.abi.canonical_abi import CHECK, POST
 
 PAGE = 65_536
 #: Where the guests below keep their result record, the text of a reason, and where their allocator starts.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+import anyio
+
 from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
 from capgate.model import Deny, PolicyInput, Resource
+from capgate.runtime.event_loop import call_soon, current_loop
 from capgate.runtime.pool import PoolStatistics, WasmPool
 
 from .guests import HEAP, REASON, RESULT, artifact, data, guest
@@ -65,7 +68,9 @@ OBEDIENT: Final = guest(
 #: Allows; its start function traps, so that there is never an instance.
 TRAPS_AT_START: Final = guest(extra="(func $start unreachable) (start $start)")
 
-PATIENT: Final = Limits(deadline=20.0)
+#: The longest deadline that there is, and what is long before it, however busy the machine is.
+PATIENT: Final = Limits(deadline=60.0)
+SOON: Final = 40
 FUEL: Final = 1_000_000_000
 
 
@@ -88,3 +93,11 @@ def check_balance(statistics: PoolStatistics) -> PoolStatistics:
     assert s.made == s.idle + s.in_use + s.retired + s.spent + s.closed, s
     assert min(s.idle, s.in_use, s.waiting, s.retired, s.spent, s.closed, s.denied_fast, s.calls) >= 0, s
     return s
+
+
+async def loop_turn() -> None:
+    """Wait until the event loop has done what was due before this."""
+    done, loop = anyio.Event(), current_loop()
+    assert loop is not None
+    call_soon(loop, done.set)
+    await done.wait()

@@ -10,7 +10,7 @@ from capgate.artifact.build import PAGE
 from capgate.artifact.guest import IMAGE_BASE, make_image
 from capgate.artifact.load import WasmArtifact
 from capgate.policy import RuntimePolicy
-from capgate.runtime.abi.opa.module import EVAL, EVAL_SIGNATURE, EXPORTS
+from capgate.runtime.abi.opa.interface import EVAL, EVAL_SIGNATURE, EXPORTS
 from capgate.wasm import Module, decode, encode, with_data
 from capgate.wasm.edit import extended, replaced
 from capgate.wasm.encode import export_entry, i32_const, import_entry, vector

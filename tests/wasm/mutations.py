@@ -160,7 +160,7 @@ def any_limits_flag(source: reader.Reader) -> tuple[int, int | None]:
 def shifted(rewriter: Rewriter, body: Any, plan: Any, writer: Writer) -> list[bytes]:
     """Returns that leave the block around the one they should."""
     moved = [
-        site if site.kind != plans.RETURN else plans.Site(site.kind, site.position, site.depth + 1)
+        site if site.purpose != plans.RETURN else plans.Site(site.purpose, site.position, site.depth + 1)
         for site in plan.sites
     ]
     plan.sites = moved
@@ -196,7 +196,7 @@ MUTATIONS: dict[str, Mutation] = {
         ],
     ),
     "large charges are deferred": Mutation(
-        "2", [(Rewriter, "is_deferred", lambda self, plan, site: site.kind == plans.CHARGE)]
+        "2", [(Rewriter, "is_deferred", lambda self, plan, site: site.purpose == plans.CHARGE)]
     ),
     "loops defer": Mutation("1, 2", [(Rewriter, "is_deferred", lambda self, plan, site: True)]),
     "an exhausted call leaves fuel": Mutation("12", [(rewrite, "stop_body", stop_that_leaves_fuel)]),

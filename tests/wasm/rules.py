@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capgate.wasm.metering.prices import Prices, Unit
+from capgate.wasm.metering.prices import Prices, UnitPrice
 from capgate.wasm.opcodes import OPCODES
 
 _FREE = {"nop", "drop", "block", "loop", "unreachable", "return", "else", "end"}
@@ -23,7 +23,7 @@ _BY_NAME = {row.name: row.code for row in OPCODES.values()}
 #: bulk operation, and of growth that succeeds.
 WASMTIME = Prices(
     instructions={row.code: int(row.name not in _FREE) for row in OPCODES.values() if row.allowed},
-    units={_BY_NAME[name]: Unit(1, capped=name.endswith("grow")) for name in _BULK},
+    units={_BY_NAME[name]: UnitPrice(1, capped=name.endswith("grow")) for name in _BULK},
     entry=1,
     locals_per_fuel=0,
     charge=0,

@@ -8,8 +8,8 @@ from capgate.errors import PolicyTrap, RestrictedModule
 from capgate.limits import Limits
 from capgate.runtime.engine import Instance, load_engine
 from capgate.wasm import Loading, decode, meter
+from capgate.wasm.metering.module_proof import verify
 from capgate.wasm.metering.prices import prices_for
-from capgate.wasm.metering.verify import verify
 
 from ..support.guests import wat
 

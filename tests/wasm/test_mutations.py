@@ -33,7 +33,7 @@ def in_process(mutation: Mutation) -> set[str]:
 
 
 def by_hostile_guests(name: str) -> set[str]:
-    results = attack("wasmtime", name, seconds=12)
+    results = attack("wasmtime", name, seconds=6)
     return set() if all(as_expected(item.expected, item.got) for item in results) else {"hostile"}
 
 

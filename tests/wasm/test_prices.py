@@ -11,7 +11,7 @@ from capgate.errors import RestrictedModule
 from capgate.limits import Limits
 from capgate.wasm import meter
 from capgate.wasm.metering.plan import BULK_OPERATIONS
-from capgate.wasm.metering.prices import DEFERRED, Prices, Unit, frame_weight, prices_for
+from capgate.wasm.metering.prices import DEFERRED, Prices, UnitPrice, frame_weight, prices_for
 from capgate.wasm.opcodes import OPCODES
 
 from .engines import WasmtimeHost
@@ -106,8 +106,8 @@ def test_only_small_charges_are_deferred() -> None:
 
 
 def test_units() -> None:
-    assert Unit(3).shift == 0
-    assert not Unit(3).capped
+    assert UnitPrice(3).shift == 0
+    assert not UnitPrice(3).capped
 
 
 def test_the_benchmark_runs() -> None:

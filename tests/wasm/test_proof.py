@@ -11,9 +11,9 @@ from capgate.limits import Limits
 from capgate.wasm import decode, encode, meter, with_section
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import export_entry, vector
+from capgate.wasm.metering.module_proof import verify
 from capgate.wasm.metering.prices import prices_for
 from capgate.wasm.metering.rewrite import memory_maximum
-from capgate.wasm.metering.verify import verify
 from capgate.wasm.module import Export, Module
 
 from ..support.tools import FULL
@@ -141,3 +141,39 @@ def test_other_limits() -> None:
     assert not proved(GUEST, metered(GUEST), Limits(fuel=9_999_999))
     assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.fuel, call_depth=1_999))
     assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.fuel, memory_pages=1_023))
+
+
+#: Three functions of one type, and one function among three types, so that either number is the larger one. Each calls
+#: what has the last index that there is.
+FUNCTIONS = compile_wat("""(module (table 1 funcref) (type $t (func))
+  (func (export "f") (type $t) (call 2) (call_indirect (type $t) (i32.const 0))) (func) (func))""")
+TYPES = compile_wat("""(module (table 1 funcref) (type (func)) (type (func (param i32))) (type (func (param i64)))
+  (func (export "f") (type 0) (call 0) (call_indirect (type 2) (i64.const 0) (i32.const 0))))""")
+
+
+@pytest.mark.parametrize("data", [FUNCTIONS, TYPES], ids=["functions", "types"])
+def test_a_call_of_the_last_function_and_of_the_last_type(data: bytes) -> None:
+    assert proved(data, metered(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "offset", "end"),
+    [(FUNCTIONS, 0, b""), (FUNCTIONS, 4, b"\0"), (TYPES, 0, b""), (TYPES, 6, b"\0")],
+    ids=["a function", "a type", "the only function", "a type of three"],
+)
+def test_a_call_of_what_was_added(data: bytes, offset: int, end: bytes) -> None:
+    """The first function, or type, that metering adds has the index behind the last one of the guest's."""
+    module = decode(data)
+    at = module.code[0].start + offset
+    before = data[at : at + 2]
+    after = before[:1] + bytes([len(module.types if end else module.functions)])
+    original = data[:at] + after + data[at + 2 :]
+    output = metered(data)
+    reload = end + b"\x23"  # behind every call the fuel is loaded again
+    assert output.count(before + reload) == 1
+    assert not proved(original, output.replace(before + reload, after + reload))
+
+
+def test_a_call_that_cannot_be_reached_pays_nothing() -> None:
+    data = compile_wat('(module (func (export "f") (unreachable) (call 0)))')
+    assert proved(data, metered(data))

@@ -15,7 +15,7 @@ from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read
 from ...errors import BundleError, CapgateError, SignatureInvalid
 from ...limits import Limits
 from ...policy import RuntimePolicy
-from ...rego import BUILTINS, REFUSED
+from ...rego import BUILTINS, NOT_PROVIDED
 from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
@@ -190,11 +190,11 @@ def _prepare(seen: Seen, artifact: WasmArtifact, engine: str, limits: Limits) ->
 def _about_builtin(name: str) -> dict[str, Any]:
     if name in BUILTINS:
         return {"name": name, "state": "provided"}
-    return {"name": name, "state": "refused" if name in REFUSED else "unknown", **_why(name)}
+    return {"name": name, "state": "refused" if name in NOT_PROVIDED else "unknown", **_why(name)}
 
 
 def _why(name: str) -> dict[str, str]:
-    return {"why": REFUSED[name]} if name in REFUSED else {}
+    return {"why": NOT_PROVIDED[name]} if name in NOT_PROVIDED else {}
 
 
 # -- for people

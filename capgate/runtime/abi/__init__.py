@@ -1,1 +1,1 @@
-"""Policy ABIs: how a question gets into a guest, and its answer out."""
+"""Speaks the policy ABIs: brings a question into a guest, and its answer out. Read ``canonical_abi.py`` first."""

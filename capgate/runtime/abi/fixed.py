@@ -1,10 +1,10 @@
-"""The quick way to ask the guest that capgate builds: one call into it, and only what changed is written.
+"""Asks the guest that capgate builds quickly: with one call into it, and by writing only what changed.
 
-It relies on what :func:`capgate.artifact.build.is_built_by_capgate` establishes, that the guest's bytes are those of capgate's
-own build: this guest writes neither to its input nor to anything that the next call reads, does not grow its memory,
-and keeps its result below every allocation. So one input record is allocated once, with a slot for each part of it,
-and a part that is the very object of the question before (they are immutable) is in its slot already. For a request
-that is the environment, the action and often the resource.
+It relies on what :func:`capgate.artifact.build.is_built_by_capgate` establishes: the guest's bytes are those of
+capgate's own build. This guest writes neither to its input nor to anything that the next call reads, does not grow its
+memory, and keeps its result below every allocation. So one input record is allocated once, with a slot for each part.
+A part that is the very object of the question before (they are immutable) is in its slot already. For a request that is
+the environment, the action and often the resource.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, Final
 
-from ...errors import AbiError, ConfigError, MalformedInput
+from ...errors import AbiError, ConfigError, MalformedInput, ends_task
 from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
-from .component import CHECK, MASK, REALLOC, Ask, Reasons, denied
+from .canonical_abi import CHECK, MASK, REALLOC, Ask, Reasons, denied
 from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_resource, lower, raise_wrong_type, record
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is
@@ -41,7 +41,7 @@ class _Overflow(Exception):
 
 
 def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -> Ask:
-    """A function that asks ``instance`` by its metered ``entries``, each of which has all the fuel. It raises
+    """Return a function that asks ``instance`` by its metered ``entries``, each of which has all the fuel. It raises
     :class:`MalformedInput`, :class:`AbiError`, or what the engine raises. Whoever uses it keeps ``instance``.
 
     Raises :class:`ConfigError` if ``limits.input_bytes`` is more than the module has room for.
@@ -49,9 +49,9 @@ def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -
     size = INPUT_SIZE + limits.input_bytes
     try:
         base = instance.function(entries[REALLOC], 4, 1)(0, 0, INPUT_ALIGN, size) & MASK
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:
+        if ends_task(error):
+            raise
         raise ConfigError("input_bytes", limits.input_bytes, "at most what the policy module has room for") from error
     memory = instance.memory_view()
     if not base or base % INPUT_ALIGN or base + size > len(memory):
@@ -60,7 +60,7 @@ def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -
 
 
 def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]:
-    """Functions that write one part of an input each: its text to its slot, its words to the record at ``base``.
+    """Return functions that write one part of an input each: its text to its slot, its words to the record at ``base``.
 
     In the order of :data:`SLOTS`. They raise :class:`_Overflow`, or one of :data:`NOT_LOWERABLE`. Closures over plain
     numbers, since two or three of them run in most checks.
@@ -136,8 +136,8 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
 
 
 def _write_whole(memory: memoryview, base: int, room: int, input: PolicyInput) -> None:
-    """The whole input, for text that its slot does not hold. Raises :class:`MalformedInput` above ``room`` bytes of
-    text."""
+    """Write the whole input, for text that its slot does not hold. Raises :class:`MalformedInput` above ``room`` bytes
+    of text."""
     lowered = lower(input, room)
     pointers, at = [], base + INPUT_SIZE
     for text in lowered[0]:

@@ -1,6 +1,6 @@
-"""A policy input as bytes and numbers, the same for every ABI that passes records through linear memory.
+"""Lowers a policy input to bytes and numbers, the same for every ABI that passes records through linear memory.
 
-The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :mod:`capgate.runtime.abi.component`.
+The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :mod:`capgate.runtime.abi.canonical_abi`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _U64: Final = 2**64
 
 
 def lower(input: PolicyInput, limit: int) -> Lowered:
-    """``input`` as bytes and numbers. Raises :class:`MalformedInput` for anything that no policy may be asked.
+    """Return ``input`` as bytes and numbers. Raises :class:`MalformedInput` for anything that no policy may be asked.
 
     That is: a value of a wrong type, a lone surrogate, a timestamp outside u64, more than ``limit`` bytes of text.
     The parts have exactly the types of the model, because those are known not to change while they are in use.
@@ -96,7 +96,7 @@ def raise_wrong_type(part: str, seen: object) -> NoReturn:
 
 
 def record(lowered: Lowered, pointers: tuple[int, ...]) -> bytes:
-    """The 80 bytes of ``input``, whose strings are at ``pointers``."""
+    """Return the 80 bytes of ``input``, whose strings are at ``pointers``."""
     strings, (actor, resource, id, args_hash), timestamp = lowered
     p, n = pointers, tuple(map(len, strings))
     return _INPUT.pack(

@@ -1,8 +1,11 @@
-"""WebAssembly engines behind one small interface. Only the two adapters, of one or two files each, import an engine."""
+"""Runs WebAssembly on either engine, behind one small interface.
+
+Uses the decoder of ``wasm`` and the words. Read ``base.py`` first. Only the two adapters import an engine.
+"""
 
 from .base import TRAP_KINDS, CompiledModule, Engine, HostFunction, HostImport, HostMemory, Instance, RawFunction
+from .child_compilation import compile_in_child, is_small
 from .registry import ENGINES, available_engines, load_engine
-from .trial import is_small, try_compiling
 
 __all__ = [
     "ENGINES",
@@ -15,7 +18,7 @@ __all__ = [
     "Instance",
     "RawFunction",
     "available_engines",
+    "compile_in_child",
     "is_small",
     "load_engine",
-    "try_compiling",
 ]

@@ -1,10 +1,14 @@
-"""wasmer 1.1.0 with its Cranelift compiler: the fastest call from Python, on CPython 3.10 only.
+"""Runs modules on wasmer 1.1.0 with its Cranelift compiler: the fastest call from Python, on CPython 3.10 only.
 
-Facts that shape this file: the GIL is held for the whole guest call; every object may be used only on the thread that
-made it, and misuse raises ``PanicException``, a ``BaseException``; ``Module()`` also accepts text, so the caller has
-checked the magic number; a trap is a ``RuntimeError`` whose text is the only sign of its kind; and a trap is a signal,
-so whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the process. What a host
-function raises comes out of the guest's call as the object that it was.
+Facts that shape this file:
+
+- The GIL is held for the whole guest call.
+- Every object may be used only on the thread that made it. Misuse raises ``PanicException``, a ``BaseException``.
+- ``Module()`` also accepts text, so the caller has checked the magic number.
+- A trap is a ``RuntimeError`` whose text is the only sign of its kind.
+- A trap is a signal: whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the
+  process.
+- What a host function raises comes out of the guest's call as the object that it was.
 """
 
 from __future__ import annotations
@@ -19,9 +23,8 @@ import wasmer
 from wasmer import engine as wasmer_engine
 from wasmer_compiler_cranelift import Compiler
 
-from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
-from .base import HostFunction, HostImport, HostMemory, RawFunction
-from .views import view_of
+from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule, ends_task
+from .base import HostFunction, HostImport, HostMemory, RawFunction, memory_at
 
 _MASK: Final = 0xFFFFFFFF
 #: The text of a trap (wasmer-vm 1.0, ``TrapCode::message``) -> our kind.
@@ -51,8 +54,11 @@ class WasmerInstance:
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
         function = self._export(name, wasmer.Function)
-        kind = function.type
-        if list(kind.params) != [wasmer.Type.I32] * parameters or list(kind.results) != [wasmer.Type.I32] * results:
+        signature = function.type
+        if (
+            list(signature.params) != [wasmer.Type.I32] * parameters
+            or list(signature.results) != [wasmer.Type.I32] * results
+        ):
             raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
         raw: RawFunction = function
         return raw
@@ -67,7 +73,7 @@ class WasmerInstance:
             # Not the buffer itself: it may be released on this thread only, and a view of it is released wherever the
             # last reference goes, such as that of a traceback.
             with memoryview(memory.buffer) as buffer:
-                self._view = view_of(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer))
+                self._view = memory_at(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer))
         return self._view
 
     def _linear_memory(self) -> Any:
@@ -75,13 +81,13 @@ class WasmerInstance:
             self._memory = self._export("memory", wasmer.Memory)
         return self._memory
 
-    def _export(self, name: str, kind: type) -> Any:
+    def _export(self, name: str, expected: type) -> Any:
         try:
             export = getattr(self._exports, name)
         except LookupError:
             raise AbiError("missing_export", repr(name)) from None
-        if not isinstance(export, kind):
-            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {kind.__name__}")
+        if not isinstance(export, expected):
+            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {expected.__name__}")
         return export
 
 
@@ -97,34 +103,34 @@ class WasmerModule:
             if not imports:
                 return WasmerInstance(wasmer.Instance(self._module))
             return self._with(imports)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise ENGINE.explain(error) from error
 
     def _with(self, imports: Sequence[HostImport]) -> WasmerInstance:
-        found, memory = wasmer.ImportObject(), None
+        imported, memory = wasmer.ImportObject(), None
         for name in {item.module for item in imports}:
             given: dict[str, Any] = {}
             for item in imports:
                 if item.module != name:
                     continue
                 if isinstance(item, HostMemory):
-                    kind = wasmer.MemoryType(item.minimum, item.maximum, False)
-                    given[item.name] = memory = wasmer.Memory(self._store, kind)
+                    size = wasmer.MemoryType(item.minimum, item.maximum, False)
+                    given[item.name] = memory = wasmer.Memory(self._store, size)
                 else:
                     given[item.name] = self._function(item)
-            found.register(name, given)
-        return WasmerInstance(wasmer.Instance(self._module, found), memory)
+            imported.register(name, given)
+        return WasmerInstance(wasmer.Instance(self._module, imported), memory)
 
     def _function(self, item: HostFunction) -> Any:
         i32 = wasmer.Type.I32
-        kind = wasmer.FunctionType([i32] * item.parameters, [i32] * item.results)
-        return wasmer.Function(self._store, _unsigned(item.call, item.results), kind)
+        signature = wasmer.FunctionType([i32] * item.parameters, [i32] * item.results)
+        return wasmer.Function(self._store, _unsigned(item.call, item.results), signature)
 
 
 def _unsigned(call: Callable[..., int | None], results: int) -> Callable[..., int | None]:
-    """``call`` for wasmer, which hands on signed numbers, and takes one of 32 bits as a result."""
+    """Wrap ``call`` for wasmer, which hands on signed numbers, and takes one of 32 bits as a result."""
 
     def called(*arguments: int) -> int | None:
         result = call(*[argument & _MASK for argument in arguments])
@@ -143,9 +149,9 @@ class WasmerEngine:
     def validate(self, data: bytes) -> None:
         try:
             is_valid = wasmer.Module.validate(_store(), data)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
         if not is_valid:
             raise RestrictedModule("invalid_module", "wasmer")
@@ -154,9 +160,9 @@ class WasmerEngine:
         try:
             store = _store()
             return WasmerModule(store, wasmer.Module(store, data))
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
 
     def explain(self, error: BaseException) -> PolicyError:
@@ -181,8 +187,8 @@ def _store() -> Any:
 def _keep_signals() -> None:
     """Keep a later ``faulthandler.enable()`` from taking over the signals that wasmer's first store takes.
 
-    Where faulthandler is on already, that call changes nothing but the file; so it is switched on here, writing to the
-    standard error, unless somebody (wasmer itself, used elsewhere, or a crash reporter) has the signals by now.
+    Where faulthandler is on already, that call changes nothing but the file. So it is switched on here, writing to the
+    standard error, unless somebody has the signals by now: wasmer itself, used elsewhere, or a crash reporter.
     """
     if faulthandler.is_enabled():
         return

@@ -1,12 +1,12 @@
-"""wasmtime 46 or later, on every supported Python.
+"""Runs modules on wasmtime 46 or later, on every supported Python.
 
 The package's own call looks the type up and boxes each value, which takes some 20 microseconds. The C function
 ``wasmtime_func_call_unchecked`` (wasmtime C API, ``wasmtime/func.h``) through ctypes takes about half of one. It is
 safe here because the signature is checked once, when the function is looked up. It is used only with versions whose
 layout a test has seen; with any other version the public call serves, slower.
 
-The call holds the GIL (``PyDLL``). Releasing it would cost a busy process up to a whole switch interval, 5 ms, to get
-it back after a call of one microsecond, and a guest is bounded by fuel in any case.
+The call holds the GIL (``PyDLL``), and a guest is bounded by fuel in any case. Released for a call of one microsecond,
+the GIL would come back to a busy process after up to a whole switch interval, 5 ms.
 
 What a host function raises ends the guest's call as a trap, see :mod:`._wasmtime_host`. The instance keeps the
 exception, and whichever call fails raises that.
@@ -19,16 +19,15 @@ import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version as package_version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import wasmtime
 from wasmtime import _bindings as bindings
 from wasmtime import _ffi as ffi
 
-from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule
+from ...errors import AbiError, PolicyError, PolicyTrap, RestrictedModule, ends_task
 from ._wasmtime_host import Raised, host_function, marked
-from .base import HostFunction, HostImport, HostMemory, RawFunction
-from .views import view_of
+from .base import HostFunction, HostImport, HostMemory, RawFunction, memory_at
 
 #: Major versions with which the unchecked call was tested. The test suite fails when the installed one is not among
 #: them.
@@ -47,7 +46,7 @@ _KINDS: Final = {
 }
 #: Proposals that wasmtime would accept by default, now or in its next release. In an order in which one that another
 #: needs goes last.
-_REFUSED_FEATURES: Final = (
+_REJECTED_FEATURES: Final = (
     *("relaxed_simd", "simd", "threads", "tail_call", "memory64", "multi_memory", "stack_switching", "exceptions"),
     *("gc", "function_references", "wide_arithmetic", "custom_page_sizes", "component_model"),
 )
@@ -57,6 +56,8 @@ _GUEST_STACK: Final = 128 * 1024
 
 #: ``WASM_I32`` of ``wasm.h``.
 _I32: Final = 0
+
+_Export = TypeVar("_Export", wasmtime.Func, wasmtime.Memory)
 
 _VALUE_WORDS: Final = ctypes.sizeof(bindings.wasmtime_val_raw_t) // 4
 _library = ctypes.PyDLL(ffi.dll._name)
@@ -75,20 +76,22 @@ def _values_type(slots: int) -> Any:
 
 
 def unchecked_call_supported(version: str) -> bool:
-    """Whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
+    """Say whether the unchecked call was tested with this version of the wasmtime package (``"50.0.1"``)."""
     major = version.partition(".")[0]
     return major.isdecimal() and int(major) in UNCHECKED_VERSIONS
 
 
 def _address(value: Any) -> ctypes.c_void_p:
-    """Where a ctypes object is. Unlike ``cast``, this ties no knot that only a garbage collection undoes; the caller
-    keeps the object."""
+    """Return where a ctypes object is, which the caller keeps. Unlike ``cast``, this ties no knot that only a garbage
+    collection undoes."""
     return ctypes.c_void_p(ctypes.addressof(value))
 
 
-def _unchecked(store: Any, function: Any, parameters: int, results: int, raised: Raised) -> RawFunction:
-    """A Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it points
-    to alive."""
+def _unchecked(
+    store: wasmtime.Store, function: wasmtime.Func, parameters: int, results: int, raised: Raised
+) -> RawFunction:
+    """Return a Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it
+    points to alive."""
     slots = max(parameters, results, 1)
     values = _values_type(slots)()
     words = memoryview(values).cast("B").cast("I")
@@ -132,8 +135,8 @@ def _unchecked(store: Any, function: Any, parameters: int, results: int, raised:
     return call_one if parameters == 1 else call_many
 
 
-def _checked(store: Any, function: Any, raised: Raised) -> RawFunction:
-    """The public call: every version has it."""
+def _checked(store: wasmtime.Store, function: wasmtime.Func, raised: Raised) -> RawFunction:
+    """Return a Python function that uses the public call, which every version has."""
 
     def call(*arguments: int) -> int:
         # An i32 is signed for the public call, which would cut one that is too large.
@@ -164,13 +167,18 @@ class WasmtimeInstance:
     """One instance in a store of its own, see :class:`~capgate.runtime.engine.base.Instance`."""
 
     def __init__(
-        self, store: Any, instance: Any, unchecked: bool, memory: Any = None, raised: Raised | None = None
+        self,
+        store: wasmtime.Store,
+        instance: wasmtime.Instance,
+        unchecked: bool,
+        memory: wasmtime.Memory | None = None,
+        raised: Raised | None = None,
     ) -> None:
         self._store = store
         self._exports = instance.exports(store)
         self._is_unchecked = unchecked
         self._raised: Raised = [] if raised is None else raised
-        self._memory: Any = None
+        self._memory: tuple[ctypes.c_void_p, ctypes.c_void_p, wasmtime.Memory] | None = None
         if memory is not None:
             self._keep(memory)
 
@@ -189,40 +197,41 @@ class WasmtimeInstance:
 
     def memory_view(self) -> memoryview:
         context, memory = self._linear_memory()
-        return view_of(_memory_data(context, memory), _memory_data_size(context, memory))
+        return memory_at(_memory_data(context, memory), _memory_data_size(context, memory))
 
-    def _linear_memory(self) -> tuple[Any, Any]:
-        if self._memory is None:
-            self._keep(self._export("memory", wasmtime.Memory))
-        return self._memory[0], self._memory[1]
+    def _linear_memory(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        context, memory, _ = self._memory or self._keep(self._export("memory", wasmtime.Memory))
+        return context, memory
 
-    def _keep(self, memory: Any) -> None:
-        self._memory = (_address(self._store._context().contents), _address(memory._memory), memory)
+    def _keep(self, memory: wasmtime.Memory) -> tuple[ctypes.c_void_p, ctypes.c_void_p, wasmtime.Memory]:
+        self._memory = _address(self._store._context().contents), _address(memory._memory), memory
+        return self._memory
 
-    def _export(self, name: str, kind: type) -> Any:
+    def _export(self, name: str, expected: type[_Export]) -> _Export:
         try:
             export = self._exports[name]
         except KeyError:
             raise AbiError("missing_export", repr(name)) from None
-        if not isinstance(export, kind):
-            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {kind.__name__}")
+        if not isinstance(export, expected):
+            raise AbiError("export_kind", f"{name!r} is a {type(export).__name__}, not a {expected.__name__}")
         return export
 
 
 class WasmtimeModule:
     """A compiled module. May be instantiated on any thread."""
 
-    def __init__(self, engine: Any, module: Any, unchecked: bool) -> None:
+    def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, unchecked: bool) -> None:
         self._engine = engine
         self._module = module
         self._is_unchecked = unchecked
         #: Of the functions that are imported: the module between them and this one.
-        self._marked: tuple[tuple[tuple[int, int], ...], Any] | None = None
+        self._marked: tuple[tuple[tuple[int, int], ...], wasmtime.Module] | None = None
 
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
         raised: Raised = []
-        memory, given = None, []
+        memory = None
+        given: list[wasmtime.Func | wasmtime.Memory] = []
         try:
             functions = iter(
                 self._functions(store, [item for item in imports if isinstance(item, HostFunction)], raised)
@@ -236,9 +245,9 @@ class WasmtimeModule:
                     given.append(next(functions))
             instance = wasmtime.Instance(store, self._module, given)
             return WasmtimeInstance(store, instance, self._is_unchecked, memory, raised)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
         except BaseException as error:
+            if ends_task(error):
+                raise
             if not raised:
                 raise ENGINE.explain(error) from error
         of_host = _taken(raised)
@@ -246,8 +255,8 @@ class WasmtimeModule:
             raise ENGINE.explain(of_host) from of_host
         raise of_host
 
-    def _functions(self, store: Any, items: list[HostFunction], raised: Raised) -> list[Any]:
-        """The functions of the host as the module imports them."""
+    def _functions(self, store: wasmtime.Store, items: list[HostFunction], raised: Raised) -> list[wasmtime.Func]:
+        """Return the functions of the host as the module imports them."""
         if not items:
             return []
         signatures = tuple((item.parameters, item.results) for item in items)
@@ -255,7 +264,8 @@ class WasmtimeModule:
             self._marked = signatures, wasmtime.Module(self._engine, marked(items))
         between = wasmtime.Instance(store, self._marked[1], [host_function(store, item, raised) for item in items])
         exports = between.exports(store)
-        return [exports[str(number)] for number in range(len(items))]
+        functions = [exports[str(number)] for number in range(len(items))]
+        return [function for function in functions if isinstance(function, wasmtime.Func)]
 
 
 class WasmtimeEngine:
@@ -296,34 +306,34 @@ class WasmtimeEngine:
         return PolicyTrap("engine_fault", f"{type(error).__name__}: {str(error)[:200]}")
 
 
-def _trapped(trap: Any) -> PolicyTrap:
+def _trapped(trap: wasmtime.Trap) -> PolicyTrap:
     try:
         code = trap.trap_code
     except ValueError:  # a code that the installed package has no name for
         code = None
-    kind = "other" if code is None else _KINDS.get(code.name, "other")
-    return PolicyTrap(kind, str(trap.message).partition("\n")[0][:200])
+    reason = "other" if code is None else _KINDS.get(code.name, "other")
+    return PolicyTrap(reason, str(trap.message).partition("\n")[0][:200])
 
 
-def _engine_fault(keep: tuple[Any, ...], error: int) -> PolicyTrap:
+def _engine_fault(keep: tuple[object, ...], error: int) -> PolicyTrap:
     fault = wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, ctypes.POINTER(ffi.wasmtime_error_t)))
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _has_type(kind: Any, parameters: int, results: int) -> bool:
-    """Whether a function takes so many i32s and gives so many. Without the package's objects, whose making takes most
-    of the time in which an instance is made."""
-    pointer = kind.ptr()
-    found = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
+def _has_type(signature: wasmtime.FuncType, parameters: int, results: int) -> bool:
+    """Say whether a function takes so many i32s and gives so many. This does without the package's objects, whose
+    making takes most of the time in which an instance is made."""
+    pointer = signature.ptr()
+    both = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
     return all(
         types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
-        for types, count in zip(found, (parameters, results), strict=True)
+        for types, count in zip(both, (parameters, results), strict=True)
     )
 
 
-def _config() -> Any:
-    """Deterministic, and nothing but the features that capgate admits. Compiles on the calling thread, which survives
-    a fork.
+def _config() -> wasmtime.Config:
+    """Return a configuration that is deterministic and has nothing but the features that capgate admits. It compiles on
+    the calling thread, which survives a fork.
 
     Traps use no signals: a handler that somebody installs later (``faulthandler.enable()`` does) would get them, and
     end the process.
@@ -333,7 +343,7 @@ def _config() -> Any:
     config.signals_based_traps = False
     config.max_wasm_stack = _GUEST_STACK
     config.cranelift_nan_canonicalization = True
-    for feature in _REFUSED_FEATURES:
+    for feature in _REJECTED_FEATURES:
         setattr(config, f"wasm_{feature}", False)
     return config
 

@@ -1,12 +1,12 @@
-"""Functions of the host for wasmtime, of which none can fail unseen.
+"""Makes functions of the host for wasmtime, of which none can fail unseen.
 
 Python may raise before the first instruction of a function, and after the last: a signal's handler does, and a stack
-that is full. Where such a function is a callback of ``ctypes``, what it raised is printed, and the engine takes what
-happens to lie in memory for what was returned; to read a trap from there ends the process, or worse. So
+that is full. Where such a function is a callback of ``ctypes``, what it raised is printed. The engine then takes what
+happens to lie in memory for what was returned, and to read a trap from there ends the process, or worse. So
 
-- what the engine calls is a callback whose callable is itself one of C, without a result: whatever is raised within,
-  the engine is given a null pointer, "no trap";
-- a function that is done says so by its result, an i64 with a mark in its upper half. A small module between guest and
+- What the engine calls is a callback whose callable is itself one of C, without a result. Whatever is raised within,
+  the engine is given a null pointer, "no trap".
+- A function that is done says so by its result, an i64 with a mark in its upper half. A small module between guest and
   host (:func:`marked`) traps where there is no mark, and gives the guest the lower half.
 
 To raise is not to put the mark there. What was raised stays with the instance.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import wasmtime
 from wasmtime import _bindings as bindings
@@ -51,7 +51,7 @@ _new.restype = None
 
 
 def _call(number: int, caller: int, arguments: int, count: int, results: int, _: int) -> None:
-    """``wasmtime_func_callback_t`` of ``wasmtime/func.h``, with addresses as numbers."""
+    """Serve as ``wasmtime_func_callback_t`` of ``wasmtime/func.h``, with addresses as numbers."""
     function, raised = _FUNCTIONS[number]
     result = _Value.from_address(results)
     try:
@@ -71,31 +71,31 @@ for _kept in (_inner, _outer, _finalizer):  # for good: when the interpreter end
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
 
 
-def host_function(store: Any, item: HostFunction, raised: Raised) -> Any:
-    """``item`` as what a module of :func:`marked` imports. What it raises is added to ``raised``."""
+def host_function(store: wasmtime.Store, item: HostFunction, raised: Raised) -> wasmtime.Func:
+    """Return ``item`` as what a module of :func:`marked` imports. What it raises is added to ``raised``."""
     number = next(_NUMBERS)
     _FUNCTIONS[number] = (item.call, raised)
     # Made anew each time: it belongs to the first engine that it is used with, and with another one the process ends.
-    kind = wasmtime.FuncType([wasmtime.ValType.i32()] * item.parameters, [wasmtime.ValType.i64()])
+    signature = wasmtime.FuncType([wasmtime.ValType.i32()] * item.parameters, [wasmtime.ValType.i64()])
     made = bindings.wasmtime_func_t()
-    _new(store._context(), kind.ptr(), _outer, ctypes.c_void_p(number), _finalizer, ctypes.byref(made))
+    _new(store._context(), signature.ptr(), _outer, ctypes.c_void_p(number), _finalizer, ctypes.byref(made))
     return wasmtime.Func._from_raw(made)
 
 
 def marked(functions: Sequence[HostFunction]) -> bytes:
-    """A module that imports ``functions`` with an i64 as their result, and exports them as they are to be, each by its
-    number."""
-    kinds: list[bytes] = []
+    """Return a module that imports ``functions`` with an i64 as their result, and exports them as they are to be, each
+    by its number."""
+    types: list[bytes] = []
     imports, indices, exports, code = [], [], [], []
     for number, item in enumerate(functions):
         parameters = (I32,) * item.parameters
-        kinds += [func_type(FuncType(parameters, (I64,))), func_type(FuncType(parameters, (I32,) * item.results))]
+        types += [func_type(FuncType(parameters, (I64,))), func_type(FuncType(parameters, (I32,) * item.results))]
         imports.append(import_entry(Import("", str(number), "function", 2 * number)))
         indices.append(unsigned(2 * number + 1))
         exports.append(export_entry(Export(str(number), "function", len(functions) + number)))
         body = _body(number, item)
         code.append(unsigned(len(body)) + body)
-    parts = ((1, kinds), (2, imports), (3, indices), (7, exports), (10, code))
+    parts = ((1, types), (2, imports), (3, indices), (7, exports), (10, code))
     return encode(Module(b"", [Section(number, vector(items)) for number, items in parts]))
 
 

@@ -1,11 +1,12 @@
-"""What an engine has to offer: compile, instantiate, call an export with i32s, show memory, say why it trapped.
+"""Says what an engine has to offer: compile, instantiate, call an export with i32s, show memory, say why it trapped.
 
-Host functions and a memory made by the host are there for the ABI of OPA, whose modules import them; everything else
+Host functions and a memory made by the host are there for the ABI of OPA, whose modules import them. Everything else
 that engines can do is left out on purpose: a policy is pure.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, Union
 
@@ -69,16 +70,16 @@ class Instance(Protocol):
     """One live instance. Must be used, and dropped, on the thread that made it."""
 
     def function(self, name: str, parameters: int, results: int) -> RawFunction:
-        """The exported function ``name``, taking ``parameters`` i32s and giving ``results`` (0 or 1) i32s.
+        """Return the exported function ``name``, taking ``parameters`` i32s and giving ``results`` (0 or 1) i32s.
 
         Raises :class:`~capgate.errors.AbiError` if there is no such export of that signature.
         """
 
     def memory_size(self) -> int:
-        """Bytes of linear memory now. Grows when the guest grows it, never shrinks."""
+        """Return the bytes of linear memory now. The number grows when the guest grows it, never shrinks."""
 
     def memory_view(self) -> memoryview:
-        """Linear memory as writable bytes. Stale once the memory has grown: take it anew when the size changed.
+        """Return linear memory as writable bytes. Stale once the memory has grown: take it anew when the size changed.
 
         It keeps nothing alive: whoever uses it keeps the instance.
         """
@@ -88,7 +89,7 @@ class CompiledModule(Protocol):
     """A module compiled by one engine."""
 
     def instantiate(self, imports: Sequence[HostImport] = ()) -> Instance:
-        """A new instance with its own memory: that of ``imports`` where it imports one. ``imports`` are those of the
+        """Make an instance with its own memory: that of ``imports`` where it imports one. ``imports`` are those of the
         module, in its order. Raises :class:`~capgate.errors.PolicyError` if start code traps, or they do not fit."""
 
 
@@ -104,7 +105,26 @@ class Engine(Protocol):
         """Raise :class:`~capgate.errors.RestrictedModule` if the engine finds the module invalid."""
 
     def compile(self, data: bytes) -> CompiledModule:
-        """Compile ``data``. Raises :class:`~capgate.errors.RestrictedModule` if the engine refuses it."""
+        """Compile ``data``. Raises :class:`~capgate.errors.RestrictedModule` if the engine rejects it."""
 
     def explain(self, error: BaseException) -> PolicyError:
-        """What a raw function raised, as a :class:`~capgate.errors.PolicyError` with a kind of :data:`TRAP_KINDS`."""
+        """Return what a raw function raised as a :class:`~capgate.errors.PolicyError`, a trap with a kind of
+        :data:`TRAP_KINDS`."""
+
+
+_WRITABLE: Final = 0x200
+#: Of Python's C API. A ctypes array at the address would do it too, at the price of a new type for each size.
+_from_memory = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+
+
+def memory_at(address: int | None, size: int) -> memoryview:
+    """Return linear memory, ``size`` bytes at ``address``, as a writable view.
+
+    It keeps nothing alive: whoever uses it keeps the instance, and takes it anew after a growth.
+    """
+    if address is None or not size:
+        return memoryview(bytearray())
+    view: memoryview = _from_memory(address, size, _WRITABLE)
+    return view

@@ -1,4 +1,4 @@
-"""Which engines are here, found by importing them: package metadata cannot tell (wasmer's stub installs anywhere)."""
+"""Loads the engines that are here by importing them: metadata cannot tell, as wasmer's stub installs anywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINTS: Final = {
 
 
 def load_engine(name: str = "auto") -> Engine:
-    """The engine ``name``: ``"wasmer"``, ``"wasmtime"``, or ``"auto"`` for the first of them that imports.
+    """Load the engine ``name``: ``"wasmer"``, ``"wasmtime"``, or ``"auto"`` for the first of them that imports.
 
     Raises :class:`~capgate.errors.ConfigError` for another name, :class:`~capgate.errors.EngineUnavailable` if it does
     not import; its ``hint`` says what to install on which Python.
@@ -35,12 +35,13 @@ def load_engine(name: str = "auto") -> Engine:
 
 
 def available_engines() -> tuple[str, ...]:
-    """The names of the engines that import here, in order of preference."""
+    """Return the names of the engines that import here, in order of preference."""
     return tuple(name for name in ENGINES if _import(name, []) is not None)
 
 
 def _has_global_lock() -> bool:
-    """Free-threaded builds of CPython 3.13 and later can do without it (PEP 703). Nothing here was tried on those."""
+    """Say whether there is a global interpreter lock. Free-threaded builds of CPython 3.13 and later can do without it
+    (PEP 703). Nothing here was tried on those."""
     enabled: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     return enabled
 

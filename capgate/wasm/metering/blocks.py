@@ -1,10 +1,10 @@
-"""Where charges stand: one pass over a function body that finds its metered blocks.
+"""Plans where charges stand: one pass over a function body that finds its metered blocks.
 
 A metered block is a set of instructions that are all executed whenever its first one is, unless something traps; it
 pays for all of them there, before any runs. A new one starts with the function, with each iteration of a loop, with
 each arm of an ``if``, and behind a ``br_if``. Behind the ``end`` of a construct the block that the construct stands in
-goes on, because control that enters the construct comes out there, unless a branch inside leaves it for somewhere
-further out; then a new one starts. Calls do not end a block: a call returns, or traps.
+goes on, because control that enters the construct comes out there. Where a branch inside leaves it for somewhere
+further out, a new one starts. Calls do not end a block: a call returns, or traps.
 
 Code that cannot be reached is not charged. Nothing is written here; the plan says what goes where.
 """
@@ -53,7 +53,7 @@ class Planner:
         self.by_byte = [prices.instructions.get(code, 0) for code in range(256)]
 
     def plan(self, body: Body, signature: tuple[int, int]) -> Plan:
-        """The plan of one body. Raises ``RestrictedModule`` for an index or a branch that leads nowhere."""
+        """Return the plan of one body. Raises ``RestrictedModule`` for an index or a branch that leads nowhere."""
         self.pos = body.start
         self.locals = signature[0] + body.local_count
         self.out = Plan([0], [])
@@ -73,12 +73,12 @@ class Planner:
         pos, height, cost, peak = self.pos, self.height, 0, self.out.height
         while True:
             opcode = source[pos]
-            kind = classes[opcode]
-            if kind == METHOD:
+            opcode_class = classes[opcode]
+            if opcode_class == METHOD:
                 break
             pos += 1
-            if kind != NONE:
-                pos = self.skip(pos, kind)
+            if opcode_class != NONE:
+                pos = self.skip(pos, opcode_class)
             cost += prices[opcode]
             height += deltas[opcode]
             if height > peak:
@@ -89,27 +89,28 @@ class Planner:
             self.height = height
             self.out.height = peak
 
-    def skip(self, pos: int, kind: int) -> int:
-        """The position after the immediates of an opcode without a method; local and global indices are checked."""
+    def skip(self, pos: int, opcode_class: int) -> int:
+        """Return the position after the immediates of an opcode without a method; local and global indices are
+        checked."""
         source = self.source
         value = source[pos]
-        if kind <= GLOBAL:
+        if opcode_class <= GLOBAL:
             after = pos + 1
             if value >= 0x80:
-                if kind == LEB:
+                if opcode_class == LEB:
                     while source[after - 1] >= 0x80:
                         after += 1
                     return after
                 value, after = read_unsigned(source, pos)
-            if kind == LOCAL and value >= self.locals:
+            if opcode_class == LOCAL and value >= self.locals:
                 check_index(value, self.locals, "local", pos)
-            if kind == GLOBAL and value >= self.shape.globals:
+            if opcode_class == GLOBAL and value >= self.shape.globals:
                 check_index(value, self.shape.globals, "global", pos)
             return after
-        if kind == MEMARG:
+        if opcode_class == MEMARG:
             pos = pos + 1 if value < 0x80 else read_unsigned(source, pos)[1]
             return pos + 1 if source[pos] < 0x80 else read_unsigned(source, pos)[1]
-        return pos + (4 if kind == BYTES4 else 8)
+        return pos + (4 if opcode_class == BYTES4 else 8)
 
     def special(self) -> None:
         """Take one opcode that has a method."""
@@ -131,23 +132,23 @@ class Planner:
             self.height += results - operands
             self.out.height = max(self.out.height, self.height)
 
-    def site(self, kind: int, position: int, argument: int = 0, table: int = 0) -> None:
-        self.out.sites.append(Site(kind, position, len(self.frames) - 1, argument, table))
+    def site(self, purpose: int, position: int, argument: int = 0, table: int = 0) -> None:
+        self.out.sites.append(Site(purpose, position, len(self.frames) - 1, argument, table))
 
     def flush(self) -> None:
-        """What has been seen since the last switch belongs to the current block."""
+        """Add to the current block what has been seen since the last switch."""
         self.out.costs[self.block] += self.cost
         self.cost = 0
 
-    def new_block(self, kind: int = CHARGE) -> None:
-        """A metered block that starts here."""
+    def new_block(self, purpose: int = CHARGE) -> None:
+        """Start a metered block here."""
         self.flush()
         self.out.costs.append(0)
         self.block = len(self.out.costs) - 1
-        self.site(kind, self.pos, self.block)
+        self.site(purpose, self.pos, self.block)
 
     def block_type(self) -> tuple[int, int]:
-        """(parameters, results) of the block type here."""
+        """Read the block type here: its (parameters, results)."""
         byte = self.source[self.pos]
         if byte == 0x40 or 0x6F <= byte < 0x80:
             self.pos += 1
@@ -208,7 +209,7 @@ class Planner:
         self.frames[-1].reach = min(self.frames[-1].reach, index)
 
     def leave(self) -> None:
-        """What follows, up to the next ``else`` or ``end``, cannot be reached."""
+        """Note that what follows cannot be reached, up to the next ``else`` or ``end``."""
         self.flush()
         self.live = False
 
@@ -293,9 +294,11 @@ class Planner:
 
     def prefixed(self, at: int) -> None:
         code = 0xFC00 | self.u32()
-        kind = OPCODES[code].immediates
-        first = self.u32() if kind in ("table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros") else 0
-        if kind in ("tables", "eleminit", "init", "zeros"):
+        immediates = OPCODES[code].immediates
+        first = (
+            self.u32() if immediates in ("table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros") else 0
+        )
+        if immediates in ("tables", "eleminit", "init", "zeros"):
             self.u32()
         if self.live:
             self.cost += self.prices.of(code)
@@ -305,6 +308,8 @@ class Planner:
         self.pop_push(max(-delta, 0), max(delta, 0))
 
 
+#: Immediates of the opcodes behind the prefix 0xFC.
+_ONE_OR_TWO_NUMBERS: Final = frozenset({"table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros"})
 _PRICED_ELSEWHERE: Final = frozenset({_LOOP, 0xFC})
 _METHODS: Final = {
     0x00: Planner.unreachable,

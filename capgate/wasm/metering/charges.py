@@ -1,9 +1,9 @@
-"""How a charge is made: the instructions that metering writes, and nothing about where or how much.
+"""Writes the instructions of the metering: how a charge is made, and nothing about where or how much.
 
 The counters are three private mutable globals: fuel (i64), depth (i32) and status (i32). Inside a function the fuel is
-kept in a local, which engines hold in a register: loaded on entry, saved before every call and on every exit, loaded
-again after every call. A charge leaves for the end of the function when there is not enough; there the status is set,
-so that a host can tell exhaustion from any other trap by asking, and the fuel is set to nothing, so that the same
+kept in a local, which engines hold in a register. It is loaded on entry, saved before every call and on every exit, and
+loaded again after every call. A charge leaves for the end of the function when there is not enough. There the status is
+set, so that a host can tell exhaustion from any other trap by asking. The fuel is set to nothing, so that the same
 instance cannot go on. A small charge may be deferred: it subtracts, and the next one that compares sees it, at the
 latest on the way out.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from ..encode import i32_const, i64_const
 from ..leb128 import unsigned
-from .prices import Unit
+from .prices import UnitPrice
 
 RUNNING: Final = 0
 OUT_OF_FUEL: Final = 1
@@ -33,12 +33,12 @@ _NEGATIVE: Final = i64_const(0) + _I64_LT_S
 
 
 def memory_room(most: int) -> bytes:
-    """How many pages the memory, of at most ``most``, can still grow."""
+    """Write how many pages the memory, of at most ``most``, can still grow."""
     return i32_const(most) + _MEMORY_SIZE + _I32_SUB
 
 
 def table_room(most: int, table: int) -> bytes:
-    """How many elements the table with this index, of at most ``most``, can still grow."""
+    """Write how many elements the table with this index, of at most ``most``, can still grow."""
     return i32_const(most) + _TABLE_SIZE + unsigned(table) + _I32_SUB
 
 
@@ -70,7 +70,7 @@ class Writer:
         self.stop = _CALL + unsigned(counters.stop) + _UNREACHABLE
 
     def locals(self, *, bulk: bool, calls: bool) -> list[bytes]:
-        """The declarations of the added locals, in the order of their indices: fuel, length, depth."""
+        """Write the declarations of the added locals, in the order of their indices: fuel, length, depth."""
         return [b"\x01\x7e", b"\x01\x7f", b"\x01\x7f"][: 3 if calls else 2 if bulk else 1]
 
     def charge(self, cost: int, label: int) -> bytes:
@@ -87,7 +87,7 @@ class Writer:
         not."""
         return cost + _I64_SUB + self.tee_fuel + _NEGATIVE + _BR_IF + unsigned(label)
 
-    def bulk(self, unit: Unit, room: bytes, label: int) -> bytes:
+    def bulk(self, unit: UnitPrice, room: bytes, label: int) -> bytes:
         """Pay for the length on top of the stack, which stays there. It is an unsigned i32, and the product an i64.
 
         Where the unit is capped, ``room`` puts on the stack by how much there is room to grow.
@@ -117,7 +117,8 @@ class Writer:
         return _BLOCK + _EMPTY + take_fuel + left + _BLOCK + results
 
     def epilogue(self, weight: int, *, calls: bool, deferred: bool) -> bytes:
-        """Where every exit of the function leads: save the fuel, give the depth back; and where exhaustion leads."""
+        """Save the fuel and give the depth back, where every exit of the function leads; and end where exhaustion
+        leads."""
         settle = self.get_fuel + _NEGATIVE + _BR_IF + b"\0" if deferred else b""
         give_back = self.get_depth + i32_const(weight) + _I32_ADD + _GLOBAL_SET + self.depth if calls else b""
         exhausted = i32_const(OUT_OF_FUEL) + self.stop
@@ -125,18 +126,18 @@ class Writer:
 
 
 def stop_body(counters: Counters) -> bytes:
-    """(i32) -> (): record why, leave nothing to go on with, and trap."""
+    """Write (i32) -> (): record why, leave nothing to go on with, and trap."""
     status = _LOCAL_GET + b"\0" + _GLOBAL_SET + unsigned(counters.status)
     return status + i64_const(0) + _GLOBAL_SET + unsigned(counters.fuel) + _UNREACHABLE + _END
 
 
 def read_body(index: int) -> bytes:
-    """() -> the value of a global."""
+    """Write () -> the value of a global."""
     return _GLOBAL_GET + unsigned(index) + _END
 
 
 def reset_body(counters: Counters) -> bytes:
-    """(i64, i32) -> (): set fuel and depth, and clear the status."""
+    """Write (i64, i32) -> (): set fuel and depth, and clear the status."""
     return _set(counters, _LOCAL_GET + b"\0", _LOCAL_GET + b"\1") + _END
 
 
@@ -148,12 +149,13 @@ def _set(counters: Counters, fuel: bytes, depth: bytes) -> bytes:
 
 
 def entry_body(counters: Counters, target: int, parameters: int, fuel: int, depth: int) -> bytes:
-    """The type of ``target``: begin a call of it with this fuel and depth."""
+    """Write a function of the type of ``target``: begin a call of it with this fuel and depth."""
     arguments = b"".join(_LOCAL_GET + unsigned(index) for index in range(parameters))
     return _set(counters, i64_const(fuel), i32_const(depth)) + arguments + _CALL + unsigned(target) + _END
 
 
 def start_body(counters: Counters, target: int, fuel: int, depth: int) -> bytes:
-    """() -> (): run the start function with this fuel, of which nothing remains for whoever calls without a reset."""
+    """Write () -> (): run the start function with this fuel, of which nothing remains for whoever calls without a
+    reset."""
     spend_rest = i64_const(0) + _GLOBAL_SET + unsigned(counters.fuel)
     return _set(counters, i64_const(fuel), i32_const(depth)) + _CALL + unsigned(target) + spend_rest + _END

@@ -1,4 +1,4 @@
-"""What opcodes do to the height of the operand stack, and how their immediates are skipped: tables for a fast loop."""
+"""Tabulates, for a fast loop, what opcodes do to the height of the operand stack, and how to skip their immediates."""
 
 from __future__ import annotations
 

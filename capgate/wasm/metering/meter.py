@@ -1,13 +1,13 @@
-"""Make a module pay for what it does.
+"""Makes a module pay for what it does.
 
-Whatever ``data`` does, of ``meter(data, limits).data`` the following holds, and :mod:`.verify` proves it before it is
-given out:
+Whatever ``data`` does, of ``meter(data, limits).data`` the following holds, and :mod:`.module_proof` proves it before
+it is given out:
 
-- every instruction is paid before it runs, in fuel; every entry of a function and every cycle of the control flow pays,
-  the start function and allocators included; bulk operations pay for their length;
-- nested calls are bounded, each weighted by its frame;
-- memory and tables cannot grow beyond the limits;
-- with fuel enough, the module does exactly what it did: nothing is removed, and nothing moves in any index space.
+- Every instruction is paid before it runs, in fuel. Every entry of a function and every cycle of the control flow pays,
+  the start function and allocators included. Bulk operations pay for their length.
+- Nested calls are bounded, each weighted by its frame.
+- Memory and tables cannot grow beyond the limits.
+- With fuel enough, the module does exactly what it did: nothing is removed, and nothing moves in any index space.
 
 An engine has to find both the original and the result valid before the result is used: what is well-formed here may
 still be ill-typed.
@@ -21,10 +21,10 @@ import msgspec
 
 from ...limits import Limits
 from ..restrict import ImportNames, admit
+from .module_proof import verify
 from .plan import Loading
 from .prices import Prices, prices_for
 from .rewrite import FUEL, RESET, STATUS, Rewriter, memory_maximum
-from .verify import verify
 
 
 class Metered(msgspec.Struct, frozen=True):
@@ -34,10 +34,14 @@ class Metered(msgspec.Struct, frozen=True):
     the limits: one guest call per question, nothing to set before. A direct call of the original goes on with what an
     earlier entry left; on a new instance that is nothing, so that it traps.
 
-    Three more exports serve every instance: ``reset`` (i64, i32) -> () sets fuel and depth; ``fuel`` () -> i64 says how
-    much is left; ``status`` () -> i32 says after a trap whether it was exhaustion
-    (:data:`~capgate.wasm.metering.charges.OUT_OF_FUEL`, :data:`~capgate.wasm.metering.charges.TOO_DEEP`) or the guest's own (0). An
-    exhausted instance has no fuel left until a reset.
+    Three more exports serve every instance:
+
+    ``reset``   (i64, i32) -> () sets fuel and depth
+    ``fuel``    () -> i64 says how much is left
+    ``status``  () -> i32 says after a trap whether it was the guest's own (0), or exhaustion:
+                :data:`~capgate.wasm.metering.charges.OUT_OF_FUEL`, :data:`~capgate.wasm.metering.charges.TOO_DEEP`
+
+    An exhausted instance has no fuel left until a reset.
     """
 
     data: bytes
@@ -58,9 +62,10 @@ def meter(
 ) -> Metered:
     """Restrict ``data``, and rewrite it so that it pays fuel. Raises ``DecodeError`` or ``RestrictedModule``.
 
-    ``prices`` replaces the cost table that the size of the memory calls for. ``entries`` names the exported functions
-    that get an entry (all, if ``None``). ``imports`` are the pairs of module and name that may be imported. ``loading``
-    says what has other fuel than a call: the start function, and entries that get an instance ready.
+    ``prices``   replace the cost table that the size of the memory calls for
+    ``entries``  are the names of the exported functions that get an entry; all, if ``None``
+    ``imports``  are the pairs of module and name that may be imported
+    ``loading``  says what has other fuel than a call: the start function, and entries that get an instance ready
     """
     limits = limits or Limits()
     loading = loading or Loading(limits.fuel)

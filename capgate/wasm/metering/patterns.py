@@ -1,4 +1,4 @@
-"""What :mod:`.proof` and :mod:`.verify` expect to find, as patterns over bytes.
+"""Describes what :mod:`.body_proof` and :mod:`.module_proof` expect, as patterns over bytes.
 
 Written from the description of the metering, not from the code that writes it: instructions of the guest, and the
 templates that may stand between them. A pattern alone proves nothing: what it captures is checked where it is used.
@@ -15,7 +15,7 @@ _BLOCK_TYPE: Final = rb"[\x40\x6f\x70\x7c-\x7f]|[\x80-\xff]{0,4}[\x00-\x3f]"
 
 
 def _pattern(text: bytes) -> re.Pattern[bytes]:
-    """``<u>`` and ``<s>`` stand for a captured unsigned or signed LEB128; spaces are for reading."""
+    """Compile ``text``. ``<u>`` and ``<s>`` stand for a captured unsigned or signed LEB128; spaces are for reading."""
     spelled = text.replace(b"<u>", b"(" + _U + b")").replace(b"<s>", b"(" + _S + b")").replace(b" ", b"")
     return re.compile(spelled, re.DOTALL)
 
@@ -79,11 +79,11 @@ START_BODY: Final = _pattern(rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x
 
 
 def number(encoded: bytes) -> int:
-    """The value of an unsigned LEB128, by its definition."""
+    """Return the value of an unsigned LEB128, by its definition."""
     return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
 
 
 def signed_number(encoded: bytes) -> int:
-    """The value of a signed LEB128, by its definition."""
+    """Return the value of a signed LEB128, by its definition."""
     value = number(encoded)
     return value - (1 << 7 * len(encoded)) if encoded[-1] & 0x40 else value

@@ -1,4 +1,4 @@
-"""What a function is going to pay, and where: found by :mod:`.blocks`, written out by :mod:`.rewrite`."""
+"""Describes what a function is going to pay, and where: found by :mod:`.blocks`, written out by :mod:`.rewrite`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-#: Kinds of sites. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
+#: What a site is for. Each is at ``position`` in the source, inside ``depth`` blocks of the function.
 CHARGE, HEAD, CALL, SAVE, BULK, RETURN = range(6)
 
 #: The bulk operations, whose price depends on the length on top of the stack.
@@ -27,7 +27,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
     bulk operation; ``table`` the index of the table that ``table.grow`` grows.
     """
 
-    kind: int
+    purpose: int
     position: int
     depth: int
     argument: int = 0

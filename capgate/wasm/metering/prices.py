@@ -1,4 +1,4 @@
-"""What executing an instruction costs, in fuel: about one nanosecond each on the slower of the two engines.
+"""Lists what executing an instruction costs, in fuel: about one nanosecond each on the slower of the two engines.
 
 The figures are worst cases (denormal operands, cache misses), measured by ``python -m benchmarks.metering``, which
 compares them again. What an instruction costs is kept apart from where a charge stands (:mod:`.blocks`) and how it is
@@ -22,7 +22,7 @@ _LOOP, _BR, _BR_IF, _BR_TABLE = 0x03, 0x0C, 0x0D, 0x0E
 DEFERRED: Final = 16
 
 
-class Unit(msgspec.Struct, frozen=True, gc=False):
+class UnitPrice(msgspec.Struct, frozen=True, gc=False):
     """What each byte, page or element of a bulk operation costs: ``length * multiplier >> shift``.
 
     ``capped``: growing by more than there is room for costs nothing, because it then only fails.
@@ -43,27 +43,27 @@ class Prices(msgspec.Struct, frozen=True):
     """
 
     instructions: dict[int, int]
-    units: dict[int, Unit]
+    units: dict[int, UnitPrice]
     entry: int
     locals_per_fuel: int
     charge: int
 
     def of(self, opcode: int) -> int:
-        """The price of one opcode, without its length."""
+        """Return the price of one opcode, without its length."""
         return self.instructions[opcode]
 
     def prices_cycles(self) -> bool:
-        """Whether nothing that goes round is free."""
+        """Say whether nothing that goes round is free."""
         branches = all(self.instructions.get(code, 0) > 0 for code in (_BR, _BR_IF, _BR_TABLE))
         return self.entry > 0 and (branches or self.instructions.get(_LOOP, 0) > 0)
 
     def may_defer(self, cost: int) -> bool:
-        """Whether a charge may leave it to the next one that stops: a small one, where loops have a price of their
+        """Say whether a charge may leave it to the next one that stops: a small one, where loops have a price of their
         own."""
         return cost <= DEFERRED and self.instructions.get(_LOOP, 0) > 0
 
     def of_entry(self, local_count: int) -> int:
-        """What calling a function with that many declared locals costs, before its first instruction."""
+        """Return what calling a function with that many declared locals costs, before its first instruction."""
         return self.entry + (local_count // self.locals_per_fuel if self.locals_per_fuel else 0)
 
 
@@ -74,7 +74,7 @@ CODE_PER_WEIGHT: Final = 512
 
 
 def frame_weight(slots: int, code_bytes: int) -> int:
-    """What a call of a function with that many parameters, locals and operands takes from the depth."""
+    """Return what a call of a function with that many parameters, locals and operands takes from the depth."""
     return 1 + slots // SLOTS_PER_WEIGHT + code_bytes // CODE_PER_WEIGHT
 
 
@@ -107,21 +107,21 @@ _MEMORY_ACCESS: Final = frozenset(range(0x28, 0x3F))
 _ACCESS: Final = ((32, 1), (128, 8), (65_536, 64))
 
 _UNITS: Final = {
-    "memory.fill": Unit(1, 2),
-    "memory.copy": Unit(1, 2),
-    "memory.init": Unit(1, 2),
-    "memory.grow": Unit(32_768, 0, capped=True),
-    "table.fill": Unit(12),
-    "table.copy": Unit(24),
-    "table.init": Unit(16),
-    "table.grow": Unit(8, 0, capped=True),
+    "memory.fill": UnitPrice(1, 2),
+    "memory.copy": UnitPrice(1, 2),
+    "memory.init": UnitPrice(1, 2),
+    "memory.grow": UnitPrice(32_768, 0, capped=True),
+    "table.fill": UnitPrice(12),
+    "table.copy": UnitPrice(24),
+    "table.init": UnitPrice(16),
+    "table.grow": UnitPrice(8, 0, capped=True),
 }
 
 _BY_NAME: Final = {row.name: row.code for row in OPCODES.values()}
 
 
 def prices_for(pages: int) -> Prices:
-    """The cost table for a module whose memory may have up to ``pages`` pages of 64 KiB."""
+    """Return the cost table for a module whose memory may have up to ``pages`` pages of 64 KiB."""
     access = next(price for most, price in _ACCESS if pages <= most)
     instructions = {row.code: 1 for row in OPCODES.values() if row.allowed}
     instructions.update((_BY_NAME[name], 0) for name in _FREE.split())

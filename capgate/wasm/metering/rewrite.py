@@ -1,4 +1,4 @@
-"""Write the metered module. Everything that is added goes to the end of its index space, so that nothing moves."""
+"""Writes the metered module. What is added goes to the end of its index space, so that nothing moves."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _C
 
 
 def clamped(maximum: int | None, limit: int) -> int:
-    """A maximum that is always present and never above the limit."""
+    """Return a maximum that is always present and never above the limit."""
     return limit if maximum is None else min(maximum, limit)
 
 
 def memory_maximum(module: Module, limits: Limits) -> int:
-    """How many pages the memory of ``module`` may have, 0 where it has none."""
+    """Return how many pages the memory of ``module`` may have, 0 where it has none."""
     return max((clamped(item.maximum, limits.memory_pages) for item in module.all_memories()), default=0)
 
 
@@ -77,7 +77,8 @@ class Rewriter:
         self.exports: list[Export] = []
 
     def run(self, entries: Iterable[str] | None) -> tuple[bytes, dict[str, str]]:
-        """The bytes, and the exports that begin calls, by the name of what they call."""
+        """Meter the module. Returns its bytes, and the names of the exports that begin calls, by the names of what
+        those call."""
         metered = self.guest_bodies()
         self.add_interface()
         names = self.add_entries(entries)
@@ -92,10 +93,10 @@ class Rewriter:
         squared = 0
         out = []
         for body, type_index in zip(module.code, module.functions, strict=True):
-            kind = module.types[type_index]
-            plan = planner.plan(body, (len(kind.params), len(kind.results)))
+            signature = module.types[type_index]
+            plan = planner.plan(body, (len(signature.params), len(signature.results)))
             squared += self.checked_blocks(plan) ** 2
-            out.append(self.guest_body(body, plan, kind))
+            out.append(self.guest_body(body, plan, signature))
         if squared > MAX_BLOCKS_SQUARED:
             raise RestrictedModule(
                 "blocks", "module", f"{squared} as sum of squares, the limit is {MAX_BLOCKS_SQUARED}"
@@ -111,38 +112,38 @@ class Rewriter:
             raise RestrictedModule("blocks", "function body", f"{len(plan.costs)}, the limit is {MAX_BLOCKS}")
         return len(plan.costs)
 
-    def guest_body(self, body: Body, plan: Plan, kind: FuncType) -> bytes:
-        count = len(kind.params) + body.local_count
+    def guest_body(self, body: Body, plan: Plan, signature: FuncType) -> bytes:
+        count = len(signature.params) + body.local_count
         weight = frame_weight(count + plan.height, body.end - body.start)
         writer = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
         cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
-            writer.prologue(cost, weight, self.block_type(kind.results), calls=plan.calls),
+            writer.prologue(cost, weight, self.block_type(signature.results), calls=plan.calls),
             *self.guest_code(body, plan, writer),
             writer.epilogue(weight, calls=plan.calls, deferred=self.defers(plan)),
         ]
         return b"".join(parts)
 
     def guest_code(self, body: Body, plan: Plan, writer: Writer) -> list[bytes]:
-        """The code as it was, with what the plan wants in between."""
+        """Return the code as it was, with what the plan wants in between."""
         source, done = self.module.source, body.start
         parts = []
         for site in plan.sites:
             at = site.position
             parts.append(source[done:at])
             done = at
-            if site.kind in (CHARGE, HEAD):
+            if site.purpose in (CHARGE, HEAD):
                 parts.append(self.charge(plan, site, writer))
-            elif site.kind == CALL:
+            elif site.purpose == CALL:
                 done = site.argument
                 parts += (writer.save, source[at:done], writer.load)
-            elif site.kind == SAVE:
+            elif site.purpose == SAVE:
                 parts.append(writer.save)
-            elif site.kind == BULK:
+            elif site.purpose == BULK:
                 parts.append(self.bulk_charge(writer, site.argument, site.table, site.depth + 1))
-            elif site.kind == RETURN:
+            elif site.purpose == RETURN:
                 done = at + 1
                 parts.append(_BR + unsigned(site.depth))
         return [*parts, source[done : body.end]]
@@ -154,12 +155,12 @@ class Rewriter:
         return writer.defer(cost) if self.is_deferred(plan, site) else writer.charge(cost, site.depth + 1)
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
-        return site.kind == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
+        return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
 
     def defers(self, plan: Plan) -> bool:
-        """Whether any charge is left to a later one."""
+        """Say whether any charge is left to a later one."""
         return any(
-            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.kind == CHARGE
+            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.purpose == CHARGE
         )
 
     def cost(self, plan: Plan, block: int) -> int:
@@ -180,16 +181,16 @@ class Rewriter:
         return writer.bulk(unit, room, label)
 
     def block_type(self, results: tuple[int, ...]) -> bytes:
-        """The type of the block that takes the place of a function's own."""
+        """Return the type of the block that takes the place of a function's own."""
         if len(results) < 2:
             return bytes(results) or b"\x40"
         return signed(self.type_index(FuncType((), results)))
 
     # What is added
 
-    def type_index(self, kind: FuncType) -> int:
-        """The index of a type among those added."""
-        return self.types.setdefault(kind, len(self.module.types) + len(self.types))
+    def type_index(self, signature: FuncType) -> int:
+        """Return the index of a type among those added."""
+        return self.types.setdefault(signature, len(self.module.types) + len(self.types))
 
     def add_function(self, type_index: int, code: bytes, export: str | None = None) -> int:
         index = len(self.shape.functions) + len(self.functions)
@@ -220,7 +221,7 @@ class Rewriter:
         return {name: ENTRY + name for name in names}
 
     def add_start(self) -> int | None:
-        """The start function runs with the fuel of loading; behind it nothing is left."""
+        """Have the start function run with the fuel of loading; behind it nothing is left."""
         start = self.module.start
         if start is None:
             return None
@@ -234,7 +235,7 @@ class Rewriter:
         counters = [b"\x7e\1" + i64_const(0) + b"\x0b", *[b"\x7f\1" + i32_const(0) + b"\x0b"] * 2]
         out = Module(b"", module.sections)
         for section, count, items in (
-            (_TYPES, len(module.types), [func_type(kind) for kind in self.types]),
+            (_TYPES, len(module.types), [func_type(signature) for signature in self.types]),
             (_FUNCTIONS, len(module.functions), [unsigned(index) for index in self.functions]),
             (_GLOBALS, len(module.globals), counters),
             (_EXPORTS, len(module.exports), [export_entry(item) for item in self.exports]),
@@ -261,15 +262,15 @@ class Rewriter:
             out.sections = replaced(out.sections, _MEMORIES, vector(memories))
 
     def clamped_import(self, item: Import) -> Import:
-        kind = item.type
-        if isinstance(kind, MemoryType):
-            kind = self.clamped_memory(kind)
-        elif isinstance(kind, TableType):
-            kind = self.clamped_table(kind)
-        return Import(item.module, item.name, item.kind, kind)
+        declared = item.type
+        if isinstance(declared, MemoryType):
+            declared = self.clamped_memory(declared)
+        elif isinstance(declared, TableType):
+            declared = self.clamped_table(declared)
+        return Import(item.module, item.name, item.kind, declared)
 
-    def clamped_memory(self, kind: MemoryType) -> MemoryType:
-        return MemoryType(kind.minimum, clamped(kind.maximum, self.limits.memory_pages))
+    def clamped_memory(self, declared: MemoryType) -> MemoryType:
+        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.memory_pages))
 
-    def clamped_table(self, kind: TableType) -> TableType:
-        return TableType(kind.type, kind.minimum, clamped(kind.maximum, self.limits.table_elements))
+    def clamped_table(self, declared: TableType) -> TableType:
+        return TableType(declared.type, declared.minimum, clamped(declared.maximum, self.limits.table_elements))

@@ -36,11 +36,6 @@ def test_metering_holds_for_the_large_module(engine_name: str) -> None:
 def test_each_step_is_measured(engine_name: str, size: int) -> None:
     found = measure(large_policy(size), load_engine(engine_name), 2, 3)
     assert set(found.loading) == {"decode", "restrict, meter, prove", "compile in a child", "compile", "instance"}
-    assert set(found.asking) == {
-        "by parts",
-        "in one call",
-        "of these: the input as JSON",
-        "of these: restoring",
-    }
+    assert set(found.asking) == {"a question", "of it: the input as JSON", "of it: restoring"}
     assert all(milliseconds > 0 for milliseconds in found.loading.values())
     assert all(median >= least > 0 for median, least in found.asking.values())

@@ -13,7 +13,7 @@ import wasmtime
 from wasmtime import component
 
 from capgate.model import Allow, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Service, User
-from capgate.runtime.abi.component import CHECK, INTERFACE, POST
+from capgate.runtime.abi.canonical_abi import CHECK, INTERFACE, POST
 from capgate.wasm import core_module
 
 from ...support.guests import wat

@@ -1,6 +1,7 @@
 """Policy inputs for tests: a reader of the record that a guest gets, and strategies that look for its weak places.
 
-The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with ``capgate.runtime.abi``.
+The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with
+``capgate.runtime.abi``.
 """
 
 from __future__ import annotations

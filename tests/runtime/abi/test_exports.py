@@ -7,7 +7,7 @@ import pytest
 from capgate.errors import RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.model import Allow, PolicyInput
-from capgate.runtime.abi.component import CHECK, POST
+from capgate.runtime.abi.canonical_abi import CHECK, POST
 from capgate.runtime.interpreter import PreparedPolicy, WasmInterpreter
 
 from ...support.guests import ALLOW, BUMP, REALLOC, artifact, guest, wat

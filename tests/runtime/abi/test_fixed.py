@@ -21,6 +21,7 @@ from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
 from ...support.guests import PAGE, RESULT, artifact, guest
+from ...support.tools import examples
 from .inputs import (
     ACTORS,
     ENVIRONMENTS,
@@ -113,7 +114,8 @@ def is_malformed(input: PolicyInput, limits: Limits) -> bool:
     return False
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(100), deadline=None)
 @given(first=INPUTS, steps=STEPS, limits=st.sampled_from(LIMITS))
 def test_the_record_is_that_of_the_question(
     engine_name: str, first: PolicyInput, steps: list[tuple[str, Any]], limits: Limits
@@ -147,7 +149,8 @@ def answer(interpreter: WasmInterpreter, input: PolicyInput) -> PolicyResult | N
         return None
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(100), deadline=None)
 @given(first=INPUTS, steps=STEPS, limits=st.sampled_from(LIMITS))
 def test_one_instance_answers_as_the_policy_and_as_a_fresh_one(
     engine_name: str, first: PolicyInput, steps: list[tuple[str, Any]], limits: Limits

@@ -16,6 +16,7 @@ from capgate.model import Allow, Anonymous, CompilerTool, Deny, Environment, Pol
 from capgate.runtime.interpreter import WasmInterpreter
 
 from ...support.guests import HEAP, PAGE, REASON, RESULT
+from ...support.tools import examples
 from .liar import CALLS, LIMITS, RECORD, TEXT, Liar, Liars, Outcome, encode, judge, layout
 
 INPUTS: Final = [
@@ -195,7 +196,8 @@ LIARS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(300), deadline=None)
 @given(liar=LIARS, input=st.sampled_from(INPUTS))
 def test_lies_together(engine_name: str, liar: Liar, input: PolicyInput) -> None:
     event(hold(engine_name, liar, input))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from capgate.errors import MalformedInput
 from capgate.model import Anonymous, Environment, PolicyInput
 from capgate.runtime.abi.lowering import check_lowerable, lower
 
+from ...support.tools import examples
 from .inputs import INPUTS, MALFORMED, LyingText, replace
 
 
@@ -23,7 +25,8 @@ def refuses(ask: Callable[[PolicyInput, int], object], input: Any, limit: int) -
     return False
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(400), deadline=None)
 @given(input=INPUTS, data=st.data(), limit=st.one_of(st.integers(0, 60), st.sampled_from([1_024, 65_536])))
 def test_both_refuse_the_same(input: PolicyInput, data: st.DataObject, limit: int) -> None:  # M11
     field = data.draw(st.sampled_from([None, *sorted(MALFORMED)]))

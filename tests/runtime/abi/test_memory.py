@@ -11,7 +11,7 @@ import wasmtime
 from capgate.errors import AbiError
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, Environment, PolicyInput, Resource, User
-from capgate.runtime.abi.component import CanonicalCall
+from capgate.runtime.abi.canonical_abi import CanonicalCall
 from capgate.runtime.engine import _wasmtime
 from capgate.runtime.interpreter import PreparedPolicy, WasmInterpreter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import pytest
@@ -12,7 +13,7 @@ from capgate.artifact.build import build_policy
 from capgate.errors import AbiError, MalformedInput
 from capgate.limits import Limits
 from capgate.model import Allow, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
-from capgate.runtime.abi.component import Ask
+from capgate.runtime.abi.canonical_abi import Ask
 from capgate.runtime.abi.fixed import fixed_call
 from capgate.runtime.abi.lowering import lower
 from capgate.runtime.engine import load_engine
@@ -20,6 +21,7 @@ from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInte
 from capgate.runtime.pool import WasmPool
 
 from ...support.guests import ALLOW, HEAP, PAGE, REASON, RESULT, artifact, data, guest
+from ...support.tools import examples
 from .inputs import INPUTS, LETTERS, MALFORMED, SIZES, as_read, read_input, replace, sized
 
 #: Where the guest below leaves the pointer that it was called with.
@@ -58,7 +60,8 @@ def recorder(engine_name: str, way: str) -> Recorder:
     return Recorder(engine_name, way, Limits())
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(80), deadline=None)
 @given(inputs=st.lists(INPUTS, min_size=1, max_size=5), way=st.sampled_from(["canonical", "fixed"]))
 @example([PolicyInput("\0", User("\0\0"), Resource("\0", ""), "\0", Environment("\0", "\0"))], "canonical")
 @example([PolicyInput("", Service("a"), Resource("", None), "", Environment("", "")), PolicyInput("")], "fixed")
@@ -127,7 +130,8 @@ def test_input_bytes_is_the_most_text_that_is_asked(engine_name: str, way: str, 
     assert not recorder.interpreter.broken
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.sampled
+@settings(max_examples=examples(80), deadline=None)
 @given(data=st.data(), way=st.sampled_from(["canonical", "fixed"]))
 def test_malformed_input_reaches_no_guest_and_breaks_nothing(engine_name: str, data: st.DataObject, way: str) -> None:
     recorder, input = Recorder(engine_name, way, Limits()), data.draw(INPUTS)
@@ -230,3 +234,31 @@ def test_a_built_policy_does_not_grow(engine_name: str) -> None:
         interpreter.call_policy_check(PolicyInput("env.read", User("u" * (index % 700)), Resource("env_var", "TZ")))
     assert interpreter._instance.memory_size() == size  # M17
     assert interpreter.uses == 2_000
+
+
+#: An allocator that notes the four arguments of each call.
+NOTED: Final = 3 * PAGE
+NOTING: Final = f"""(global $note (mut i32) (i32.const {NOTED}))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (i32.store (global.get $note) (local.get 0)) (i32.store offset=4 (global.get $note) (local.get 1))
+    (i32.store offset=8 (global.get $note) (local.get 2)) (i32.store offset=12 (global.get $note) (local.get 3))
+    (global.set $note (i32.add (global.get $note) (i32.const 16)))
+    (call $bump (local.get 2) (local.get 3)))"""
+
+
+@pytest.mark.parametrize("way", ["canonical", "fixed"])
+def test_what_the_allocator_is_asked_for(engine_name: str, way: str) -> None:
+    """New memory, never an old one moved: each text by its length, and the record by its 80 bytes, aligned to 8."""
+    prepared = PreparedPolicy(artifact(guest(realloc=NOTING, pages=4)), LEAST)
+    interpreter = CompiledPolicy(prepared, load_engine(engine_name)).instantiate()
+    instance = interpreter._instance
+    assert instance is not None
+    question = PolicyInput("db.write", User("alice"), Resource("sql_query", "upsert"), "ab", Environment("s", "m"), 7)
+    expected = [(0, 0, 1, len(text)) for text in lower(question, LEAST.input_bytes)[0]] + [(0, 0, 8, 80)]
+    if way == "fixed":
+        fixed_call(instance, LEAST, prepared.metered.entries)
+        expected = [(0, 0, 8, 80 + LEAST.input_bytes)]
+    else:
+        interpreter.call_policy_check(question)
+    notes = struct.iter_unpack("<4I", instance.memory_view()[NOTED:])
+    assert [note for note in notes if any(note)] == expected

@@ -22,7 +22,7 @@ from capgate.errors import CapgateError, EngineUnavailable, RestrictedModule
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.runtime import interpreter
-from capgate.runtime.engine import Engine, is_small, load_engine, trial, try_compiling
+from capgate.runtime.engine import Engine, child_compilation, compile_in_child, is_small, load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.runtime.pool import WasmPool
 from capgate.wasm import meter
@@ -111,7 +111,7 @@ def test_what_is_invalid_is_refused_as_such(engine_name: str) -> None:
     ill_typed = wat("(module (func (result i64) i64.const 0))").replace(b"\x42\0\x0b", b"\x41\0\x0b")
     for original, rewritten in ((ill_typed, metered), (harmless(), ill_typed)):
         with pytest.raises(RestrictedModule) as caught:
-            try_compiling(engine, original, rewritten, PLENTY)
+            compile_in_child(engine, original, rewritten, PLENTY)
         assert (caught.value.rule, caught.value.where) == ("invalid_module", engine_name)
 
 
@@ -123,9 +123,9 @@ async def test_once_for_each_policy_and_engine(engine_name: str, monkeypatch: py
 
     def count(engine: Engine, original: bytes, metered: bytes, limits: Limits) -> None:
         tried.append(engine.name)
-        try_compiling(engine, original, metered, limits)
+        compile_in_child(engine, original, metered, limits)
 
-    monkeypatch.setattr(interpreter, "try_compiling", count)
+    monkeypatch.setattr(interpreter, "compile_in_child", count)
     limits = Limits(deadline=20.0)
     async with WasmPool(artifact(harmless()), 4, engine_name, limits) as pool:
         assert tried == [engine_name]
@@ -171,9 +171,9 @@ def test_bombs_of_opas_abi_are_refused(engine_name: str) -> None:  # G16 G17
 @pytest.mark.parametrize("size", ["code", "data", "signature"])
 @pytest.mark.usefixtures("no_interpreter")
 def test_what_is_larger_in_one_way_needs_one(engine_name: str, size: str) -> None:
-    code = f"(func (param i32) (result i32) (local.get 0) {'i32.eqz ' * (trial.SMALL_CODE - 1_000)})"
-    data = f'(memory 32) (data (i32.const 0) "{"x" * (trial.SMALL_DATA - 100)}")'
-    signature = f"(type (func (param {'i32 ' * (trial.SMALL_SIGNATURE - 1)}) (result i32)))"
+    code = f"(func (param i32) (result i32) (local.get 0) {'i32.eqz ' * (child_compilation.SMALL_CODE - 1_000)})"
+    data = f'(memory 32) (data (i32.const 0) "{"x" * (child_compilation.SMALL_DATA - 100)}")'
+    signature = f"(type (func (param {'i32 ' * (child_compilation.SMALL_SIGNATURE - 1)}) (result i32)))"
     small = {"code": code, "data": data, "signature": signature}[size]
     larger = {
         "code": code.replace("i32.eqz", "i32.eqz " * 1_000, 1),
@@ -185,7 +185,7 @@ def test_what_is_larger_in_one_way_needs_one(engine_name: str, size: str) -> Non
         False,
     )
     with pytest.raises(EngineUnavailable):
-        try_compiling(
+        compile_in_child(
             load_engine(engine_name), wat(f"(module {larger})"), meter(wat(f"(module {larger})")).data, PLENTY
         )
 
@@ -243,7 +243,7 @@ def test_anything_but_an_interpreter_is_no_success(
 def test_an_interpreter_that_hangs_is_ended(engine_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = children()
     monkeypatch.setattr(sys, "executable", script("exec sleep 1000", tmp_path))
-    monkeypatch.setattr(trial, "STARTING", 0.2)
+    monkeypatch.setattr(child_compilation, "STARTING", 0.2)
     with pytest.raises(EngineUnavailable):
         WasmPool(artifact(harmless()), engine=engine_name, limits=Limits(compile_seconds=0.1))
     assert children() <= others
@@ -251,10 +251,10 @@ def test_an_interpreter_that_hangs_is_ended(engine_name: str, tmp_path: Path, mo
 
 def test_a_child_does_not_start_another(monkeypatch: pytest.MonkeyPatch, engine_name: str) -> None:
     """Nor does a frozen application, whose executable would start the application again."""
-    monkeypatch.setenv(trial.MARK, "1")
+    monkeypatch.setenv(child_compilation.MARK, "1")
     with pytest.raises(EngineUnavailable):
         WasmPool(artifact(harmless()), engine=engine_name)
-    monkeypatch.delenv(trial.MARK)
+    monkeypatch.delenv(child_compilation.MARK)
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(EngineUnavailable):
         WasmPool(artifact(harmless()), engine=engine_name)
@@ -278,15 +278,15 @@ def compiling_child(thread: threading.Thread, others: set[psutil.Process]) -> ps
         (signal.SIGSEGV, "compile_crash"),
         (signal.SIGTERM, "compile_crash"),
         (signal.SIGXCPU, "compile_time"),
-        (signal.SIGSTOP, "compile_time"),  # only the clock notices
+        pytest.param(signal.SIGSTOP, "compile_time", marks=pytest.mark.slow),  # only the clock notices
     ],
 )
 def test_a_child_that_is_ended_or_stopped(
     number: int, rule: str, engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if number == signal.SIGSTOP:
-        monkeypatch.setattr(trial, "STARTING", 5.0)
-        monkeypatch.setattr(trial, "PATIENCE", 0.0)
+        monkeypatch.setattr(child_compilation, "STARTING", 20.0)  # it has to compile by then
+        monkeypatch.setattr(child_compilation, "PATIENCE", 0.0)
     others = children()
     found: list[CapgateError] = []
     slow = unused("f32.convert_i32_s i32.trunc_f32_s " * 80_000)

@@ -96,7 +96,7 @@ def test_each_refused_feature_is_a_setting_of_this_wasmtime() -> None:
     """A misspelt one would be an attribute that nobody reads."""
     from capgate.runtime.engine import _wasmtime
 
-    for feature in _wasmtime._REFUSED_FEATURES:
+    for feature in _wasmtime._REJECTED_FEATURES:
         assert isinstance(vars(wasmtime.Config).get(f"wasm_{feature}"), property), feature
     for setting in ("signals_based_traps", "parallel_compilation", "max_wasm_stack", "cranelift_nan_canonicalization"):
         assert isinstance(vars(wasmtime.Config).get(setting), property), setting

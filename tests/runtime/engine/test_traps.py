@@ -108,7 +108,7 @@ def test_a_trap_has_its_kind(engine_name: str, export: str, argument: int, kind:
     [
         ("(func $s unreachable) (start $s)", "unreachable"),
         ("(func $s (drop (i32.load (i32.const -1)))) (start $s)", "memory_out_of_bounds"),
-        ("(func $s (call $s)) (start $s)", "stack_overflow"),
+        pytest.param("(func $s (call $s)) (start $s)", "stack_overflow", marks=pytest.mark.slow),
         ('(data (i32.const 65535) "ab")', "memory_out_of_bounds"),
         ('(data (i32.const -1) "a")', "memory_out_of_bounds"),
         ("(table 1 funcref) (func $f) (elem (i32.const 1) $f)", "table_out_of_bounds"),

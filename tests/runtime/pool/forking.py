@@ -22,7 +22,7 @@ from capgate.runtime.pool import WasmPool
 from ...support.pool_guests import DENY, TOLD, TRAP, check_balance, make_pool, order
 
 #: Seconds after which a child that hangs is ended.
-PATIENCE = 20
+PATIENCE = 200
 #: That a process with threads forks is what this is about.
 warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
 

@@ -25,7 +25,7 @@ from capgate.errors import (
 )
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Resource
-from capgate.runtime import instantiation as _making
+from capgate.runtime import instantiation
 from capgate.runtime.interpreter import CompiledPolicy
 from capgate.runtime.pool import WasmPool
 
@@ -38,11 +38,13 @@ from ...support.pool_guests import (
     PATIENT,
     REASON_NOT_UTF8,
     RECURSE,
+    SOON,
     TOLD,
     TRAP,
     TRAP_IF_USED,
     TRAPS_AT_START,
     check_balance,
+    loop_turn,
     make_pool,
     order,
 )
@@ -116,18 +118,18 @@ async def test_malformed_input_costs_no_instance(engine_name: str) -> None:
 async def test_a_crash_loop_costs_few_instances_and_ends_by_itself(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P8
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 0.0)
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 0.0)
     async with make_pool(engine_name, 4) as pool:
         checker = WasmPolicyChecker(pool)
         answers = [await checker.check(order(TRAP)) for _ in range(1_000)]
-        traps = 4 + _making.REPLACEMENT_BURST
+        traps = 4 + instantiation.REPLACEMENT_BURST
         assert answers == [Deny("policy_trap")] * traps + [Deny("policy_unavailable")] * (1_000 - traps)
         statistics = check_balance(pool.statistics())
         assert (statistics.made, statistics.retired) == (traps, traps)
         assert statistics.denied_fast >= 1_000 - traps
         assert await checker.check(order()) == Deny("policy_unavailable")
-        monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 1e6)
-        await anyio.sleep(0.001)
+        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e12)  # the clock moves on between two questions
+        await loop_turn()
         assert [await checker.check(order()) for _ in range(20)] == [Allow()] * 20
         assert check_balance(pool.statistics()).retired == traps
 
@@ -135,15 +137,15 @@ async def test_a_crash_loop_costs_few_instances_and_ends_by_itself(
 async def test_without_an_instance_for_the_retry_there_is_no_policy(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P8
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 0.0)
-    monkeypatch.setattr(_making, "REPLACEMENT_BURST", 0)
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 0.0)
+    monkeypatch.setattr(instantiation, "REPLACEMENT_BURST", 0)
     async with make_pool(engine_name, 1, reuse=True) as pool:
         assert pool.call(order()) == ALLOW
         with pytest.raises(PolicyUnavailable):
             pool.call(order(TRAP))
-        monkeypatch.setattr(_making, "REPLACEMENT_BURST", 8)
-        monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 1e6)
-        await anyio.sleep(0.001)
+        monkeypatch.setattr(instantiation, "REPLACEMENT_BURST", 8)
+        monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e12)  # the clock moves on between two questions
+        await loop_turn()
         assert await pool.wait_and_call(order()) == ALLOW
         assert check_balance(pool.statistics()).retired == 1
 
@@ -151,8 +153,8 @@ async def test_without_an_instance_for_the_retry_there_is_no_policy(
 async def test_who_waits_is_told_when_no_replacement_can_be_made(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P9
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 0.0)
-    monkeypatch.setattr(_making, "REPLACEMENT_BURST", 0)
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 0.0)
+    monkeypatch.setattr(instantiation, "REPLACEMENT_BURST", 0)
     told: list[str] = []
 
     async def wait(pool: WasmPool) -> None:
@@ -160,7 +162,7 @@ async def test_who_waits_is_told_when_no_replacement_can_be_made(
             await pool.wait_and_call(order())
         told.append(caught.value.code)
 
-    with anyio.fail_after(10):  # none of them waits for the deadline of 20
+    with anyio.fail_after(SOON):  # none of them waits for the deadline of 60
         pool = make_pool(engine_name, 1)
         async with pool, anyio.create_task_group() as tasks, pool.acquire() as interpreter:
             for _ in range(3):
@@ -190,7 +192,7 @@ async def test_a_guest_whose_start_traps_says_so_at_start_up(engine_name: str) -
 async def test_a_guest_whose_start_traps_is_tried_rarely(
     engine_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # P9
-    monkeypatch.setattr(_making, "BACKOFF", (1_000.0, 1_000.0))
+    monkeypatch.setattr(instantiation, "BACKOFF", (1_000.0, 1_000.0))
     pool = WasmPool(artifact(TRAPS_AT_START), 2, engine_name)
     checker = WasmPolicyChecker(pool)
     with caplog.at_level(logging.ERROR, "capgate.runtime.pool"):
@@ -208,7 +210,7 @@ async def test_a_guest_whose_start_traps_is_tried_rarely(
 async def test_a_module_that_the_engine_refuses_is_compiled_once(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P9
-    monkeypatch.setattr(_making, "BACKOFF", (1_000.0, 1_000.0))
+    monkeypatch.setattr(instantiation, "BACKOFF", (1_000.0, 1_000.0))
     compiled: list[CompiledPolicy] = []
     create = CompiledPolicy.__init__
 
@@ -232,7 +234,7 @@ async def test_a_module_that_the_engine_refuses_is_compiled_once(
 async def test_after_the_backoff_it_starts(
     engine_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # P9, P8
-    monkeypatch.setattr(_making, "BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr(instantiation, "BACKOFF", (0.0, 0.0))
     pool = make_pool(engine_name, 2)
     attempts = 0
     compile_now = pool._compiler
@@ -265,8 +267,8 @@ def test_each_failure_in_a_row_doubles_the_time_to_the_next_attempt(
             raise RestrictedModule("invalid_module", "test")
         return works
 
-    monkeypatch.setattr(_making, "time", SimpleNamespace(monotonic=lambda: now))
-    maker = _making.Maker(compile_now, _making.Counters())
+    monkeypatch.setattr(instantiation, "time", SimpleNamespace(monotonic=lambda: now))
+    maker = instantiation.Maker(compile_now, instantiation.InstanceCounts())
 
     def attempt_for(seconds: int) -> None:
         nonlocal now
@@ -289,9 +291,9 @@ def test_each_failure_in_a_row_doubles_the_time_to_the_next_attempt(
 
 
 def test_only_what_failed_is_replaced_at_a_price(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # P8
-    monkeypatch.setattr(_making, "REPLACEMENT_BURST", 2)
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 0.0)
-    maker = _making.Maker(make_pool(engine_name)._compiler, _making.Counters())
+    monkeypatch.setattr(instantiation, "REPLACEMENT_BURST", 2)
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 0.0)
+    maker = instantiation.Maker(make_pool(engine_name)._compiler, instantiation.InstanceCounts())
     maker.make()
     for _ in range(2):
         maker.retired()
@@ -325,7 +327,7 @@ ENDING = [KeyboardInterrupt(), SystemExit(3), GeneratorExit()]
 
 def _raise_once(pool: WasmPool, error: BaseException) -> None:
     """The next call of ``pool`` raises ``error`` out of the engine."""
-    (interpreter,) = pool._local.shard.idle
+    (interpreter,) = pool._local.instances.idle
 
     def fail(input: PolicyInput) -> PolicyResult:
         raise error

@@ -20,12 +20,14 @@ from capgate.artifact.build import build_policy
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import PolicyTrap
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Resource
-from capgate.runtime import instantiation as _making
+from capgate.runtime import instantiation
 from capgate.runtime.pool import WasmPool
 
 from ...support.guests import artifact
 from ...support.pool_guests import DENY, TOLD, TRAP, TRAP_IF_USED, check_balance, make_pool, order
-from ...support.tools import FULL
+
+#: Seconds after which a thread hangs, and is not only slow.
+PATIENCE = 200
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def run_in_threads(work: Callable[[], object], count: int = 8) -> None:
     together = threading.Barrier(count)
 
     def run() -> None:
-        together.wait(20)
+        together.wait(PATIENCE)
         try:
             work()
         except BaseException as error:
@@ -54,7 +56,7 @@ def run_in_threads(work: Callable[[], object], count: int = 8) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     if errors:
         raise errors[0]
@@ -98,7 +100,7 @@ def test_statistics_while_threads_come_and_go(engine_name: str) -> None:
             run_in_threads(lambda: [pool.call(order()) for _ in range(5)])
     finally:
         finished.set()
-        looker.join(20)
+        looker.join(PATIENCE)
     statistics = check_balance(pool.statistics())
     assert (statistics.calls, statistics.closed, statistics.idle) == (120, 24, 0)
     assert max(seen) <= 120
@@ -110,7 +112,7 @@ def test_what_ended_threads_did_stays_counted(engine_name: str) -> None:
         run_in_threads(lambda: [pool.call(order()) for _ in range(5)], 4)
         statistics = check_balance(pool.statistics())
         assert (statistics.calls, statistics.made, statistics.closed) == (20 * turn, 4 * turn, 4 * turn)
-    assert not pool._shards
+    assert not pool._of_threads
 
 
 def test_instances_are_dropped_on_their_thread(engine_name: str) -> None:  # P5
@@ -120,7 +122,7 @@ def test_instances_are_dropped_on_their_thread(engine_name: str) -> None:  # P5
     def work() -> None:
         pool.call(order())
         thread = threading.get_ident()
-        weakref.finalize(pool._local.shard, lambda: dropped.append(threading.get_ident() == thread))
+        weakref.finalize(pool._local.instances, lambda: dropped.append(threading.get_ident() == thread))
 
     run_in_threads(work)
     assert dropped == [True] * 8
@@ -132,10 +134,10 @@ def test_a_worker_thread_has_one_instance_whatever_fails(engine_name: str) -> No
     def work() -> None:
         for _ in range(10):
             assert pool.call(order(TRAP_IF_USED)) == ALLOW
-            assert len(pool._local.shard.idle) == 1
+            assert len(pool._local.instances.idle) == 1
             with pytest.raises(PolicyTrap):
                 pool.call(order(TRAP))
-            assert len(pool._local.shard.idle) == 1
+            assert len(pool._local.instances.idle) == 1
 
     run_in_threads(work, 2)
     check_balance(pool.statistics())
@@ -183,8 +185,8 @@ async def test_a_pool_that_nobody_refers_to_is_gone(engine_name: str) -> None:  
 
     def work(box: list[WasmPool]) -> None:
         box.pop().call(order())
-        asked.wait(20)
-        finished.wait(20)
+        asked.wait(PATIENCE)
+        finished.wait(PATIENCE)
 
     for close in (True, False):
         finished.clear()
@@ -211,13 +213,13 @@ def _resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow  # fewer of them would show nothing
 def test_memory_does_not_grow_with_instances_or_calls(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P17, M17
     """An instance has at least a page of its own: to keep one in thirty would take eight megabytes."""
-    cycles = 10_000 if FULL else 4_000
-    monkeypatch.setattr(_making, "REPLACEMENTS_PER_SECOND", 1e9)
+    cycles = 10_000
+    monkeypatch.setattr(instantiation, "REPLACEMENTS_PER_SECOND", 1e9)
     pool = make_pool(engine_name, 2)
 
     def cycle(times: int) -> None:

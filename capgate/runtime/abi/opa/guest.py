@@ -1,9 +1,9 @@
-"""One live instance of a module that OPA compiled: how it is started, and how it is asked.
+"""Loads and asks one live instance of a module that OPA compiled.
 
 The answer to an input must not depend on what was asked before. OPA's own code resets its heap for each evaluation; but
-a module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed: all that
-an instance can remember is its memory and its globals (:mod:`capgate.wasm.state` says which modules have more, and
-those are used once), and before each question both are set to what they were when it was loaded. That also frees
+a module only claims to be OPA's, and may keep a count of questions wherever it likes. So nothing is believed. All that
+an instance can remember is its memory and its globals; :mod:`capgate.wasm.state` finds the modules that have more.
+Those are used once. Before each question both are set to what they were when it was loaded. That also frees
 whatever the question before has allocated, and takes a fraction of what an evaluation does. Only the size of a memory
 cannot be set back: an instance whose memory grew says so by ``grown``, and is replaced.
 
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from ....errors import AbiError, ConfigError, RestrictedModule
 from ....limits import Limits
-from ....model import Entrypoint, PolicyInput, PolicyResult
+from ....model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, PolicyResult
 from ....policy.strict import is_unicode, parse_json
 from ....wasm.state import RESTORE, SAVE
 from ...engine import CompiledModule, RawFunction
-from .answer import JSON_AROUND, JSON_FACTOR, Answers
-from .document import document
+from .answer import JSON_AROUND, JSON_FACTOR, AnswerReader
 from .host import Host, require_room
-from .module import EVAL, EVAL_SIGNATURE, EXPORTS, LOADING, PAGE, Facts
+from .input_document import document
+from .interface import EXPORTS, LOADING, PAGE, ModuleFacts
 
 if TYPE_CHECKING:
     from ....rego import Builtin
@@ -45,20 +45,21 @@ _SHOWN: Final = 200
 class Guest:
     """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
 
-    ``one_call`` asks by ``opa_eval``, which the ABI has since 1.2. That is 3 microseconds of 25 quicker, and not used
-    by pools, because it does not say whether the input could be read. ``share`` is given what the instance is restored
-    from, and gives the bytes to keep. Raises :class:`PolicyError` where the start function traps.
+    ``share`` is given what the instance is restored from, and gives the bytes to keep. Raises :class:`PolicyError`
+    where the start function traps.
+
+    A question takes several calls. ``opa_eval`` of ABI 1.2 would be one, 3 microseconds of 25 quicker, but it does not
+    say whether the input could be read.
     """
 
     def __init__(
         self,
         compiled: CompiledModule,
-        facts: Facts,
+        facts: ModuleFacts,
         limits: Limits,
         entries: Mapping[str, str],
         entrypoint: Entrypoint,
         *,
-        one_call: bool = False,
         share: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.grown = False
@@ -66,7 +67,7 @@ class Guest:
         self._share = share
         self._limits = limits
         self._host = Host(limits)
-        self._answers = Answers(entrypoint, limits.output_bytes)
+        self._answers = AnswerReader(entrypoint, limits.output_bytes)
         self._answer_bytes = limits.output_bytes * JSON_FACTOR + JSON_AROUND
         maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
         maximum = min(maximum, limits.memory_pages)
@@ -84,7 +85,6 @@ class Guest:
             for name in ("opa_json_parse", "opa_json_dump", "eval", "opa_eval_ctx_set_input", "opa_eval_ctx_get_result")
         )
         self._call = call
-        self._eval = self.instance.function(EVAL, *EVAL_SIGNATURE) if one_call else None
         self._begin_loading = self.instance.function(entries[LOADING], 1, 1)
         self._begin = self.instance.function(entries[RESTORE], 0, 0)
         self._used = False
@@ -101,8 +101,8 @@ class Guest:
         self._host.begin_loading(self)
         try:
             self._begin_loading(0)
-            self._host.provide(_provided(self._names("builtins")))
-            self._prepare(_number(self._names("entrypoints"), self._entrypoint), data)
+            self._host.provide(_provided(self.names("builtins")))
+            self._prepare(_number(self.names("entrypoints"), self._entrypoint), data)
         finally:
             self._host.end()
         self._image = self._share(bytes(self.instance.memory_view()))
@@ -117,21 +117,20 @@ class Guest:
         call["opa_eval_ctx_set_data"](context, value)
         call["opa_eval_ctx_set_entrypoint"](context, number)
         self._context = context
-        self._question = (number, value & MASK, self._reserved())
+        self._reserve()
         self.instance.function(SAVE, 0, 0)()
 
-    def _reserved(self) -> int:
-        """Where the heap ends. Behind it there is memory for a question, so that few of them make it grow."""
+    def _reserve(self) -> None:
+        """Make the memory large enough for a question behind the heap, so that few questions make it grow."""
         call, size = self._call, self.instance.memory_size()
         heap = call["opa_heap_ptr_get"]() & MASK
         spare = min(max(SPARE, size // 4), self._most - heap - PAGE)
         if spare > size - heap:
             call["opa_malloc"](spare)
             call["opa_heap_ptr_set"](heap)
-        return heap
 
-    def _names(self, export: str) -> dict[str, int]:
-        """What ``builtins`` or ``entrypoints`` tells: numbers by name."""
+    def names(self, export: str) -> dict[str, int]:
+        """Return what the export ``builtins`` or ``entrypoints`` tells: numbers by name."""
         text = self.text_at(self._call["opa_json_dump"](self._call[export]()), NAMES)
         try:
             names = parse_json(text)
@@ -153,10 +152,10 @@ class Guest:
         try:
             host.begin(self, input.timestamp)
             if self._used:
-                self._restore()
+                self.restore()
             self._used = True
             self._begin()
-            pointer = self._by_parts(text) if self._eval is None else self._in_one_call(text, self._eval)
+            pointer = self._evaluated(text)
             raw = self.text_at(pointer, self._answer_bytes)
         finally:
             host.end()
@@ -165,14 +164,15 @@ class Guest:
         self.grown = self.instance.memory_size() != len(self._image)
         return self._answers.read(raw)
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Set the memory to what it was when the instance was loaded. The globals are set back by the first call."""
         memory, image = self.instance.memory_view(), self._image
         memory[: len(image)] = image
         if len(memory) > len(image):
             memory[len(image) :] = bytes(len(memory) - len(image))
 
-    def _by_parts(self, text: bytes) -> int:
-        """Evaluation by a context, which every version has: the address of the answer."""
+    def _evaluated(self, text: bytes) -> int:
+        """Have the guest evaluate the input ``text``. Returns the address of the answer."""
         context = self._context
         value = self._parsed(text, self._parse, self._malloc)
         if not value:
@@ -183,65 +183,77 @@ class Guest:
             raise AbiError("eval", f"returned {status & MASK}, which has no meaning")
         return self._dump(self._get_result(context) & MASK)
 
-    def _in_one_call(self, text: bytes, evaluate: RawFunction) -> int:
-        """Evaluation by ``opa_eval``: the input lies at the end of the heap, which begins behind it."""
-        number, data, heap = self._question
-        memory = self.instance.memory_view()
-        if heap + len(text) > len(memory):
-            heap = self._malloc(len(text)) & MASK
-            memory = self.instance.memory_view()
-        _check(heap, len(text), len(memory))
-        memory[heap : heap + len(text)] = text
-        return evaluate(0, number, data, heap, len(text), heap + len(text), 0)
-
     # -- values
 
     def text_at(self, pointer: int, limit: int) -> bytes:
-        """The bytes from ``pointer`` to the next zero, of which there are at most ``limit``."""
+        """Return the bytes from ``pointer`` to the next zero, of which there are at most ``limit``."""
         memory, pointer = self.instance.memory_view(), pointer & MASK
         if not pointer or pointer >= len(memory):
             raise AbiError("text_out_of_bounds", f"{pointer:#x} of {len(memory):#x}")
         for size in (min(_FIRST, limit), limit):
-            found = bytes(memory[pointer : pointer + size + 1])
-            end = found.find(0)
+            text = bytes(memory[pointer : pointer + size + 1])
+            end = text.find(0)
             if end >= 0:
-                return found[:end]
-        raise AbiError("text_unterminated", f"no zero in {len(found)} bytes from {pointer:#x} of {len(memory):#x}")
+                return text[:end]
+        raise AbiError("text_unterminated", f"no zero in {len(text)} bytes from {pointer:#x} of {len(memory):#x}")
 
     def dumped(self, value: int) -> bytes:
-        """The text of a Rego value, sets included."""
+        """Return the text of a Rego value, sets included."""
         return self.text_at(self._dump_value(value), self._limits.input_bytes)
 
     def parsed(self, text: bytes) -> int:
-        """The Rego value with this text, sets included. Raises :class:`AbiError` where the guest cannot read it."""
+        """Return the Rego value with this text, sets included. Raises :class:`AbiError` where the guest cannot read
+        it."""
         value = self._parsed(text, self._parse_value, self._malloc)
         if not value:
             raise AbiError("builtin_result", "the module could not read the result of a builtin")
         return value
 
     def _parsed(self, text: bytes, parse: RawFunction, malloc: RawFunction) -> int:
-        """What the guest makes of ``text``, 0 where it is none of its values."""
+        """Return what the guest makes of ``text``, 0 where it is none of its values."""
         at, size = malloc(len(text)) & MASK, len(text)
         memory = self.instance.memory_view()  # after the allocation, which may have moved it
-        _check(at, size, len(memory))
+        _check_allocation(at, size, len(memory))
         memory[at : at + size] = text
         return parse(at, size) & MASK
 
 
-def _check(at: int, size: int, end: int) -> None:
+class Listing(Guest):
+    """An instance that is asked for names, and never a question: so no data, no entry point, and any builtins.
+
+    ``entrypoints`` and ``builtins`` are sorted, and there once it was loaded. Raises
+    :class:`~capgate.errors.AbiError`, or what the engine raises.
+    """
+
+    entrypoints: tuple[str, ...]
+    builtins: tuple[str, ...]
+
+    def __init__(
+        self, compiled: CompiledModule, facts: ModuleFacts, limits: Limits, entries: Mapping[str, str]
+    ) -> None:
+        super().__init__(compiled, facts, limits, entries, ONLY_ENTRYPOINT)
+
+    def load(self, data: bytes = b"{}") -> None:
+        """Ask for the names, with the fuel of one question. The data are left alone."""
+        self._begin_loading(0)
+        self.builtins = tuple(sorted(self.names("builtins")))
+        self.entrypoints = tuple(sorted(self.names("entrypoints")))
+
+
+def _check_allocation(at: int, size: int, end: int) -> None:
     if not at or at + size > end:
         raise AbiError("allocation_out_of_bounds", f"{at:#x} + {size:#x} of {end:#x}")
 
 
 def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
-    """The builtins that the module needs, by their numbers."""
+    """Return the builtins that the module needs, by their numbers."""
     if not names:
         return {}
-    from ....rego import BUILTINS, REFUSED  # only here, because of what they import
+    from ....rego import BUILTINS, NOT_PROVIDED  # only here, because of what they import
 
     # A name of none of the two is the module's own text, and may be anything.
     absent = [
-        f"{name} ({REFUSED[name]})" if name in REFUSED else f"{ascii(name)[:_SHOWN]} (not known)"
+        f"{name} ({NOT_PROVIDED[name]})" if name in NOT_PROVIDED else f"{ascii(name)[:_SHOWN]} (not known)"
         for name in sorted(names)
         if name not in BUILTINS
     ]
@@ -250,10 +262,10 @@ def _provided(names: Mapping[str, int]) -> dict[int, Builtin]:
         raise RestrictedModule(
             "builtin", ", ".join(absent[:_MENTIONED]) + more, "the policy needs what is not provided"
         )
-    found = {number: BUILTINS[name] for name, number in names.items()}
-    if len(found) != len(names):
+    provided = {number: BUILTINS[name] for name, number in names.items()}
+    if len(provided) != len(names):
         raise AbiError("builtins", "two of them have one number")
-    return found
+    return provided
 
 
 def _number(names: Mapping[str, int], entrypoint: Entrypoint) -> int:

@@ -1,9 +1,9 @@
-"""What the guest may call: ``opa_abort``, ``opa_println`` and the builtins that the policy was compiled against.
+"""Provides what the guest may call: ``opa_abort``, ``opa_println`` and the builtins that the policy needs.
 
-Every one of them looks at the clock before and after, because their work costs no fuel: a question that has taken
+Every one of them looks at the clock before and after, because their work costs no fuel. A question that has taken
 longer than ``limits.deadline`` ends with :class:`PolicyTimeout`. They are there for questions only, and not while the
 guest is loaded. Whatever goes wrong raises, which ends the question; and ``failed`` stays set, so that no answer counts
-that comes afterwards all the same.
+that comes afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from ....errors import AbiError, PolicyTimeout, PolicyTrap
 from ....limits import Limits
 from ...engine import HostFunction, HostImport, HostMemory
-from .module import ABORT, FUNCTIONS, MEMORY, MODULE, PRINTLN, Facts
+from .interface import ABORT, FUNCTIONS, MEMORY, MODULE, PRINTLN, ModuleFacts
 
 if TYPE_CHECKING:  # the builtins bring libraries along, which take longer to import than all the rest
     from ....rego import Builtin, Context
@@ -31,20 +31,20 @@ class Values(Protocol):
     """What the host needs of the guest that calls it."""
 
     def text_at(self, pointer: int, limit: int) -> bytes:
-        """The bytes before the next zero."""
+        """Return the bytes before the next zero."""
 
     def dumped(self, value: int) -> bytes:
-        """The text of a value."""
+        """Return the text of a value."""
 
     def parsed(self, text: bytes) -> int:
-        """The value with this text."""
+        """Return the value with this text."""
 
 
 def require_room(frames: int = FRAMES) -> None:
     """Raise ``RecursionError`` where the stack is nearly full, before the guest may call a function of the host.
 
-    One that cannot even begin, because there is no room for its frame, raises where nobody catches it: ``ctypes``
-    prints what was raised, and gives the engine whatever lies in memory for an answer.
+    A function that cannot even begin, because there is no room for its frame, raises where nobody catches it. Then
+    ``ctypes`` prints what was raised, and gives the engine whatever lies in memory for an answer.
     """
     if frames:
         require_room(frames - 1)
@@ -65,16 +65,16 @@ class Host:
         self._timestamp = 0
         self._context: Context | None = None
 
-    def imports(self, facts: Facts, minimum: int, maximum: int) -> list[HostImport]:
-        """What the module imports, in its order. Sizes of the memory are in pages."""
-        found: list[HostImport] = []
+    def imports(self, facts: ModuleFacts, minimum: int, maximum: int) -> list[HostImport]:
+        """Return what the module imports, in its order. Sizes of the memory are in pages."""
+        imports: list[HostImport] = []
         for name in facts.imports:
             if name == MEMORY:
-                found.append(HostMemory(MODULE, MEMORY, minimum, maximum))
+                imports.append(HostMemory(MODULE, MEMORY, minimum, maximum))
                 continue
             call = {ABORT: self._abort, PRINTLN: self._println}.get(name, self._builtin)
-            found.append(HostFunction(MODULE, name, *FUNCTIONS[name], call))
-        return found
+            imports.append(HostFunction(MODULE, name, *FUNCTIONS[name], call))
+        return imports
 
     @property
     def is_asked(self) -> bool:
@@ -82,11 +82,11 @@ class Host:
         return self._guest is not None
 
     def provide(self, builtins: Mapping[int, Builtin]) -> None:
-        """From now on, these are the builtins, by the numbers that the guest gave them."""
+        """Provide these builtins from now on, by the numbers that the guest gave them."""
         self._builtins = builtins
 
     def begin(self, guest: Values, timestamp: int) -> None:
-        """A question begins; ``timestamp`` is what builtins take for the time. Raises ``RecursionError`` where there is
+        """Begin a question; ``timestamp`` is what builtins take for the time. Raises ``RecursionError`` where there is
         no room for them on the stack."""
         require_room()
         self._guest = guest  # first: from here on, nobody else may ask
@@ -94,11 +94,12 @@ class Host:
         self._timestamp, self._context = timestamp, None
 
     def end(self) -> None:
-        """It ended, or loading did: the guest is not kept, and may call nothing."""
+        """End a question, or loading: the guest is not kept, and may call nothing."""
         self._guest = self._loading = None
 
     def begin_loading(self, guest: Values) -> None:
-        """The guest may call nothing yet; but if it aborts, its message can be read. Raises what :meth:`begin` does."""
+        """Begin loading. The guest may call nothing yet; but if it aborts, its message can be read. Raises what
+        :meth:`begin` does."""
         require_room()
         self._loading = guest
 
@@ -106,8 +107,8 @@ class Host:
         self.failed = True
         raise error
 
-    def _check(self) -> Values:
-        """The guest, if a question is being answered, and in time."""
+    def _asked(self) -> Values:
+        """Return the guest, if a question is being answered, and in time."""
         guest = self._guest
         if guest is None or self._busy:
             self._raise(AbiError("host_call", "not while a question is evaluated"))
@@ -119,7 +120,7 @@ class Host:
             self._raise(PolicyTimeout(f"not answered within {self._deadline} s, builtins included"))
 
     def _abort(self, pointer: int) -> NoReturn:
-        """``opa_abort``: the policy cannot go on, and must not."""
+        """Serve ``opa_abort``: the policy cannot go on, and must not."""
         self.failed = True
         raise PolicyTrap("abort", self._message(pointer))
 
@@ -134,12 +135,12 @@ class Host:
             return f"without a message: {error}"
 
     def _println(self, pointer: int) -> None:
-        """``opa_println``: taken note of by nobody, since what a policy prints may be anybody's secret."""
-        self._check()
+        """Serve ``opa_println``. What a policy prints may be anybody's secret, so it goes nowhere."""
+        self._asked()
 
     def _builtin(self, number: int, reserved: int, *arguments: int) -> int:
-        """``opa_builtinN``: the address of the result, 0 where it is undefined."""
-        guest = self._check()
+        """Serve ``opa_builtinN``. Returns the address of the result, 0 where it is undefined."""
+        guest = self._asked()
         # Until this one is done the guest is called only to read and to write values, and none of that needs a builtin.
         self._busy = True
         try:
@@ -149,12 +150,12 @@ class Host:
             raise
         finally:
             self._busy = False
-        self._check()
+        self._asked()
         return result
 
     def _result(self, guest: Values, number: int, arguments: tuple[int, ...]) -> int:
         from ....rego import Context, Undefined
-        from ....rego.values import dump, parse
+        from ....rego.value_text import dump, parse
 
         builtin = self._builtins.get(number)
         if builtin is None:

@@ -25,11 +25,11 @@ from capgate.model import (
     User,
     canonical,
 )
-from capgate.runtime.abi.opa.document import document
+from capgate.runtime.abi.opa.input_document import document
 
 from ..support.policy_fixtures import load_fixtures
 from ..support.rego_guests import opa_policy
-from .asking import opened
+from .outcomes import opened
 
 LIMIT = 65_536
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

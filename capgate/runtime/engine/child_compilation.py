@@ -1,8 +1,8 @@
-"""Compile a module for the first time where it can do no harm: in a child process with little time and memory.
+"""Has a child process compile a module first, where it can do no harm: with little time and memory.
 
-A compiler takes as long, and as much memory, as the module makes it: a kilobyte of code can cost 60 milliseconds and 40
+A compiler takes as long, and as much memory, as the module makes it. A kilobyte of code can cost 60 milliseconds and 40
 megabytes, and the time grows with the square of some things. Nothing can interrupt an engine that compiles in this
-process, so a module that is not small has to be compiled by a child first. All that comes back is whether it did: this
+process, so a module that is not small has to be compiled by a child first. All that comes back is whether it did. This
 process compiles for itself afterwards, and never loads what another one compiled.
 """
 
@@ -16,12 +16,16 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ...errors import EngineUnavailable, RestrictedModule
 from ...limits import Limits
 from ...wasm import decode
 from .base import Engine
+
+if TYPE_CHECKING:  # its other imports are for the child alone
+    from .compiling_child import Job
+
 
 #: A module within these three needs no child: bytes of everything but data segments, bytes of data segments, values of
 #: one signature. Of a hundred shapes of code made to be slow, the worst take, with eight kilobytes as metered, on one
@@ -40,13 +44,13 @@ PATIENCE: Final = 2.0
 STACK: Final = 1_048_576
 
 #: Set in the child, so that whatever runs there by mistake starts no child of its own.
-MARK: Final = "_CAPGATE_TRIAL"
+MARK: Final = "_CAPGATE_COMPILING_CHILD"
 
 _CHILD: Final = (
     "import json, sys\n"
     "job = json.loads(sys.stdin.buffer.readline())\n"
     "sys.path[:] = job['path']\n"
-    "from capgate.runtime.engine.trial_child import run\n"
+    "from capgate.runtime.engine.compiling_child import run\n"
     "run(job)\n"
 )
 _ENDED_BY: Final[dict[int, str]] = {
@@ -58,21 +62,21 @@ _ENDED_BY: Final[dict[int, str]] = {
 
 
 def is_small(metered: bytes) -> bool:
-    """Whether a module compiles within a second, whatever is in it."""
+    """Say whether a module compiles within a second, whatever is in it."""
     if len(metered) > SMALL_CODE + SMALL_DATA:
         return False
     module = decode(metered, bodies=False)
     data = sum(len(section.payload) for section in module.sections if section.id == 11)
-    widest = max((len(kind.params) + len(kind.results) for kind in module.types), default=0)
+    widest = max((len(signature.params) + len(signature.results) for signature in module.types), default=0)
     return len(metered) - data <= SMALL_CODE and data <= SMALL_DATA and widest <= SMALL_SIGNATURE
 
 
-def try_compiling(engine: Engine, original: bytes, metered: bytes, limits: Limits) -> None:
-    """Have a child validate ``original`` and compile ``metered`` with ``engine``; returns if it could.
+def compile_in_child(engine: Engine, original: bytes, metered: bytes, limits: Limits) -> None:
+    """Have a child validate ``original`` and compile ``metered`` with ``engine``. Returns if it could.
 
     Blocks for up to ``limits.compile_seconds`` of processor time, twice that by the clock, and :data:`STARTING`.
     Raises :class:`RestrictedModule`: ``compile_time`` and ``compile_memory`` by the limits' names, ``compile_crash``
-    where the compiler ended the child otherwise, ``invalid_module`` where it refused the module. Raises
+    where the compiler ended the child otherwise, ``invalid_module`` where it rejected the module. Raises
     :class:`EngineUnavailable` where no child can be started here, or it cannot do its work.
     """
     secret = secrets.token_hex(16)
@@ -83,23 +87,24 @@ def try_compiling(engine: Engine, original: bytes, metered: bytes, limits: Limit
         started = f"{secret} ready".encode() in (late.stdout or b"")
         if not started:
             raise _unable(engine, f"it was not ready within {wall:g} s") from None
-        raise _refused("compile_time", engine, f"not done after {wall:g} s, {_allowed(limits)}") from None
+        raise _rejected("compile_time", engine, f"not done after {wall:g} s, {_allowed(limits)}") from None
     except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         raise _unable(engine, f"it did not start: {error}") from error
-    _judge(engine, _said(done.stdout, secret), done.returncode, limits)
+    _check(engine, _read(done.stdout, secret), done.returncode, limits)
 
 
-def _judge(engine: Engine, said: dict[str, str], status: int, limits: Limits) -> None:
+def _check(engine: Engine, said: dict[str, str], status: int, limits: Limits) -> None:
+    """Raise why the module is not to be compiled here, unless the child ``said`` that it compiled it."""
     if "compiled" in said:
         return
-    if "refused" in said:
-        raise RestrictedModule("invalid_module", engine.name, said["refused"])
+    if "rejected" in said:
+        raise RestrictedModule("invalid_module", engine.name, said["rejected"])
     if "memory" in said:
-        raise _refused("compile_memory", engine, f"{said['memory']}; {_allowed(limits)}")
+        raise _rejected("compile_memory", engine, f"{said['memory']}; {_allowed(limits)}")
     if "failed" in said or "ready" not in said:
         raise _unable(engine, said.get("failed") or f"it ended with status {status} and did not say why")
     # It began, and did not come to an end. Where somebody else collects this process's children, the status is 0.
-    raise _refused(_ENDED_BY.get(-status, "compile_crash"), engine, f"ended with status {status}; {_allowed(limits)}")
+    raise _rejected(_ENDED_BY.get(-status, "compile_crash"), engine, f"ended with status {status}; {_allowed(limits)}")
 
 
 def _run(data: bytes, wall: float) -> subprocess.CompletedProcess[bytes]:
@@ -126,8 +131,8 @@ def _run(data: bytes, wall: float) -> subprocess.CompletedProcess[bytes]:
 
 
 def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:
-    """The first line that the child reads; the two modules follow."""
-    job: dict[str, Any] = {
+    """Return the first line that the child reads; the two modules follow."""
+    job: Job = {
         "path": _path(),
         "engine": engine,
         "original": len(original),
@@ -140,18 +145,18 @@ def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:
 
 
 def _path() -> list[str]:
-    """Where this process imports from, as seen from another folder."""
-    found = []
+    """Return where this process imports from, as seen from another folder."""
+    folders = []
     for item in sys.path:
         with contextlib.suppress(OSError):  # relative to a folder that is gone: nothing is imported from there
             if isinstance(item, str):
-                found.append(os.path.abspath(item))
-    return found
+                folders.append(os.path.abspath(item))
+    return folders
 
 
-def _said(output: bytes, secret: str) -> dict[str, str]:
-    """What the child said, by its first word: ``ready``, then ``compiled``, ``refused``, ``memory`` or ``failed``.
-    Lines that are not its own count for nothing."""
+def _read(output: bytes, secret: str) -> dict[str, str]:
+    """Return what the child said, by its first word: ``ready``, then ``compiled``, ``rejected``, ``memory`` or
+    ``failed``. Lines that are not its own count for nothing."""
     lines = [line.split(" ", 2) for line in output.decode("utf-8", "replace").split("\n")]
     return {line[1]: "".join(line[2:]) for line in lines if line[0] == secret and len(line) > 1}
 
@@ -160,7 +165,7 @@ def _allowed(limits: Limits) -> str:
     return f"compile_seconds is {limits.compile_seconds:g}, compile_megabytes {limits.compile_megabytes}"
 
 
-def _refused(rule: str, engine: Engine, detail: str) -> RestrictedModule:
+def _rejected(rule: str, engine: Engine, detail: str) -> RestrictedModule:
     return RestrictedModule(rule, engine.name, f"the module was not compiled: {detail}")
 
 

@@ -1,4 +1,4 @@
-"""What can be told of a module of OPA's ABI without running it, and which modules are refused for it."""
+"""Checks the interface of a module of OPA's ABI without running it, and rejects modules for it."""
 
 from __future__ import annotations
 
@@ -72,31 +72,29 @@ DATA_BYTE: Final = 2_000
 _CODE, _DATA = 10, 11
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """``minor`` version of the ABI, ``imports`` by name, in their order; ``memory`` as it is imported, but large enough
-    for the module's data, for which what OPA declares may be too small; ``restorable`` where memory and globals are all
-    that an instance can remember."""
+class ModuleFacts(msgspec.Struct, frozen=True):
+    """What the host has to know of a module.
+
+    ``minor`` version of the ABI, ``imports`` by name, in their order. ``memory`` is as it is imported, but large enough
+    for the module's data, for which what OPA declares may be too small. ``restorable`` where memory and globals are all
+    that an instance can remember.
+    """
 
     minor: int
     imports: tuple[str, ...]
     memory: MemoryType
     restorable: bool
 
-    @property
-    def has_eval(self) -> bool:
-        """Whether a question can be one call."""
-        return self.minor >= EVAL_SINCE
-
 
 def loading_fuel(limits: Limits, module: Module, data: int) -> int:
-    """What the start function may spend, and what each of the two parts of loading may, with so many bytes of data."""
+    """Return what the start function may spend, and each of the two parts of loading, with so many bytes of data."""
     # Other sections, such as custom ones, are nothing that is set up: a guest must not buy time with them.
     size = sum(len(section.payload) for section in module.sections if section.id in (_CODE, _DATA))
     return limits.fuel + MODULE_BYTE * min(size, MODULE_BYTES) + DATA_BYTE * data
 
 
-def check_module(module: Module) -> Facts:
-    """What the host has to know of ``module``, decoded with its bodies. Raises :class:`RestrictedModule`:
+def check_module(module: Module) -> ModuleFacts:
+    """Return what the host has to know of ``module``, decoded with its bodies. Raises :class:`RestrictedModule`:
 
     ``abi_version`` for another version than 1.0 to 1.3, or none; ``import``, ``import_type`` and ``missing_import`` for
     imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports;
@@ -112,12 +110,14 @@ def check_module(module: Module) -> Facts:
         raise RestrictedModule("missing_export", MEMORY, f"version 1.{minor} exports its memory")
     if exported is not None and (exported.kind, exported.index) != ("memory", 0):
         raise RestrictedModule("export_kind", MEMORY, "is not the memory that is imported")
-    return Facts(minor, tuple(item.name for item in module.imports), _holding(module, memory), not leaves_state(module))
+    return ModuleFacts(
+        minor, tuple(item.name for item in module.imports), _holding(module, memory), not leaves_state(module)
+    )
 
 
 def _holding(module: Module, memory: MemoryType) -> MemoryType:
-    """``memory``, at least as large as what is written into it at the start: OPA's compiler adds data to its library,
-    and leaves the memory as that declares it."""
+    """Return ``memory``, at least as large as what is written into it at the start: OPA's compiler adds data to its
+    library, and leaves the memory as that declares it."""
     ends = [
         (read_signed(data.offset, 1, 32)[0] & 0xFFFFFFFF) + data.end - data.start
         for data in module.data
@@ -137,7 +137,7 @@ def _minor(module: Module) -> int:
 
 
 def _constant(module: Module, name: str) -> int:
-    """The value of an exported global, which nothing can change."""
+    """Return the value of an exported global, which nothing can change."""
     export = module.export(name)
     if export is None or export.kind != "global":
         raise RestrictedModule("abi_version", name, "there is no exported global of this name")
@@ -151,7 +151,7 @@ def _constant(module: Module, name: str) -> int:
 
 
 def _memory(module: Module) -> MemoryType:
-    found: MemoryType | None = None
+    memory: MemoryType | None = None
     seen: set[str] = set()
     for item in module.imports:
         where = f"{item.module!r} {item.name!r}"
@@ -163,14 +163,14 @@ def _memory(module: Module) -> MemoryType:
         if item.name == MEMORY:
             if not isinstance(item.type, MemoryType):
                 raise RestrictedModule("import_type", where, f"is a {item.kind}, not a memory")
-            found = item.type
+            memory = item.type
         elif item.kind != "function" or not isinstance(item.type, int):
             raise RestrictedModule("import_type", where, f"is a {item.kind}, not a function")
         else:
             _check_type(module, item.type, FUNCTIONS[item.name], "import_type", where)
-    if found is None:
+    if memory is None:
         raise RestrictedModule("missing_import", f"{MODULE!r} {MEMORY!r}", "the host makes the memory")
-    return found
+    return memory
 
 
 def _check_function(module: Module, name: str, signature: tuple[int, int]) -> None:
@@ -189,6 +189,6 @@ def _check_type(module: Module, index: int, signature: tuple[int, int], rule: st
     parameters, results = signature
     if index >= len(module.types):
         raise RestrictedModule(rule, where, "has no type of this module")
-    kind = module.types[index]
-    if kind.params != (I32,) * parameters or kind.results != (I32,) * results:
+    declared = module.types[index]
+    if declared.params != (I32,) * parameters or declared.results != (I32,) * results:
         raise RestrictedModule(rule, where, f"is not ({parameters} x i32) -> ({results} x i32)")

@@ -1,7 +1,7 @@
-"""Prove of one metered function body that every path through it pays, and that it is otherwise the original.
+"""Proves of one metered function body that every path through it pays, and that it is otherwise the original.
 
 This shares no code with the rewriting. It reads the metered body with patterns of its own (:mod:`.patterns`), with the
-original beside it, and follows what each path has paid (:mod:`.credit`): a charge adds to the credit, an instruction
+original beside it. It follows what each path has paid (:mod:`.credit`): a charge adds to the credit, an instruction
 takes its price, and it may never be short. As every loop has a price, or every branch, every cycle pays. Code that
 cannot be reached takes no credit and proves nothing.
 
@@ -27,7 +27,7 @@ _LOOP, _IF, _BR, _RETURN, _MEMORY_GROW, _SELECT, _PREFIX = 0x03, 0x04, 0x0C, 0x0
 _TABLE_GROW: Final = 0xFC0F
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Premises(msgspec.Struct, frozen=True):
     """What a proof relies on: how many indices the guest has, what things cost, and what memory and tables may grow
     to."""
 
@@ -42,7 +42,7 @@ class Facts(msgspec.Struct, frozen=True):
 class BodyProof:
     """The proof of one body. Raises ``RestrictedModule`` with the rule ``unproven`` where it fails."""
 
-    def __init__(self, facts: Facts, where: str) -> None:
+    def __init__(self, facts: Premises, where: str) -> None:
         self.facts = facts
         self.where = where
         self.by_byte = [facts.prices.instructions.get(code, 0) for code in range(256)]
@@ -72,11 +72,11 @@ class BodyProof:
         raise RestrictedModule("unproven", f"{self.where}, byte {self.pos}", what)
 
     def match(self, pattern: re.Pattern[bytes], what: str) -> re.Match[bytes]:
-        found = pattern.match(self.data, self.pos)
-        if found is None:
+        piece = pattern.match(self.data, self.pos)
+        if piece is None:
             self.fail(f"no {what}")
-        self.pos = found.end()
-        return found
+        self.pos = piece.end()
+        return piece
 
     # Around the code of the guest
 
@@ -96,13 +96,13 @@ class BodyProof:
         self.pay(signed_number(cost))
         self.take(self.facts.prices.of_entry(body.local_count))
         nesting = p.NESTING.match(self.data, self.pos)
-        found = nesting or self.match(p.LEAF, "check of the depth")
-        self.pos = found.end()
-        weight = signed_number(found[2])
-        stop = found[3] if nesting is None else nesting[4]
+        depth_check = nesting or self.match(p.LEAF, "check of the depth")
+        self.pos = depth_check.end()
+        weight = signed_number(depth_check[2])
+        stop = depth_check[3] if nesting is None else nesting[4]
         self.require(number(stop) == self.facts.functions, "too deep, and not stopped")
         least = frame_weight(self.count, body.end - body.start)
-        self.require(number(found[1]) == self.facts.globals + 1 and weight >= least, "the depth is another")
+        self.require(number(depth_check[1]) == self.facts.globals + 1 and weight >= least, "the depth is another")
         if nesting is not None:
             locals_ = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
             self.require(locals_ and nesting[6] == nesting[1], "the depth is kept elsewhere")
@@ -112,8 +112,8 @@ class BodyProof:
         if self.deferred:
             settled = self.match(p.SETTLE, "settling of what was deferred")
             self.require(number(settled[1]) == self.count, "something else is settled")
-        found = self.match(p.EPILOGUE, "way out")
-        local, counter, depth, given_back, depth_counter, stop = found.groups()
+        way_out = self.match(p.EPILOGUE, "way out")
+        local, counter, depth, given_back, depth_counter, stop = way_out.groups()
         self.require(self.pos == new.end, "something follows the way out")
         self.require(number(local) == self.count, "another fuel is saved")
         self.require(number(counter) == self.facts.globals and number(stop) == self.facts.functions, "saved elsewhere")
@@ -135,24 +135,24 @@ class BodyProof:
     # The code of the guest
 
     def step(self) -> bool:
-        """Check one template or one instruction; whether the function goes on."""
+        """Check one template or one instruction. Says whether the function goes on."""
         opcode = self.data[self.pos]
-        found = p.INSTRUCTION.match(self.data, self.pos)
-        if found is None:
+        instruction = p.INSTRUCTION.match(self.data, self.pos)
+        if instruction is None:
             self.fail(f"no instruction ({opcode:#04x})")
-        kind = found.lastindex
-        if kind == p.LOCAL and number(found[kind]) >= self.count:
+        group = instruction.lastindex
+        if group == p.LOCAL and number(instruction[group]) >= self.count:
             self.local_template(opcode)
             return True
-        if kind == p.GLOBAL and number(found[kind]) >= self.facts.globals:
+        if group == p.GLOBAL and number(instruction[group]) >= self.facts.globals:
             self.fail("the guest's code uses a counter")
-        if kind == p.BRANCH and self.original[self.at] == _RETURN:
-            self.returned(opcode, number(found[kind]))
+        if group == p.BRANCH and self.original[self.at] == _RETURN:
+            self.returned(opcode, number(instruction[group]))
             return True
-        return self.instruction(opcode, found)
+        return self.instruction(opcode, instruction)
 
     def local_template(self, opcode: int) -> None:
-        """One of the templates that start with a local which the guest does not have."""
+        """Check one of the templates that start with a local which the guest does not have."""
         start = self.pos
         charge, defer = p.CHARGE.match(self.data, start), p.DEFER.match(self.data, start)
         if charge is not None:
@@ -177,8 +177,8 @@ class BodyProof:
             self.bulk_template()
 
     def bulk_template(self) -> None:
-        found = self.match(p.BULK, "charge for a length")
-        length, fuel, again, capped, most, table, multiplier, shift, fuel_again, label, last = found.groups()
+        template = self.match(p.BULK, "charge for a length")
+        length, fuel, again, capped, most, table, multiplier, shift, fuel_again, label, last = template.groups()
         lengths = {number(item) for item in (length, again, last, capped or length)}
         self.require(lengths == {self.count + 1} and self.added > 1, "another length is charged for")
         self.require(number(fuel) == number(fuel_again) == self.count, "a charge to something else")
@@ -191,29 +191,29 @@ class BodyProof:
             None if table is None else number(table),
         )
 
-    def instruction(self, opcode: int, found: re.Match[bytes]) -> bool:
-        """One instruction of the guest, which must be the next one of the original."""
-        start, kind = self.pos, found.lastindex
-        self.pos = found.end()
-        if kind == p.TABLE:
-            self.skip_lebs(number(found[p.TABLE]) + 1)
-        elif kind == p.OTHER:
+    def instruction(self, opcode: int, match: re.Match[bytes]) -> bool:
+        """Check one instruction of the guest, which must be the next one of the original."""
+        start, group = self.pos, match.lastindex
+        self.pos = match.end()
+        if group == p.TABLE:
+            self.skip_lebs(number(match[p.TABLE]) + 1)
+        elif group == p.OTHER:
             self.skip_other(opcode)
         size = self.pos - start
         if self.original[self.at : self.at + size] != self.data[start : self.pos]:
             self.fail("an instruction is not the original's")
         self.at += size
-        if kind is None or kind <= p.SIMPLE:
+        if group is None or group <= p.SIMPLE:
             self.take(self.by_byte[opcode])
             return True
-        return self.control(opcode, kind, start, found)
+        return self.control(opcode, group, start, match)
 
     def skip_lebs(self, count: int) -> None:
         for _ in range(count):
             self.match(p.LEB, "immediate")
 
     def skip_other(self, opcode: int) -> None:
-        """The immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
+        """Skip the immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
         if opcode == _MEMORY_GROW:
             self.pos += 1
             return
@@ -224,33 +224,33 @@ class BodyProof:
             self.require(value < len(p.PREFIXED), f"prefixed opcode {value}")
             self.skip_lebs(p.PREFIXED[value])
 
-    def control(self, opcode: int, kind: int, start: int, found: re.Match[bytes]) -> bool:
-        if kind == p.END:
+    def control(self, opcode: int, group: int, start: int, match: re.Match[bytes]) -> bool:
+        if group == p.END:
             self.take(self.by_byte[opcode])
             return self.credit.end()
-        if kind == p.OPEN:
-            self.open(opcode, found[kind])
-        elif kind == p.ELSE:
+        if group == p.OPEN:
+            self.open(opcode, match[group])
+        elif group == p.ELSE:
             self.take(self.by_byte[opcode])
             self.require(self.credit.otherwise(), "an else without if")
-        elif kind == p.BRANCH:
+        elif group == p.BRANCH:
             self.take(self.by_byte[opcode])
-            self.branch(number(found[kind]))
+            self.branch(number(match[group]))
             if opcode == _BR:
                 self.credit.leave()
-        elif kind == p.TABLE:
+        elif group == p.TABLE:
             self.take(self.by_byte[opcode])
             self.branch_table(start)
-        elif kind == p.CALL:
+        elif group == p.CALL:
             self.take(self.by_byte[opcode])
             self.call(opcode, start)
-        elif kind == p.FUNC:
+        elif group == p.FUNC:
             self.take(self.by_byte[opcode])
-            self.require(number(found[kind]) < self.facts.functions, "the guest refers to an added function")
-        elif kind == p.OTHER:
+            self.require(number(match[group]) < self.facts.functions, "the guest refers to an added function")
+        elif group == p.OTHER:
             self.other(opcode, start)
         else:
-            self.require(kind == p.STOP, "a return that bypasses the way out")
+            self.require(group == p.STOP, "a return that bypasses the way out")
             self.take(self.by_byte[opcode])
             self.credit.leave()
         return True
@@ -265,7 +265,7 @@ class BodyProof:
             self.loop_head()
 
     def loop_head(self) -> None:
-        """The price of a loop is taken inside, where its own charge must already have been made."""
+        """Take the price of a loop inside of it, where its own charge must already have been made."""
         if self.by_byte[_LOOP]:
             self.require(p.CHARGE.match(self.data, self.pos) is not None, "a loop does not pay")
             self.step()
@@ -284,7 +284,7 @@ class BodyProof:
         self.credit.leave()
 
     def returned(self, opcode: int, depth: int) -> None:
-        """A return of the original, which must have become a branch to the way out."""
+        """Check that a return of the original has become a branch to the way out."""
         self.require(opcode == _BR and depth == self.credit.depth, "a return that leads elsewhere")
         self.pos = self.match(p.INSTRUCTION, "branch").end()
         self.at += 1
@@ -303,8 +303,8 @@ class BodyProof:
         self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
 
     def leb_at(self, position: int) -> bytes:
-        found = p.LEB.match(self.data, position)
-        return found[0] if found else b"\xff\xff\xff\xff\x7f"
+        leb = p.LEB.match(self.data, position)
+        return leb[0] if leb else b"\xff\xff\xff\xff\x7f"
 
     def other(self, opcode: int, start: int) -> None:
         code = opcode if opcode != _PREFIX else 0xFC00 | number(self.leb_at(start + 1))
@@ -324,7 +324,7 @@ class BodyProof:
         )
 
     def table_index(self, position: int) -> int:
-        """The table named behind the number at ``position``."""
+        """Return the table named behind the number at ``position``."""
         index = number(self.leb_at(position + len(self.leb_at(position))))
         self.require(index < len(self.facts.table_maxima), "a table that does not exist")
         return index

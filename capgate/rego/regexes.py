@@ -1,15 +1,15 @@
-"""``regex.*`` that OPA's compiler leaves to the host, on RE2, whose syntax is Go's and whose time is linear; and
-``glob.quote_meta``.
+"""Provides ``regex.*`` that OPA's compiler leaves to the host, on RE2, and ``glob.quote_meta``.
 
-RE2 and Go differ in nothing that these functions show, but in what is refused below: ``\\C``, names of groups in a form
-that older Go has not, and patterns that are too large for the memory that is granted.
+RE2's syntax is Go's, and its time is linear. The two differ in nothing that these functions show, but in what has no
+answer below. That is ``\\C``, names of groups in a form that older Go has not, and patterns that are too large for the
+memory that is granted.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final, Protocol
 
 from ..errors import BuiltinError
 from .base import Context, Undefined, builtin, integer, string
@@ -17,8 +17,30 @@ from .terms import Value
 
 try:
     import re2
-except ImportError:  # pragma: no cover - the functions are refused then
+except ImportError:  # pragma: no cover - the functions are not provided then
     re2 = None
+
+
+class PatternMatch(Protocol):
+    """What is used of a match of RE2, which ships no types."""
+
+    def start(self) -> int: ...
+    def end(self) -> int: ...
+    def span(self) -> tuple[int, int]: ...
+    def group(self, number: int = 0) -> str: ...
+
+
+class CompiledPattern(Protocol):
+    """What is used of a compiled pattern of RE2, which ships no types."""
+
+    pattern: str
+    programsize: int
+    groups: int
+    groupindex: dict[str, int]
+
+    def search(self, text: str) -> PatternMatch | None: ...
+    def finditer(self, text: str) -> Iterator[PatternMatch]: ...
+
 
 _NEEDS: Final = (("google-re2", re2),)
 #: Bytes that a compiled pattern and its caches may take.
@@ -40,19 +62,20 @@ _GLOB_META: Final = frozenset(r"*?\[]{}")
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(pattern: str) -> Any:
+def _compiled(pattern: str) -> CompiledPattern:
     options = re2.Options()
     options.max_mem, options.log_errors = _MAX_MEMORY, False
     try:
-        return re2.compile(pattern, options)
+        compiled: CompiledPattern = re2.compile(pattern, options)
     except re2.error as error:
         words = str(error)
         if any(word in words for word in _TOO_LARGE):
             raise BuiltinError("regex", "limit", words) from error
         raise Undefined from None
+    return compiled
 
 
-def _compile(context: Context, pattern: str) -> Any:
+def _compile(context: Context, pattern: str) -> CompiledPattern:
     if len(pattern) > _MAX_PATTERN:
         raise BuiltinError("regex", "limit", f"a pattern of {len(pattern)} characters, at most {_MAX_PATTERN}")
     if pattern.count("(") > _MAX_GROUPS:
@@ -60,33 +83,33 @@ def _compile(context: Context, pattern: str) -> Any:
     if "\\C" in pattern or "(?<" in pattern:
         raise BuiltinError("regex", "ambiguous", "\\C is RE2's, and (?<name>) is new in Go")
     context.spend(10 * len(pattern))
-    found = context.paid.get(pattern)
-    if found is None:
+    compiled = context.paid.get(pattern)
+    if compiled is None:
         # A few characters may stand for a large program. Whether it was compiled for others must not show, so each
         # evaluation pays, once; what it paid for it keeps, so that a cache that is too small costs nobody anything.
-        found = _compiled(pattern)
-        context.spend(found.programsize)
-        context.paid[pattern] = found
-    return found
+        compiled = _compiled(pattern)
+        context.spend(compiled.programsize)
+        context.paid[pattern] = compiled
+    return compiled
 
 
-def _pay(context: Context, compiled: Any, text: str) -> None:
+def _pay(context: Context, compiled: CompiledPattern, text: str) -> None:
     context.spend(2 * len(text) * (1 + compiled.programsize // _PER_UNIT))
 
 
-def _found(context: Context, compiled: Any, text: str) -> Iterator[Any]:
-    """The matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is near:
-    ``a.*b|a`` does."""
+def _re2_matches(context: Context, compiled: CompiledPattern, text: str) -> Iterator[PatternMatch]:
+    """Yield the matches that RE2 finds. Each search may look at all that is left, to no avail, before it finds what is
+    near: ``a.*b|a`` does."""
     _pay(context, compiled, text)
     for match in compiled.finditer(text):
         context.spend(4 + (len(text) - match.start()) // _LOOKED_AT)
         yield match
 
 
-def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
-    """The matches that Go finds: an empty one is none right behind another match."""
+def _matches(context: Context, compiled: CompiledPattern, text: str) -> Iterator[PatternMatch]:
+    """Yield the matches that Go finds: an empty one is none right behind another match."""
     previous = -1
-    for match in _found(context, compiled, text):
+    for match in _re2_matches(context, compiled, text):
         start, end = match.span()
         if start != end or start != previous:
             yield match
@@ -95,7 +118,7 @@ def _matches(context: Context, compiled: Any, text: str) -> Iterator[Any]:
 
 @builtin("regex.split", needs=_NEEDS)
 def split(context: Context, pattern: Value, text: Value) -> Value:
-    """Go's ``Regexp.Split`` without a limit."""
+    """Split as Go's ``Regexp.Split`` without a limit."""
     expression, whole = string(pattern), string(text)
     compiled = _compile(context, expression)
     if expression and not whole:
@@ -114,20 +137,20 @@ def split(context: Context, pattern: Value, text: Value) -> Value:
 
 @builtin("regex.find_n", needs=_NEEDS)
 def find_n(context: Context, pattern: Value, text: Value, count: Value) -> Value:
-    """The first ``count`` matches, or all of them where that is negative."""
+    """Return the first ``count`` matches, or all of them where that is negative."""
     expression, whole, most = string(pattern), string(text), integer(count)
     compiled = _compile(context, expression)
-    found: list[Value] = []
+    matched: list[Value] = []
     for match in _matches(context, compiled, whole):
-        if 0 <= most <= len(found):
+        if 0 <= most <= len(matched):
             break
-        found.append(match.group())
-    return tuple(found)
+        matched.append(match.group())
+    return tuple(matched)
 
 
 @builtin("regex.replace", needs=_NEEDS)
 def replace(context: Context, text: Value, pattern: Value, value: Value) -> Value:
-    """Every match replaced by ``value``, in which ``$1``, ``$name`` and ``${name}`` stand for groups.
+    """Replace every match by ``value``, in which ``$1``, ``$name`` and ``${name}`` stand for groups.
 
     OPA's releases do this in two ways: by Go's function, or match by match in what is left of the text. Where they
     differ, which takes an empty match or an assertion, there is no one result.
@@ -138,7 +161,7 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     begin = 0
-    for match in _found(context, compiled, whole):
+    for match in _re2_matches(context, compiled, whole):
         context.spend(len(template))
         replaced = expand(match)
         context.spend(len(replaced))
@@ -150,8 +173,8 @@ def replace(context: Context, text: Value, pattern: Value, value: Value) -> Valu
     return "".join(parts) + whole[begin:]
 
 
-def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[int, int]]) -> bool:
-    """Whether the same is matched where each search has only what the last one left."""
+def _same_alone(context: Context, compiled: CompiledPattern, text: str, spans: list[tuple[int, int]]) -> bool:
+    """Say whether the same is matched where each search has only what the last one left."""
     if not any(mark in compiled.pattern for mark in _LOOKS_BACK):
         return True
     begin = 0
@@ -167,7 +190,7 @@ def _same_alone(context: Context, compiled: Any, text: str, spans: list[tuple[in
     return True
 
 
-def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
+def _expander(template: str, compiled: CompiledPattern) -> Callable[[PatternMatch], str]:
     pieces: list[str | int] = []
     at = 0
     while at < len(template):
@@ -184,7 +207,7 @@ def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
             pieces.append(_group_number(name, compiled))
             at = end
 
-    def expand(match: Any) -> str:
+    def expand(match: PatternMatch) -> str:
         return "".join(
             piece if isinstance(piece, str) else (match.group(piece) or "" if piece >= 0 else "") for piece in pieces
         )
@@ -193,7 +216,7 @@ def _expander(template: str, compiled: Any) -> Callable[[Any], str]:
 
 
 def _group_name(text: str, at: int) -> tuple[str, int]:
-    """The name of a group at ``at`` and where it ends, or an empty one where there is none."""
+    """Return the name of a group at ``at`` and where it ends, or an empty one where there is none."""
     braced = text.startswith("{", at)
     start = end = at + braced
     while end < len(text) and (text[end] == "_" or text[end].isalpha() or text[end].isdecimal()):
@@ -203,18 +226,18 @@ def _group_name(text: str, at: int) -> tuple[str, int]:
     return text[start:end], end + braced
 
 
-def _group_number(name: str, compiled: Any) -> int:
-    """The group that ``name`` stands for; -1 for one that there is not, which is empty."""
+def _group_number(name: str, compiled: CompiledPattern) -> int:
+    """Return the group that ``name`` stands for; -1 for one that there is not, which is empty."""
     numeric = name.isascii() and name.isdigit() and (name == "0" or not name.startswith("0"))
     if numeric:
         number = int(name) if len(name) < 9 else -1
         return number if number <= compiled.groups else -1
-    return int(compiled.groupindex.get(name, -1))
+    return compiled.groupindex.get(name, -1)
 
 
 @builtin("regex.template_match", needs=_NEEDS)
 def template_match(context: Context, template: Value, text: Value, start: Value, end: Value) -> Value:
-    """Whether all of ``text`` is like ``template``, in which patterns stand between the two delimiters."""
+    """Say whether all of ``text`` is like ``template``, in which patterns stand between the two delimiters."""
     source, whole = string(template), string(text)
     opening, closing = string(start), string(end)
     if len(opening.encode()) != 1 or len(closing.encode()) != 1:
@@ -232,7 +255,7 @@ def template_match(context: Context, template: Value, text: Value, start: Value,
 
 
 def _delimited(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]:
-    """Where the outermost pairs of delimiters are."""
+    """Yield where the outermost pairs of delimiters are."""
     level = first = 0
     for index, char in enumerate(text):
         if char == opening:
@@ -254,5 +277,5 @@ def _quote(text: str) -> str:
 
 @builtin("glob.quote_meta")
 def quote_meta(context: Context, text: Value) -> Value:
-    """``text`` as a pattern of ``glob.match`` that matches it alone."""
+    """Return ``text`` as a pattern of ``glob.match`` that matches it alone."""
     return "".join("\\" + char if char in _GLOB_META else char for char in string(text))

@@ -1,7 +1,7 @@
-"""Prove of a metered module that it is the original and nothing but the metering was added.
+"""Proves of a metered module that it is the original and nothing but the metering was added.
 
-The bodies are proved by :mod:`.proof`. Here it is shown that every index space is the original's, extended at its end;
-that the added functions are the known ones and no guest can reach them; that memory and tables are bounded.
+The bodies are proved by :mod:`.body_proof`. Here it is shown that every index space is the original's, extended at its
+end. The added functions are the known ones, and no guest can reach them. Memory and tables are bounded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ...limits import Limits
 from ..decode import decode
 from ..module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
 from . import patterns as p
+from .body_proof import BodyProof, Premises
 from .patterns import number, signed_number
 from .plan import Loading
 from .prices import Prices
-from .proof import BodyProof, Facts
 
 Bounded = Union[MemoryType, TableType]
 
@@ -36,7 +36,7 @@ def verify(original: Module, metered: bytes, limits: Limits, prices: Prices, loa
     except DecodeError as error:
         _fail("module", f"does not decode: {error}")
     try:
-        _Proof(original, module, limits, prices, loading or Loading(limits.fuel)).check()
+        _ModuleProof(original, module, limits, prices, loading or Loading(limits.fuel)).check()
     except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
         _fail("module", f"is not put together like the original: {error}")
 
@@ -45,7 +45,7 @@ def _fail(where: str, what: str) -> NoReturn:
     raise RestrictedModule("unproven", where, what)
 
 
-class _Proof:
+class _ModuleProof:
     def __init__(self, original: Module, module: Module, limits: Limits, prices: Prices, loading: Loading) -> None:
         self.original = original
         self.module = module
@@ -82,7 +82,8 @@ class _Proof:
             _fail(what, "the original ones are not at the start")
 
     def check_counters(self) -> None:
-        """Three private mutable globals, all zero: a call before any reset finds no fuel."""
+        """Check that the counters are three private mutable globals, all zero: a call before any reset finds no
+        fuel."""
         added = self.module.globals[len(self.original.globals) :]
         fuel = Global(GlobalType(I64, True), b"\x42\0\x0b")
         other = Global(GlobalType(I32, True), b"\x41\0\x0b")
@@ -90,7 +91,7 @@ class _Proof:
             _fail("globals", "the counters are others")
 
     def check_bounds(self) -> None:
-        """Memory and tables have the original's types, but for a maximum within the limits."""
+        """Check that memory and tables have the original's types, but for a maximum within the limits."""
         if [self.unbounded(item) for item in self.module.imports] != [self.unbounded(i) for i in self.original.imports]:
             _fail("imports", "not the original's")
         memories, tables = self.module.all_memories(), self.module.all_tables()
@@ -111,7 +112,7 @@ class _Proof:
             _fail(what, f"from {after.minimum} to {after.maximum}, and not from {before.minimum} to {expected}")
 
     def check_bodies(self) -> None:
-        facts = Facts(
+        premises = Premises(
             self.prices,
             len(self.original.types),
             self.functions,
@@ -121,13 +122,14 @@ class _Proof:
         )
         for index, body in enumerate(self.original.code):
             parameters = self.original.types[self.original.functions[index]].params
-            proof = BodyProof(facts, f"function body {index}")
+            proof = BodyProof(premises, f"function body {index}")
             proof.check(self.original, body, self.module, self.module.code[index], len(parameters))
 
     # What was added
 
     def check_added(self) -> None:
-        """The stop function first, then functions of known code, of which none calls one that was added."""
+        """Check that the stop function is first, and then come functions of known code that call none of those
+        added."""
         self.roles: dict[int, tuple[str, int]] = {}
         for index in range(self.first_added, len(self.module.code)):
             body = self.module.code[index]
@@ -137,46 +139,46 @@ class _Proof:
             self.roles[self.functions + index - self.first_added] = role
 
     def role(self, code: bytes, type_index: int) -> tuple[str, int]:
-        """What an added function does, and with which of the guest's functions."""
-        kind = self.module.types[type_index]
+        """Return what an added function does, and with which of the guest's functions."""
+        signature = self.module.types[type_index]
         fuel, depth, status = self.globals, self.globals + 1, self.globals + 2
-        found = p.READ_BODY.fullmatch(code)
-        if found and number(found[1]) in (fuel, status):
-            return "read", number(found[1])
-        if found := p.STOP_BODY.fullmatch(code):
-            self.check_numbers(found.groups(), (status, fuel))
+        body = p.READ_BODY.fullmatch(code)
+        if body and number(body[1]) in (fuel, status):
+            return "read", number(body[1])
+        if body := p.STOP_BODY.fullmatch(code):
+            self.check_numbers(body.groups(), (status, fuel))
             return "stop", -1
-        if found := p.RESET_BODY.fullmatch(code):
-            self.check_numbers(found.groups(), (fuel, depth, status))
+        if body := p.RESET_BODY.fullmatch(code):
+            self.check_numbers(body.groups(), (fuel, depth, status))
             return "reset", -1
-        if found := p.START_BODY.fullmatch(code):
-            self.check_numbers((found[2], found[4], found[5], found[7]), (fuel, depth, status, fuel))
-            return "start", self.target(found[1], found[3], found[6], kind, self.loading.fuel)
-        if found := p.ENTRY_BODY.fullmatch(code):
-            self.check_numbers((found[2], found[4], found[5]), (fuel, depth, status))
-            arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(kind.params)))
-            if found[6] != arguments:
+        if body := p.START_BODY.fullmatch(code):
+            self.check_numbers((body[2], body[4], body[5], body[7]), (fuel, depth, status, fuel))
+            return "start", self.target(body[1], body[3], body[6], signature, self.loading.fuel)
+        if body := p.ENTRY_BODY.fullmatch(code):
+            self.check_numbers((body[2], body[4], body[5]), (fuel, depth, status))
+            arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(signature.params)))
+            if body[6] != arguments:
                 _fail("entry", "other arguments are passed on")
-            fuel = self.loading.fuel if signed_number(found[1]) == self.loading.fuel else self.limits.fuel
+            fuel = self.loading.fuel if signed_number(body[1]) == self.loading.fuel else self.limits.fuel
             role = "entry" if fuel == self.limits.fuel else "loading"
-            return role, self.target(found[1], found[3], found[7], kind, fuel)
+            return role, self.target(body[1], body[3], body[7], signature, fuel)
         _fail("added function", code.hex())
 
-    def check_numbers(self, found: tuple[bytes, ...], expected: tuple[int, ...]) -> None:
-        if tuple(map(number, found)) != expected:
+    def check_numbers(self, indices: tuple[bytes, ...], expected: tuple[int, ...]) -> None:
+        if tuple(map(number, indices)) != expected:
             _fail("added function", "uses other counters")
 
-    def target(self, fuel: bytes, depth: bytes, index: bytes, kind: FuncType, granted: int) -> int:
-        """The function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
+    def target(self, fuel: bytes, depth: bytes, index: bytes, signature: FuncType, granted: int) -> int:
+        """Return the function of the guest that is called, with the fuel ``granted`` and the depth of the limits."""
         if (signed_number(fuel), signed_number(depth)) != (granted, self.limits.call_depth):
             _fail("added function", "sets other limits")
         target = number(index)
-        if target >= self.functions or self.original.function_type(target) != kind:
+        if target >= self.functions or self.original.function_type(target) != signature:
             _fail("added function", "calls something else")
         return target
 
     def check_exports(self) -> None:
-        """Only readers, reset and entries are exported; an entry under the name of what it calls."""
+        """Check that only readers, reset and entries are exported, an entry under the name of what it calls."""
         original = {item.name: item for item in self.original.exports}
         for item in self.module.exports[len(self.original.exports) :]:
             if item.kind != "function" or not item.name.startswith(_PREFIX):
@@ -206,5 +208,5 @@ class _Proof:
 
 
 def encoded_index(index: int) -> bytes:
-    """An index as the added functions write it; they have few parameters."""
+    """Encode an index as the added functions write it; they have few parameters."""
     return bytes([index]) if index < 0x80 else bytes([index & 0x7F | 0x80, index >> 7])

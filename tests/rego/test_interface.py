@@ -8,7 +8,7 @@ from capgate.artifact.load import WasmArtifact
 from capgate.errors import ConfigError, RestrictedModule
 from capgate.limits import Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
-from capgate.runtime.abi.opa.module import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
+from capgate.runtime.abi.opa.interface import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
 from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from capgate.wasm import decode, encode, with_custom, with_data
@@ -38,7 +38,6 @@ def test_the_versions_that_are_known(minor: int) -> None:
     prepared = PreparedPolicy(WasmArtifact.from_bytes(opa_policy({}, minor=minor)), Limits())
     assert prepared.facts is not None
     assert prepared.facts.minor == minor
-    assert prepared.facts.has_eval == (minor >= 2)
 
 
 @pytest.mark.parametrize(

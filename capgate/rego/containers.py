@@ -1,4 +1,4 @@
-"""``object.subset``, ``graph.reachable_paths``, and small functions that older compilers of OPA leave to the host."""
+"""Provides ``object.*``, ``graph.reachable_paths``, ``array.*``, casts, and what older compilers leave to the host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .terms import Object, Set, Value, equal, order, weigh
 
 @builtin("object.subset")
 def subset(context: Context, super_: Value, sub: Value) -> Value:
-    """Whether ``sub`` is in ``super_``: keys and what they map to, members, or a run of an array's members."""
+    """Say whether ``sub`` is in ``super_``: keys and what they map to, members, or a run of an array's members."""
     if isinstance(super_, Object) and isinstance(sub, Object):
         return _object_subset(context, super_, sub)
     if isinstance(super_, Set) and isinstance(sub, Set):
@@ -25,7 +25,7 @@ def subset(context: Context, super_: Value, sub: Value) -> Value:
 
 
 def _counted(super_: tuple[Value, ...], sub: Set) -> bool:
-    """What OPA does: as many members of the array are in the set as the set has."""
+    """Say whether OPA takes it for a subset: as many members of the array are in the set as the set has."""
     keys = {order(item) for item in sub}
     return len(super_) > 0 and sum(order(item) in keys for item in super_) >= len(keys)
 
@@ -63,18 +63,18 @@ def _array_subset(context: Context, super_: tuple[Value, ...], sub: tuple[Value,
 
 @builtin("graph.reachable_paths")
 def reachable_paths(context: Context, graph: Value, initial: Value) -> Value:
-    """The longest paths from the initial vertices along the edges, each cut where it would come to itself again."""
+    """Return the longest paths from the initial vertices along the edges, each cut where it would come to itself."""
     edges = mapping(graph)
     if not isinstance(initial, (tuple, Set)):
         raise Undefined
-    found: list[Value] = []
+    paths: list[Value] = []
     for root in initial:
         if root in edges:
             for neighbor in _neighbors(edges, root):
-                _walk(context, edges, neighbor, (root,), {order(root)}, found)
+                _walk(context, edges, neighbor, (root,), {order(root)}, paths)
             if not _neighbors(edges, root):
-                found.append((root,))
-    return Set(found)
+                paths.append((root,))
+    return Set(paths)
 
 
 def _neighbors(edges: Object, vertex: Value) -> tuple[Value, ...]:
@@ -83,23 +83,23 @@ def _neighbors(edges: Object, vertex: Value) -> tuple[Value, ...]:
 
 
 def _walk(
-    context: Context, edges: Object, vertex: Value, path: tuple[Value, ...], reached: set[object], found: list[Value]
+    context: Context, edges: Object, vertex: Value, path: tuple[Value, ...], reached: set[object], paths: list[Value]
 ) -> None:
     context.spend(weigh(path) * 2)
     if vertex not in edges:
-        found.append(path)
+        paths.append(path)
         return
     path = (*path, vertex)
     neighbors = _neighbors(edges, vertex)
     if not neighbors:
-        found.append(path)
+        paths.append(path)
     reached = {*reached, order(vertex)}
     for neighbor in neighbors:
         if order(neighbor) in reached:
             context.spend(weigh(path) * 2)
-            found.append(path)
+            paths.append(path)
         else:
-            _walk(context, edges, neighbor, path, reached, found)
+            _walk(context, edges, neighbor, path, reached, paths)
 
 
 @builtin("array.reverse")
@@ -109,7 +109,7 @@ def reverse(context: Context, items: Value) -> Value:
 
 @builtin("array.flatten")
 def flatten(context: Context, items: Value) -> Value:
-    """Members of members that are arrays, in their place; one level."""
+    """Return members of members that are arrays, in their place; one level."""
     flat: list[Value] = []
     for item in array(items):
         flat.extend(item if isinstance(item, tuple) else (item,))
@@ -123,7 +123,7 @@ def keys(context: Context, value: Value) -> Value:
 
 @builtin("object.union_n")
 def union_of_all(context: Context, objects: Value) -> Value:
-    """Objects merged into each other, the later ones before the earlier, objects in them as well."""
+    """Return objects merged into each other, the later ones before the earlier, objects in them as well."""
     merged = Object()
     for item in array(objects):
         context.spend(weigh(merged))
@@ -176,7 +176,7 @@ def cast_string(context: Context, value: Value) -> Value:
 
 @builtin("trace")
 def trace(context: Context, note: Value) -> Value:
-    """Nobody reads the notes."""
+    """Do nothing: nobody reads the notes."""
     if not isinstance(note, str):
         raise Undefined
     return True
@@ -184,5 +184,5 @@ def trace(context: Context, note: Value) -> Value:
 
 @builtin("internal.print")
 def print_nothing(context: Context, items: Value) -> Value:
-    """Nobody reads what is printed."""
+    """Do nothing: nobody reads what is printed."""
     return True

@@ -1,4 +1,4 @@
-"""What the child process of :mod:`.trial` does: bound itself, compile, say how that went."""
+"""Compiles a module in the child process of :mod:`.child_compilation`, which bounds itself, and says how that went."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from ...errors import RestrictedModule
 from .base import Engine
@@ -22,7 +22,19 @@ _TEXT: Final = 300
 Say = Callable[[str, str], None]
 
 
-def run(job: dict[str, Any]) -> None:
+class Job(TypedDict):
+    """The first line that the child reads. ``original`` is the length of the module as it was, which follows."""
+
+    path: list[str]
+    engine: str
+    original: int
+    seconds: float
+    megabytes: int
+    stack: int
+    secret: str
+
+
+def run(job: Job) -> None:
     """Compile what follows ``job`` on the standard input, on a thread with as small a stack as it says."""
     say = _speaker(job["secret"])
     try:
@@ -50,7 +62,7 @@ def _compile(engine: Engine, original: bytes, metered: bytes, say: Say) -> None:
     except MemoryError:
         say("memory", "an allocation failed")
     except RestrictedModule as error:
-        say("memory" if "allocate" in error.detail else "refused", error.detail)
+        say("memory" if "allocate" in error.detail else "rejected", error.detail)
     except BaseException as error:
         say("failed", f"{type(error).__name__}: {error}")
     else:
@@ -58,7 +70,7 @@ def _compile(engine: Engine, original: bytes, metered: bytes, say: Say) -> None:
 
 
 def _speaker(secret: str) -> Say:
-    """A function that writes one line to what was the standard output. What others write there goes nowhere."""
+    """Return a function that writes one line to what was the standard output. What others write there goes nowhere."""
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -76,7 +88,8 @@ def _lower(wanted: int, present: int) -> int:
 
 
 def _bound(seconds: float, size: int) -> None:
-    """Processor time, memory that can be written to, no core file, no files. A lower limit that is there already stays.
+    """Bound processor time and writable memory, and allow no files, not even a core file. A lower limit that is there
+    already stays.
 
     The timer counts the time of all threads to the hundredth of a second, the limit in whole ones. Of the limits on
     memory this one counts neither libraries nor what engines and allocators reserve without touching it.

@@ -1,4 +1,4 @@
-"""Public keys that signatures of tokens are verified with: PEM (a certificate, or a public key) and JSON Web Keys.
+"""Reads public keys that verify tokens: PEM (a certificate, or a public key) and JSON Web Keys.
 
 What OPA may read and this does not is no reason to call a token unsigned: such a key raises :class:`BuiltinError`.
 """
@@ -6,7 +6,7 @@ What OPA may read and this does not is no reason to call a token unsigned: such 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Union
 
 import msgspec
 
@@ -22,10 +22,13 @@ try:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-except ImportError:  # pragma: no cover - the functions are refused then
+except ImportError:  # pragma: no cover - the functions are not provided then
     NEEDS: tuple[tuple[str, object], ...] = (("cryptography", None),)
 else:
     NEEDS = (("cryptography", x509),)
+
+if TYPE_CHECKING:
+    VerifyingKey = Union[rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey]
 
 #: The algorithms of RFC 7518 and RFC 8037 that OPA knows.
 ALGORITHMS: Final = frozenset(f"{kind}{bits}" for kind in ("RS", "PS", "ES", "HS") for bits in (256, 384, 512)) | {
@@ -42,7 +45,7 @@ MAX_KEYS: Final = 50
 class Key(msgspec.Struct, frozen=True):
     """A public key, or the bytes of a shared one, with what its JSON says of the algorithm and of its name."""
 
-    key: Any
+    key: VerifyingKey | bytes
     algorithm: str = ""
     id: str = ""
 
@@ -50,10 +53,10 @@ class Key(msgspec.Struct, frozen=True):
 def read_keys(text: str) -> list[Key]:
     if "-----BEGIN" in text:
         return [Key(_pem(text))]
-    found = read_json(text)
-    if not isinstance(found, Object):
+    value = read_json(text)
+    if not isinstance(value, Object):
         raise Undefined
-    keys = found.get("keys") if "keys" in found else (found,)
+    keys = value.get("keys") if "keys" in value else (value,)
     if not isinstance(keys, tuple) or len(keys) > MAX_KEYS:
         raise _unusable("no array of up to 50 keys")
     read = [_json_key(item) for item in keys]
@@ -64,17 +67,19 @@ def _unusable(detail: str) -> BuiltinError:
     return BuiltinError("io.jwt", "ambiguous", f"a key that is not read: {detail}")
 
 
-def _pem(text: str) -> Any:
+def _pem(text: str) -> VerifyingKey:
     match = _PEM.fullmatch(text)
     if match is None or match[1] not in ("CERTIFICATE", "PUBLIC KEY"):
         raise _unusable("PEM that is not one certificate or one public key")
     try:
         if match[1] == "CERTIFICATE":
-            key: Any = x509.load_pem_x509_certificate(text.encode()).public_key()
+            key: object = x509.load_pem_x509_certificate(text.encode()).public_key()
         else:
             key = load_pem_public_key(text.encode())
+        if isinstance(key, (rsa.RSAPublicKey, ed25519.Ed25519PublicKey)):
+            return key
         curve = getattr(getattr(key, "curve", None), "name", None)
-        if isinstance(key, (rsa.RSAPublicKey, ed25519.Ed25519PublicKey)) or curve in _CURVE_NAMES:
+        if isinstance(key, ec.EllipticCurvePublicKey) and curve in _CURVE_NAMES:
             return key
         raise _unusable(f"{type(key).__name__} {curve or ''}")
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -94,26 +99,26 @@ def _json_key(value: Value) -> Key:
 
 
 def _text(value: Object, name: str) -> str:
-    found = value.get(name, "")
-    if not isinstance(found, str):
+    text = value.get(name, "")
+    if not isinstance(text, str):
         raise _unusable(f"{name!r} is no string")
-    return found
+    return text
 
 
-def _public_key(parts: dict[str, str]) -> Any:
-    kind, curve = parts["kty"], parts["crv"]
-    if kind == "RSA":
+def _public_key(parts: dict[str, str]) -> VerifyingKey | bytes:
+    key_type, curve = parts["kty"], parts["crv"]
+    if key_type == "RSA":
         return rsa.RSAPublicNumbers(_integer(parts["e"]), _integer(parts["n"])).public_key()
-    if kind == "EC" and curve in _CURVES:
+    if key_type == "EC" and curve in _CURVES:
         numbers = ec.EllipticCurvePublicNumbers(
             _integer(parts["x"]), _integer(parts["y"]), getattr(ec, _CURVES[curve])()
         )
         return numbers.public_key()
-    if kind == "OKP" and curve == "Ed25519":
+    if key_type == "OKP" and curve == "Ed25519":
         return ed25519.Ed25519PublicKey.from_public_bytes(_bytes(parts["x"]))
-    if kind == "oct":
+    if key_type == "oct":
         return _bytes(parts["k"])
-    raise _unusable(f"kind {kind!r} with curve {curve!r}")
+    raise _unusable(f"kind {key_type!r} with curve {curve!r}")
 
 
 def _integer(text: str) -> int:
@@ -123,8 +128,8 @@ def _integer(text: str) -> int:
     return int.from_bytes(data, "big")
 
 
-def is_signed(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is that of ``message``; not so where the key is of another kind than the algorithm."""
+def is_signed(key: VerifyingKey | bytes, algorithm: str, message: bytes, signature: bytes) -> bool:
+    """Say whether ``signature`` is that of ``message``; not so where the key is of another kind than the algorithm."""
     try:
         return _verify(key, algorithm, message, signature)
     except InvalidSignature:
@@ -133,7 +138,7 @@ def is_signed(key: Any, algorithm: str, message: bytes, signature: bytes) -> boo
         raise _unusable(str(error)[:200]) from error
 
 
-def _verify(key: Any, algorithm: str, message: bytes, signature: bytes) -> bool:
+def _verify(key: VerifyingKey | bytes, algorithm: str, message: bytes, signature: bytes) -> bool:
     if algorithm == "EdDSA":
         if not isinstance(key, ed25519.Ed25519PublicKey):
             return False

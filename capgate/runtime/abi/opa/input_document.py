@@ -1,13 +1,13 @@
-"""A policy input as the JSON document that Rego sees as ``input``.
+"""Writes a policy input as the JSON document that Rego sees as ``input``.
 
-Its shape is that of the inputs in golden fixtures, every key always present, ``null`` where there is nothing::
+Its shape is that of the inputs in golden fixtures. Every key is always present, ``null`` where there is nothing::
 
     {"action": "db.write", "actor": {"kind": "user", "id": "u-1"}, "resource": {"kind": "sql_query", "id": "list_users",
      "attributes": {}}, "args_hash": null, "env": {"service": "shop", "mode": "prod"}, "timestamp": 0}
 
-OPA takes text that is not JSON for an undefined input, and answers all the same. So there is no text here but what the
-encoder makes of values whose types are exactly those of the model: no NaN, no key twice, no lone surrogate, and no
-nesting beyond that above.
+OPA takes text that is not JSON for an undefined input, and answers all the same. So the text is what
+the encoder makes of values whose types are exactly those of the model, and nothing else. There is no NaN, no key twice,
+no lone surrogate, and no nesting beyond that above.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..lowering import lower
 
 
 def document(input: PolicyInput, limit: int) -> bytes:
-    """``input`` as canonical JSON in UTF-8. Raises :class:`MalformedInput` for what no policy may be asked, and above
-    ``limit`` bytes of text, attributes included."""
+    """Return ``input`` as canonical JSON in UTF-8. Raises :class:`MalformedInput` for what no policy may be asked, and
+    above ``limit`` bytes of text, attributes included."""
     strings, _, timestamp = lower(input, limit)
     attributes = {} if input.resource is None else input.resource.attributes
     if attributes:
@@ -30,8 +30,8 @@ def document(input: PolicyInput, limit: int) -> bytes:
 
 
 def _is_plain(input: PolicyInput) -> bool:
-    """Whether all text is of ``str`` itself, and the number an ``int``: an encoder may see other values in a subclass
-    than those that were checked."""
+    """Say whether all text is of ``str`` itself, and the number an ``int``: an encoder may see other values in a
+    subclass than those that were checked."""
     actor, resource, env = input.actor, input.resource, input.env
     return (
         type(input.action) is str
@@ -52,7 +52,7 @@ def _is_plain(input: PolicyInput) -> bool:
 
 
 def _plain(input: PolicyInput, strings: tuple[bytes, ...], timestamp: int) -> PolicyInput:
-    """The same input, of the bytes that were checked."""
+    """Return the same input, made of the bytes that were checked."""
     who, action, kind, id, args_hash, service, mode = (text.decode() for text in strings)
     resource = input.resource
     if resource is not None:

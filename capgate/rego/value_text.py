@@ -1,4 +1,4 @@
-"""The text of Rego values, as OPA's Wasm modules write it (``opa_value_dump``) and read it (``opa_value_parse``).
+"""Reads and writes the text of Rego values, as OPA's modules write (``opa_value_dump``) and read (``opa_value_parse``).
 
 It is JSON with two additions: sets, ``{1, 2}`` and ``set()``, and keys that are no strings. Text that is not exactly of
 that form raises :class:`BuiltinError`, and nothing else. The values are those of :mod:`capgate.rego.terms`.
@@ -12,23 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import BuiltinError
-from .terms import MAX_DEPTH, Number, Object, Set, Value, equal, is_unicode, number, order, plain, weigh
-
-__all__ = [
-    "MAX_DEPTH",
-    "Number",
-    "Object",
-    "Set",
-    "Value",
-    "dump",
-    "equal",
-    "is_unicode",
-    "number",
-    "order",
-    "parse",
-    "plain",
-    "weigh",
-]
+from .terms import MAX_DEPTH, Number, Object, Set, Value, is_unicode, number, weigh
 
 #: Values that are read between two looks at the clock.
 _OFTEN: Final = 256
@@ -39,11 +23,11 @@ _WORDS: Final[tuple[tuple[str, Value], ...]] = (("null", None), ("true", True), 
 
 
 def _nothing() -> None:
-    """What is done meanwhile."""
+    """Do nothing meanwhile."""
 
 
 def parse(data: bytes, meanwhile: Callable[[], object] = _nothing) -> Value:
-    """The value that ``opa_value_dump`` wrote as ``data``.
+    """Read the value that ``opa_value_dump`` wrote as ``data``.
 
     A text that fits the limits takes up to 0.2 seconds: ``meanwhile`` is called about each millisecond, and may raise.
     """
@@ -62,8 +46,8 @@ def _bad(text: str, at: int) -> BuiltinError:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
 
 
 def _string(text: str, at: int) -> tuple[str, int]:
@@ -103,10 +87,10 @@ class _Reader:
         for word, value in _WORDS:
             if text.startswith(word, at):
                 return value, at + len(word)
-        found = _NUMBER.match(text, at)
-        if found is None:
+        match = _NUMBER.match(text, at)
+        if match is None:
             raise _bad(text, at)
-        return number(found[0]), found.end()
+        return number(match[0]), match.end()
 
     def array(self, at: int, depth: int) -> tuple[Value, int]:
         text = self.text
@@ -158,7 +142,7 @@ class _Reader:
 
 
 def dump(value: Value) -> bytes:
-    """``value`` as the text that ``opa_value_parse`` reads: compact, members in Rego's order."""
+    """Write ``value`` as the text that ``opa_value_parse`` reads: compact, members in Rego's order."""
     weigh(value)
     parts: list[str] = []
     _write(value, parts)

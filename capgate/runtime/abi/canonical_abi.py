@@ -1,9 +1,9 @@
-"""The WIT interface ``capgate:policy/policy@0.1.0`` (``policy.wit``), spoken to core modules directly.
+"""Speaks the WIT interface ``capgate:policy/policy@0.1.0`` (``policy.wit``) to core modules directly.
 
 Layouts and names follow the Component Model's canonical ABI ("Canonical ABI Explainer", sections Alignment, Element
 Size, Storing, Lowering). The parameters of ``policy-check`` flatten to more than 16 values and its result to more
-than one, so the
-core function takes a pointer to an 80-byte record and gives a pointer to a 12-byte one, all little-endian::
+than one. So the core function takes a pointer to an 80-byte record and gives a pointer to a 12-byte one. Both are
+little-endian::
 
     input   0 actor      discriminant, pointer, length        result  0 discriminant (byte): 0 allow, 1 deny
            12 action     pointer, length                              4 reason  pointer, length
@@ -63,10 +63,10 @@ def check_exports(module: Module) -> None:
         if export.kind != "function":
             raise RestrictedModule("export_kind", name, f"is a {export.kind}, not a function")
         try:
-            kind = module.function_type(export.index)
+            signature = module.function_type(export.index)
         except IndexError as error:
             raise RestrictedModule("export_type", name, f"is no function of this module: {error}") from error
-        if kind.params != (I32,) * parameters or kind.results != (I32,) * results:
+        if signature.params != (I32,) * parameters or signature.results != (I32,) * results:
             raise RestrictedModule("export_type", name, f"is not ({parameters} x i32) -> ({results} x i32)")
     memory = module.export(MEMORY)
     if memory is None or memory.kind != "memory":
@@ -74,7 +74,7 @@ def check_exports(module: Module) -> None:
 
 
 class Reasons:
-    """Deny results by their raw bytes: guests repeat a few reasons, so decoding them again is not needed."""
+    """Denials by the raw bytes of their reasons: guests repeat a few, so decoding them again is not needed."""
 
     _SIZE: Final = 64
 
@@ -123,7 +123,7 @@ class CanonicalCall:
         return result
 
     def _store(self, lowered: Lowered) -> tuple[int, Spans]:
-        """Where the input record is, and every span that now belongs to the input."""
+        """Write the input. Returns where its record is, and every span that now belongs to the input."""
         first, *others = lowered[0]
         pointers = (
             self._begin(0, 0, 1, len(first)) & MASK,
@@ -159,7 +159,7 @@ class CanonicalCall:
 
 
 def denied(memory: memoryview, pointer: int, reasons: Reasons) -> Deny:
-    """The deny whose result record, known to be in bounds, is at ``pointer``. Raises :class:`AbiError`."""
+    """Return the denial whose result record, known to be in bounds, is at ``pointer``. Raises :class:`AbiError`."""
     discriminant, reason, length = _RESULT.unpack_from(memory, pointer)
     if discriminant != 1:
         raise AbiError("discriminant", f"{discriminant}, valid are 0 (allow) and 1 (deny)")
@@ -167,8 +167,8 @@ def denied(memory: memoryview, pointer: int, reasons: Reasons) -> Deny:
 
 
 def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: int, size: int) -> Spans:
-    """The spans of the texts and the record that are not empty. Raises :class:`AbiError` unless the guest may have
-    allocated them."""
+    """Return the spans of the texts and the record that are not empty. Raises :class:`AbiError` unless the guest may
+    have allocated them."""
     if at % INPUT_ALIGN:
         raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
     spans = sorted((p, p + len(text)) for p, text in (*zip(pointers, texts, strict=True), (at, bytes(INPUT_SIZE))))
