@@ -1,4 +1,4 @@
-"""A gate for work that takes long: :class:`GatedLimiter`."""
+"""Gates work that takes long: :class:`GatedLimiter`."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class GatedLimiter:
 
     The policy is asked first: what is denied raises :class:`~capgate.errors.CapabilityDenied`, waits for nothing and
     takes no slot. It is asked once: work that has to wait then begins by the answer from before. A background task is
-    asked about when it begins, when the response is gone, so that its denial is an error of the server and no 403; a
-    route that must answer with that declares ``compute.long`` itself.
+    asked about when it begins. The response is gone then, so its denial is an error of the server and no 403; a route
+    that must answer with 403 declares ``compute.long`` itself.
 
     ``job``           the id of the resource; without it the question names none
     ``waiting``       callers that may wait for a slot; the next one is denied ``pool_exhausted``
@@ -78,7 +78,7 @@ class GatedLimiter:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """A slot, for the duration of an ``async with``."""
+        """Hold a slot for the duration of an ``async with``."""
         capabilities = self._capabilities or current()
         await capabilities.require(ACTION, self._resource)
         borrower = object()  # a task may hold several
@@ -89,17 +89,20 @@ class GatedLimiter:
             self._limiter.release_on_behalf_of(borrower)
 
     async def run(self, func: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """What ``func`` returns, called in a worker thread, where the current capabilities are those from here."""
+        """Call ``func`` in a worker thread, where the current capabilities are those from here. Return its result."""
         async with self.slot():
             # Not one of the threads that endpoints share: the slot is what bounds these.
             return await anyio.to_thread.run_sync(partial(func, *args, **kwargs), limiter=anyio.CapacityLimiter(1))
 
     def task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> BackgroundTask:
-        """A background task for a response of starlette's: ``func``, in a worker thread unless it is asynchronous."""
+        """Return a background task for a response of starlette's.
+
+        It calls ``func``, in a worker thread unless that is asynchronous.
+        """
         return BackgroundTask(self._run_any, func, args, kwargs)
 
     def statistics(self) -> LimiterStatistics:
-        """A snapshot."""
+        """Take a snapshot."""
         return LimiterStatistics(self._capacity, self._limiter.borrowed_tokens, self._waiting)
 
     async def _run_any(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

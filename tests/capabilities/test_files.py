@@ -23,8 +23,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied, capabilities_for, using
-from capgate.capabilities._files_paths import DEPTH_LIMIT, LINK_LIMIT, PATH_LIMIT
 from capgate.capabilities.files import GatedFiles
+from capgate.capabilities.files.locate import DEPTH_LIMIT, LINK_LIMIT, PATH_LIMIT
 from capgate.errors import ConfigError
 from capgate.model import Allow, PolicyInput, PolicyResult, Reason, Resource
 from capgate.routes.declare import requires

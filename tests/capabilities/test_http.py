@@ -14,8 +14,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from capgate.capabilities import Capabilities, CapabilityDenied, capabilities_for, using
-from capgate.capabilities._outbound import Outbound
-from capgate.capabilities.http import AsyncGatedTransport, GatedTransport, gated_async_client, gated_client
+from capgate.capabilities.http import (
+    AsyncGatedTransport,
+    GatedTransport,
+    OutboundRules,
+    gated_async_client,
+    gated_client,
+)
 from capgate.errors import ConfigError
 from capgate.model import ALLOW, Allow, PolicyInput, PolicyResult, Resource, User
 
@@ -57,7 +62,7 @@ def refusal(error: pytest.ExceptionInfo[CapabilityDenied]) -> tuple[str, Resourc
     return decision.result.reason, decision.input.resource
 
 
-def asked_about(outbound: Outbound, request: httpx.Request) -> Resource:
+def asked_about(outbound: OutboundRules, request: httpx.Request) -> Resource:
     """What the first question about ``request`` is about, which is its URL."""
     resource = outbound.questions(request)[0][1]
     assert isinstance(resource, Resource)
@@ -253,7 +258,7 @@ async def test_names_that_lead_past_an_allowlist_elsewhere_async(name: str, allo
     ],
 )
 def test_the_host_that_is_asked_about(url: str, id: str | None) -> None:
-    assert asked_about(Outbound(None, None, None), httpx.Request("GET", url)).id == id
+    assert asked_about(OutboundRules(None, None, None), httpx.Request("GET", url)).id == id
 
 
 def test_upper_case_is_the_same_name(allowed: Server) -> None:
@@ -474,9 +479,9 @@ def test_a_proxy_from_the_environment(allowed: Server, denied: Server, monkeypat
 def test_an_ipv6_address_through_a_forwarding_proxy(allowed: Server) -> None:
     """httpcore writes ``http://::1:8080/``: the proxy may read another address."""
     request = httpx.Request("GET", "http://[::1]:8080/")
-    forwarded = asked_about(Outbound(None, None, allowed.url()), request)
+    forwarded = asked_about(OutboundRules(None, None, allowed.url()), request)
     assert (forwarded.id, forwarded.attributes["refused"]) == (None, "address")
-    assert asked_about(Outbound(None, None, "socks5://localhost"), request).id == "::1"
+    assert asked_about(OutboundRules(None, None, "socks5://localhost"), request).id == "::1"
 
 
 def test_each_mount_is_gated(allowed: Server, denied: Server) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from capgate.capabilities.mcp.jsonrpc import Message, ProtocolError, encode, read_body
-from capgate.capabilities.mcp.questions import Questions
+from capgate.capabilities.mcp.message_questions import MessageQuestions
 
 from .rpc_server import Careless, call
 
@@ -52,7 +52,7 @@ def _edited(draw: st.DrawFn) -> bytes:
 @example(_BODIES[1])
 @settings(max_examples=1_000, deadline=None)
 def test_whoever_reads_what_was_accepted_calls_no_other_tool(body: bytes) -> None:
-    questions = Questions("tool.modify", {})
+    questions = MessageQuestions("tool.modify", {})
     try:
         found = read_body(body)
         messages = found if isinstance(found, list) else [found]

@@ -10,7 +10,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.capabilities._cache_commands import (
+from capgate.capabilities.cache.gated_redis import parse
+from capgate.capabilities.cache.redis_commands import (
     _COMMANDS,
     _LOCK_DIGESTS,
     _LOCK_SCRIPTS,
@@ -18,7 +19,6 @@ from capgate.capabilities._cache_commands import (
     NotUnderstood,
     accesses,
 )
-from capgate.capabilities.cache import parse
 
 from ..support.redis_server import RedisServer, redis_server
 

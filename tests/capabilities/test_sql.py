@@ -44,7 +44,7 @@ from starlette.routing import Route
 
 from capgate.capabilities import CapabilityDenied, capabilities_for, using
 from capgate.capabilities.sql import gate_engine, named, query_name
-from capgate.capabilities.sql.built import is_built, trace
+from capgate.capabilities.sql.built_by_sqlalchemy import is_built, trace
 from capgate.errors import ConfigError
 from capgate.model import Reason
 from capgate.routes.declare import requires
