@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ KIND: Final = "job"
 #: The largest accepted ``capacity`` and ``waiting``.
 HIGHEST: Final = 1_000_000
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -88,13 +89,13 @@ class GatedLimiter:
         finally:
             self._limiter.release_on_behalf_of(borrower)
 
-    async def run(self, func: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    async def run(self, func: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call ``func`` in a worker thread, where the current capabilities are those from here. Return its result."""
         async with self.slot():
             # Not one of the threads that endpoints share: the slot is what bounds these.
             return await anyio.to_thread.run_sync(partial(func, *args, **kwargs), limiter=anyio.CapacityLimiter(1))
 
-    def task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> BackgroundTask:
+    def task(self, func: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> BackgroundTask:
         """Return a background task for a response of starlette's.
 
         It calls ``func``, in a worker thread unless that is asynchronous.
@@ -130,7 +131,7 @@ class GatedLimiter:
         capabilities.deny(PoolExhausted(seen), ACTION, self._resource)
 
 
-def _is_async(func: Any) -> bool:
+def _is_async(func: Callable[..., object]) -> bool:
     while isinstance(func, partial):
         func = func.func
     return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004  # its __call__

@@ -248,7 +248,7 @@ class AsyncGatedConnection(AsyncAbstractConnection):
             raise
 
 
-def _check_pool(client: Any, pool: Any, pools: Iterable[type]) -> None:
+def _check_pool(client: object, pool: Any, pools: Iterable[type]) -> None:
     """Raise :class:`ConfigError` unless ``pool`` is one of ``pools``, is plain, and has no connection yet."""
     if type(pool) not in pools:
         raise ConfigError("connection_pool", type(pool).__name__, "ConnectionPool or BlockingConnectionPool")

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, Final, Union
+from typing import Any, Final, NoReturn, Union
 
 import msgspec
 
@@ -93,12 +93,12 @@ def read_body(body: bytes) -> Message | list[Message]:
     return messages
 
 
-def encode(value: Any) -> bytes:
+def encode(value: object) -> bytes:
     """Write ``value`` as JSON in UTF-8, without white space."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def error(id: Id | None, code: int, message: str, data: Any = None) -> dict[str, Any]:
+def error(id: Id | None, code: int, message: str, data: object = None) -> dict[str, Any]:
     """Make an error response."""
     fields = {"code": code, "message": message}
     return {"jsonrpc": "2.0", "id": id, "error": fields if data is None else {**fields, "data": data}}
@@ -110,7 +110,7 @@ def differ_in_case_only(names: Iterable[str]) -> bool:
     return len(set(folded)) < len(folded)
 
 
-def _read_json(body: bytes) -> Any:
+def _read_json(body: bytes) -> object:
     try:
         value = json.loads(
             body.decode(), object_pairs_hook=_object, parse_constant=_reject_constant, parse_float=_finite
@@ -121,11 +121,11 @@ def _read_json(body: bytes) -> Any:
     return value
 
 
-def _check_bounds(value: Any) -> None:
+def _check_bounds(value: object) -> None:
     """Raise ``ValueError`` for lone surrogates and for too much."""
     level, count = [value], 0
     for _ in range(DEPTH + 1):
-        inside: list[Any] = []
+        inside: list[object] = []
         for item in level:
             if type(item) is str:
                 item.encode()
@@ -143,7 +143,7 @@ def _check_bounds(value: Any) -> None:
     raise ValueError("nested too deeply")
 
 
-def _read_message(value: Any) -> Message:
+def _read_message(value: object) -> Message:
     if type(value) is not dict or value.get("jsonrpc") != "2.0" or not _MEMBERS.issuperset(value):
         raise ProtocolError(INVALID_REQUEST, "not a JSON-RPC 2.0 message")
     id, answers = value.get("id"), "result" in value or "error" in value
@@ -175,5 +175,5 @@ def _finite(text: str) -> float:
     return number
 
 
-def _reject_constant(name: str) -> Any:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)

@@ -49,11 +49,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import await_only
@@ -122,7 +122,13 @@ class _StatementGate:
         self._functions = functions
 
     def note(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+        self,
+        connection: Connection,
+        cursor: DBAPICursor,
+        statement: str,
+        parameters: object,
+        context: ExecutionContext | None,
+        executemany: bool,
     ) -> None:
         """Remember the statement before other listeners see it.
 
@@ -133,17 +139,19 @@ class _StatementGate:
         else:
             context.__dict__.setdefault("_capgate_noted", {})[self] = statement
 
-    def execute(self, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    def execute(
+        self, cursor: DBAPICursor, statement: str, parameters: object, context: ExecutionContext | None
+    ) -> None:
         """Ask for ``statement``, which is about to be sent. Raises :class:`CapabilityDenied`."""
         noted = None if context is None else context.__dict__.get("_capgate_noted", {}).get(self)
-        if noted is not None:
+        if context is not None and noted is not None:
             built = noted == statement and _is_sqlalchemys(statement, context)
             self._require(self._questions(statement, _names(context), built=built))
 
-    def execute_no_params(self, cursor: Any, statement: str, context: Any) -> None:
+    def execute_no_params(self, cursor: DBAPICursor, statement: str, context: ExecutionContext | None) -> None:
         self.execute(cursor, statement, (), context)
 
-    def _questions(self, statement: str, names: list[Any], *, built: bool) -> list[Question]:
+    def _questions(self, statement: str, names: list[object], *, built: bool) -> list[Question]:
         content = read_statements(statement, self._dialect, functions=self._functions)
         digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
         if names:
@@ -163,7 +171,7 @@ class _StatementGate:
             capabilities.require_all_now(questions)
 
 
-def _names(context: Any) -> list[Any]:
+def _names(context: ExecutionContext) -> list[object]:
     """List the names of a statement. It may have two, since options of a connection hide those of a statement."""
     statement = context.invoked_statement
     if statement is None:  # DDL, and text that goes to the driver
@@ -173,7 +181,7 @@ def _names(context: Any) -> list[Any]:
     return [name for name in (own, None if given == own else given) if name is not None]
 
 
-def _is_sqlalchemys(statement: str, context: Any) -> bool:
+def _is_sqlalchemys(statement: str, context: ExecutionContext) -> bool:
     """Say whether SQLAlchemy built ``statement``. Rows of a batch are added to what was compiled."""
     compiled = context.compiled
     batch = context.execute_style is ExecuteStyle.INSERTMANYVALUES

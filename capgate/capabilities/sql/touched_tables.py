@@ -36,7 +36,7 @@ def touched_tables(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str],
     return tuple(sorted(touched))
 
 
-def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[Any, bool]]:
+def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[object, bool]]:
     """Yield the tables that are written, each with whether rows that were there before are read as well."""
     for statement in tree.find_all(*DML):
         returns = bool(statement.args.get("returning"))
