@@ -119,14 +119,14 @@ class GatedLimiter:
             return
         except anyio.WouldBlock:
             if self._waiting >= self._most_waiting:
-                self._refuse(capabilities)
+                self._deny(capabilities)
         self._waiting += 1
         try:
             await self._limiter.acquire_on_behalf_of(borrower)
         finally:
             self._waiting -= 1
 
-    def _refuse(self, capabilities: Capabilities) -> NoReturn:
+    def _deny(self, capabilities: Capabilities) -> NoReturn:
         seen = f"{self._waiting} callers wait for {self._capacity} slots, the limit is {self._most_waiting}"
         capabilities.deny(PoolExhausted(seen), ACTION, self._resource)
 

@@ -97,11 +97,11 @@ def test_what_is_denied_stays_unread_and_unwritten_while_links_are_exchanged(roo
 def test_a_name_that_becomes_a_link_after_the_answer_is_not_followed(root: Path) -> None:
     class Swapping(Listening):
         def _hear(self, questions: Any) -> Any:
-            found = super()._hear(questions)
+            heard = super()._hear(questions)
             for name in ("a.txt", "pub/x"):
                 (root / name).unlink(missing_ok=True)
                 (root / name).symlink_to(f"{root.parent}/outside/x")
-            return found
+            return heard
 
     with GatedFiles(root, capabilities=Swapping.to(ANY)) as files:
         for mode in ("r", "w", "a", "r+"):
@@ -120,10 +120,10 @@ def test_a_name_that_becomes_a_link_after_the_answer_is_not_followed(root: Path)
 def test_a_folder_that_is_exchanged_after_the_answer_is_not_entered(root: Path) -> None:
     class Swapping(Listening):
         def _hear(self, questions: Any) -> Any:
-            found = super()._hear(questions)
+            heard = super()._hear(questions)
             os.rename(root / "pub", root / "was")
             (root / "pub").symlink_to("../outside")
-            return found
+            return heard
 
     with GatedFiles(root, capabilities=Swapping.to(ANY)) as files:
         assert files.read_text("pub/x") == "public"  # the folder that was asked for, whatever its name is now
@@ -132,11 +132,11 @@ def test_a_folder_that_is_exchanged_after_the_answer_is_not_entered(root: Path) 
 def test_a_fifo_that_appears_after_the_answer_is_not_waited_for(root: Path) -> None:
     class Swapping(Listening):
         def _hear(self, questions: Any) -> Any:
-            found = super()._hear(questions)
+            heard = super()._hear(questions)
             if (root / "a.txt").is_file():
                 (root / "a.txt").unlink()
                 os.mkfifo(root / "a.txt")
-            return found
+            return heard
 
     for mode in ("r", "w"):
         (root / "a.txt").unlink()

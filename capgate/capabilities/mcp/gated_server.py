@@ -39,7 +39,7 @@ from .message_questions import NAMES, ActionOf, MessageQuestion, MessageQuestion
 _log = logging.getLogger("capgate")
 
 #: Whom to ask; or the denial where there is nobody; or ``None`` where nothing is asked.
-Asked = Union[Capabilities, Decision, None]
+CapabilitiesOrDenial = Union[Capabilities, Decision, None]
 
 
 class GatedMCP:
@@ -111,7 +111,7 @@ class GatedMCP:
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD", "DELETE", "OPTIONS"):
-            with _acting(self._held(scope)):
+            with _in_force(self._held(scope)):
                 await self.app(scope, without_body(receive), send)
         else:
             await respond(send, 405, None, (b"allow", b"GET, HEAD, DELETE, OPTIONS, POST"))
@@ -138,7 +138,7 @@ class GatedMCP:
         if denial is not None:
             await respond(send, *self._refusal(content, denial))
 
-    def _held(self, scope: Scope, asks: bool = False) -> Asked:
+    def _held(self, scope: Scope, asks: bool = False) -> CapabilitiesOrDenial:
         """Return whom to ask, and who acts in the server; ``None`` where that is whoever it is anyway."""
         if not asks and self._capabilities is None and self._actor is None:
             return None
@@ -149,7 +149,7 @@ class GatedMCP:
             return decision
         return held if self._actor is None else held.for_actor_in(scope, self._actor)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, held: Asked) -> Decision | None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, held: CapabilitiesOrDenial) -> Decision | None:
         """Let the server answer. Return the denial of something that it tried, if that was all that came of it."""
         began = False
 
@@ -159,7 +159,7 @@ class GatedMCP:
             await send(event)
 
         try:
-            with _acting(held):
+            with _in_force(held):
                 await self.app(scope, receive, watch)
         except Exception as error:
             denial = denial_in(error)
@@ -172,7 +172,7 @@ class GatedMCP:
         self,
         exchange: BatchExchange,
         pairs: list[tuple[rpc.Message, MessageQuestion | None]],
-        held: Asked,
+        held: CapabilitiesOrDenial,
         send: Send,
     ) -> None:
         results = [await self._answer(exchange, message, question, held) for message, question in pairs]
@@ -180,13 +180,17 @@ class GatedMCP:
         await respond(send, 200 if answers else 202, b"[" + b",".join(answers) + b"]" if answers else None)
 
     async def _answer(
-        self, exchange: BatchExchange, message: rpc.Message, question: MessageQuestion | None, held: Asked
+        self,
+        exchange: BatchExchange,
+        message: rpc.Message,
+        question: MessageQuestion | None,
+        held: CapabilitiesOrDenial,
     ) -> bytes | None:
         """Return the answer to one message of a batch, ``None`` where it gets none."""
         denial = await _denial(question, held)
         if denial is None:
             try:
-                with _acting(held):
+                with _in_force(held):
                     return await exchange.ask(message)
             except Exception as error:
                 denial = denial_in(error)
@@ -206,11 +210,11 @@ class GatedMCP:
         return 200, rpc.encode(rpc.error(message.id, rpc.DENIED, "Denied by policy", data))
 
 
-def _acting(held: Asked) -> AbstractContextManager[object]:
+def _in_force(held: CapabilitiesOrDenial) -> AbstractContextManager[object]:
     return using(held) if isinstance(held, Capabilities) else nullcontext()
 
 
-async def _denial(question: MessageQuestion | None, held: Asked) -> Decision | None:
+async def _denial(question: MessageQuestion | None, held: CapabilitiesOrDenial) -> Decision | None:
     """Return the denial of ``question``; ``None`` where it is allowed, or nothing was asked for."""
     if question is None:
         return None
