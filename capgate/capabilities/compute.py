@@ -1,4 +1,4 @@
-"""A gate for work that takes long: :class:`GatedLimiter`."""
+"""Gates work that takes long: :class:`GatedLimiter`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ KIND: Final = "job"
 #: The largest accepted ``capacity`` and ``waiting``.
 HIGHEST: Final = 1_000_000
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -49,8 +50,8 @@ class GatedLimiter:
 
     The policy is asked first: what is denied raises :class:`~capgate.errors.CapabilityDenied`, waits for nothing and
     takes no slot. It is asked once: work that has to wait then begins by the answer from before. A background task is
-    asked about when it begins, when the response is gone, so that its denial is an error of the server and no 403; a
-    route that must answer with that declares ``compute.long`` itself.
+    asked about when it begins. The response is gone then, so its denial is an error of the server and no 403; a route
+    that must answer with 403 declares ``compute.long`` itself.
 
     ``job``           the id of the resource; without it the question names none
     ``waiting``       callers that may wait for a slot; the next one is denied ``pool_exhausted``
@@ -78,7 +79,7 @@ class GatedLimiter:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """A slot, for the duration of an ``async with``."""
+        """Hold a slot for the duration of an ``async with``."""
         capabilities = self._capabilities or current()
         await capabilities.require(ACTION, self._resource)
         borrower = object()  # a task may hold several
@@ -88,18 +89,21 @@ class GatedLimiter:
         finally:
             self._limiter.release_on_behalf_of(borrower)
 
-    async def run(self, func: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """What ``func`` returns, called in a worker thread, where the current capabilities are those from here."""
+    async def run(self, func: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call ``func`` in a worker thread, where the current capabilities are those from here. Return its result."""
         async with self.slot():
             # Not one of the threads that endpoints share: the slot is what bounds these.
             return await anyio.to_thread.run_sync(partial(func, *args, **kwargs), limiter=anyio.CapacityLimiter(1))
 
-    def task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> BackgroundTask:
-        """A background task for a response of starlette's: ``func``, in a worker thread unless it is asynchronous."""
+    def task(self, func: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> BackgroundTask:
+        """Return a background task for a response of starlette's.
+
+        It calls ``func``, in a worker thread unless that is asynchronous.
+        """
         return BackgroundTask(self._run_any, func, args, kwargs)
 
     def statistics(self) -> LimiterStatistics:
-        """A snapshot."""
+        """Take a snapshot."""
         return LimiterStatistics(self._capacity, self._limiter.borrowed_tokens, self._waiting)
 
     async def _run_any(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -115,19 +119,19 @@ class GatedLimiter:
             return
         except anyio.WouldBlock:
             if self._waiting >= self._most_waiting:
-                self._refuse(capabilities)
+                self._deny(capabilities)
         self._waiting += 1
         try:
             await self._limiter.acquire_on_behalf_of(borrower)
         finally:
             self._waiting -= 1
 
-    def _refuse(self, capabilities: Capabilities) -> NoReturn:
+    def _deny(self, capabilities: Capabilities) -> NoReturn:
         seen = f"{self._waiting} callers wait for {self._capacity} slots, the limit is {self._most_waiting}"
         capabilities.deny(PoolExhausted(seen), ACTION, self._resource)
 
 
-def _is_async(func: Any) -> bool:
+def _is_async(func: Callable[..., object]) -> bool:
     while isinstance(func, partial):
         func = func.func
     return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004  # its __call__

@@ -1,4 +1,4 @@
-"""A gate for environment variables: :class:`GatedEnviron`."""
+"""Gates environment variables: :class:`GatedEnviron`."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class GatedEnviron(Mapping[str, str]):
         return len(self._allowed(tuple(self._environ)))
 
     def copy(self) -> dict[str, str]:
-        """The allowed variables, as a dict."""
+        """Return the allowed variables, as a dict."""
         return dict(self)
 
     def _allowed(self, names: Iterable[str]) -> list[str]:
-        capabilities, left, found = self._capabilities or current(), iter(names), []
+        capabilities, left, allowed = self._capabilities or current(), iter(names), list[str]()
         while batch := tuple(islice(left, BATCH)):
             results = capabilities.check_many_now((ACTION, _variable(name)) for name in batch)
-            found += [name for name, result in zip(batch, results, strict=True) if type(result) is Allow]
-        return found
+            allowed += [name for name, result in zip(batch, results, strict=True) if type(result) is Allow]
+        return allowed
 
     def __repr__(self) -> str:
         return "GatedEnviron()"  # neither values nor names

@@ -1,4 +1,4 @@
-"""Hosted tools: a function that asks the policy before it runs, about its name and the hash of its arguments.
+"""Gates hosted tools: a function asks the policy before it runs, about its name and the hash of its arguments.
 
 ::
 
@@ -12,24 +12,48 @@ reach as ``rename.__wrapped__`` for frameworks that read annotations there, nor 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from typing import Any, Final, ParamSpec, TypeVar
 
+import rfc8785
+
 from ..actions import VOCABULARY
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import current
-from ..errors import CapabilityDenied, ConfigError
+from ..errors import CapabilityDenied, ConfigError, MalformedInput
 from ..model import Resource
-from ._tools_arguments import Taken, canonical_hash
 
 __all__ = ["canonical_hash", "gated_tool"]
 
 #: The resource kind of tools.
 KIND: Final = "tool"
+#: In place of the hash of arguments that have none: text that is not Unicode, which makes the question malformed.
+NO_HASH: Final = "\udcff"
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+def canonical_hash(arguments: Any) -> str:
+    """Return the SHA-256 (64 hex digits) of ``arguments`` as canonical JSON, by RFC 8785.
+
+    Key order and white space do not count, numbers are doubles. Raises :class:`~capgate.errors.MalformedInput` for what
+    has no such form:
+
+    - a type that JSON has not
+    - NaN, infinity, and a whole number beyond 2**53 - 1
+    - text with a lone surrogate
+    - nesting too deep
+    """
+    try:
+        return hashlib.sha256(rfc8785.dumps(arguments)).hexdigest()
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedInput(f"the arguments have no canonical form: {problem[:200]}") from error
 
 
 def gated_tool(
@@ -50,7 +74,7 @@ def gated_tool(
 
     The hash is :func:`canonical_hash` of an object with one member for each parameter, defaults included, ``*args`` as
     an array and ``**kwargs`` as an object. The function gets copies of the lists and dicts that were hashed, so nobody
-    changes them meanwhile; what went through ``default`` is hashed again after the answer, and denied if it differs.
+    changes them meanwhile. What went through ``default`` is hashed again after the answer, and denied if it differs.
 
     For functions, coroutine functions and generators of both kinds, which ask when they are first advanced; a method
     is decorated below ``@classmethod`` or ``@staticmethod``. Name, signature, docstring and annotations stay as they
@@ -62,7 +86,7 @@ def gated_tool(
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not callable(function) or isinstance(function, (type, classmethod, staticmethod)):
             raise ConfigError("function", function, "a function; @classmethod and @staticmethod go above")
-        gate = _Gate(function, action, name, capabilities, frozenset(ignore), default)
+        gate = _ToolGate(function, action, name, capabilities, frozenset(ignore), default)
         return functools.wraps(function)(_wrapper(function, gate))
 
     return decorate
@@ -72,23 +96,23 @@ def check_action(setting: str, action: object) -> None:
     """Raise :class:`ConfigError` unless ``action`` is registered and may be about a tool."""
     known = VOCABULARY.get(action) if isinstance(action, str) else None
     if known is None or known.kind not in (None, KIND):
-        names = sorted(one.name for one in VOCABULARY if one.kind in (None, KIND))
+        names = sorted(valid.name for valid in VOCABULARY if valid.kind in (None, KIND))
         raise ConfigError(setting, action, f"an action on tools: {', '.join(names)}")
 
 
-def _wrapper(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
-    """``function`` behind ``gate``, of the kind that it is itself: frameworks look."""
+def _wrapper(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
+    """Put ``function`` behind ``gate``, as a function of the same sort: frameworks look."""
     inside = function
     while isinstance(inside, functools.partial):
         inside = inside.func
     inside = inside if inspect.isroutine(inside) else type(inside).__call__
-    for is_kind, wrap in _KINDS.items():
-        if is_kind(inside):
+    for is_of_sort, wrap in _WRAPPERS.items():
+        if is_of_sort(inside):
             return wrap(function, gate)
     return _function(function, gate)
 
 
-def _coroutine(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
+def _coroutine(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
     async def run(*args: Any, **kwargs: Any) -> Any:
         call = await gate.ask(args, kwargs)
         return await function(*call.args, **call.kwargs)
@@ -96,7 +120,7 @@ def _coroutine(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
     return run
 
 
-def _function(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
+def _function(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         call = gate.ask_now(args, kwargs)
         return function(*call.args, **call.kwargs)
@@ -104,7 +128,7 @@ def _function(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
     return run
 
 
-def _generator(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
+def _generator(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         call = gate.ask_now(args, kwargs)
         return (yield from function(*call.args, **call.kwargs))
@@ -112,7 +136,7 @@ def _generator(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
     return run
 
 
-def _async_generator(function: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
+def _async_generator(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
     async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         call = await gate.ask(args, kwargs)
         inner = function(*call.args, **call.kwargs)
@@ -135,14 +159,14 @@ def _async_generator(function: Callable[..., Any], gate: _Gate) -> Callable[...,
     return run
 
 
-_KINDS: Final = {
+_WRAPPERS: Final = {
     inspect.iscoroutinefunction: _coroutine,
     inspect.isasyncgenfunction: _async_generator,
     inspect.isgeneratorfunction: _generator,
 }
 
 
-class _Gate:
+class _ToolGate:
     """One gated function: what is asked before it runs."""
 
     def __init__(
@@ -161,15 +185,15 @@ class _Gate:
             self._signature = inspect.signature(function)
         except (TypeError, ValueError):
             raise ConfigError("function", function, "a function whose signature can be seen") from None
-        for one in sorted(ignore - set(self._signature.parameters)):
-            raise ConfigError("ignore", one, f"parameters of {name}: {', '.join(self._signature.parameters)}")
+        for unknown in sorted(ignore - set(self._signature.parameters)):
+            raise ConfigError("ignore", unknown, f"parameters of {name}: {', '.join(self._signature.parameters)}")
         self._question = action, Resource(KIND, name)
         self._capabilities = capabilities
         self._ignore = ignore
         self._default = default
 
     async def ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
-        """The arguments to run with, once they were allowed. Raises :class:`CapabilityDenied`."""
+        """Return the arguments to run with, once they were allowed. Raises :class:`CapabilityDenied`."""
         taken = self._take(args, kwargs)
         asked = current() if self._capabilities is None else self._capabilities
         try:
@@ -188,13 +212,81 @@ class _Gate:
             raise denied from taken.problem
         return self._confirmed(taken, asked)
 
-    def _take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Taken:
+    def _take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallArguments:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return Taken(bound, self._ignore, self._default)
+        return CallArguments(bound, self._ignore, self._default)
 
-    def _confirmed(self, taken: Taken, asked: Capabilities) -> inspect.BoundArguments:
+    def _confirmed(self, taken: CallArguments, asked: Capabilities) -> inspect.BoundArguments:
         problem = taken.problem or taken.changed()
         if problem is not None:  # not even where a checker of the application's allowed it
             asked.deny(problem)
         return taken.bound
+
+
+class CallArguments:
+    """The arguments of one call: what they hash to, and copies that nobody else can change.
+
+    ``bound`` holds the copies, and ``hash`` is over those. Where there is no hash, ``problem`` says why.
+    """
+
+    def __init__(
+        self, bound: inspect.BoundArguments, ignore: frozenset[str], default: Callable[[Any], Any] | None
+    ) -> None:
+        self.bound = bound
+        self.problem: MalformedInput | None = None
+        self.hash = NO_HASH
+        self._ignore = ignore
+        self._default = default
+        self._foreign = False  # whether something could not be copied
+        try:
+            self.hash = self._hash()
+        except MalformedInput as error:
+            self.problem = error
+
+    def changed(self) -> MalformedInput | None:
+        """Return what is wrong if what could not be copied is no longer what was hashed, else ``None``."""
+        if not self._foreign:
+            return None
+        try:
+            same = self._hash() == self.hash
+        except MalformedInput as error:
+            return error
+        return None if same else MalformedInput("the arguments changed while the policy was asked")
+
+    def _hash(self) -> str:
+        json: dict[str, Any] = {}
+        for name, value in self.bound.arguments.items():
+            if name in self._ignore:
+                continue
+            try:
+                self.bound.arguments[name], json[name] = self._copy(value, name)
+            except RuntimeError as error:  # too deep, or a dict that another thread is changing
+                raise MalformedInput(f"argument {name!r} cannot be copied: {type(error).__name__}") from error
+        return canonical_hash(json)
+
+    def _copy(self, value: Any, where: str) -> tuple[Any, Any]:
+        """Return ``value`` for the function, and as JSON."""
+        own_class = type(value)
+        if own_class in _SCALARS:
+            return value, value
+        if own_class is list or own_class is tuple:
+            pairs = [self._copy(item, where) for item in value]
+            return own_class(own for own, _ in pairs), [json for _, json in pairs]
+        if own_class is dict:
+            items = [(key, *self._copy(item, where)) for key, item in value.items()]
+            if all(type(key) is str for key, _, _ in items):
+                return {key: own for key, own, _ in items}, {key: json for key, _, json in items}
+        if self._default is None:
+            what = "a dict with keys that are not text" if own_class is dict else f"a {own_class.__name__}"
+            raise MalformedInput(f"argument {where!r} holds {what}, which JSON has not, and there is no default=")
+        self._foreign = True
+        return value, self._converted(value, where)
+
+    def _converted(self, value: Any, where: str) -> Any:
+        default = self._default
+        try:
+            json = None if default is None else default(value)
+        except Exception as error:
+            raise MalformedInput(f"argument {where!r}: default= raised {type(error).__name__}") from error
+        return self._copy(json, where)[1]

@@ -1,4 +1,4 @@
-"""A workshop of modules, as an MCP server whose tools may do what the mode of their environment allows.
+"""Runs a workshop of modules: an MCP server whose tools may do what the mode of their environment allows.
 
 No tool holds a policy call: the gate around the server knows which of them inspects, generates or modifies, and the
 policy says where that is allowed. Developers may do everything, compiler authors generate and do not modify, and in
@@ -27,7 +27,7 @@ ACTIONS = {"inspect_module": "tool.inspect", "generate_module": "tool.generate",
 
 
 def create_server(modules: dict[str, str]) -> MCPServer:
-    """The tools, which work on ``modules``: their source by name."""
+    """Make the tools, which work on ``modules``: their source by name."""
     server = MCPServer("workshop")
 
     @server.tool()
@@ -63,7 +63,7 @@ def create_server(modules: dict[str, str]) -> MCPServer:
 
 
 def create_app(settings: Settings | None = None, modules: dict[str, str] | None = None) -> Starlette:
-    """The application. Without ``settings``, those of the environment, at start-up."""
+    """Make the application. Without ``settings``, those of the environment count, at start-up."""
     server = create_server({} if modules is None else modules)
     inside = server.streamable_http_app(streamable_http_path="/")
     gated = GatedMCP(inside, action=ACTIONS, actor=agent)
@@ -73,5 +73,5 @@ def create_app(settings: Settings | None = None, modules: dict[str, str] | None 
 
 
 def agent(scope: Scope) -> CompilerTool:
-    """Who calls the tools. An application with authentication would take it from there."""
+    """Say who calls the tools. An application with authentication would take it from there."""
     return CompilerTool("mcp-client")

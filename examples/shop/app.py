@@ -1,9 +1,8 @@
-"""A shop: orders in SQLite through SQLAlchemy, payments at another server, a cache in redis, tools for an assistant.
+"""Runs a shop: orders in SQLite through SQLAlchemy, payments elsewhere, a cache in redis, tools for an assistant.
 
-No handler holds a policy call. Routes declare what they are for; the engine, the HTTP client, the cache, the files, the
+No handler holds a policy call. Routes declare what they are for. The engine, the HTTP client, the cache, the files, the
 environment, the limiter of background work and the MCP server ask for each thing that they are about to do, in the name
-of whoever sent the request. From the root of the
-checkout, with a redis-server on its usual port::
+of whoever sent the request. From the root of the checkout, with a redis-server on its usual port::
 
     pip install -e '.[cli,http,redis,sql,tools]' aiosqlite greenlet mcp
     uvicorn examples.shop.payments:app --port 8005 &
@@ -62,7 +61,7 @@ class Order(Base):
 
 @requires("db.write", resource="sql_query:place_order")
 async def place_order(request: Request) -> Response:
-    """The order is stored only if it was paid: a denial on the way rolls the transaction back."""
+    """Store the order only if it was paid: a denial on the way rolls the transaction back."""
     shop, wanted = request.app.state, await request.json()
     await shop.cache.delete(LATEST)
     async with shop.sessions() as session, session.begin():
@@ -77,7 +76,7 @@ async def place_order(request: Request) -> Response:
 
 @requires("db.read", resource="sql_query:list_orders")
 async def list_orders(request: Request) -> Response:
-    """From the cache, or from the database and then into the cache."""
+    """Answer from the cache, or from the database and then into the cache."""
     shop = request.app.state
     known = await shop.cache.get(LATEST)
     if known is None:
@@ -91,7 +90,7 @@ async def list_orders(request: Request) -> Response:
 @requires("compute.long", resource="job:report")
 @requires("db.read", resource="sql_query:takings")
 async def report(request: Request) -> Response:
-    """The takings as a file, written in the background: in a slot for reports, below a folder, in nobody's way."""
+    """Write the takings to a file in the background: in a slot for reports, below a folder, in nobody's way."""
     shop = request.app.state
     async with shop.sessions() as session:
         rows = (await session.execute(named("takings", text(TAKINGS)))).all()
@@ -102,7 +101,7 @@ async def report(request: Request) -> Response:
 
 @requires("db.read", resource="sql_query:takings")
 async def takings(request: Request) -> Response:
-    """SQL by hand has a name, and is asked for by it."""
+    """Run SQL by hand, which has a name and is asked for by it."""
     async with request.app.state.sessions() as session:
         sums = await session.execute(named("takings", text(TAKINGS)))
         return JSONResponse({row.item: row.cents for row in sums})
@@ -117,7 +116,7 @@ def create_app(
     folder: str | os.PathLike[str] = ".",
     environ: Mapping[str, str] = os.environ,
 ) -> Starlette:
-    """The application; without ``settings``, with those of the environment, at start-up."""
+    """Make the application; without ``settings``, with those of the environment, at start-up."""
     engine = create_async_engine(database)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     tools = create_tools(sessions, Order)
@@ -154,6 +153,6 @@ async def create_tables(engine: AsyncEngine) -> None:
 
 
 def customer(scope: Scope) -> User | Anonymous:
-    """Who is asking. An application with authentication would take it from there, and not from whoever asks."""
+    """Say who is asking. An application with authentication would take it from there, and not from whoever asks."""
     names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-user"]
     return User(names[0]) if len(names) == 1 and names[0] else Anonymous()

@@ -1,4 +1,4 @@
-"""The server of a payment provider, in as far as the shop needs one. It remembers whom it charged."""
+"""Serves as a payment provider, in as far as the shop needs one. It remembers whom it charged."""
 
 from __future__ import annotations
 

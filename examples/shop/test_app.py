@@ -61,8 +61,8 @@ class Shop:
             connection.execute("INSERT INTO orders (item, price, charge) VALUES ('coffee', 420, 'ch-0')")
 
     def cached(self) -> Any:
-        found = self._redis.plain.get(LATEST)
-        return None if found is None else json.loads(found)
+        value = self._redis.plain.get(LATEST)
+        return None if value is None else json.loads(value)
 
     def cache(self, value: Any) -> None:
         self._redis.plain.set(LATEST, json.dumps(value))
@@ -112,7 +112,7 @@ def without(section: str, entry: Any = None) -> dict[str, Any]:
     """The policy without a section, or without one entry of it."""
     policy = {name: value for name, value in POLICY.items() if name != section}
     if entry is not None:
-        policy[section] = [one for one in POLICY[section] if one != entry]
+        policy[section] = [other for other in POLICY[section] if other != entry]
         assert len(policy[section]) == len(POLICY[section]) - 1
     return policy
 

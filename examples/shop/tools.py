@@ -1,4 +1,4 @@
-"""What an assistant may do in the shop: tools of an MCP server, which hold no policy call either."""
+"""Lists what an assistant may do in the shop: tools of an MCP server, which hold no policy call either."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ACTIONS = {"order_status": "tool.inspect", "draft_reply": "tool.generate", "chan
 
 
 def create_tools(sessions: async_sessionmaker[AsyncSession], order: Any) -> MCPServer:
-    """The server; ``order`` is the mapped class of orders."""
+    """Make the server; ``order`` is the mapped class of orders."""
     server = MCPServer("shop")
 
     @server.tool()
     async def order_status(number: int) -> str:
         """Whether an order is paid."""
         async with sessions() as session:
-            found = await session.get(order, number)
-        if found is None:
+            row = await session.get(order, number)
+        if row is None:
             raise ToolError("there is no such order")
-        return "paid" if found.charge else "not paid"
+        return "paid" if row.charge else "not paid"
 
     @server.tool()
     async def draft_reply(number: int) -> str:
@@ -34,10 +34,10 @@ def create_tools(sessions: async_sessionmaker[AsyncSession], order: Any) -> MCPS
     async def change_price(number: int, cents: int) -> str:
         """Another price for an order."""
         async with sessions() as session, session.begin():
-            found = await session.get(order, number)
-            if found is None:
+            row = await session.get(order, number)
+            if row is None:
                 raise ToolError("there is no such order")
-            found.price = cents
+            row.price = cents
         return "changed"
 
     return server

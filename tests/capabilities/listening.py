@@ -27,11 +27,11 @@ class Listening(Capabilities, eq=False):
         return cls(EnforcementPoint(make_checker(kind, document)), ACTOR)
 
     def _hear(self, questions: Iterable[Any]) -> Sequence[Any]:
-        found = list(questions)
-        for action, resource, *_ in found:
+        heard = list(questions)
+        for action, resource, *_ in heard:
             assert resource is None or isinstance(resource, Resource)
             self.asked.append((action, None if resource is None else resource.id))
-        return found
+        return heard
 
     async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
         return await super()._ask(self._hear(questions))

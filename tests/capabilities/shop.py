@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import Connection, ForeignKey, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .listening import Listening, allowing
@@ -63,6 +63,11 @@ def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     with closing(sqlite3.connect(path)) as database:
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: list(database.execute(f"SELECT * FROM {name} ORDER BY 1")) for name in names}
+
+
+def rows(connection: Connection) -> list[tuple[Any, ...]]:
+    """The orders, as the connection reads them."""
+    return [tuple(row) for row in connection.execute(select(orders))]
 
 
 def allowed(*entries: object) -> AbstractContextManager[Listening]:

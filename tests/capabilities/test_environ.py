@@ -20,7 +20,8 @@ from capgate.enforcement.capabilities import BATCH
 from capgate.model import Reason
 from capgate.routes.declare import requires
 
-from ..support.gates import KINDS, events, gated, make_checker
+from ..support.gates import events, gated, make_checker
+from .kinds import KINDS
 from .listening import Listening, allowing, reason
 
 NAMES = {"TZ": "UTC", "REGION": "eu", "PASSWORD": "plum"}

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from starlette.types import Scope
 
 from capgate.capabilities.mcp.jsonrpc import Message, ProtocolError, encode, read_body
-from capgate.capabilities.mcp.questions import Questions
+from capgate.capabilities.mcp.message_questions import MessageQuestions
 
+from ..support.tools import examples
 from .rpc_server import Careless, call
 
 _PIECES = [
@@ -48,11 +49,12 @@ def _edited(draw: st.DrawFn) -> bytes:
     return body
 
 
+@pytest.mark.sampled
 @given(_edited() | st.lists(st.sampled_from(_PIECES), max_size=12).map(b"".join) | st.binary(max_size=40))
 @example(_BODIES[1])
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=examples(1_000))
 def test_whoever_reads_what_was_accepted_calls_no_other_tool(body: bytes) -> None:
-    questions = Questions("tool.modify", {})
+    questions = MessageQuestions("tool.modify", {})
     try:
         found = read_body(body)
         messages = found if isinstance(found, list) else [found]

@@ -26,8 +26,9 @@ from capgate.capabilities.tools import canonical_hash, gated_tool
 from capgate.checker.base import PolicyChecker
 from capgate.model import CompilerTool, Reason
 
-from ..support.gates import KINDS, Recording, events, make_checker
+from ..support.gates import Recording, events, make_checker
 from ..support.serving import served
+from .kinds import KINDS
 from .rpc_server import call
 
 POLICY: dict[str, Any] = {"tools": ["write", "read", "inner"], "fs": ["open"]}
@@ -35,7 +36,17 @@ SETTINGS = Settings(service="mcp-tests", mode="test")
 DENIED = -32010
 #: Era of the client, and how the server answers.
 ERAS = ["legacy", "auto"]
-SERVERS = [(json_response, stateless) for json_response in (False, True) for stateless in (False, True)]
+SERVERS = [
+    pytest.param(
+        json_response,
+        stateless,
+        id=f"{'json' if json_response else 'sse'}-{'stateless' if stateless else 'stateful'}",
+        marks=() if json_response == stateless else pytest.mark.slow,
+    )
+    for json_response in (False, True)
+    for stateless in (False, True)
+]
+HTTP = ["h11", pytest.param("httptools", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +130,7 @@ async def denial_of(client: Client, name: str, arguments: dict[str, Any]) -> MCP
     return error.value
 
 
-@pytest.fixture(params=SERVERS, ids=["sse-stateful", "sse-stateless", "json-stateful", "json-stateless"])
+@pytest.fixture(params=[pytest.param(server.values, marks=server.marks, id=server.id) for server in SERVERS])
 def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
     json_response, stateless = request.param
     with open_workshop(json_response=json_response, stateless=stateless) as workshop:
@@ -214,9 +225,6 @@ async def test_other_methods_are_gated_where_that_is_wanted() -> None:
     assert checker.questions == [("fs.read", "note://open")]
 
 
-# -- without the SDK's client
-
-
 def agent_of(scope: Scope) -> CompilerTool:
     return CompilerTool(dict(scope["headers"])[b"x-agent"].decode())
 
@@ -249,7 +257,7 @@ async def test_each_call_of_a_session_is_that_of_whoever_makes_it(json_response:
     checker = Recording(make_checker("local", POLICY))
     options: dict[str, Any] = {"json_response": json_response, "stateless": stateless, "actor": agent_of}
     with open_workshop(checker, **options) as workshop:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=200) as client:
             session = await open_session(client, workshop.url, **{"x-agent": "first"})
             for agent in ("first", "second", "first", "third"):
                 message = call("read", f"by {agent}", {"path": "open"})
@@ -269,7 +277,7 @@ async def test_in_a_batch_the_denied_get_errors_and_the_others_go_on(workshop: W
         call("write", "four", {"text": "four"}),
         call("nobody", 5),
     ]
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=200) as client:
         session = await open_session(client, workshop.url)
         answer = await client.post(workshop.url, json=batch, headers=session)
         found = {one["id"]: one for one in answer.json()}
@@ -287,7 +295,7 @@ async def test_in_a_batch_the_denied_get_errors_and_the_others_go_on(workshop: W
 
 async def test_a_batch_for_a_session_that_is_over_says_so() -> None:
     with open_workshop() as workshop:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=200) as client:
             headers = {**HEADERS, "mcp-session-id": "0" * 32}
             answer = await client.post(workshop.url, json=[call("write", 1, {"text": "x"})], headers=headers)
         assert answer.json()[0]["error"]["message"] == "Session not found"
@@ -331,7 +339,7 @@ def _exchange(url: str, data: bytes) -> bytes:
     """Send ``data``, which ends the connection; everything that comes back."""
     host, port = url.removeprefix("http://").removesuffix("/mcp/").split(":")
     found = []
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=200) as connection:
         connection.sendall(data)
         while piece := connection.recv(65_536):
             found.append(piece)
@@ -342,7 +350,7 @@ def _exchange(url: str, data: bytes) -> bytes:
 LAST = _plain(call("write", "last", {"text": "last"}), "connection: close")
 
 
-@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize("http", HTTP)
 async def test_raw_requests_one_after_the_other(http: str) -> None:
     with open_workshop(json_response=True, stateless=True, http=http) as workshop:
         pipelined = _chunked(call("write", 1, {"text": "one"})) + _chunked(call("erase", 2)) + _plain(call("erase", 3))
@@ -352,7 +360,7 @@ async def test_raw_requests_one_after_the_other(http: str) -> None:
         assert workshop.wrote == ["one", "last"]
 
 
-@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize("http", HTTP)
 async def test_a_body_of_a_request_without_one_is_no_message(http: str) -> None:
     with open_workshop(json_response=True, stateless=True, http=http) as workshop:
         workshop.wrote.append("kept")

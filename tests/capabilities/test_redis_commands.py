@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.capabilities._cache_commands import (
+from capgate.capabilities.cache.gated_redis import parse
+from capgate.capabilities.cache.redis_commands import (
     _COMMANDS,
     _LOCK_DIGESTS,
     _LOCK_SCRIPTS,
@@ -18,9 +19,9 @@ from capgate.capabilities._cache_commands import (
     NotUnderstood,
     accesses,
 )
-from capgate.capabilities.cache import parse
 
 from ..support.redis_server import RedisServer, redis_server
+from ..support.tools import examples
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +263,6 @@ def test_nothing_else_passes_while_connecting(line: str) -> None:
         accesses(line.encode().split(), connecting=True)
 
 
-# -- the bytes on the wire
-
-
 #: Untyped in redis-py.
 Connection: Any = redis.Connection
 
@@ -276,11 +274,15 @@ def packed(commands: list[list[bytes]]) -> bytes:
 words = st.binary(max_size=40)
 
 
+@pytest.mark.sampled
+@settings(max_examples=examples(200))
 @given(st.lists(st.lists(words, min_size=1, max_size=6).filter(lambda one: b" " not in one[0]), max_size=5))
 def test_what_is_parsed_is_what_redis_py_packed(commands: list[list[bytes]]) -> None:
     assert parse(packed(commands)) == commands
 
 
+@pytest.mark.sampled
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=200))
 def test_parse_gives_commands_or_raises_one_error(data: bytes) -> None:
     try:

@@ -21,9 +21,10 @@ from capgate.capabilities.sql import gate_engine, named, query_name
 from capgate.model import PolicyInput, PolicyResult, Reason
 from capgate.routes.declare import requires
 
-from ..support.gates import KINDS, Recording, events, gated, make_checker
+from ..support.gates import Recording, events, gated, make_checker
+from .kinds import KINDS
 from .listening import ACTOR, reason
-from .shop import ORDERS, Customer, Order, allowed, contents, make_shop, orders, reading, secrets
+from .shop import ORDERS, Customer, Order, allowed, contents, orders, reading, secrets
 
 READ, WRITE, MIGRATE = "db.read", "db.write", "db.migrate"
 
@@ -31,13 +32,6 @@ READ, WRITE, MIGRATE = "db.read", "db.write", "db.migrate"
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "shop.db"
-    make_shop(path)
-    return path
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -25,7 +25,9 @@ from capgate.capabilities.tools import canonical_hash, gated_tool
 from capgate.errors import ConfigError, MalformedInput
 from capgate.model import ALLOW, CompilerTool, PolicyInput, PolicyResult, Reason, User
 
-from ..support.gates import KINDS, SETTINGS, Answering, Recording, events, make_checker
+from ..support.gates import SETTINGS, Answering, Recording, events, make_checker
+from ..support.tools import examples
+from .kinds import KINDS
 
 POLICY: dict[str, Any] = {"tools": ["good", "listed"], "sql": ["good"]}
 AGENT = CompilerTool("agent-7")
@@ -110,6 +112,8 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.sampled
+@settings(max_examples=examples(200))
 @given(_JSON)
 def test_a_tool_gets_equal_arguments_that_are_not_the_same_objects(value: Any) -> None:
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""The HTTP side of :mod:`capgate.capabilities.mcp.gate`: headers, bodies, and one message of a batch as a request."""
+"""Reads and writes the HTTP of MCP: headers, bodies, and one message of a batch as a request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LENGTH: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def check_headers(scope: Scope) -> None:
-    """Raise :class:`~._jsonrpc.ProtocolError` unless the body is said to be plain JSON in UTF-8."""
+    """Raise :class:`~.jsonrpc.ProtocolError` unless the body is said to be plain JSON in UTF-8."""
     if not _JSON.fullmatch(_header(scope, b"content-type") or ""):
         raise rpc.ProtocolError(rpc.INVALID_REQUEST, "the content type is application/json, in UTF-8", status=415)
     if (_header(scope, b"content-encoding") or "identity").lower() != "identity":
@@ -31,10 +31,11 @@ def check_headers(scope: Scope) -> None:
 
 
 def check_routing(scope: Scope, message: rpc.Message | None, names: Mapping[str, str]) -> None:
-    """Raise :class:`~._jsonrpc.ProtocolError` where the headers that MCP repeats the message in say something else, so
-    that it does not matter which of them a server goes by. ``message`` is ``None`` for a batch, which has none.
+    """Raise :class:`~.jsonrpc.ProtocolError` where the headers that MCP repeats the message in say something else.
 
-    MCP 2026-07-28: ``Mcp-Method``, and ``Mcp-Name`` for what is in the member ``names`` of the params.
+    So it does not matter whether a server goes by the headers or by the body. ``message`` is ``None`` for a batch,
+    which has no such headers. MCP 2026-07-28: ``Mcp-Method``, and ``Mcp-Name`` for what is in the member ``names`` of
+    the params.
     """
     method, name = _header(scope, b"mcp-method"), _header(scope, b"mcp-name")
     if message is None or message.method is None:
@@ -50,14 +51,14 @@ def check_routing(scope: Scope, message: rpc.Message | None, names: Mapping[str,
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    found = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
-    if len(found) > 1:
+    values = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
+    if len(values) > 1:
         raise rpc.ProtocolError(rpc.INVALID_REQUEST, f"{name.decode()} twice")
-    return found[0].strip() if found else None
+    return values[0].strip() if values else None
 
 
 def _decoded(value: str) -> str | None:
-    """The text of an ``Mcp-Name`` header; ``None`` where it is not in the one form that it has to have."""
+    """Return the text of an ``Mcp-Name`` header; ``None`` where it is not in the one form that it has to have."""
     encoded = _BASE64.fullmatch(value)
     if encoded is None:
         return value
@@ -69,7 +70,7 @@ def _decoded(value: str) -> str | None:
 
 
 async def read_whole(receive: Receive, limit: int) -> bytes:
-    """The body, of at most ``limit`` bytes; else :class:`~._jsonrpc.ProtocolError`."""
+    """Return the body, of at most ``limit`` bytes; else raise :class:`~.jsonrpc.ProtocolError`."""
     chunks, size, more = [], 0, True
     while more:
         event = await receive()
@@ -84,7 +85,7 @@ async def read_whole(receive: Receive, limit: int) -> bytes:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """``receive`` with ``body`` before everything else."""
+    """Wrap ``receive``, with ``body`` before everything else."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Event:
@@ -94,7 +95,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def without_body(receive: Receive) -> Receive:
-    """``receive`` with an empty body in place of what there is."""
+    """Wrap ``receive``, with an empty body in place of what there is."""
     first = True
 
     async def receive_rest() -> Event:
@@ -119,9 +120,11 @@ async def respond(send: Send, status: int, body: bytes | None, *headers: tuple[b
     await send({"type": "http.response.body", "body": body or b""})
 
 
-class Exchange:
-    """Sends the messages of one batch to an application, each as a request of its own. ``room`` is in bytes, for all
-    answers together."""
+class BatchExchange:
+    """Sends the messages of one batch to an application, each as a request of its own.
+
+    ``room`` is in bytes, for all answers together.
+    """
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, room: int) -> None:
         self._app = app
@@ -130,29 +133,31 @@ class Exchange:
         self.room = room
 
     async def ask(self, message: rpc.Message) -> bytes | None:
-        """The answer to ``message`` as JSON; ``None`` for one that gets none. Raises nothing of what goes wrong but
-        what the application raises."""
+        """Return the answer to ``message`` as JSON; ``None`` for a message that gets none.
+
+        What goes wrong is an answer too. Nothing is raised but what the application raises.
+        """
         body = rpc.encode(message.raw)
         headers = [pair for pair in self._scope["headers"] if pair[0].lower() not in _LENGTH]
         headers.append((b"content-length", str(len(body)).encode()))
         with anyio.CancelScope() as bound:
-            answer = _Answer(message, self, bound)
+            answer = _BatchAnswer(message, self, bound)
             # Without extensions, so that whatever is answered comes as bytes.
             scope = {**self._scope, "headers": headers, "extensions": {}}
             await self._app(scope, replay(body, self._receive), answer.send)
         return answer.finish() if message.wants_answer else None
 
 
-class _Answer:
+class _BatchAnswer:
     """What an application sends back for one message of a batch: JSON, or the one event of a stream that is it."""
 
-    def __init__(self, message: rpc.Message, exchange: Exchange, bound: anyio.CancelScope) -> None:
+    def __init__(self, message: rpc.Message, exchange: BatchExchange, bound: anyio.CancelScope) -> None:
         self._id = message.id
         self._exchange = exchange
         self._bound = bound
         self._streams = False
         self._chunks: list[bytes] = []
-        self._found: bytes | None = None
+        self._answer: bytes | None = None
         self._problem = "the server gave no answer"
 
     async def send(self, event: Event) -> None:
@@ -169,10 +174,10 @@ class _Answer:
                 await self._read_events()
 
     def finish(self) -> bytes:
-        """The answer, or an error in its place."""
+        """Return the answer, or an error in its place."""
         if not self._streams:
             self._take(b"".join(self._chunks))
-        return self._found or rpc.encode(rpc.error(self._id, rpc.INTERNAL_ERROR, self._problem))
+        return self._answer or rpc.encode(rpc.error(self._id, rpc.INTERNAL_ERROR, self._problem))
 
     async def _read_events(self) -> None:
         *events, rest = _END_OF_EVENT.split(b"".join(self._chunks))
@@ -183,7 +188,7 @@ class _Answer:
                 await self._give_up("the server asked its client something; send this request alone")
 
     def _take(self, data: bytes) -> bool:
-        """Keep ``data`` if it is the answer. Whether it is a question instead, that nobody will answer."""
+        """Keep ``data`` if it is the answer. Say whether it is a question instead, that nobody will answer."""
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
@@ -193,14 +198,14 @@ class _Answer:
         if "method" in value:
             return "id" in value
         if "result" in value and value.get("id") == self._id:
-            self._found = data
+            self._answer = data
         elif "error" in value and value.get("id") in (self._id, None):
-            # Whoever refuses a request before reading its id says null; here it is known which one it was.
-            self._found = rpc.encode({**value, "id": self._id})
+            # A server that refuses a request before it has read the id says null; here the id is known.
+            self._answer = rpc.encode({**value, "id": self._id})
         return False
 
     async def _give_up(self, problem: str) -> None:
-        if self._found is None:
+        if self._answer is None:
             self._problem = problem
         self._bound.cancel()
         await anyio.lowlevel.checkpoint()

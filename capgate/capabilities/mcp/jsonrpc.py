@@ -1,8 +1,13 @@
-"""JSON-RPC 2.0 messages, read so strictly that no other parser can see something else in them.
+"""Reads JSON-RPC 2.0 messages so strictly that no other parser can see something else in them.
 
-Refused, where parsers differ: anything but UTF-8, a byte order mark, a key twice in one object (of a message also one
-that differs in case only, which some take for the same), NaN and infinity, lone surrogates, members that no message
-has. Refused to stay bounded: nesting deeper than :data:`DEPTH`, more than :data:`VALUES` values in a body.
+Rejected, since parsers differ there:
+
+- anything but UTF-8, a byte order mark, and lone surrogates
+- a key twice in one object; of a message also a key that differs in case only, which some take for the same
+- NaN and infinity
+- members that no message has
+
+Rejected to stay bounded: nesting deeper than :data:`DEPTH`, more than :data:`VALUES` values in a body.
 """
 
 from __future__ import annotations
@@ -40,8 +45,11 @@ _METHOD: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
 
 
 class ProtocolError(Exception):
-    """What a client is told in place of an answer: an HTTP ``status``, a JSON-RPC error ``code``, and the ``id`` of the
-    request at fault, if that is known. The text goes to the client, and quotes nothing."""
+    """What a client is told in place of an answer.
+
+    An HTTP ``status``, a JSON-RPC error ``code``, and the ``id`` of the request at fault, if that is known. The text
+    goes to the client, and quotes nothing.
+    """
 
     def __init__(self, code: int, message: str, *, status: int = 400, id: Id | None = None) -> None:
         super().__init__(message)
@@ -52,8 +60,11 @@ class ProtocolError(Exception):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message. A request has a ``method`` and an ``id``, a notification only a ``method``, a response only an
-    ``id`` (``None`` where an error is not about any request). ``raw`` is all of it."""
+    """One message, of which ``raw`` is all.
+
+    A request has a ``method`` and an ``id``, a notification only a ``method``. A response has only an ``id``, which is
+    ``None`` where an error is not about any request.
+    """
 
     method: str | None
     id: Id | None
@@ -66,62 +77,63 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def read_body(body: bytes) -> Message | list[Message]:
-    """The message that ``body`` is, or the batch of them. Raises :class:`ProtocolError`, also where one message of a
-    batch is at fault."""
+    """Return the message that ``body`` is, or the batch of them.
+
+    Raises :class:`ProtocolError`, also where one message of a batch is at fault.
+    """
     value = _read_json(body)
     if type(value) is not list:
         return _read_message(value)
     if not 0 < len(value) <= BATCH:
         raise ProtocolError(INVALID_REQUEST, f"a batch has 1 to {BATCH} messages")
-    messages = [_read_message(one) for one in value]
-    ids = [(type(one.id), one.id) for one in messages if one.wants_answer]
+    messages = [_read_message(item) for item in value]
+    ids = [(type(message.id), message.id) for message in messages if message.wants_answer]
     if len(set(ids)) < len(ids):
         raise ProtocolError(INVALID_REQUEST, "an id twice in one batch")
-    if any(one.method == "initialize" for one in messages):
+    if any(message.method == "initialize" for message in messages):
         raise ProtocolError(INVALID_REQUEST, "initialize is not for batches")
     return messages
 
 
-def encode(value: Any) -> bytes:
-    """``value`` as JSON in UTF-8, without white space."""
+def encode(value: object) -> bytes:
+    """Write ``value`` as JSON in UTF-8, without white space."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def error(id: Id | None, code: int, message: str, data: Any = None) -> dict[str, Any]:
-    """An error response."""
+def error(id: Id | None, code: int, message: str, data: object = None) -> dict[str, Any]:
+    """Make an error response."""
     fields = {"code": code, "message": message}
     return {"jsonrpc": "2.0", "id": id, "error": fields if data is None else {**fields, "data": data}}
 
 
-def alike(names: Iterable[str]) -> bool:
-    """Whether two of ``names`` are the same for those who ignore case."""
+def differ_in_case_only(names: Iterable[str]) -> bool:
+    """Say whether two of ``names`` are the same for those who ignore case."""
     folded = [name.casefold() for name in names]
     return len(set(folded)) < len(folded)
 
 
-def _read_json(body: bytes) -> Any:
+def _read_json(body: bytes) -> object:
     try:
         value = _JSON.decode(body.decode())
-        _check(value)
+        _check_bounds(value)
     except (ValueError, RecursionError):
         raise ProtocolError(PARSE_ERROR, "Parse error: not strict JSON in UTF-8") from None
     return value
 
 
-def _check(value: Any) -> None:
+def _check_bounds(value: object) -> None:
     """Raise ``ValueError`` for lone surrogates and for too much."""
     level, count = [value], 0
     for _ in range(DEPTH + 1):
-        inside: list[Any] = []
-        for one in level:
-            kind = type(one)
-            if kind is str:
-                one.encode()
-            elif kind is list:
-                inside += one
-            elif kind is dict:
-                inside += one
-                inside += one.values()
+        inside: list[object] = []
+        for item in level:
+            if type(item) is str:
+                item.encode()
+            elif type(item) is list:
+                inside += item
+            elif type(item) is dict:
+                inside += item
+                inside += item.values()
         count += len(level)
         if count > VALUES:
             raise ValueError("too many values")
@@ -131,7 +143,7 @@ def _check(value: Any) -> None:
     raise ValueError("nested too deeply")
 
 
-def _read_message(value: Any) -> Message:
+def _read_message(value: object) -> Message:
     if type(value) is not dict or value.get("jsonrpc") != "2.0" or not _MEMBERS.issuperset(value):
         raise ProtocolError(INVALID_REQUEST, "not a JSON-RPC 2.0 message")
     id, answers = value.get("id"), "result" in value or "error" in value

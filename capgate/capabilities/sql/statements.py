@@ -1,10 +1,11 @@
-"""What an SQL text does, told from the text alone: :func:`read_statements`.
+"""Tells what an SQL text does from the text alone: :func:`read_statements`.
 
 The text is parsed with sqlglot in the dialect of the database. A parser that reads a text in another way than the
 database does would be worse than none, so whatever leaves room for doubt is *opaque*, and counts as ``db.migrate``:
 
-- text that dialects, or modes of one database, divide into tokens differently: a backslash before a quote, dollar
-  quotes, comments in comments, ``/*!``, ``/*+``, control characters, white space and letters that only look like ASCII
+- text that dialects, or modes of one database, divide into tokens differently. Such are a backslash before a quote,
+  dollar quotes, comments in comments, ``/*!``, ``/*+``, control characters, white space and letters that only look like
+  ASCII
 - anything but SELECT, VALUES, INSERT, REPLACE INTO, UPDATE, DELETE, MERGE; whatever sqlglot does not parse, and
   whatever it parses into something that is not listed here
 - calls of functions that are not listed in :data:`FUNCTIONS`
@@ -23,8 +24,7 @@ from typing import Any, Final
 import msgspec
 from sqlglot import Dialect, Token, TokenType, exp
 
-from .tables import DML, READ, WRITE, touches
-from .words import FUNCTIONS, STRUCTURE, WORDS, WRITING
+from .touched_tables import DML, READ, WRITE, touched_tables
 
 MIGRATE: Final = "db.migrate"
 
@@ -71,16 +71,67 @@ _CONTROL: Final = re.compile(
 )
 
 
+#: Functions that do nothing but compute a value from their arguments, the clock, or chance.
+FUNCTIONS: Final = frozenset(
+    """
+    count sum avg min max total group_concat string_agg array_agg any_value bool_and bool_or every bit_and bit_or
+    stddev stddev_pop stddev_samp variance var_pop var_samp corr percentile_cont percentile_disc mode grouping
+    json_agg jsonb_agg json_object_agg jsonb_object_agg json_group_array json_group_object json_arrayagg json_objectagg
+    row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
+    coalesce nullif ifnull iif if greatest least typeof cast try_cast convert
+    lower upper length char_length character_length octet_length bit_length trim ltrim rtrim btrim substr substring
+    replace concat concat_ws lpad rpad left right reverse position locate instr strpos initcap ascii chr char unicode
+    hex unhex quote translate split_part starts_with like glob md5 sha1 sha2 sha256 encode decode
+    abs ceil ceiling floor round trunc sign mod power pow sqrt exp ln log log10 log2 pi degrees radians
+    sin cos tan asin acos atan atan2 random rand gen_random_uuid uuid
+    now current_timestamp current_date current_time localtime localtimestamp utc_timestamp curdate curtime date time
+    datetime timestamp julianday strftime unixepoch timediff date_trunc date_part extract age to_char to_date
+    to_timestamp to_number make_date make_interval date_format date_add date_sub datediff timestampdiff unix_timestamp
+    from_unixtime year month day hour minute second week quarter
+    json json_extract json_array json_object json_array_length json_type json_valid json_each json_tree json_set
+    json_insert json_replace json_remove json_patch json_quote json_unquote json_contains json_length json_keys
+    json_value json_build_object json_build_array jsonb_build_object jsonb_build_array jsonb_set json_extract_path
+    json_extract_path_text jsonb_extract_path jsonb_extract_path_text json_array_elements jsonb_array_elements
+    jsonb_array_elements_text jsonb_each jsonb_array_length jsonb_typeof to_json to_jsonb row_to_json
+    unnest array_length array_position array_append array_to_string string_to_array cardinality generate_series
+    match against to_tsvector to_tsquery plainto_tsquery websearch_to_tsquery ts_rank bm25 highlight snippet
+    """.upper().split()
+)
+#: Functions that change what a sequence gives next.
+WRITING: Final = frozenset({"NEXTVAL", "SETVAL"})
+#: Words of the language, and types, that stand before a parenthesis.
+WORDS: Final = frozenset(
+    """
+    all and any array as between bigint binary bit blob by case character collate conflict cube dec decimal default
+    distinct div double else enum escape except exists filter float for from glob group having ilike in index int
+    integer intersect interval into is join key lateral like limit materialized nchar not numeric nvarchar of offset on
+    only or over partition precision real recursive regexp returning rlike rollup row select set sets signed smallint
+    some symmetric text then timestamptz timetz tinyint to unsigned union using values varbinary varchar varying when
+    where xor
+    """.upper().split()
+)
+#: Nodes that are neither values nor functions.
+STRUCTURE: Final = frozenset(
+    """
+    alias attimezone cte cube datatype datatypeparam delete distinct except filter from group groupingsets having
+    identifier indextablehint insert intersect interval into join jsonpath jsonpathfilter jsonpathkey jsonpathroot
+    jsonpathsubscript jsonpathwildcard lateral limit fetch lock merge offset onconflict order ordered returning rollup
+    schema select star subquery table tablealias tablesample tuple union update values var when whens where window
+    windowspec with withingroup columnposition
+    """.lower().split()
+)
+
+
 class Statements(msgspec.Struct, frozen=True):
     """What a text does.
 
-    ``actions``  the action of each statement, none twice; none at all for transaction control
-    ``touches``  action and table, as written (``schema.table``), for each table that is touched, in their order;
-                 ``None`` where that is not certain
+    ``actions``         the action of each statement, none twice; none at all for transaction control
+    ``touched_tables``  action and table, as written (``schema.table``), for each table that is touched, in their order;
+                        ``None`` where that is not certain
     """
 
     actions: tuple[str, ...]
-    touches: tuple[tuple[str, str], ...] | None = None
+    touched_tables: tuple[tuple[str, str], ...] | None = None
 
     @property
     def strongest(self) -> str:
@@ -93,9 +144,10 @@ OPAQUE: Final = Statements((MIGRATE,))
 
 
 def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = frozenset()) -> Statements:
-    """What ``sql`` does in a database of SQLAlchemy's ``dialect``. Raises nothing: what is not understood is opaque.
+    """Tell what ``sql`` does in a database of SQLAlchemy's ``dialect``.
 
-    ``functions`` are names, in upper case, that count as :data:`FUNCTIONS` do.
+    ``functions`` are names, in upper case, that count as :data:`FUNCTIONS` do. Raises nothing: what is not understood
+    is opaque.
     """
     return (_read_short if len(sql) <= SHORT else _read)(sql, dialect, functions)
 
@@ -119,14 +171,16 @@ def _is_ambiguous(sql: str, dialect: str) -> bool:
         return True
     # A space that is none to the database, what is not seen, and letters that become ASCII as capitals (a long s).
     return not sql.isascii() and any(
-        unicodedata.category(one)[0] in "ZC" or one.upper().isascii() for one in set(sql) if not one.isascii()
+        unicodedata.category(letter)[0] in "ZC" or letter.upper().isascii()
+        for letter in set(sql)
+        if not letter.isascii()
     )
 
 
 def _simplified(sql: str) -> str:
-    """``sql`` with all parameters written alike, and equal rows of them once: a batch of any size is one text.
+    """Write all parameters of ``sql`` alike, and equal rows of them once: a batch of any size is one text.
 
-    It takes quotes neither away nor adds them, so a literal stays one, whatever becomes of its content.
+    Quotes are neither taken away nor added, so a literal stays one, whatever becomes of its content.
     """
     text = _NAMED_PARAMETER.sub(":p", sql).replace("%%", "%")
     text = _PARAMETERS.sub(r"\1", text)
@@ -143,9 +197,9 @@ def _parsed(sql: str, dialect: str, functions: frozenset[str]) -> Statements:
     if not parts:
         return OPAQUE
     actions = tuple(sorted({action for part in parts for action in part.actions}))
-    if any(part.touches is None for part in parts):
+    if any(part.touched_tables is None for part in parts):
         return Statements(actions)
-    return Statements(actions, tuple(sorted({touch for part in parts for touch in part.touches or ()})))
+    return Statements(actions, tuple(sorted({touched for part in parts for touched in part.touched_tables or ()})))
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:
@@ -159,7 +213,7 @@ def _split(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _statement(tokens: list[Token], dialect: str, sql: str, functions: frozenset[str]) -> Statements:
-    """What one statement does. Raises whatever sqlglot raises."""
+    """Tell what one statement does. Raises whatever sqlglot raises."""
     words = [_word(token) for token in tokens]
     if words[0] not in _FIRST or _opens_too_many_joins(words):
         return OPAQUE
@@ -174,11 +228,11 @@ def _statement(tokens: list[Token], dialect: str, sql: str, functions: frozenset
     if not writes and _has_verb(words):
         return OPAQUE
     unnamed = called or tree.find(exp.Into)  # what is written has no name here
-    return Statements((WRITE if writes else READ,), None if unnamed else touches(tree, dialect))
+    return Statements((WRITE if writes else READ,), None if unnamed else touched_tables(tree, dialect))
 
 
 def _word(token: Token) -> str:
-    """The token in upper case, of several words the last; nothing for what is quoted."""
+    """Return the token in upper case, of several words the last; nothing for what is quoted."""
     if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING):
         return ""
     return token.text.upper().rpartition(" ")[2]
@@ -197,7 +251,7 @@ def _opens_too_many_joins(words: list[str]) -> bool:
 
 
 def _has_verb(words: list[str]) -> bool:
-    """Whether a statement that reads, by its tree, has a word that would make it write."""
+    """Say whether a statement that reads, by its tree, has a word that would make it write."""
     padded = ["", *words, ""]
     for before, word, after in zip(padded, words, padded[2:], strict=False):
         locks = word == "UPDATE" and before in ("FOR", "KEY")
@@ -211,24 +265,27 @@ def _is_known(node: Any) -> bool:
 
 
 def _called(tokens: list[Token], words: list[str], tree: exp.Expression) -> set[str]:
-    """The functions that are called, by the tokens and by the tree: what stands before a parenthesis, unless it is a
-    word of the language, or a relation with its columns. In upper case; what is quoted or has a schema stays as it is,
-    in quotes, and is none that could be listed."""
+    """Return the functions that are called, by the tokens and by the tree.
+
+    By the tokens that is what stands before a parenthesis, unless it is a word of the language, or a relation with its
+    columns. The names are in upper case. What is quoted or has a schema stays as it is, in quotes, and is none that
+    could be listed.
+    """
     relations = _relations(tree)
-    found = {call.name.upper() for call in tree.find_all(*_UNKNOWN)} - WORDS
+    called = {call.name.upper() for call in tree.find_all(*_UNKNOWN)} - WORDS
     for index, after in enumerate(words[1:]):
         token, word = tokens[index], words[index]
         if after != "(" or not _is_name(token) or token.text.casefold() in relations:
             continue
         if not word or not word.isascii() or (index and words[index - 1] == "."):
-            found.add(repr(token.text))
+            called.add(repr(token.text))
         elif word not in WORDS:
-            found.add(word)
-    return found
+            called.add(word)
+    return called
 
 
 def _is_name(token: Token) -> bool:
-    """Whether this may name a function; in a mode of MySQL's, a text in double quotes may."""
+    """Say whether this may name a function. In a mode of MySQL's, a text in double quotes may."""
     if token.token_type in (TokenType.IDENTIFIER, TokenType.STRING):
         return True
     last = token.text[-1:]
@@ -236,11 +293,11 @@ def _is_name(token: Token) -> bool:
 
 
 def _relations(tree: exp.Expression) -> set[str]:
-    """Names that a list of columns may follow, and that no function of the tree has."""
+    """Return names that a list of columns may follow, and that no function of the tree has."""
     named = {
-        one.this.name.casefold()
-        for one in tree.find_all(exp.Table, exp.TableAlias)
-        if isinstance(one.this, exp.Identifier)
+        relation.this.name.casefold()
+        for relation in tree.find_all(exp.Table, exp.TableAlias)
+        if isinstance(relation.this, exp.Identifier)
     }
     for call in tree.find_all(exp.Func):
         named.difference_update(
@@ -250,5 +307,5 @@ def _relations(tree: exp.Expression) -> set[str]:
 
 
 def _reads_pragma(tree: exp.Expression) -> bool:
-    """Whether a PRAGMA of SQLite is read as a table."""
+    """Say whether a PRAGMA of SQLite is read as a table."""
     return any(table.name.lower().startswith("pragma_") for table in tree.find_all(exp.Table))

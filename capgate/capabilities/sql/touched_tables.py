@@ -1,4 +1,4 @@
-"""Which tables a parsed statement touches, and how: :func:`touches`."""
+"""Lists the tables that a parsed statement touches, and whether it reads or writes them: :func:`touched_tables`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WRITE: Final = "db.write"
 DML: Final = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
-def touches(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str], ...] | None:
-    """Action and table for each table that ``tree`` touches, or ``None`` where one has no name that is certain."""
+def touched_tables(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str], ...] | None:
+    """Return action and table for each table that ``tree`` touches; ``None`` where the name of one is not certain."""
     # SQLite has `x IN name`, which is a table too.
     if any(node.args.get("field") is not None for node in tree.find_all(exp.In)):
         return None
     written = {id(table): reads for table, reads in _written(tree, dialect)}
-    found: set[tuple[str, str]] = set()
+    touched: set[tuple[str, str]] = set()
     for table in tree.find_all(exp.Table):
         if isinstance(table.this, exp.Func):
             continue
@@ -30,14 +30,14 @@ def touches(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str], ...] |
         if name is None:
             return None
         if target:
-            found.add((WRITE, name))
+            touched.add((WRITE, name))
         if not target or written[id(table)]:
-            found.add((READ, name))
-    return tuple(sorted(found))
+            touched.add((READ, name))
+    return tuple(sorted(touched))
 
 
-def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[Any, bool]]:
-    """The tables that are written, and whether rows that were there before are read as well."""
+def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[object, bool]]:
+    """Yield the tables that are written, each with whether rows that were there before are read as well."""
     for statement in tree.find_all(*DML):
         returns = bool(statement.args.get("returning"))
         if isinstance(statement, exp.Insert):
@@ -54,8 +54,10 @@ def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[Any, bool]]:
 
 
 def _is_defined(table: exp.Table) -> bool:
-    """Whether ``table`` is a name that a WITH defines, by rules that hold in each dialect: one defined before it, or
-    the one around it where that is RECURSIVE."""
+    """Say whether ``table`` is a name that a WITH defines, by rules that hold in each dialect.
+
+    That is a name defined before it, or the one around it where that is RECURSIVE.
+    """
     if table.args.get("db") is not None:
         return False
     node: Any = table
@@ -69,7 +71,7 @@ def _is_defined(table: exp.Table) -> bool:
 
 
 def _in_sight(parent: Any, node: Any) -> list[Any]:
-    """What a WITH defines for ``node``, a child of ``parent``."""
+    """List what a WITH defines for ``node``, a child of ``parent``."""
     if isinstance(parent, exp.With):
         upto = parent.expressions.index(node) + bool(parent.args.get("recursive"))
         return list(parent.expressions[:upto])

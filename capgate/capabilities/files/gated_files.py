@@ -1,4 +1,4 @@
-"""A gate for files below a folder: :class:`GatedFiles`."""
+"""Gates the files below a folder: :class:`GatedFiles`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, Final, NoReturn, Union
 
-from ..enforcement.capabilities import Capabilities
-from ..enforcement.current import current
-from ..errors import ConfigError
-from ..model import Resource
-from ._files_paths import FOLDER, Astray, Place, locate
+from ...enforcement.capabilities import Capabilities
+from ...enforcement.current import current
+from ...errors import ConfigError
+from ...model import Resource
+from .locate import FOLDER, Astray, Place, locate
 
 READ: Final = "fs.read"
 WRITE: Final = "fs.write"
@@ -36,11 +36,15 @@ class GatedFiles:
         text = await anyio.to_thread.run_sync(files.read_text, "june.md")      # from asynchronous code
 
     The id is the path below the root with links and ``..`` resolved, joined by ``/``, in the case it was given; ``"."``
-    is the root. The question comes before anything is opened, made, or found missing, and what is opened is what was
-    asked for, whoever renames folders or exchanges links meanwhile. There is no way out: a path that is absolute,
-    empty, too long or not Unicode, one that leads above the root, or to a link that does, what is neither a file nor a
-    folder (FIFO, socket, device), and a file with several names (a hard link may lead anywhere) are denied, by a
-    question without an id.
+    is the root. The question comes before anything is opened, made, or found missing. What is opened is what was asked
+    for, whoever renames folders or exchanges links meanwhile.
+
+    There is no way out. Denied, by a question without an id:
+
+    - a path that is absolute, empty, too long or not Unicode
+    - one that leads above the root, or to a link that does
+    - what is neither a file nor a folder (FIFO, socket, device)
+    - a file with several names, since a hard link may lead anywhere
 
     ``root``          a folder that exists; it is held open, so it may be renamed. Raises :class:`ConfigError`
     ``capabilities``  whom to ask, in place of the current ones of each caller
@@ -81,7 +85,7 @@ class GatedFiles:
         def opener(name: str, flags: int) -> int:
             return self._open(path, flags)
 
-        return open(_shown(path), mode, buffering, encoding, errors, newline, opener=opener)
+        return open(_shown_name(path), mode, buffering, encoding, errors, newline, opener=opener)
 
     def read_text(self, path: Path, encoding: str = "utf-8") -> str:
         with self.open(path, encoding=encoding) as file:
@@ -104,7 +108,7 @@ class GatedFiles:
     # -- names
 
     def exists(self, path: Path) -> bool:
-        """Whether something is there. Denied, it is no ``False``."""
+        """Say whether something is there. Denied, it is no ``False``."""
         with self._asked(path, READ) as place:
             try:
                 place.status()
@@ -113,7 +117,7 @@ class GatedFiles:
             return True
 
     def stat(self, path: Path) -> os.stat_result:
-        """What is there, of a link what it leads to."""
+        """Return the status of what is there, of a link that of what it leads to."""
         with self._asked(path, READ) as place:
             status = place.status()
             if stat.S_ISLNK(status.st_mode):  # since a moment ago
@@ -121,7 +125,7 @@ class GatedFiles:
             return status
 
     def listdir(self, path: Path = ".") -> list[str]:
-        """The names in a folder, which is all that is asked for: not each of them."""
+        """Return the names in a folder. The folder is asked for, and not each of them."""
         with self._asked(path, READ) as place:
             place.status()
             folder = os.open(place.name, os.O_RDONLY | FOLDER, dir_fd=place.folder)
@@ -131,7 +135,7 @@ class GatedFiles:
                 os.close(folder)
 
     def unlink(self, path: Path) -> None:
-        """Remove a name: of a link itself."""
+        """Remove a name, of a link its own."""
         with self._asked(path, WRITE, follow=False) as place:
             place.status()
             os.unlink(place.name, dir_fd=place.folder)
@@ -144,14 +148,17 @@ class GatedFiles:
             os.mkdir(place.name, mode, dir_fd=place.folder)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file, or a link, another name. Asks to read and to write ``source``, since it can be read by its new
-        name then, and to write ``target``. A folder is not renamed: the ids of everything below would change."""
+        """Give a file, or a link, another name.
+
+        Asks to read and to write ``source``, since it can be read by its new name then, and to write ``target``. A
+        folder is not renamed: the ids of everything below would change.
+        """
         with self._located(source, WRITE, False) as old, self._located(target, WRITE, False) as new:
-            self._ask().require_all_now(
+            self._asked_capabilities().require_all_now(
                 [(READ, Resource(KIND, old.id)), (WRITE, Resource(KIND, old.id)), (WRITE, Resource(KIND, new.id))]
             )
             if stat.S_ISDIR(old.status().st_mode):
-                self._refuse(WRITE, "a folder")
+                self._deny(WRITE, "a folder")
             if new.error is not None:
                 raise new.error
             os.rename(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
@@ -167,7 +174,7 @@ class GatedFiles:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_class: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -179,12 +186,12 @@ class GatedFiles:
 
     # -- how
 
-    def _ask(self) -> Capabilities:
+    def _asked_capabilities(self) -> Capabilities:
         return self._capabilities or current()
 
-    def _refuse(self, action: str, why: str) -> NoReturn:
+    def _deny(self, action: str, why: str) -> NoReturn:
         """Deny what has no id. A checker of the application's that allows even that does not open it."""
-        self._ask().require_now(action, Resource(KIND, None, {"refused": why}))
+        self._asked_capabilities().require_now(action, Resource(KIND, None, {"refused": why}))
         raise PermissionError(errno.EPERM, f"not opened, whatever a policy says: {why}")
 
     @contextmanager
@@ -197,12 +204,12 @@ class GatedFiles:
                 root = stack.enter_context(self._opened_root())
                 place = stack.enter_context(locate(root, self._real, text, follow=follow))
             except Astray as astray:
-                self._refuse(action, astray.why)
+                self._deny(action, astray.why)
             yield place
 
     @contextmanager
     def _opened_root(self) -> Iterator[int]:
-        """The root, which nobody closes meanwhile."""
+        """Hold the root open, so that nobody closes it meanwhile."""
         with self._closing:
             if not self._close.alive:
                 raise ValueError("these GatedFiles are closed")
@@ -215,11 +222,11 @@ class GatedFiles:
     @contextmanager
     def _asked(self, path: Path, *actions: str, follow: bool = True) -> Iterator[Place]:
         with self._located(path, actions[0], follow) as place:
-            self._ask().require_all_now([(action, Resource(KIND, place.id)) for action in actions])
+            self._asked_capabilities().require_all_now([(action, Resource(KIND, place.id)) for action in actions])
             yield place
 
     def _open(self, path: Path, flags: int) -> int:
-        """A descriptor of the regular file at ``path``, for the flags that the builtin has made of a mode."""
+        """Open the regular file at ``path``, with the flags that the builtin has made of a mode."""
         actions = {os.O_RDONLY: (READ,), os.O_WRONLY: (WRITE,), os.O_RDWR: (READ, WRITE)}[flags & os.O_ACCMODE]
         with self._asked(path, *actions, follow=not flags & os.O_EXCL) as place:
             with suppress(FileNotFoundError):  # to open a device may be an effect, so this is looked at before, too
@@ -240,18 +247,21 @@ class GatedFiles:
             return file
 
     def _check(self, status: os.stat_result, place: Place, action: str) -> None:
-        """That this is a file, which has no other name. A link in the last place is only what must not be there yet."""
+        """Deny what is no regular file, or has another name. Raises :class:`IsADirectoryError` for a folder.
+
+        A link in the last place passes here: with the flags of :meth:`_open` the kernel opens none.
+        """
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), place.id)
         if stat.S_ISLNK(status.st_mode):
             return
         if not stat.S_ISREG(status.st_mode):
-            self._refuse(action, "not a regular file")
+            self._deny(action, "not a regular file")
         if status.st_nlink > 1 and not self._hard_links:
-            self._refuse(action, "several names")
+            self._deny(action, "several names")
 
 
-def _shown(path: object) -> str:
-    """The name that a file shows as its own: text that the builtin accepts, and opens nothing by."""
+def _shown_name(path: object) -> str:
+    """Return the name that a file shows as its own: text that the builtin accepts, and opens nothing by."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
     return text.replace("\0", "?").encode("utf-8", "replace").decode() if isinstance(text, str) and text else "?"

@@ -1,4 +1,4 @@
-"""A gate for SQLAlchemy engines: the statement that reaches the database decides what the policy is asked.
+"""Gates SQLAlchemy engines: the statement that reaches the database decides what the policy is asked.
 
 ::
 
@@ -20,31 +20,40 @@ Each statement is parsed, with sqlglot, in the dialect of the engine, and is one
 nothing         BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE
 
 and of several in one text each is one. A statement that has a *name* is asked for by it, as ``sql_query:<name>``, for
-each of these that it is; where its connection has another name, by both. A statement without a name is asked for by its
-tables, as ``sql_query:<table>`` or ``sql_query:<schema>.<table>``: ``db.write`` for those it writes to, ``db.read`` for
-the others, and both where UPDATE, DELETE or an upsert returns rows; the name is spelled as in the statement. That needs
-a statement which SQLAlchemy built from Core or ORM constructs. One that holds text of the application's (``text()``,
-``exec_driver_sql``, ``literal_column``, prefixes, hints), one of class ``db.migrate``, one without tables, and one that
-an event listener of the application's rewrites, have to be named: without a name they are asked for without an id,
-which policies deny as ``missing_resource``. ``args_hash`` is the SHA-256 of the text.
+each of these that it is. Where its connection has another name, it is asked for by both.
+
+A statement without a name is asked for by its tables, as ``sql_query:<table>`` or ``sql_query:<schema>.<table>``. That
+is ``db.write`` for those it writes to, and ``db.read`` for the others. It is both where UPDATE, DELETE or an upsert
+returns rows. The name is spelled as in the statement. That needs a statement which SQLAlchemy built from Core or ORM
+constructs. These have to be named:
+
+- one that holds text of the application's (``text()``, ``exec_driver_sql``, ``literal_column``, prefixes, hints)
+- one of class ``db.migrate``, and one without tables
+- one that an event listener of the application's rewrites
+
+Without a name they are asked for without an id, which policies deny as ``missing_resource``. ``args_hash`` is the
+SHA-256 of the text.
 
 Denied, :class:`~capgate.errors.CapabilityDenied` is raised and the statement is not sent. A transaction goes on, or
 not, as after any other error of a statement.
 
-What is not gated: connections of the DBAPI (``engine.raw_connection()``, ``connection.connection``) and drivers used
-directly; what SQLAlchemy's dialect asks a new connection itself; and what the database does on its own account: views,
-triggers, defaults, user-defined operators and types, and functions that carry the name of a built-in one.
+What is not gated:
+
+- connections of the DBAPI (``engine.raw_connection()``, ``connection.connection``) and drivers used directly
+- what SQLAlchemy's dialect asks a new connection itself
+- what the database does on its own account: views, triggers, defaults, user-defined operators and types, and functions
+  that carry the name of a built-in one
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.util import await_only
@@ -53,7 +62,7 @@ from ...enforcement.capabilities import Capabilities, Question
 from ...enforcement.current import current
 from ...errors import ConfigError
 from ...model import Resource
-from .built import is_built, trace
+from .built_by_sqlalchemy import is_built, trace
 from .statements import Statements, read_statements
 
 #: The execution option that names a statement, or all statements of a connection or an engine.
@@ -78,7 +87,7 @@ def gate_engine(engine: _E, *, capabilities: Capabilities | None = None, functio
         raise ConfigError("engine", engine, "a sqlalchemy Engine or AsyncEngine")
     trace(target.dialect)
     target.clear_compiled_cache()
-    gate = _Gate(target, capabilities, frozenset(name.upper() for name in functions))
+    gate = _StatementGate(target, capabilities, frozenset(name.upper() for name in functions))
     # First of all listeners it notes the statement; as near to the driver as there are events it asks.
     event.listen(target, "before_cursor_execute", gate.note, insert=True)
     event.listen(target, "do_execute", gate.execute, insert=True)
@@ -88,19 +97,22 @@ def gate_engine(engine: _E, *, capabilities: Capabilities | None = None, functio
 
 
 def query_name(name: str) -> dict[str, str]:
-    """The execution option that names a statement, for ``execution_options`` of statements, sessions, connections and
-    engines. Raises :class:`ConfigError` for anything but a text that is not empty."""
+    """Return the execution option that names a statement.
+
+    It is for ``execution_options`` of statements, sessions, connections and engines. Raises :class:`ConfigError` for
+    anything but a text that is not empty.
+    """
     if not isinstance(name, str) or not name:
         raise ConfigError("name", name, "the name of a query, as in 'sql_query:<name>'")
     return {QUERY_NAME: name}
 
 
 def named(name: str, statement: _S) -> _S:
-    """``statement``, named ``name``: a policy is asked for ``sql_query:<name>``."""
+    """Name ``statement``: a policy is asked for ``sql_query:<name>``."""
     return statement.execution_options(**query_name(name))
 
 
-class _Gate:
+class _StatementGate:
     """The listeners of one gated engine."""
 
     def __init__(self, engine: Engine, capabilities: Capabilities | None, functions: frozenset[str]) -> None:
@@ -110,34 +122,44 @@ class _Gate:
         self._functions = functions
 
     def note(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+        self,
+        connection: Connection,
+        cursor: DBAPICursor,
+        statement: str,
+        parameters: object,
+        context: ExecutionContext | None,
+        executemany: bool,
     ) -> None:
-        """Remember the statement before other listeners see it; those of a dialect that is being set up do not get
-        here."""
+        """Remember the statement before other listeners see it.
+
+        Those of a dialect that is being set up do not get here.
+        """
         if context is None:
             self._require(self._questions(statement, [], built=False))
         else:
             context.__dict__.setdefault("_capgate_noted", {})[self] = statement
 
-    def execute(self, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+    def execute(
+        self, cursor: DBAPICursor, statement: str, parameters: object, context: ExecutionContext | None
+    ) -> None:
         """Ask for ``statement``, which is about to be sent. Raises :class:`CapabilityDenied`."""
         noted = None if context is None else context.__dict__.get("_capgate_noted", {}).get(self)
-        if noted is not None:
-            built = noted == statement and _is_own(statement, context)
+        if context is not None and noted is not None:
+            built = noted == statement and _is_sqlalchemys(statement, context)
             self._require(self._questions(statement, _names(context), built=built))
 
-    def execute_no_params(self, cursor: Any, statement: str, context: Any) -> None:
+    def execute_no_params(self, cursor: DBAPICursor, statement: str, context: ExecutionContext | None) -> None:
         self.execute(cursor, statement, (), context)
 
-    def _questions(self, statement: str, names: list[Any], *, built: bool) -> list[Question]:
-        found = read_statements(statement, self._dialect, functions=self._functions)
+    def _questions(self, statement: str, names: list[object], *, built: bool) -> list[Question]:
+        content = read_statements(statement, self._dialect, functions=self._functions)
         digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
         if names:
             ids = [name if isinstance(name, str) and name else None for name in names]
-            return [(action, Resource(KIND, id, _facts(found)), digest) for id in ids for action in found.actions]
-        if built and found.touches:
-            return [(action, Resource(KIND, table), digest) for action, table in found.touches]
-        return [(found.strongest, Resource(KIND, None, _facts(found)), digest)] if found.actions else []
+            return [(action, Resource(KIND, id, _facts(content)), digest) for id in ids for action in content.actions]
+        if built and content.touched_tables:
+            return [(action, Resource(KIND, table), digest) for action, table in content.touched_tables]
+        return [(content.strongest, Resource(KIND, None, _facts(content)), digest)] if content.actions else []
 
     def _require(self, questions: list[Question]) -> None:
         if not questions:  # transaction control
@@ -149,8 +171,8 @@ class _Gate:
             capabilities.require_all_now(questions)
 
 
-def _names(context: Any) -> list[Any]:
-    """The names of a statement, of which it may have two: options of a connection hide those of a statement."""
+def _names(context: ExecutionContext) -> list[object]:
+    """List the names of a statement. It may have two, since options of a connection hide those of a statement."""
     statement = context.invoked_statement
     if statement is None:  # DDL, and text that goes to the driver
         statement = getattr(context.compiled, "statement", None)
@@ -159,13 +181,15 @@ def _names(context: Any) -> list[Any]:
     return [name for name in (own, None if given == own else given) if name is not None]
 
 
-def _is_own(statement: str, context: Any) -> bool:
-    """Whether SQLAlchemy built ``statement``. Rows of a batch are added to what was compiled."""
+def _is_sqlalchemys(statement: str, context: ExecutionContext) -> bool:
+    """Say whether SQLAlchemy built ``statement``. Rows of a batch are added to what was compiled."""
     compiled = context.compiled
     batch = context.execute_style is ExecuteStyle.INSERTMANYVALUES
     return is_built(compiled) and (batch or statement == context.statement)
 
 
-def _facts(found: Statements) -> dict[str, str]:
-    """Attributes, for checkers of an application's: the tables, where they are certain."""
-    return {"tables": ",".join(sorted({table for _, table in found.touches}))} if found.touches else {}
+def _facts(content: Statements) -> dict[str, str]:
+    """Make attributes for checkers of an application's: the tables, where they are certain."""
+    if not content.touched_tables:
+        return {}
+    return {"tables": ",".join(sorted({table for _, table in content.touched_tables}))}

@@ -1,10 +1,15 @@
-"""Which keys a Redis command reads and writes. Written from the descriptions at https://redis.io/docs/latest/commands/.
+"""Lists the keys that a Redis command reads and writes: :func:`accesses`.
 
-A command that is not in the table is not understood, and neither is one with arguments that fit no description: that
-is a denial, never a guess. Not in it on purpose: scripts and functions, except those of redis-py's own locks; what
-goes through all keys (KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHDB …); what reaches other databases or servers (SELECT,
-MOVE, SWAPDB, MIGRATE …); patterns that name keys by a wildcard (PSUBSCRIBE, the BY and GET of SORT); RESTORE, whose
-payload the server has to trust; and everything about the server or the connection itself.
+Written from the descriptions at https://redis.io/docs/latest/commands/. A command that is not in the table is not
+understood, and neither is one with arguments that fit no description. That is a denial, never a guess. Not in the table
+on purpose:
+
+- scripts and functions, except those of redis-py's own locks
+- what goes through all keys (KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHDB …)
+- what reaches other databases or servers (SELECT, MOVE, SWAPDB, MIGRATE …)
+- patterns that name keys by a wildcard (PSUBSCRIBE, the BY and GET of SORT)
+- RESTORE, whose payload the server has to trust
+- everything about the server or the connection itself
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ Access = tuple[str, bytes]
 
 
 class NotUnderstood(Exception):
-    """Nobody can say for certain what ``command`` (its name, as far as there is one) does, or to which keys."""
+    """Nobody can say for certain what ``command`` does, or to which keys. It is the name, as far as there is one."""
 
     def __init__(self, command: bytes) -> None:
         super().__init__(command)
@@ -83,7 +88,7 @@ BITOP w@2 r@3:
 SUBSCRIBE r@1:      SSUBSCRIBE r@1:     PUBLISH w@1         SPUBLISH w@1
 """
 
-#: They touch no key and tell nothing, and keep a connection usable: a transaction is judged by what is in it.
+#: They touch no key and tell nothing, and keep a connection usable: for a transaction, what is in it is asked about.
 _HARMLESS: Final = frozenset(b"MULTI EXEC DISCARD UNWATCH PING UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE".split())
 #: What a connection says about itself while it is made, and at no other time.
 _HANDSHAKE: Final = frozenset({b"HELLO", b"AUTH", b"SELECT"})
@@ -103,9 +108,10 @@ Locate = Callable[[Command], Iterator[Access]]
 
 
 def accesses(command: Command, *, connecting: bool = False) -> list[Access]:
-    """What ``command`` does to which keys; nothing for one that touches none. Raises :class:`NotUnderstood`.
+    """Return each access of ``command`` to a key; none for a command that touches no key.
 
-    ``connecting`` says whether the connection is being made, so that it may still introduce itself.
+    ``connecting`` says whether the connection is being made, so that it may still introduce itself. Raises
+    :class:`NotUnderstood`.
     """
     name = command[0].upper()  # as the server does: A to Z only
     if name in _HARMLESS or (connecting and _introduces(name, command)):
@@ -122,8 +128,8 @@ def _introduces(name: bytes, command: Command) -> bool:
     return name in _HANDSHAKE or (name == b"CLIENT" and len(command) > 1 and command[1].upper() in _HANDSHAKE_CLIENT)
 
 
-def _counted(command: Command, at: int) -> Command:
-    """The keys after the argument at ``at``, which is their number."""
+def _counted_keys(command: Command, at: int) -> Command:
+    """Return the keys after the argument at ``at``, which is their number."""
     if len(command) <= at or not _COUNT.fullmatch(command[at]):
         raise NotUnderstood(command[0])
     count = int(command[at])
@@ -133,8 +139,8 @@ def _counted(command: Command, at: int) -> Command:
     return keys
 
 
-def _row(fields: list[str]) -> Locate:
-    """What finds the keys that ``fields`` (such as ``w@1``, ``r@2:``) describe."""
+def _locate_by(fields: list[str]) -> Locate:
+    """Return the function that locates the keys as ``fields`` (such as ``w@1``, ``r@2:``) describe them."""
     parts: list[tuple[str, bool, int, slice]] = []
     for field in fields:
         match = _FIELD.fullmatch(field)
@@ -147,7 +153,7 @@ def _row(fields: list[str]) -> Locate:
 
     def locate(command: Command) -> Iterator[Access]:
         for mode, counted, first, where in parts:
-            keys = _counted(command, first) if counted else command[where]
+            keys = _counted_keys(command, first) if counted else command[where]
             if not keys:
                 raise NotUnderstood(command[0])
             for key in keys:
@@ -212,7 +218,7 @@ def _streams(mode: str, options: dict[bytes, int]) -> Locate:
 def _evalsha(command: Command) -> Iterator[Access]:
     if len(command) < 2 or command[1].lower().decode("latin-1") not in _LOCK_DIGESTS:
         raise NotUnderstood(command[0])
-    for key in _counted(command, 2):
+    for key in _counted_keys(command, 2):
         yield "rw", key
 
 
@@ -223,7 +229,7 @@ def _script_load(command: Command) -> Iterator[Access]:
 
 
 def _commands() -> dict[bytes, Locate]:
-    found: dict[bytes, Locate] = {
+    commands: dict[bytes, Locate] = {
         b"SET": _set,
         b"ZADD": _zadd,
         b"COPY": _copy,
@@ -240,9 +246,9 @@ def _commands() -> dict[bytes, Locate]:
             fields.append(word)
             continue
         if name:
-            found[name] = _row(fields)
+            commands[name] = _locate_by(fields)
         name, fields = word.encode(), []
-    return found
+    return commands
 
 
 _COMMANDS: Final = _commands()

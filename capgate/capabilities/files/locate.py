@@ -1,7 +1,7 @@
-"""Paths below a folder, resolved without ever leaving it: :func:`locate`.
+"""Resolves paths below a folder without ever leaving it: :func:`locate`.
 
-The kernel follows no link here. Each component is opened on its own, below the one before, as a folder that is none;
-links are read and followed by hand. What is found is a folder that is held open and a name in it, so whatever others
+The kernel follows no link here. Each component is opened on its own, below the one before, as a folder and not as a
+link. Links are read and followed by hand. The result is a folder that is held open, and a name in it. Whatever others
 rename meanwhile, it is this folder that is acted on.
 """
 
@@ -17,17 +17,17 @@ from typing import Final
 
 import msgspec
 
-#: Bytes of a path, folders in each other, and links on one way; more of any is refused. Linux follows 40 links too.
+#: Bytes of a path, folders in each other, and links on one way; more of any is denied. Linux follows 40 links too.
 PATH_LIMIT: Final = 4_096
 DEPTH_LIMIT: Final = 64
 LINK_LIMIT: Final = 40
 
 FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WALK: Final = FOLDER | os.O_PATH
+_ENTER: Final = FOLDER | os.O_PATH
 
 
 class Astray(Exception):
-    """A path that leads out of the root, or nobody can say where. ``why`` is a word or two."""
+    """A path that leads out of the root, or to a place that nobody can tell. ``why`` is a word or two."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -49,13 +49,13 @@ class Place(msgspec.Struct, frozen=True):
     error: OSError | None = None
 
     def status(self) -> os.stat_result:
-        """What is there. Raises :class:`OSError`, also for the :attr:`error`."""
+        """Return the status of what is there. Raises :class:`OSError`, also for the :attr:`error`."""
         if self.error is not None:
             raise self.error
         return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
 
 
-class _Walk:
+class _FolderWalk:
     """The folders on the way from the root, each held open."""
 
     def __init__(self, root: int, real: str) -> None:
@@ -71,11 +71,11 @@ class _Walk:
     def enter(self, name: str) -> None:
         if len(self.folders) >= DEPTH_LIMIT:
             raise Astray("too deep")
-        self.folders.append(os.open(name, _WALK, dir_fd=self.folder))
+        self.folders.append(os.open(name, _ENTER, dir_fd=self.folder))
         self.names.append(name)
 
     def leave(self) -> None:
-        """To the folder that this one was entered from, which is not always the one that holds it now."""
+        """Go back to the folder that this one was entered from. It is not always the one that holds it now."""
         if not self.folders:
             raise Astray("above the root")
         os.close(self.folders.pop())
@@ -93,9 +93,12 @@ class _Walk:
 
 @contextmanager
 def locate(root: int, real: str, path: str, *, follow: bool = True) -> Iterator[Place]:
-    """Where ``path`` leads below the folder ``root``, whose own path is ``real``: an absolute link that begins with
-    that is followed too. With ``follow`` false a link in the last place is kept. Raises :class:`Astray`."""
-    walk = _Walk(root, real)
+    """Resolve ``path`` below the folder ``root``.
+
+    ``real`` is the root's own path; an absolute link that begins with it is followed too. With ``follow`` false a link
+    in the last place is kept. Raises :class:`Astray`.
+    """
+    walk = _FolderWalk(root, real)
     try:
         yield _locate(walk, _parts(path), follow)
     finally:
@@ -125,7 +128,7 @@ def _split(path: str) -> deque[str]:
     return deque(part for part in path.split("/") if part not in ("", "."))
 
 
-def _locate(walk: _Walk, parts: deque[str], follow: bool) -> Place:
+def _locate(walk: _FolderWalk, parts: deque[str], follow: bool) -> Place:
     links = 0
     while parts:
         part = parts.popleft()
@@ -150,8 +153,8 @@ def _locate(walk: _Walk, parts: deque[str], follow: bool) -> Place:
     return _folder(walk)
 
 
-def _target(walk: _Walk, name: str) -> deque[str]:
-    """The components of the link ``name``, for which an absolute one starts again at the root."""
+def _target(walk: _FolderWalk, name: str) -> deque[str]:
+    """Return the components of the link ``name``. For an absolute one, the walk starts again at the root."""
     target = os.readlink(name, dir_fd=walk.folder)
     if target.startswith("/"):
         if target != walk.real and not target.startswith(walk.real.rstrip("/") + "/"):
@@ -161,8 +164,8 @@ def _target(walk: _Walk, name: str) -> deque[str]:
     return _split(target)
 
 
-def _folder(walk: _Walk) -> Place:
-    """The place of the folder that the walk ended in, by a ``..`` or at the root."""
+def _folder(walk: _FolderWalk) -> Place:
+    """Return the place of the folder that the walk ended in, by a ``..`` or at the root."""
     if not walk.folders:
         return Place(walk.root, ".", ".")
     name, id = walk.names[-1], _joined(walk.names)

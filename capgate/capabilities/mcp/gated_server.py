@@ -1,4 +1,4 @@
-"""MCP servers over streamable HTTP: each tool call is a question before the server sees it.
+"""Gates MCP servers over streamable HTTP: each tool call is a question before the server sees it.
 
 ::
 
@@ -33,13 +33,13 @@ from ...events import printable
 from ...limits import BODY_BYTES, check_number
 from ...model import Actor, Decision
 from . import jsonrpc as rpc
-from .exchange import Exchange, check_headers, check_routing, read_whole, replay, respond, without_body
-from .questions import NAMES, ActionOf, Question, Questions
+from .exchange import BatchExchange, check_headers, check_routing, read_whole, replay, respond, without_body
+from .message_questions import NAMES, ActionOf, MessageQuestion, MessageQuestions
 
 _log = logging.getLogger("capgate")
 
 #: Whom to ask; or the denial where there is nobody; or ``None`` where nothing is asked.
-Asked = Union[Capabilities, Decision, None]
+CapabilitiesOrDenial = Union[Capabilities, Decision, None]
 
 
 class GatedMCP:
@@ -57,8 +57,8 @@ class GatedMCP:
 
     The question: the action, ``tool:<name>`` exactly as sent, and as ``args_hash``
     :func:`~capgate.capabilities.tools.canonical_hash` of ``params.arguments`` (``{}`` where there are none). For
-    another method the resource has the kind of its action, and for its id the ``name`` or ``uri`` of the params, else
-    the method; the hash is of the params without ``_meta``. Arguments without a canonical form are denied.
+    another method the resource has the kind of its action. Its id is the ``name`` or ``uri`` of the params, else the
+    method, and the hash is of the params without ``_meta``. Arguments without a canonical form are denied.
 
     Denied: status 200 with a JSON-RPC error, code -32010, "Denied by policy", and ``decision_id`` in its data. A denied
     notification gets 202, as any. What is not strictly a JSON-RPC message gets an error, and reaches the server no more
@@ -69,7 +69,7 @@ class GatedMCP:
 
     Not gated: every other method (listing, prompts, resources, answers of the client) and the requests GET, DELETE,
     HEAD and OPTIONS, whose bodies are withheld. So it belongs around the MCP endpoint, and not around an application
-    with other routes; the gate outside lets everything reach it. Not part of the hash: ``_meta``, and what a client
+    with other routes. The gate outside lets everything reach it. Not part of the hash: ``_meta``, and what a client
     answers in later rounds of one call (``inputResponses``). Not for the older HTTP+SSE transport.
     """
 
@@ -95,7 +95,7 @@ class GatedMCP:
         check_number("body_bytes", body_bytes, *BODY_BYTES, whole=True)
         check_number("answer_bytes", answer_bytes, *BODY_BYTES, whole=True)
         self.app = app
-        self._questions = Questions(action, methods or {})
+        self._questions = MessageQuestions(action, methods or {})
         self._actor = actor
         self._capabilities = capabilities
         self._body_bytes = body_bytes
@@ -111,7 +111,7 @@ class GatedMCP:
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD", "DELETE", "OPTIONS"):
-            with _acting(self._held(scope)):
+            with _in_force(self._held(scope)):
                 await self.app(scope, without_body(receive), send)
         else:
             await respond(send, 405, None, (b"allow", b"GET, HEAD, DELETE, OPTIONS, POST"))
@@ -120,26 +120,26 @@ class GatedMCP:
         try:
             check_headers(scope)
             body = await read_whole(receive, self._body_bytes)
-            found = rpc.read_body(body)
-            check_routing(scope, None if isinstance(found, list) else found, NAMES)
-            messages = found if isinstance(found, list) else [found]
+            content = rpc.read_body(body)
+            check_routing(scope, None if isinstance(content, list) else content, NAMES)
+            messages = content if isinstance(content, list) else [content]
             questions = [self._questions.of(message) for message in messages]
         except rpc.ProtocolError as error:
             await respond(send, error.status, rpc.encode(rpc.error(error.id, error.code, error.message)))
             return
         held = self._held(scope, any(questions))
-        if isinstance(found, list):
-            exchange = Exchange(self.app, scope, receive, self._answer_bytes)
+        if isinstance(content, list):
+            exchange = BatchExchange(self.app, scope, receive, self._answer_bytes)
             await self._batch(exchange, list(zip(messages, questions, strict=True)), held, send)
             return
         denial = await _denial(questions[0], held)
         if denial is None:
             denial = await self._pass(scope, replay(body, receive), send, held)
         if denial is not None:
-            await respond(send, *self._refusal(found, denial))
+            await respond(send, *self._refusal(content, denial))
 
-    def _held(self, scope: Scope, asks: bool = False) -> Asked:
-        """Whom to ask, and who acts in the server; ``None`` where that is whoever it is anyway."""
+    def _held(self, scope: Scope, asks: bool = False) -> CapabilitiesOrDenial:
+        """Return whom to ask, and who acts in the server; ``None`` where that is whoever it is anyway."""
         if not asks and self._capabilities is None and self._actor is None:
             return None
         try:
@@ -149,8 +149,8 @@ class GatedMCP:
             return decision
         return held if self._actor is None else held.for_actor_in(scope, self._actor)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, held: Asked) -> Decision | None:
-        """Let the server answer; or the denial of something that it tried, if that was all that came of it."""
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, held: CapabilitiesOrDenial) -> Decision | None:
+        """Let the server answer. Return the denial of something that it tried, if that was all that came of it."""
         began = False
 
         async def watch(event: Event) -> None:
@@ -159,7 +159,7 @@ class GatedMCP:
             await send(event)
 
         try:
-            with _acting(held):
+            with _in_force(held):
                 await self.app(scope, receive, watch)
         except Exception as error:
             denial = denial_in(error)
@@ -169,20 +169,28 @@ class GatedMCP:
         return None
 
     async def _batch(
-        self, exchange: Exchange, pairs: list[tuple[rpc.Message, Question | None]], held: Asked, send: Send
+        self,
+        exchange: BatchExchange,
+        pairs: list[tuple[rpc.Message, MessageQuestion | None]],
+        held: CapabilitiesOrDenial,
+        send: Send,
     ) -> None:
-        answers = [await self._one(exchange, message, question, held) for message, question in pairs]
-        found = [answer for answer in answers if answer is not None]
-        await respond(send, 200 if found else 202, b"[" + b",".join(found) + b"]" if found else None)
+        results = [await self._answer(exchange, message, question, held) for message, question in pairs]
+        answers = [answer for answer in results if answer is not None]
+        await respond(send, 200 if answers else 202, b"[" + b",".join(answers) + b"]" if answers else None)
 
-    async def _one(
-        self, exchange: Exchange, message: rpc.Message, question: Question | None, held: Asked
+    async def _answer(
+        self,
+        exchange: BatchExchange,
+        message: rpc.Message,
+        question: MessageQuestion | None,
+        held: CapabilitiesOrDenial,
     ) -> bytes | None:
-        """The answer to one message of a batch, ``None`` where it gets none."""
+        """Return the answer to one message of a batch, ``None`` where it gets none."""
         denial = await _denial(question, held)
         if denial is None:
             try:
-                with _acting(held):
+                with _in_force(held):
                     return await exchange.ask(message)
             except Exception as error:
                 denial = denial_in(error)
@@ -193,7 +201,7 @@ class GatedMCP:
         return self._refusal(message, denial)[1]
 
     def _refusal(self, message: rpc.Message, denial: Decision) -> tuple[int, bytes | None]:
-        """Status and body for a message that was denied."""
+        """Return status and body for a message that was denied."""
         if not message.wants_answer:
             return 202, None
         data = {"decision_id": denial.decision_id}
@@ -202,12 +210,12 @@ class GatedMCP:
         return 200, rpc.encode(rpc.error(message.id, rpc.DENIED, "Denied by policy", data))
 
 
-def _acting(held: Asked) -> AbstractContextManager[object]:
+def _in_force(held: CapabilitiesOrDenial) -> AbstractContextManager[object]:
     return using(held) if isinstance(held, Capabilities) else nullcontext()
 
 
-async def _denial(question: Question | None, held: Asked) -> Decision | None:
-    """The denial of ``question``; ``None`` where it is allowed, or nothing was asked for."""
+async def _denial(question: MessageQuestion | None, held: CapabilitiesOrDenial) -> Decision | None:
+    """Return the denial of ``question``; ``None`` where it is allowed, or nothing was asked for."""
     if question is None:
         return None
     if not isinstance(held, Capabilities):

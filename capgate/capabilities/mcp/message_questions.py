@@ -1,4 +1,4 @@
-"""What an MCP message asks for: which action on which resource, with which arguments."""
+"""Reads from an MCP message what it asks for: an action on a resource, with arguments."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import msgspec
 from ...actions import VOCABULARY
 from ...errors import ConfigError, MalformedInput
 from ...model import Resource
-from .._tools_arguments import NO_HASH, canonical_hash
-from ..tools import KIND, check_action
+from ..tools import KIND, NO_HASH, canonical_hash, check_action
 from . import jsonrpc as rpc
 
 _log = logging.getLogger("capgate")
 
 TOOLS_CALL: Final = "tools/call"
-#: Which member of ``params`` names what a method is about.
+#: The member of ``params`` that names what a method is about.
 NAMES: Final[Mapping[str, str]] = {
     TOOLS_CALL: "name",
     "prompts/get": "name",
@@ -31,7 +30,7 @@ NAMES: Final[Mapping[str, str]] = {
 ActionOf = Union[str, Mapping[str, str], Callable[[str], Union[str, None]]]
 
 
-class Question(msgspec.Struct, frozen=True):
+class MessageQuestion(msgspec.Struct, frozen=True):
     """What one message asks for. ``problem`` says why it is denied whatever the answer."""
 
     action: str
@@ -40,7 +39,7 @@ class Question(msgspec.Struct, frozen=True):
     problem: MalformedInput | None = None
 
 
-class Questions:
+class MessageQuestions:
     """What is asked about messages: ``tools/call`` with the action of the tool, and ``methods`` with theirs.
 
     Raises :class:`~capgate.errors.ConfigError` for an action that is not registered.
@@ -48,17 +47,20 @@ class Questions:
 
     def __init__(self, action: ActionOf, methods: Mapping[str, str]) -> None:
         self._action_of = _action_of(action)
-        self._methods = _checked(methods)
+        self._methods = _checked_methods(methods)
         self._folded = {method.lower() for method in (TOOLS_CALL, *self._methods)}
 
-    def of(self, message: rpc.Message) -> Question | None:
-        """What ``message`` asks for, or ``None`` where it passes unasked. Raises :class:`~._jsonrpc.ProtocolError`."""
+    def of(self, message: rpc.Message) -> MessageQuestion | None:
+        """Return what ``message`` asks for, ``None`` where it passes unasked.
+
+        Raises :class:`~.jsonrpc.ProtocolError`.
+        """
         method, params = message.method, message.params
         if method != TOOLS_CALL and method not in self._methods:
             if method is not None and method.lower() in self._folded:  # for a server that does not care about case
                 raise rpc.ProtocolError(rpc.METHOD_NOT_FOUND, "Method not found", status=404, id=message.id)
             return None
-        if rpc.alike(params):
+        if rpc.differ_in_case_only(params):
             raise rpc.ProtocolError(rpc.INVALID_PARAMS, "params that differ in case only", id=message.id)
         id = params.get(NAMES[method]) if method in NAMES else method
         if type(id) is not str or not id:
@@ -74,22 +76,22 @@ class Questions:
         return _question(self._action_of(id), Resource(KIND, id), arguments or {})
 
 
-def _question(action: str, resource: Resource, arguments: Any) -> Question:
+def _question(action: str, resource: Resource, arguments: dict[str, Any]) -> MessageQuestion:
     problem = None if action else MalformedInput("the tool has no action")
     try:
-        return Question(action, resource, canonical_hash(arguments), problem)
+        return MessageQuestion(action, resource, canonical_hash(arguments), problem)
     except MalformedInput as error:
-        return Question(action, resource, NO_HASH, error)
+        return MessageQuestion(action, resource, NO_HASH, error)
 
 
 def _action_of(action: ActionOf) -> Callable[[str], str]:
-    """A function from a tool's name to its action, ``""`` for none."""
+    """Return a function from a tool's name to its action, ``""`` for none."""
     if isinstance(action, str):
         check_action("action", action)
         return lambda name: action
     if isinstance(action, Mapping):
-        for name, one in action.items():
-            check_action(f"action.{name}", one)
+        for name, action_of_tool in action.items():
+            check_action(f"action.{name}", action_of_tool)
         table = dict(action)
         return lambda name: table.get(name, "")
     if not callable(action):
@@ -98,16 +100,16 @@ def _action_of(action: ActionOf) -> Callable[[str], str]:
 
     def choose(name: str) -> str:
         try:
-            found = chosen(name)
+            action_of_tool: object = chosen(name)
         except Exception as error:
             _log.error("no action for a tool: %s", type(error).__name__, exc_info=error)
             return ""
-        return found if isinstance(found, str) else ""
+        return action_of_tool if isinstance(action_of_tool, str) else ""
 
     return choose
 
 
-def _checked(methods: Mapping[str, str]) -> dict[str, str]:
+def _checked_methods(methods: Mapping[str, str]) -> dict[str, str]:
     for method, action in methods.items():
         if not isinstance(method, str) or not method or method == TOOLS_CALL:
             raise ConfigError("methods", method, f"other JSON-RPC methods than {TOOLS_CALL}")

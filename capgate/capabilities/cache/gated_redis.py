@@ -5,23 +5,32 @@
     cache = gate_redis(redis.asyncio.from_url("redis://localhost"))      # or redis.Redis; before its first use
     await cache.set("orders:17", "paid")                                 # asks cache.write on namespace:orders
 
-The gate is where a connection writes, and reads what is about to be sent: the bytes of the protocol. So it is the
-same for single commands, pipelines, transactions, locks, subscriptions and whatever a library does with the client.
-One write is judged as a whole: all that its commands do is asked as one batch, and if one of them is denied nothing is
-sent. The connection stays usable then.
+The gate is where a connection writes. It reads what is about to be sent: the bytes of the protocol. So it is the same
+for single commands, pipelines, transactions, locks, subscriptions and whatever a library does with the client. All that
+the commands of one write do is asked as one batch. If one of them is denied, nothing is sent, and the connection stays
+usable.
 
-The namespace of a key is what comes before its first colon; a key without one is its own namespace. Channels of
-PUBLISH and SUBSCRIBE are judged like keys. A command is a read where its reply tells what was stored, a write where it
-changes that, often both (INCR, LPOP, GETDEL, SET with GET). Asked without an id, thus denied ``missing_resource``:
-a command that is not known, or does not fit its description (:mod:`capgate.capabilities._cache_commands`; so EVAL,
-KEYS, SCAN, FLUSHDB, CONFIG, SELECT and many more), a key that is not UTF-8, and an empty namespace. PING, MULTI, EXEC,
-DISCARD, UNWATCH and the ends of subscriptions pass unasked; so does what a connection says to introduce itself while
-it is made (HELLO, AUTH, SELECT of the database that the pool is configured with, CLIENT SETINFO and the like). The
-scripts of redis-py's own locks are known, so locks work.
+The namespace of a key is what comes before its first colon; a key without one is its own namespace. Channels of PUBLISH
+and SUBSCRIBE count as keys. A command is a read where its reply tells what was stored. It is a write where it changes
+that; often it is both (INCR, LPOP, GETDEL, SET with GET).
 
-Not gated: replies, and messages of a subscription that was allowed, for as long as it lasts; to which address a server
-sends its clients during maintenance; and any code that makes another client or writes to the socket itself. A thread
-of ``run_in_thread`` has no request, so that a subscription can be renewed there only with ``capabilities``.
+Asked without an id, thus denied ``missing_resource``:
+
+- a command that is not known, or does not fit its description: EVAL, KEYS, SCAN, FLUSHDB, CONFIG, SELECT and many more
+  (see :mod:`capgate.capabilities.cache.redis_commands`)
+- a key that is not UTF-8, and an empty namespace
+
+PING, MULTI, EXEC, DISCARD, UNWATCH and the ends of subscriptions pass unasked. So does what a connection says to
+introduce itself while it is made: HELLO, AUTH, SELECT of the database that the pool is configured with, CLIENT SETINFO
+and the like. The scripts of redis-py's own locks are known, so locks work.
+
+Not gated:
+
+- replies, and messages of a subscription that was allowed, for as long as it lasts
+- the address that a server sends its clients to during maintenance
+- any code that makes another client or writes to the socket itself
+
+A thread of ``run_in_thread`` has no request. A subscription can be renewed there only with ``capabilities``.
 """
 
 from __future__ import annotations
@@ -37,13 +46,15 @@ from redis.asyncio.connection import AbstractConnection as AsyncAbstractConnecti
 from redis.connection import AbstractConnection
 from redis.credentials import StreamingCredentialProvider
 
-from ..enforcement.capabilities import Capabilities, Question
-from ..enforcement.current import current
-from ..errors import CapabilityDenied, ConfigError
-from ..model import Resource
-from ._cache_commands import NotUnderstood, accesses
+from ...enforcement.capabilities import Capabilities, Question
+from ...enforcement.current import current
+from ...errors import CapabilityDenied, ConfigError
+from ...model import Resource
+from .redis_commands import NotUnderstood, accesses
 
 Client = TypeVar("Client", bound=Union[redis.Redis, redis.asyncio.Redis])
+#: What redis-py hands to a connection: commands as they are on the wire, whole or in pieces.
+_Packed = Union[str, bytes, bytearray, memoryview, Iterable[bytes]]
 
 _ACTIONS: Final = {"r": ("cache.read",), "w": ("cache.write",), "rw": ("cache.read", "cache.write")}
 _LENGTH: Final = re.compile(rb"([*$])(0|[1-9][0-9]{0,9})\r\n", re.ASCII)
@@ -57,12 +68,12 @@ _ASYNC_CONNECTIONS: Final = (
     redis.asyncio.UnixDomainSocketConnection,
 )
 
-#: The connection that is being made here, which may introduce itself; for nobody else who has hold of it.
+#: The connection that is being made here. It may introduce itself; nobody else who has hold of it may.
 _CONNECTING: ContextVar[object] = ContextVar("capgate.redis", default=None)
 
 
 def namespace_of(key: str) -> str:
-    """What comes before the first colon of ``key``, or all of it."""
+    """Return what comes before the first colon of ``key``, or all of it."""
     return key.partition(":")[0]
 
 
@@ -74,14 +85,20 @@ def gate_redis(
 ) -> Client:
     """Gate ``client`` (:class:`redis.Redis` or :class:`redis.asyncio.Redis`) and return it.
 
-    Its connection pool is changed, so every client that shares the pool is gated too, as are pipelines, subscriptions
-    and locks made from it. To be called before the client is used. ``namespace`` gives the namespace of a key, in place
-    of :func:`namespace_of`; what raises or gives no text has none. ``capabilities`` says whom to ask; by default those
-    of the request that is being served.
+    ``namespace``     gives the namespace of a key, in place of :func:`namespace_of`; where it raises, or gives no text,
+                      the key has none
+    ``capabilities``  whom to ask; by default those of the request that is being served
 
-    Raises :class:`ConfigError` for what is not supported: clusters, Sentinel, client-side caching (which answers
-    without asking a connection), credentials that are renewed while connected, other classes of pools and connections,
-    and a pool that has connections already.
+    To be called before the client is used. Its connection pool is changed, so every client that shares the pool is
+    gated too, as are pipelines, subscriptions and locks made from it.
+
+    Raises :class:`ConfigError` for what is not supported:
+
+    - clusters and Sentinel
+    - client-side caching, which answers without asking a connection
+    - credentials that are renewed while connected
+    - other classes of pools and connections
+    - a pool that has connections already
     """
     is_async = isinstance(client, redis.asyncio.Redis)
     if not isinstance(client, (redis.Redis, redis.asyncio.Redis)) or isinstance(
@@ -97,14 +114,14 @@ def gate_redis(
     base = pool.connection_class
     if base not in (_ASYNC_CONNECTIONS if is_async else _CONNECTIONS):
         raise ConfigError("connection_class", base, "a connection class of redis-py, not gated yet")
-    gate = _Gate(namespace or namespace_of, capabilities)
+    gate = _CommandGate(namespace or namespace_of, capabilities)
     mixin = AsyncGatedConnection if is_async else GatedConnection
     pool.connection_class = type(f"Gated{base.__name__}", (mixin, base), {"gate": gate})
     return client
 
 
-class _Gate:
-    """What the connections of one pool are told: how keys are named, and whom to ask."""
+class _CommandGate:
+    """What the connections of one pool share: how keys are named, and whom to ask."""
 
     def __init__(self, namespace: Callable[[str], str], capabilities: Capabilities | None) -> None:
         self._namespace = namespace
@@ -115,20 +132,20 @@ class _Gate:
         return current() if self._capabilities is None else self._capabilities
 
     def questions(self, data: bytes, *, connecting: bool) -> list[Question]:
-        """What must be allowed for ``data`` to be sent, each question once."""
-        found: dict[tuple[str, str | None], Question] = {}
+        """Return what must be allowed for ``data`` to be sent, each question once."""
+        questions: dict[tuple[str, str | None], Question] = {}
         try:
             for command in parse(data):
                 for mode, key in accesses(command, connecting=connecting):
-                    namespace = self._name(key)
+                    namespace = self._namespace_of(key)
                     for action in _ACTIONS[mode]:
-                        found[action, namespace] = (action, Resource("namespace", namespace))
+                        questions[action, namespace] = (action, Resource("namespace", namespace))
         except NotUnderstood as error:
             seen = error.command[:64].decode("ascii", "backslashreplace")
             return [("cache.write", Resource("namespace", None, {"command": seen}))]
-        return list(found.values())
+        return list(questions.values())
 
-    def _name(self, key: bytes) -> str | None:
+    def _namespace_of(self, key: bytes) -> str | None:
         try:
             name: object = self._namespace(key.decode())
         except Exception:  # the application's function may raise anything; what has no namespace is denied
@@ -137,8 +154,9 @@ class _Gate:
 
 
 def parse(data: bytes) -> list[list[bytes]]:
-    """The commands of ``data``, which is arrays of bulk strings of RESP and nothing else (no inline commands, nothing
-    incomplete). Raises :class:`NotUnderstood`.
+    """Return the commands of ``data``: arrays of bulk strings of RESP, and nothing else.
+
+    Raises :class:`NotUnderstood`, also for inline commands and for what is incomplete.
 
     https://redis.io/docs/latest/develop/reference/protocol-spec/#sending-commands-to-a-redis-server
     """
@@ -159,15 +177,15 @@ def parse(data: bytes) -> list[list[bytes]]:
     return commands
 
 
-def _length(data: bytes, at: int, kind: bytes) -> tuple[int, int]:
+def _length(data: bytes, at: int, marker: bytes) -> tuple[int, int]:
     match = _LENGTH.match(data, at)
-    if match is None or match[1] != kind:
+    if match is None or match[1] != marker:
         raise NotUnderstood(b"")
     return int(match[2]), match.end()
 
 
-def _joined(command: Any) -> bytes:
-    """One copy of what is to be sent, so that it is what was judged."""
+def _joined(command: _Packed) -> bytes:
+    """Copy what is to be sent once, so that it is what was asked about."""
     if isinstance(command, str):
         return command.encode()
     return bytes(command) if isinstance(command, (bytes, bytearray, memoryview)) else b"".join(command)
@@ -176,10 +194,10 @@ def _joined(command: Any) -> bytes:
 class GatedConnection(AbstractConnection):
     """What :func:`gate_redis` puts before the connection class of a pool."""
 
-    gate: ClassVar[_Gate]
+    gate: ClassVar[_CommandGate]
 
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Everything that redis-py sends goes through here. Raises :class:`CapabilityDenied` before it does."""
+    def send_packed_command(self, command: _Packed, check_health: bool = True) -> None:
+        """Send ``command``, as everything that redis-py sends. Raises :class:`CapabilityDenied` before it does."""
         data = _joined(command)
         questions = self.gate.questions(data, connecting=_CONNECTING.get() is self)
         if questions:
@@ -197,7 +215,7 @@ class GatedConnection(AbstractConnection):
         try:
             super().connect_check_health(*args, **options)
         except CapabilityDenied:
-            # By a function or a subscription that runs on connecting. It must not stay half made.
+            # Denied was a function, or a subscription, that runs on connecting. It must not stay half made.
             self.disconnect()  # type: ignore[no-untyped-call]
             raise
 
@@ -205,10 +223,10 @@ class GatedConnection(AbstractConnection):
 class AsyncGatedConnection(AsyncAbstractConnection):
     """:class:`GatedConnection` for :mod:`redis.asyncio`."""
 
-    gate: ClassVar[_Gate]
+    gate: ClassVar[_CommandGate]
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Everything that redis-py sends goes through here. Raises :class:`CapabilityDenied` before it does."""
+    async def send_packed_command(self, command: _Packed, check_health: bool = True) -> None:
+        """Send ``command``, as everything that redis-py sends. Raises :class:`CapabilityDenied` before it does."""
         data = _joined(command)
         questions = self.gate.questions(data, connecting=_CONNECTING.get() is self)
         if questions:
@@ -230,7 +248,8 @@ class AsyncGatedConnection(AsyncAbstractConnection):
             raise
 
 
-def _check_pool(client: Any, pool: Any, pools: Iterable[type]) -> None:
+def _check_pool(client: object, pool: Any, pools: Iterable[type]) -> None:
+    """Raise :class:`ConfigError` unless ``pool`` is one of ``pools``, is plain, and has no connection yet."""
     if type(pool) not in pools:
         raise ConfigError("connection_pool", type(pool).__name__, "ConnectionPool or BlockingConnectionPool")
     if getattr(pool, "cache", None) is not None:

@@ -1,4 +1,4 @@
-"""Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`trace`."""
+"""Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`is_built`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _OPERATOR: Final = re.compile(r"(?!.*(?:--|/\*))[-+*/<>=~!@#%^&|?]{1,4}|[A-Za-z]
 _WORD: Final = re.compile(r"[A-Za-z_]+", re.ASCII)
 
 
-class Traced:
-    """Put before a compiler of SQLAlchemy's: notes whether text went into the statement as it is, from ``text()``,
-    ``literal_column()``, prefixes, suffixes, hints, and the like. A construct that compiles itself
-    (``sqlalchemy.ext.compiler``) counts as SQLAlchemy's own."""
+class TracedCompiler:
+    """Put before a compiler of SQLAlchemy's: notes whether text went into the statement as it is.
+
+    Such text is from ``text()``, ``literal_column()``, prefixes, suffixes, hints, and the like. A construct that
+    compiles itself (``sqlalchemy.ext.compiler``) counts as SQLAlchemy's own.
+    """
 
     #: Whether the statement has such text.
     has_text = False
@@ -63,12 +65,12 @@ class Traced:
 
 
 def trace(dialect: Dialect) -> None:
-    """Have ``dialect`` compile its statements with a compiler that is :class:`Traced`. Does nothing the second time."""
+    """Have ``dialect`` compile its statements with a :class:`TracedCompiler`. Does nothing the second time."""
     compiler: type[SQLCompiler] = dialect.statement_compiler
-    if not issubclass(compiler, Traced):
-        dialect.statement_compiler = type(f"Traced{compiler.__name__}", (Traced, compiler), {})
+    if not issubclass(compiler, TracedCompiler):
+        dialect.statement_compiler = type(f"Traced{compiler.__name__}", (TracedCompiler, compiler), {})
 
 
 def is_built(compiled: object) -> bool:
-    """Whether ``compiled`` (of an execution context) was built by SQLAlchemy throughout, and after :func:`trace`."""
-    return isinstance(compiled, Traced) and not compiled.has_text
+    """Say whether ``compiled``, of an execution context, was built by SQLAlchemy throughout, after :func:`trace`."""
+    return isinstance(compiled, TracedCompiler) and not compiled.has_text
