@@ -48,7 +48,7 @@ DENIED = [
     ("runtime/pool", "call"),
     ("runtime/abi/fixed", "ask"),
     ("runtime/abi/fixed", "resource"),
-    ("runtime/abi/component", "denied"),
+    ("runtime/abi/canonical_abi", "denied"),
     ("runtime/abi/component", "deny"),
     ("middleware/request", "_deny"),
     ("events", "new_decision_id"),
