@@ -49,7 +49,7 @@ DENIED = [
     ("runtime/abi/fixed", "ask"),
     ("runtime/abi/fixed", "resource"),
     ("runtime/abi/canonical_abi", "denied"),
-    ("runtime/abi/component", "deny"),
+    ("runtime/abi/canonical_abi", "deny"),
     ("middleware/request", "_deny"),
     ("events", "new_decision_id"),
     ("middleware/request", "_duration_us"),
