@@ -33,8 +33,6 @@ from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyRes
 from ..routes.declare import Requirements
 from ..routes.framework import Unresolvable
 from ..routes.routing import DEFERRED, PUBLIC
-from ..routes.framework import Unresolvable
-from ..routes.routing import DEFERRED, PUBLIC
 from .startup import RequestPoint, Startup
 
 _log = logging.getLogger("capgate")
