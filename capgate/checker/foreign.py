@@ -65,7 +65,8 @@ def _replaces(checker: Checker, base: type, name: str) -> bool:
     way = getattr(base, name)
     if isinstance(way, property):  # which no attribute of an instance hides
         return getattr(type(checker), name) is not way
-    return bool(getattr(checker, name) != way.__get__(checker))
+    bound = getattr(checker, name)
+    return getattr(bound, "__func__", None) is not way or getattr(bound, "__self__", None) is not checker
 
 
 class ForeignChecker(Checker):

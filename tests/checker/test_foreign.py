@@ -88,6 +88,35 @@ def test_own_is_told_by_identity() -> None:
     assert type(as_checker(Alike(ALLOW))) is ForeignChecker
 
 
+@pytest.mark.parametrize("name", ["check", "evaluate"])
+def test_what_is_replaced_is_told_by_identity(name: str) -> None:
+    class Agreeing:
+        """Calls itself equal to whatever it is compared with."""
+
+        def __call__(self, input: PolicyInput) -> Any: ...
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        def __hash__(self) -> int:
+            return 0
+
+    class Loose(LocalPolicyChecker):
+        """Derived without slots, so that an instance takes what its class does not have."""
+
+    checker = Loose(RuntimePolicy.from_document(POLICY))
+    assert as_checker(checker) is checker
+    setattr(checker, name, Agreeing())
+    if name == "check":
+        assert type(as_checker(checker)) is ForeignChecker
+    else:
+        with pytest.raises(ConfigError):
+            as_checker(checker)
+
+
 def test_a_base_class_is_no_way_around_the_door() -> None:
     class Whole(Checker):
         """All of the interface, and none of capgate's classes that keep its promises."""

@@ -9,25 +9,22 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.routing import Route
+from starlette.types import Scope
 
+from capgate.checker.base import BatchResult
+from capgate.checker.local import LocalPolicyChecker
 from capgate.errors import PolicyTimeout, ends_task
 from capgate.limits import Limits
 from capgate.middleware.middleware import CapabilityMiddleware
-from capgate.model import ALLOW, Deny, PolicyInput, Reason
+from capgate.model import ALLOW, Deny, PolicyInput, Reason, User
 from capgate.settings.settings import Settings
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 from ..support.asgi import Call, http_scope, websocket_scope
-from ..support.gates import (
-    PATIENT,
-    SETTINGS,
-    Answering,
-    Ran,
-    events,
-    example,
-)
+from ..support.gates import PATIENT, SETTINGS, Answering, Ran, events, example, gated, read
 from .reasons import Sudden, reason_for
 
 NOT_ANSWERS = (None, True, 1, "allow", {"kind": "allow"}, type(ALLOW), Deny)
@@ -159,3 +156,30 @@ async def test_what_ends_a_task() -> None:  # P3
     assert ends_task(group(Sudden(), group(KeyboardInterrupt())))
     for error in (Sudden(), group(Sudden()), group(Sudden(), group(ValueError()))):
         assert not ends_task(error)
+
+
+@pytest.mark.parametrize("results", [[], [ALLOW], [ALLOW] * 3])
+async def test_two_declarations_are_not_allowed_by_another_number_of_answers(
+    results: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:  # Q-5
+    """Not even where whoever counts them before has miscounted."""
+
+    async def ask(self: Any, inputs: Any, **options: Any) -> BatchResult:
+        return BatchResult(results, None, None)
+
+    monkeypatch.setattr(LocalPolicyChecker, "answer_many_now", lambda self, inputs: None)
+    monkeypatch.setattr(LocalPolicyChecker, "ask", ask)
+    ran = Ran()
+    app = gated([Route("/two", read("good")(read("other")(ran.endpoint("two"))))])
+    assert (await reason_for(app, http_scope("/two")), ran.names) == ("malformed_result", [])
+
+
+async def test_an_actor_that_comes_after_the_deadline_is_a_denial(monkeypatch: pytest.MonkeyPatch) -> None:  # P15
+    async def who(scope: Scope) -> User:
+        late = anyio.current_time() + 2 * PATIENT.deadline
+        monkeypatch.setattr("capgate.middleware.request.anyio.current_time", lambda: late)
+        return User("ada")
+
+    ran = Ran()
+    app = example(ran, settings=Settings(limits=PATIENT), actor=who)
+    assert (await reason_for(app, http_scope("/good")), ran.names) == ("policy_timeout", [])
