@@ -35,7 +35,9 @@ def test_the_default_passes_the_check(row: Setting) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("value", [b"x", "\0", float("nan"), pytest.param(object(), id="object"), ["a"], -1, ""], ids=repr)
+@pytest.mark.parametrize(
+    "value", [b"x", "\0", float("nan"), pytest.param(object(), id="object"), ["a"], -1, ""], ids=repr
+)
 def test_what_no_setting_may_be_is_an_error_that_names_it(row: Setting, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         row.check(row.name, value)

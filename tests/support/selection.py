@@ -1,8 +1,8 @@
 """Chooses which tests a run takes, and holds it to them.
 
-The quick run, without an option, leaves out what is marked ``slow``, and gives what is marked ``sampled`` a tenth of its
-examples. ``--full`` runs everything with all examples. ``--rest`` runs what a quick run leaves out or only samples: both
-together are a full run. A test that was chosen and did not run fails a ``--full`` or ``--rest`` run.
+The quick run, without an option, leaves out what is marked ``slow``, and gives what is marked ``sampled`` a tenth of
+its examples. ``--full`` runs everything with all examples. ``--rest`` runs what a quick run leaves out or only samples:
+both together are a full run. A test that was chosen and did not run fails a ``--full`` or ``--rest`` run.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Selection:
         counts = self._counts
         if counts:
             terminalreporter.write_line(
-                f"{self.run} run: {len(self._ran)} ran of {counts['chosen']} chosen of {counts['collected']} collected; "
+                f"{self.run} run: {len(self._ran)} ran of {counts['chosen']} chosen of {counts['collected']} "
+                f"collected; "
                 f"{counts['slow']} are slow, {counts['sampled']} are sampled"
             )
         if self._forgotten:

@@ -42,7 +42,7 @@ def require_path(path: Path) -> Path:
 
 
 def examples(most: int) -> int:
-    """``most`` in a full run, and a tenth of it in a quick one. A test that asks for this is marked ``sampled`` or ``slow``."""
+    """Return ``most`` in a full run, and a tenth of it in a quick one. Such a test is ``sampled`` or ``slow``."""
     return most if FULL else max(1, most // 10)
 
 
