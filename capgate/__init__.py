@@ -14,8 +14,7 @@ To be read in this order:
 - ``checker/base.py``, ``checker/wasm.py``: ``Allow`` or ``Deny``, whatever happens
 - ``runtime/pool.py``: live policy instances
 
-The docstring of each room says what lives there, what it may use, and
-which file to read first.
+The docstring of each room says what lives there, what it may use, and which file to read first.
 """
 
 from .artifact.build import build_policy
