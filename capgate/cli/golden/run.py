@@ -24,7 +24,7 @@ from ...runtime.engine import load_engine
 from ...settings.settings import Settings
 from ...testing.golden import Coverage, Fixture, Outcome, PolicyUnderTest, coverage_of, read_fixtures, run_fixtures
 from ...testing.golden.policy_under_test import LOCAL
-from ...testing.golden.report import as_data, describe_unit, details, junit, printable, title
+from ...testing.golden.report import as_data, describe_part, details, junit, printable, title
 from ...testing.golden.run import DISAGREEMENT, FAILED, PASSED, own_policy
 from ..policy.build import write
 
@@ -183,12 +183,12 @@ def _show_coverage(console: Console, done: Run) -> None:
         return
     if found.missing:
         console.print("\nno fixture is decided by")
-    for unit in found.missing:
-        console.print(f"  {describe_unit(unit, policy)}")
+    for part in found.missing:
+        console.print(f"  {describe_part(part, policy)}")
     minimum = done.options.min_coverage
     wanted = "" if minimum is None else f", at least {minimum:g}% wanted"
     style = "red" if done.short_of_coverage else ""
-    words = f"coverage {found.percent:g}%: {found.covered} of {len(found.units)} rules and entries{wanted}"
+    words = f"coverage {found.percent:g}%: {found.covered} of {len(found.parts)} rules and entries{wanted}"
     console.print(Text(f"\n{words}" if not found.missing else words, style))
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import watchfiles
 
 from ...errors import CapgateError
-from ...testing.golden.fixtures import find_files
+from ...testing.golden.fixture_files import find_files
 from .run import Options, run
 
 #: Milliseconds between two looks at the files where nothing tells of a change.

@@ -436,6 +436,6 @@ def test_ten_thousand(capsys: pytest.CaptureFixture[str]) -> None:
     judged = time.perf_counter()
     covered = coverage_of(RuntimePolicy.from_document(document), (one.input for one in fixtures))
     seconds = time.perf_counter() - judged
-    assert (set(kinds(outcomes)), covered.percent, len(covered.units)) == ({"passed"}, 100.0, 10_000)
+    assert (set(kinds(outcomes)), covered.percent, len(covered.parts)) == ({"passed"}, 100.0, 10_000)
     with capsys.disabled():
         print(f"\n10,000 fixtures on {', '.join(ALL)}: {judged - started:.2f} s; their coverage: {seconds:.2f} s")
