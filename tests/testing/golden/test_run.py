@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
@@ -227,18 +228,20 @@ def test_the_limits_are_those_of_production(engine_name: str) -> None:
 def test_an_answer_that_is_late_for_want_of_a_processor_is_asked_for_again(
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    calls: list[PolicyInput] = []
+    clock = [0.0]
 
     def slow(self: WasmPolicyChecker, input: PolicyInput) -> PolicyResult:
         calls.append(input)
         if input.action == "db.write" and len(calls) == 2:  # the first one is not a fixture's
-            time.sleep(0.3)
+            clock[0] += PATIENT.deadline + 1
             return Deny("policy_timeout")
         return original(self, input)
 
     original = WasmPolicyChecker.evaluate_now
     monkeypatch.setattr(WasmPolicyChecker, "evaluate_now", slow)
-    assert kinds(run_fixtures(DOCUMENT, [ALLOWED], engine_name, Limits(deadline=0.25))) == ["passed"]
+    monkeypatch.setattr("capgate.testing.golden.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert kinds(run_fixtures(DOCUMENT, [ALLOWED], engine_name, PATIENT)) == ["passed"]
     assert len(calls) == 3
 
 
