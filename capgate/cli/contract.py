@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
+from starlette.types import ASGIApp
 
 from ..errors import ConfigError
 from ..middleware.contract import contract_of, read_contract
@@ -85,7 +86,7 @@ def export(
         out.print(f"denied, since they declare nothing: {', '.join(denied)}")
 
 
-def load_application(application: str, *, factory: bool) -> Any:
+def load_application(application: str, *, factory: bool) -> ASGIApp:
     """Return the ASGI application at ``module:attribute``, imported with the current folder on the path.
 
     Raises :class:`ConfigError` for one that cannot be had.
@@ -109,7 +110,8 @@ def load_application(application: str, *, factory: bool) -> Any:
         raise ConfigError("application", application, f"an ASGI application, not a {type(loaded).__name__}")
     if not factory and inspect.isfunction(loaded) and not _takes_scope(loaded):
         raise ConfigError("application", application, "an ASGI application; with --factory, a function that makes one")
-    return loaded
+    app: ASGIApp = loaded
+    return app
 
 
 def _takes_scope(function: Callable[..., object]) -> bool:
@@ -129,13 +131,13 @@ def _error_text(error: BaseException) -> str:
     return quoted(f"{type(error).__name__}: {error}{where}")
 
 
-def contract_here(app: Any) -> tuple[HandlerContract, str]:
+def contract_here(app: ASGIApp) -> tuple[HandlerContract, str]:
     """Return the contract of ``app`` with the settings of its gate, and for people where these come from.
 
     The gate is ``app`` itself, one of its middleware, or in what it is around. Without one, the settings are those of
     the environment. Raises what :func:`~capgate.middleware.contract.contract_of` raises.
     """
-    inner = app
+    inner: Any = app
     for _ in range(DEPTH):
         if isinstance(inner, CapabilityMiddleware):
             return inner.contract(app), "those of its CapabilityMiddleware"

@@ -138,7 +138,7 @@ def _read_as_application(
     findings: Findings, data: bytes, path: str, limits: Limits, keys: BundleKeys | None, bundle: Bundle | None
 ) -> None:
     """Read the file as an application does: under its limits, with its keys."""
-    signature: dict[str, Any] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
+    signature: dict[str, object] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
     if keys is None and signature["state"] == "not verified":
         signature["why"] = "no keys are given; --bundle-keys"
     try:
@@ -154,7 +154,7 @@ def _read_as_application(
         findings.facts["bundle"] = {"signature": signature}
 
 
-def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, Any]:
+def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, object]:
     return {
         "revision": bundle.revision,
         "roots": list(bundle.roots),
@@ -165,7 +165,7 @@ def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, Any]:
     }
 
 
-def _about_module(module: Module, size: int) -> dict[str, Any]:
+def _about_module(module: Module, size: int) -> dict[str, object]:
     return {
         "size": size,
         "functions": len(module.functions),

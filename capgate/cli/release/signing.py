@@ -210,7 +210,7 @@ def verify(
         print_facts(facts, as_json=as_json)
 
 
-def manifest_facts(manifest: Manifest) -> dict[str, Any]:
+def manifest_facts(manifest: Manifest) -> dict[str, object]:
     """Return a manifest as data, where ``fixtures`` is said also if there are none."""
     return {**msgspec.to_builtins(manifest), "fixtures": manifest.fixtures}
 

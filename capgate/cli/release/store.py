@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -369,8 +369,8 @@ def _yes(tested: bool | None) -> str | None:
     return None if tested is None else "yes" if tested else "no"
 
 
-def _status_data(state: Status) -> dict[str, Any]:
-    data: dict[str, Any] = msgspec.to_builtins(state)
+def _status_data(state: Status) -> dict[str, object]:
+    data: dict[str, object] = msgspec.to_builtins(state)
     data["manifest"] = None if state.manifest is None else manifest_facts(state.manifest)
     data["releases"] = [
         {"digest": release.digest, "manifest": manifest_facts(release.manifest)} for release in state.releases

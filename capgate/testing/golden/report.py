@@ -164,12 +164,12 @@ def as_data(
     }
 
 
-def _coverage_data(coverage: Coverage) -> dict[str, Any]:
+def _coverage_data(coverage: Coverage) -> dict[str, object]:
     missing = msgspec.to_builtins(coverage.missing)
     return {"percent": coverage.percent, "covered": coverage.covered, "total": len(coverage.parts), "missing": missing}
 
 
-def outcome_data(outcome: Outcome) -> dict[str, Any]:
+def outcome_data(outcome: Outcome) -> dict[str, object]:
     """Return one of them, as :func:`as_data` has it."""
     fixture = outcome.fixture
     data = {
