@@ -1,7 +1,7 @@
 """Lists where the package's words break the house rules; ``python -m tests.project.words [FOLDER]`` prints them.
 
-The rules are those of the contributors' guide: a docstring begins with a verb and has short sentences; no two files and no
-two classes have one name; a variable says what its value is.
+The rules are those of the contributors' guide: a docstring begins with a verb and has short sentences; no two files and
+no two classes have one name; a variable says what its value is.
 """
 
 from __future__ import annotations
