@@ -107,7 +107,7 @@ def create_app(checker: PolicyChecker) -> FastAPI:
 
     @app.get("/files/{name}")
     @requires("fs.read", resource="path:{name}")
-    async def read_bytes(name: str) -> dict[str, str]:
+    async def read_file(name: str) -> dict[str, str]:
         return {"read": name}
 
     @app.post("/import")
