@@ -1,4 +1,6 @@
-"""The command ``capgate``. Its packages come with the extra ``cli``; ``import capgate`` needs none of them.
+"""Runs the command ``capgate``. Its packages come with the extra ``cli``; ``import capgate`` needs none of them.
+
+It may use every room. Read ``app.py`` first.
 
 Exit codes: 0 everything was as expected, 1 an answer was not, 2 the command cannot be carried out as given.
 """
@@ -37,7 +39,10 @@ def main() -> NoReturn:
 
 
 def _forget_output() -> None:
-    """What could not be written is still buffered, and Python would try again, and complain, when it ends."""
+    """Drop the output that could not be written.
+
+    It is still buffered, and Python would try again, and complain, when it ends.
+    """
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""In which order commands are used, and so are shown: what ``capgate --help`` teaches."""
+"""Puts commands into the order in which they are used: what ``capgate --help`` teaches."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def arrange(app: typer.Typer) -> None:
     panels = {name: panel for panel, (names, _) in PANELS.items() for name in names}
     order = list(panels)
     commands: list[_Info] = [*app.registered_commands, *app.registered_groups]
-    for one in commands:
-        one.rich_help_panel = panels.get(name_of(one), "Others")
+    for info in commands:
+        info.rich_help_panel = panels.get(name_of(info), "Others")
     for command in app.registered_commands:
         panel = panels.get(name_of(command))
         if panel is not None and "Exit codes:" not in (command.callback.__doc__ or "" if command.callback else ""):
             command.epilog = f"Exit codes: {PANELS[panel][1]}."
-    app.registered_commands.sort(key=lambda one: order.index(name_of(one)) if name_of(one) in panels else len(order))
-    there = {name_of(one) for one in app.registered_commands}
+    app.registered_commands.sort(key=lambda info: order.index(name_of(info)) if name_of(info) in panels else len(order))
+    there = {name_of(info) for info in app.registered_commands}
     steps = [text for text, needed in STEPS if there.issuperset(needed)]
     numbered = "\n".join(f"{number}. {text}" for number, text in enumerate(steps, 1))
     app.info.help = f"{_ABOUT}\n\nThe way of a policy:\n\n{numbered}"
 
 
 def name_of(info: _Info) -> str:
-    """What the command, or the group of commands, is called."""
+    """Return what the command, or the group of commands, is called."""
     if isinstance(info.name, str):
         return info.name
     return str(getattr(info.callback, "__name__", "")).replace("_", "-")

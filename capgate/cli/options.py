@@ -1,17 +1,62 @@
-"""Options that several commands have, and how all of them refuse."""
+"""Declares the options that several commands have."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..errors import ArtifactError, ArtifactNotFound, FixturesFailed, PolicyError, WasmError
+from ..model import Entrypoint
+
+
+class EngineName(str, enum.Enum):
+    """The ``engine`` of :class:`capgate.WasmPool`."""
+
+    auto = "auto"
+    wasmer = "wasmer"
+    wasmtime = "wasmtime"
+
+
+class EntrypointResult(str, enum.Enum):
+    """What an entry point gives."""
+
+    decision = "decision"
+    denials = "denials"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; without it standard output.")]
+
+# -- of commands that ask a policy
+
+ModuleEngine = Annotated[EngineName, typer.Option(help="What runs a module; auto prefers wasmer.")]
+AskedEntrypoint = Annotated[
+    str | None,
+    typer.Option(
+        "--entrypoint",
+        metavar="PATH",
+        envvar="CAPGATE_ENTRYPOINT",
+        help="Of a module that OPA compiled: the rule to ask, such as orders/allow.",
+    ),
+]
+AskedEntrypointResult = Annotated[
+    EntrypointResult,
+    typer.Option(
+        "--entrypoint-result",
+        envvar="CAPGATE_ENTRYPOINT_RESULT",
+        help="What that rule gives: a decision, or a set or array of denials.",
+    ),
+]
+
+
+def asked_entrypoint(name: str | None, result: EntrypointResult) -> Entrypoint:
+    """Return the entry point that the two options mean."""
+    return Entrypoint(name, result.value)
+
+
+# -- of commands that verify
 
 Module = Annotated[
     Path,
@@ -19,10 +64,6 @@ Module = Annotated[
         help="The module, or OPA bundle; its files are beside it, with .manifest.json, .signature.json, .fixtures.json."
     ),
 ]
-Name = Annotated[str, typer.Argument(help="Name of the policy.")]
-Which = Annotated[str, typer.Argument(help="Version, or SHA-256 of the module or of the manifest.")]
-To = Annotated[str | None, typer.Option("--to", help="Version, or SHA-256 of the module or of the manifest.")]
-Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of the store.")]
 Keys = Annotated[
     str | None,
     typer.Option(
@@ -40,49 +81,18 @@ Threshold = Annotated[
 ]
 Mode = Annotated[str | None, typer.Option(help="The mode that the policy has to be for, such as prod.")]
 Service = Annotated[str | None, typer.Option(help="The service that the policy has to be for.")]
-Engine = Annotated[str, typer.Option(envvar="CAPGATE_ENGINE", help="What tries the policy: auto, wasmer or wasmtime.")]
-Fixtures = Annotated[
-    list[Path] | None,
-    typer.Option(help="More golden fixtures, a file or a folder, that it has to answer as expected. May be repeated."),
-]
-WithoutFixtures = Annotated[
-    bool, typer.Option("--without-fixtures", help="Also if there are no fixtures to judge it by, its own or others.")
-]
-Note = Annotated[str, typer.Option(help="Why, for the history.")]
 Passphrase = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File with the passphrase of the private key; may be a pipe.")
 ]
+
+# -- of commands on a store
+
+Store = Annotated[Path, typer.Option("--store", "-s", help="Folder of the store.")]
+PolicyName = Annotated[str, typer.Argument(help="Name of the policy.")]
+WhichRelease = Annotated[str, typer.Argument(help="Version, or SHA-256 of the module or of the manifest.")]
+ToRelease = Annotated[str | None, typer.Option("--to", help="Version, or SHA-256 of the module or of the manifest.")]
+CheckingEngine = Annotated[
+    str, typer.Option(envvar="CAPGATE_ENGINE", help="What tries the policy: auto, wasmer or wasmtime.")
+]
+Note = Annotated[str, typer.Option(help="Why, for the history.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-@contextmanager
-def refusing(as_json: bool = False) -> Iterator[None]:
-    """A policy that is refused is exit code 1; a file that is not there is 2, like every other mistake of the call."""
-    try:
-        yield
-    except ArtifactNotFound:
-        raise
-    except (ArtifactError, PolicyError, WasmError) as error:
-        facts: dict[str, Any] = {
-            key: value for key in ("reason", "field", "path") if (value := getattr(error, key, None)) is not None
-        }
-        if isinstance(error, FixturesFailed):
-            facts |= _failures(error, shown=not as_json)
-        print(f"capgate: {error}", file=sys.stderr, flush=True)
-        if as_json:
-            print(json.dumps({"refused": type(error).__name__, "message": str(error), **facts}, indent=2), flush=True)
-        raise typer.Exit(1) from error
-
-
-def _failures(error: FixturesFailed, *, shown: bool) -> dict[str, Any]:
-    """The fixtures that failed as data; if they are to be ``shown``, as ``capgate test`` shows them, too."""
-    from ..testing.golden.report import outcome_data
-    from .golden.run import plain_console, show_failure
-
-    if shown and error.failures:
-        console = plain_console(stderr=True)
-        for outcome in error.failures:
-            show_failure(console, outcome)
-        console.print()
-    return {"total": error.total, "failures": [outcome_data(outcome) for outcome in error.failures]}

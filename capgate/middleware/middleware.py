@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..checker.base import PolicyChecker
 from ..model import Allow
+from ..routes.contract import HandlerContract
 from ..settings.settings import Settings
 from .request import GatedRequest, take_back
 from .startup import ActorOf, Resolver, Startup
@@ -64,6 +65,14 @@ class CapabilityMiddleware:
                 take_back(handed)
             return
         await request.refuse(result, request.decision_id)
+
+    def contract(self, app: object = None) -> HandlerContract:
+        """Return the handler contract that fits what would start now, in the middleware of ``app``.
+
+        Raises what :func:`~capgate.middleware.contract.contract_of` does, and :class:`ConfigError` where there is a
+        ``resolver``.
+        """
+        return self._startup.contract(app)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a CapabilityMiddleware belongs to its process and is not copied or pickled; make another one")

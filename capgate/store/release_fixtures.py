@@ -17,7 +17,7 @@ import msgspec
 
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..errors import DigestMismatch, ManifestError
-from ..model import Deny, PolicyInput, PolicyResult
+from ..model import Deny, PolicyInput, PolicyResult, canonical
 from ..policy.strict import is_unicode
 from .canonical import MalformedFile
 from .manifest import Manifest
@@ -27,17 +27,36 @@ FIXTURES_BYTES: Final = 4 << 20
 
 _BUILTIN: Final = frozenset(action.name for action in BUILTIN_ACTIONS)
 _NEEDED: Final = ("input", "expected")
+#: What the file of a release holds of a fixture.
+_RELEASED: Final = (*_NEEDED, "description", "policy", "register", "name")
 _EMPTY: Final[tuple[Any, ...]] = (None, "", [], ())
 
 
-class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fixture as its file has it."""
+class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A golden fixture: a question, the answer that is expected, and where it stands.
+
+    ``name`` tells it from others, and only the file of a release holds it. ``path`` and ``line`` are where it was read;
+    no file holds them.
+    """
 
     input: PolicyInput
     expected: PolicyResult
     description: str = ""
     policy: dict[str, Any] | None = None
     register: tuple[str, ...] = ()
+    name: str = ""
+    path: str = ""
+    line: int = 1
+
+    @property
+    def answer(self) -> bytes:
+        """The expected result as canonical JSON."""
+        return canonical(self.expected)
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return f"{self.path}:{self.line}" if self.path else ""
 
     def fault(self) -> tuple[str, str] | None:
         """Return where it is wrong, a key such as ``expected.reason``, and why.
@@ -53,13 +72,7 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
 
-class Released(Written, frozen=True, forbid_unknown_fields=True):
-    """A fixture as the file of a release has it: with the ``name`` that its own file gave it."""
-
-    name: str = ""
-
-
-def format_fixtures(fixtures: Iterable[Released]) -> bytes:
+def format_fixtures(fixtures: Iterable[Fixture]) -> bytes:
     """Return the file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a
     policy.
     """
@@ -68,13 +81,13 @@ def format_fixtures(fixtures: Iterable[Released]) -> bytes:
     return data
 
 
-def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, ...]:
+def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Fixture, ...]:
     """Return the fixtures of a file, one at least. Raises :class:`ManifestError` for any but the canonical form."""
     try:
         _check_size(data)
         # Not read strictly, because it is compared with the one text that it may be; not by msgspec, because of lone
         # surrogates.
-        fixtures = msgspec.convert(json.loads(data.decode()), tuple[Released, ...])
+        fixtures = msgspec.convert(json.loads(data.decode()), tuple[Fixture, ...])
         _check(fixtures)
         if _encode(fixtures) != data:
             raise MalformedFile("they are not in canonical form: sorted keys, two spaces, nothing that is empty")
@@ -83,7 +96,7 @@ def parse_fixtures(data: bytes, *, path: str | None = None) -> tuple[Released, .
     return fixtures
 
 
-def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Released, ...]:
+def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = None) -> tuple[Fixture, ...]:
     """Return the fixtures that ``manifest`` names, which ``data`` has to be.
 
     ``data`` are the bytes of the file, ``None`` where there is none. Raises :class:`DigestMismatch`, and
@@ -106,15 +119,15 @@ def fixtures_of(manifest: Manifest, data: bytes | None, *, path: str | None = No
     return parse_fixtures(data, path=path)
 
 
-def _encode(fixtures: Iterable[Released]) -> bytes:
+def _encode(fixtures: Iterable[Fixture]) -> bytes:
     plain = json.dumps(
         [_plain(fixture) for fixture in fixtures], indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False
     )
     return plain.encode(errors="backslashreplace") + b"\n"  # which writes a lone surrogate as JSON's escape
 
 
-def _plain(fixture: Released) -> dict[str, Any]:
-    fields = {field: msgspec.to_builtins(getattr(fixture, field)) for field in Released.__struct_fields__}
+def _plain(fixture: Fixture) -> dict[str, Any]:
+    fields = {field: msgspec.to_builtins(getattr(fixture, field)) for field in _RELEASED}
     return {field: value for field, value in fields.items() if field in _NEEDED or value not in _EMPTY}
 
 
@@ -123,7 +136,7 @@ def _check_size(data: bytes) -> None:
         raise MalformedFile(f"{len(data)} bytes of fixtures, the limit is {FIXTURES_BYTES}")
 
 
-def _check(fixtures: tuple[Released, ...]) -> None:
+def _check(fixtures: tuple[Fixture, ...]) -> None:
     if not fixtures:
         raise MalformedFile("there are none")
     for number, fixture in enumerate(fixtures):

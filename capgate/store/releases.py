@@ -20,7 +20,7 @@ from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestEr
 from ..limits import is_digest
 from .folders import Folder
 from .manifest import MANIFEST_BYTES, Manifest
-from .release_fixtures import FIXTURES_BYTES, Released, fixtures_of
+from .release_fixtures import FIXTURES_BYTES, Fixture, fixtures_of
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
 
 OBJECTS: Final = "sha256"
@@ -59,7 +59,7 @@ def read_module(objects: Folder, digest: str, most: int) -> tuple[bytes, str]:
         return data, f"{folder.path}/{MODULE}"
 
 
-def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Released, ...]:
+def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Fixture, ...]:
     """Return the fixtures that the manifest with that digest names, checked against it.
 
     There are none where it names none, whatever there may be. Raises what :func:`fixtures_of` does.

@@ -18,7 +18,7 @@ from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestErro
 from ..limits import Limits, check_digest
 from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
-from .release_fixtures import Released
+from .release_fixtures import Fixture
 from .signing import SIGNATURE_BYTES, TrustedKeys
 
 #: What is appended to the path of a module for the files that belong to it.
@@ -60,7 +60,7 @@ class VerifiedPolicy(msgspec.Struct, frozen=True):
     manifest: Manifest
     signers: tuple[str, ...] = ()
     active: Active | None = None
-    fixtures: tuple[Released, ...] = ()
+    fixtures: tuple[Fixture, ...] = ()
 
 
 class Verifier:

@@ -1,4 +1,4 @@
-"""A pytest plugin: golden fixtures as tests, and a gate for the tests of an application. Off unless it is asked for:
+"""Plugs into pytest: golden fixtures as tests, and a gate for the tests of an application. Off unless it is asked for:
 
 ::
 
@@ -30,11 +30,11 @@ from ..errors import CapgateError
 from ..model import canonical
 from ..settings.settings import Settings
 from .golden import Fixture, Outcome, PolicyUnderTest, Runner
-from .golden.fixtures import find_files, read_file
+from .golden.fixture_files import find_files, read_file
 from .golden.policy_under_test import ALL
 from .golden.report import details, title
 from .golden.run import own_policy, require_policies
-from .recorded import RecordedGate, make_checker
+from .recorded_gate import RecordedGate, make_checker
 
 _KEY: Final = pytest.StashKey["GoldenFixtures"]()
 
@@ -59,11 +59,11 @@ class GoldenFixtures:
         self._runner: tuple[object, Runner] | None = None
 
     def name_of(self, path: Path) -> str | None:
-        """What the fixtures of that file are called, if it is one of those."""
+        """Return what the fixtures of that file are called, if it is one of those."""
         return self.names.get(os.path.realpath(path))
 
     def read(self, path: Path) -> Iterator[tuple[Fixture, str]]:
-        """The fixtures of a file, each with each runtime. Raises :class:`CapgateError` where there are none."""
+        """Yield the fixtures of a file, each with each runtime. Raises :class:`CapgateError` where there are none."""
         fixtures = read_file(os.fspath(path), self.name_of(path) or path.stem, limits=self.limits)
         require_policies(fixtures, own=self.policy is None)
         if not fixtures:
@@ -73,28 +73,31 @@ class GoldenFixtures:
                 yield fixture, runtime
 
     def judge(self, fixture: Fixture, runtime: str) -> Outcome:
-        """What comes of ``fixture`` there."""
+        """Return what comes of ``fixture`` there."""
         return self._runner_of(fixture).judge_on(runtime, fixture)
 
     def _runner_of(self, fixture: Fixture) -> Runner:
-        """One for all fixtures of a policy; of fixtures that bring their own, one for those that follow each other."""
+        """Return one for all fixtures of a policy.
+
+        Of fixtures that bring their own, those that follow each other share one.
+        """
         key = None if self.policy is not None else repr(fixture.policy)
         if self._runner is None or self._runner[0] != key:
             self._runner = key, Runner(self.policy or own_policy(fixture, self.limits), self.engines)
         return self._runner[1]
 
 
-class FixtureFile(pytest.File):
+class GoldenFile(pytest.File):
     """A file with golden fixtures."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """One test for each fixture and runtime."""
+        """Yield one test for each fixture and runtime."""
         golden = self.config.stash[_KEY]
         try:
-            found = list(golden.read(self.path))
+            fixtures = list(golden.read(self.path))
         except CapgateError as error:
             raise self.CollectError(str(error)) from error
-        for fixture, runtime in found:
+        for fixture, runtime in fixtures:
             name = f"{fixture.name.rpartition('/')[2]}[{runtime}]"
             yield FixtureItem.from_parent(self, name=name, fixture=fixture, runtime=runtime)
 
@@ -118,7 +121,7 @@ class FixtureItem(pytest.Item):
             raise WrongAnswer([title(self.fixture), *lines])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A wrong answer is told without a traceback, and so is a policy that does not run."""
+        """Tell a wrong answer without a traceback, and so a policy that does not run."""
         if isinstance(excinfo.value, WrongAnswer):
             return "\n".join(excinfo.value.lines)
         if isinstance(excinfo.value, CapgateError):
@@ -126,12 +129,12 @@ class FixtureItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Where the fixture is."""
+        """Say where the fixture is."""
         return self.path, self.fixture.line - 1, self.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Three settings for the configuration file."""
+    """Add three settings for the configuration file."""
     parser.addini("capgate_policy", "policy document or Wasm module that golden fixtures are judged by")
     parser.addini("capgate_fixtures", "files and folders with golden fixtures", type="paths")
     parser.addini("capgate_engines", "where to judge: all, auto, local, wasmer, wasmtime", type="args", default=[ALL])
@@ -161,23 +164,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _is_below(folder: Path, config: pytest.Config) -> bool:
-    """Whether ``folder`` is collected anyway."""
+    """Say whether ``folder`` is collected anyway."""
     args = [config.invocation_params.dir / arg for arg in config.args]
     return any(arg == folder or arg in folder.parents for arg in args)
 
 
-def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> FixtureFile | None:
-    """A file of ``capgate_fixtures``."""
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> GoldenFile | None:
+    """Collect a file of ``capgate_fixtures``."""
     golden = parent.config.stash.get(_KEY, None)
     if golden is None or golden.name_of(file_path) is None:
         return None
     golden.collected.add(os.path.realpath(file_path))
-    found: FixtureFile = FixtureFile.from_parent(parent, path=file_path)
-    return found
+    file: GoldenFile = GoldenFile.from_parent(parent, path=file_path)
+    return file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Nothing that is configured is left out in silence, as where pytest does not go into a folder of that name."""
+    """Leave out nothing that is configured in silence, as where pytest does not go into a folder of that name."""
     config = session.config
     golden = config.stash.get(_KEY, None)
     asked_for_less = config.args_source is pytest.Config.ArgsSource.ARGS or any(
@@ -192,11 +195,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def capgate_gate() -> RecordedGate:
-    """A checker that notes what it is asked, allows what any policy could, and denies what the test says."""
+    """Give a checker that notes what it is asked, allows what any policy could, and denies what the test says."""
     return RecordedGate()
 
 
 @pytest.fixture
 def capgate_checker() -> Callable[..., LocalPolicyChecker | WasmPolicyChecker]:
-    """Makes a checker of a policy document: :func:`capgate.testing.make_checker`."""
+    """Give what makes a checker of a policy document: :func:`capgate.testing.make_checker`."""
     return make_checker

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import typer
 
 from capgate.cli.demo import app as demo_app
-from capgate.cli.demo import command as demo
+from capgate.cli.demo.command import demo
+from capgate.cli.demo.exchanges import answer
+from capgate.cli.options import EngineName
 from capgate.errors import ConfigError, PolicyUnavailable
 from capgate.model import REASONS
 
@@ -31,7 +34,7 @@ def test_every_answer_is_the_expected_one(engine_name: str) -> None:
     assert (report["engine"], report["unexpected"]) == (engine_name, 0)
     assert len(report["exchanges"]) == len(demo_app.CASES)
     for sent, case in zip(report["exchanges"], demo_app.CASES, strict=True):
-        assert sent["got"] == sent["expected"] == demo.answer(case.status, case.reason)
+        assert sent["got"] == sent["expected"] == answer(case.status, case.reason)
         assert (sent["check_us"] is None) == (sent["asked"] is None)
 
 
@@ -58,8 +61,10 @@ def test_one_wrong_answer_is_exit_code_1(
     engine_name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expects_less = demo_app.Case("GET", "/orders", "a query that the policy lists", 403, "not_in_allowlist")
-    monkeypatch.setattr(demo, "CASES", (*demo_app.CASES[:2], expects_less))
-    assert demo.run(engine_name, repeat=1, as_json=False, serve=False, port=0) == 1
+    monkeypatch.setattr(demo_app, "CASES", (*demo_app.CASES[:2], expects_less))
+    with pytest.raises(typer.Exit) as caught:
+        demo(EngineName(engine_name), repeat=1)
+    assert caught.value.exit_code == 1
     out = capsys.readouterr().out
     assert "expected 403 not_in_allowlist" in out
     assert "1 unexpected" in out
@@ -68,7 +73,7 @@ def test_one_wrong_answer_is_exit_code_1(
 def test_the_demo_can_fail_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_app, "Settings", lambda **values: "no settings")
     with pytest.raises(PolicyUnavailable):
-        demo.run("auto", repeat=1, as_json=True, serve=False, port=0)
+        demo(repeat=1, as_json=True)
 
 
 def test_a_port_that_is_taken_is_exit_code_2() -> None:
@@ -78,7 +83,7 @@ def test_a_port_that_is_taken_is_exit_code_2() -> None:
         port = taken.getsockname()[1]
         done = capgate("demo", "--port", str(port))
         with pytest.raises(ConfigError) as caught:
-            demo.run("auto", repeat=1, as_json=True, serve=False, port=port)
+            demo(repeat=1, as_json=True, port=port)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert caught.value.seen == port

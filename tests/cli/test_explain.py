@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from capgate import PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
-from capgate.cli.policy.asking import read_question
-from capgate.cli.policy.recorded import CUT, NOTHING, original, question_of
+from capgate.cli.policy.questions import CUT, NOTHING, original, question_of, read_question
 from capgate.errors import ConfigError
 from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Decision, Deny, Environment, canonical

@@ -210,8 +210,8 @@ class TestVerifyAndPublish:
         """What only another signer than this one would sign."""
         from capgate.cli.release import signing
 
-        monkeypatch.setattr(signing, "_judge", lambda *_: None)
-        monkeypatch.setattr(signing, "_fixtures", lambda _: b"[]\n")
+        monkeypatch.setattr(signing, "_check_fixtures", lambda *_: None)
+        monkeypatch.setattr(signing, "_fixtures_file", lambda _: b"[]\n")
         assert signed(*SIGN, "--version", "1", "--fixtures", "golden", "--replace") == 0
         self.refused(signed, "ManifestError", "fixtures")
 

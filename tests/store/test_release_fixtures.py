@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from capgate import Allow, Deny, PolicyInput, Resource, User
 from capgate.errors import ArtifactError, DigestMismatch, FixturesFailed, ManifestError, StoreError
 from capgate.store import PolicyStore, StoreReader, VerifiedPolicy
-from capgate.store.release_fixtures import FIXTURES_BYTES, Released, fixtures_of, format_fixtures, parse_fixtures
+from capgate.store.release_fixtures import FIXTURES_BYTES, Fixture, fixtures_of, format_fixtures, parse_fixtures
 from capgate.store.signing import format_signatures
 
 from ..support.keys import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
@@ -65,7 +65,7 @@ class TestFile:
     @given(
         st.lists(
             st.builds(
-                Released,
+                Fixture,
                 st.builds(
                     PolicyInput,
                     st.text(),
@@ -83,7 +83,7 @@ class TestFile:
             max_size=3,
         )
     )
-    def test_what_is_written_is_read(self, fixtures: list[Released]) -> None:
+    def test_what_is_written_is_read(self, fixtures: list[Fixture]) -> None:
         try:
             data = format_fixtures(fixtures)
         except ManifestError:
@@ -94,7 +94,7 @@ class TestFile:
 
     def test_a_question_that_is_no_unicode(self) -> None:
         """Such questions are asked, and are denied; so there are fixtures of them."""
-        odd = Released(PolicyInput("db.read", User("\ud800")), Deny("malformed_input"), "Zeichen: \u00e4\U0001f600")
+        odd = Fixture(PolicyInput("db.read", User("\ud800")), Deny("malformed_input"), "Zeichen: \u00e4\U0001f600")
         data = format_fixtures([odd])
         assert b"\\ud800" in data
         assert "\u00e4\U0001f600".encode() in data
@@ -116,6 +116,7 @@ class TestFile:
             FILE.replace(b"\n", b"\r\n"),
             FILE.replace(b'"name": "queries/1"', b'"name": "queries/1",\n    "name": "queries/1"'),  # a key twice
             FILE.replace(b'"name": "queries/1"', b'"name": "queries/1",\n    "path": ""'),
+            FILE.replace(b'"input": ', b'"line": 1,\n    "input": ', 1),
             FILE.replace(b'"name": "queries/1"', b'"name": "\\u0071ueries/1"'),
             FILE.replace(b'"timestamp": 0', b'"timestamp": 0.0', 1),
             FILE.replace(b'"timestamp": 0', b'"timestamp": NaN', 1),
@@ -129,7 +130,7 @@ class TestFile:
             b"[" * 100_000,
             b'[{"input":' * 5_000,
         ],
-        ids=range(24),
+        ids=range(25),
     )
     def test_another_form_is_refused(self, data: bytes) -> None:
         assert data != FILE
@@ -152,14 +153,14 @@ class TestFile:
         "fixtures",
         [
             [],
-            [Released(PolicyInput("db.read"), Allow(), policy={})],
-            [Released(PolicyInput("db.read"), Deny("\ud800"))],
-            [Released(PolicyInput("db.read"), Allow(), register=("db.read",))],
-            [Released(PolicyInput("db.read"), Allow(), "x" * FIXTURES_BYTES)],
+            [Fixture(PolicyInput("db.read"), Allow(), policy={})],
+            [Fixture(PolicyInput("db.read"), Deny("\ud800"))],
+            [Fixture(PolicyInput("db.read"), Allow(), register=("db.read",))],
+            [Fixture(PolicyInput("db.read"), Allow(), "x" * FIXTURES_BYTES)],
         ],
         ids=["none", "with a policy", "no reason", "no own action", "too large"],
     )
-    def test_what_is_not_written(self, fixtures: list[Released]) -> None:
+    def test_what_is_not_written(self, fixtures: list[Fixture]) -> None:
         with pytest.raises(ManifestError) as caught:
             format_fixtures(fixtures)
         assert caught.value.field == "fixtures"

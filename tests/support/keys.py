@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from capgate.model import Deny, PolicyInput, Resource
 from capgate.store import Audience, KeyPair, Manifest, PolicyStore, TrustedKeys, Verifier, WasmArtifact
-from capgate.store.release_fixtures import Released, format_fixtures
+from capgate.store.release_fixtures import Fixture, format_fixtures
 from capgate.store.signing import format_signatures
 
 NOW: Final = datetime(2024, 10, 1, 12, 0, 0, tzinfo=timezone.utc)
@@ -45,10 +45,10 @@ class Clock:
         return self.now.timestamp()
 
 
-def released(number: int) -> Released:
+def released(number: int) -> Fixture:
     """A fixture that no other number has."""
     question = PolicyInput("db.read", resource=Resource("sql_query", f"query {number}"))
-    return Released(question, Deny("not_in_allowlist"), f"Nobody reads {number}.", name=f"queries/{number}")
+    return Fixture(question, Deny("not_in_allowlist"), f"Nobody reads {number}.", name=f"queries/{number}")
 
 
 GOLDEN: Final = (released(1), released(2))
@@ -63,7 +63,7 @@ class Made:
         *,
         keys: Iterable[KeyPair] = KEYS[:1],
         text: str | None = None,
-        fixtures: Iterable[Released] | bytes = (),
+        fixtures: Iterable[Fixture] | bytes = (),
         **fields: Any,
     ) -> None:
         self.module = module(f"release {version}" if text is None else text)

@@ -1,4 +1,4 @@
-"""The application of ``capgate demo``: what a gated FastAPI app looks like, and what it answers to whom."""
+"""Shows what a gated FastAPI application looks like, and what it answers to whom: that of ``capgate demo``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CASES: Final = (
 
 
 def actor(scope: Scope) -> Anonymous | User:
-    """Who is asking. A header will do for a demo; an application takes what its authentication established."""
+    """Say who is asking. A header will do for a demo; an application takes what its authentication established."""
     name = dict(scope["headers"]).get(b"x-user", b"").decode("latin-1")
     if name == "broken":
         raise ConnectionError("the session store does not answer")
@@ -64,7 +64,7 @@ def actor(scope: Scope) -> Anonymous | User:
 
 
 def create_app(checker: PolicyChecker) -> FastAPI:
-    """The gated application. Its endpoints hold no policy calls: they say what they need, the middleware asks."""
+    """Make the gated application. Its endpoints hold no policy calls: they say what they need, the middleware asks."""
     VOCABULARY.register("invoice.send", kind="invoice")
     app = FastAPI(title="capgate demo", openapi_url=None)
     # Reasons reach a client only where settings say so: good in a demo, rarely in production.
@@ -107,7 +107,7 @@ def create_app(checker: PolicyChecker) -> FastAPI:
 
     @app.get("/files/{name}")
     @requires("fs.read", resource="path:{name}")
-    async def read_bytes(name: str) -> dict[str, str]:
+    async def read_file(name: str) -> dict[str, str]:
         return {"read": name}
 
     @app.post("/import")

@@ -1,55 +1,54 @@
-"""``capgate demo``: starts the demo application, sends it the requests, and says what came back."""
+"""Shows a gated application at work: ``capgate demo``."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import signal
-import statistics
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import anyio
-import httpx
+import typer
 
-from ... import PolicyInput, PolicyResult, Resource, WasmArtifact, WasmPolicyChecker, WasmPool, build_policy
-from ...model import PolicyInfo
-from .app import CASES, POLICY, Case, create_app
-from .report import Exchange, Report, show, show_how_to_ask, show_json
-from .server import serving
-
-#: How often the checker is asked in a row, with no server in between.
-ROUNDS = 2_000
+from ... import WasmArtifact, WasmPolicyChecker, WasmPool, build_policy
+from ..options import EngineName, Json
+from ..terminal import print_json
 
 
-class TimedChecker:
-    """Passes each question on to ``inner``, and notes it with the nanoseconds that the answer took."""
+def demo(
+    engine: Annotated[EngineName, typer.Option(help="What runs the policy; auto prefers wasmer.")] = EngineName.auto,
+    repeat: Annotated[int, typer.Option(min=1, max=10_000, help="Send each request so many times.")] = 20,
+    as_json: Json = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Keep the app up afterwards, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Start a gated FastAPI app, send it real requests, and show what was allowed and denied, and why.
 
-    def __init__(self, inner: WasmPolicyChecker) -> None:
-        self._inner = inner
-        self.asked: list[tuple[PolicyInput, int]] = []
+    The app runs under uvicorn on 127.0.0.1. Its policy is a short document, built into a WebAssembly module and run in
+    the process. Each request is sent several times; times are medians.
 
-    @property
-    def policy(self) -> PolicyInfo:
-        return self._inner.policy
+    Exit codes: 0 every answer is the expected one; 1 one is not; 2 usage, or it cannot start.
 
-    async def start(self) -> None:
-        await self._inner.start()
+    Try:
 
-    async def check(self, input: PolicyInput) -> PolicyResult:
-        start = time.perf_counter_ns()
-        result = await self._inner.evaluate(input)
-        self.asked.append((input, time.perf_counter_ns() - start))
-        return result
+    - `capgate demo`
+    - `capgate demo --engine wasmtime`
+    - `capgate demo --serve --port 8000`, then the curl lines that it prints
+    - `capgate demo --json | jq .exchanges`
+    """
+    import httpx  # with what else a server needs, it takes as long to import as all of capgate
 
+    from .app import CASES, POLICY, create_app
+    from .exchanges import ROUNDS, TimedChecker, exchange, time_in_a_row
+    from .report import Report, show
+    from .server import serving
 
-def run(engine: str, *, repeat: int, as_json: bool, serve: bool, port: int) -> int:
-    """The whole demo; its exit code. Raises :class:`CapgateError` where it cannot start."""
     artifact = WasmArtifact.from_bytes(build_policy(POLICY))
-    checker = TimedChecker(WasmPolicyChecker(WasmPool(artifact, size=2, engine=engine)))
-    in_a_row_us = anyio.run(time_in_a_row, artifact, engine)
+    checker = TimedChecker(WasmPolicyChecker(WasmPool(artifact, size=2, engine=engine.value)))
+    in_a_row_us = anyio.run(time_in_a_row, artifact, engine.value)
     with collected_logs() as logs, serving(create_app(checker), port) as url:
         with httpx.Client(base_url=url, trust_env=False, timeout=10.0) as client:
             exchanges = [exchange(client, checker, case, repeat) for case in CASES]
@@ -65,70 +64,16 @@ def run(engine: str, *, repeat: int, as_json: bool, serve: bool, port: int) -> i
             unexpected=sum(each.got != each.expected for each in exchanges),
         )
         if as_json:
-            show_json(report)
+            print_json(report)
         else:
             show(report, logs.records)
         if serve:
             logs.live = True
             wait(url)
-    return 1 if report.unexpected else 0
+    raise typer.Exit(1 if report.unexpected else 0)
 
 
-async def time_in_a_row(artifact: WasmArtifact, engine: str) -> float:
-    """Microseconds of one check, the median of :data:`ROUNDS` in a row, with no server around them."""
-    question = PolicyInput("db.read", resource=Resource("sql_query", "list_orders"))
-    async with WasmPolicyChecker(WasmPool(artifact, size=1, engine=engine)) as inner:
-        checker = TimedChecker(inner)
-        for _ in range(ROUNDS):
-            await checker.check(question)
-    return median_us([taken for _, taken in checker.asked])
-
-
-def exchange(client: httpx.Client, checker: TimedChecker, case: Case, repeat: int) -> Exchange:
-    """Send ``case`` so many times. An answer that differs from the expected one is the one that is told."""
-    expected = answer(case.status, case.reason)
-    got, times = expected, []
-    del checker.asked[:]
-    for _ in range(repeat):
-        start = time.perf_counter_ns()
-        response = client.request(case.method, case.path, headers=dict(case.headers))
-        times.append(time.perf_counter_ns() - start)
-        reason = response.json().get("reason") if response.status_code == 403 else None
-        if got == expected:
-            got = answer(response.status_code, reason)
-    asked = list(checker.asked)
-    return Exchange(
-        request=f"{case.method} {case.path}",
-        about=case.about,
-        expected=expected,
-        got=got,
-        asked=question_of(asked[0][0]) if asked else None,
-        check_us=median_us([taken for _, taken in asked]) if asked else None,
-        request_us=median_us(times),
-    )
-
-
-def answer(status: int, reason: str | None) -> str:
-    """Status and reason on one line."""
-    return str(status) if reason is None else f"{status} {reason}"
-
-
-def question_of(asked: PolicyInput) -> str:
-    """Action, resource and actor on one line."""
-    words = [asked.action]
-    if isinstance(asked.resource, Resource):
-        words.append(f"{asked.resource.kind}:{asked.resource.id}")
-    if name := getattr(asked.actor, "id", None):
-        words.append(f"for {name}")
-    return " ".join(words)
-
-
-def median_us(nanoseconds: list[int]) -> float:
-    """The median, in microseconds, to a tenth."""
-    return round(statistics.median(nanoseconds) / 1_000, 1)
-
-
-class _Collector(logging.Handler):
+class _LogCollector(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
@@ -142,9 +87,9 @@ class _Collector(logging.Handler):
 
 
 @contextlib.contextmanager
-def collected_logs() -> Iterator[_Collector]:
-    """What capgate logs, its decision events included, kept for the report instead of written all over it."""
-    log, collector = logging.getLogger("capgate"), _Collector()
+def collected_logs() -> Iterator[_LogCollector]:
+    """Keep what capgate logs, its decision events included, for the report instead of all over it."""
+    log, collector = logging.getLogger("capgate"), _LogCollector()
     propagated, log.propagate = log.propagate, False
     log.addHandler(collector)
     try:
@@ -156,6 +101,8 @@ def collected_logs() -> Iterator[_Collector]:
 
 def wait(url: str) -> None:
     """Keep the application up until SIGINT or SIGTERM, having said how to ask it."""
+    from .report import show_how_to_ask
+
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,4 @@
-"""The report of ``capgate demo``: as data, and as people read it."""
+"""Reports what came of ``capgate demo``: as data, and as people read it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECLARATION = """@app.get("/proxy/{host}")
 async def proxy(host: str) -> dict[str, str]: ..."""
 
 
-class Exchange(msgspec.Struct, frozen=True):
+class DemoExchange(msgspec.Struct, frozen=True):
     """One case as it went. ``asked`` is what the policy was asked; ``check_us`` and ``request_us`` are medians."""
 
     request: str
@@ -45,20 +45,15 @@ class Report(msgspec.Struct, frozen=True):
     url: str
     policy: PolicyInfo
     document: dict[str, Any]
-    exchanges: list[Exchange]
+    exchanges: list[DemoExchange]
     repeat: int
     rounds: int
     in_a_row_us: float
     unexpected: int
 
 
-def show_json(report: Report) -> None:
-    """The report as one JSON object on standard output."""
-    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode(), flush=True)
-
-
 def show(report: Report, records: Sequence[logging.LogRecord]) -> None:
-    """The report for people: the policy, a declaration, the table, a decision event of ``records``, the figures."""
+    """Show the report to people: the policy, a declaration, the table, a decision event of ``records``, the figures."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     say = console.print
     say("[bold]The policy[/], built into a WebAssembly module that runs inside this process:\n")
@@ -84,7 +79,7 @@ def _figures(console: Console, report: Report) -> None:
     console.print(f"{len(report.exchanges)} requests, [{colour}]{report.unexpected} unexpected answers[/].")
 
 
-def _table(exchanges: list[Exchange]) -> Table:
+def _table(exchanges: list[DemoExchange]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("request", "the policy was asked", "answer"):
         drawn.add_column(heading)
@@ -101,7 +96,7 @@ def _table(exchanges: list[Exchange]) -> Table:
 
 
 def show_how_to_ask(url: str) -> None:
-    """One curl line per case, on standard error, since standard output is the report's."""
+    """Show a curl line for each case, on standard error, since standard output is the report's."""
     console = Console(stderr=True)
     console.print(f"\nServing on {url} until Ctrl-C; denials are logged below. Try:\n", soft_wrap=True)
     for case in CASES:

@@ -1,4 +1,4 @@
-"""An application under a real uvicorn, on loopback, in a thread of this process."""
+"""Serves an application under a real uvicorn, on loopback, in a thread of this process."""
 
 from __future__ import annotations
 

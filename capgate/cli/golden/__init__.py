@@ -1,1 +1,1 @@
-"""Runs golden fixtures: ``capgate test``. Read ``command.py`` first."""
+"""Runs golden fixtures: ``capgate test``. Uses ``testing.golden``. Read ``command.py`` first."""

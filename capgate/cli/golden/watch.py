@@ -1,4 +1,4 @@
-"""``capgate test --watch``: judge the fixtures whenever the policy or one of them changes."""
+"""Judges the fixtures whenever the policy or one of them changes: ``capgate test --watch``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final
 import watchfiles
 
 from ...errors import CapgateError
-from ...testing.golden.fixtures import find_files
-from .run import Options, run
+from ...testing.golden.fixture_files import find_files
+from .command import GoldenOptions, run
 
 #: Milliseconds between two looks at the files where nothing tells of a change.
 LOOKING: Final = 1_000
 
 
-def watch(options: Options) -> int:
-    """Run now and after each change, until Ctrl-C; the exit code of the last run.
+def run_on_changes(options: GoldenOptions) -> int:
+    """Run now and after each change, until Ctrl-C; return the exit code of the last run.
 
     What notices changes may miss one, as while a run goes on, so the files are looked at every :data:`LOOKING`
     milliseconds, too.
@@ -40,8 +40,8 @@ def watch(options: Options) -> int:
         return code
 
 
-def _attempt(options: Options) -> int:
-    """A run, where a mistake in a file is told and not the end."""
+def _attempt(options: GoldenOptions) -> int:
+    """Run, where a mistake in a file is told and not the end."""
     try:
         return run(options)
     except CapgateError as error:
@@ -49,16 +49,16 @@ def _attempt(options: Options) -> int:
         return 2
 
 
-def _files(options: Options) -> list[str]:
+def _files(options: GoldenOptions) -> list[str]:
     try:
-        found = [file.path for file in find_files(options.sources)]
+        files = [file.path for file in find_files(options.sources)]
     except CapgateError:
-        found = [os.fspath(path) for path in options.sources]
-    return found if options.policy is None else [os.fspath(options.policy), *found]
+        files = [os.fspath(path) for path in options.sources]
+    return files if options.policy is None else [os.fspath(options.policy), *files]
 
 
-def _state(options: Options) -> list[tuple[object, ...]]:
-    """What is different once a file changed."""
+def _state(options: GoldenOptions) -> list[tuple[object, ...]]:
+    """Return what is different once a file changed."""
     return [_status(path) for path in _files(options)]
 
 
@@ -70,11 +70,14 @@ def _status(path: str) -> tuple[object, ...]:
     return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _folders(options: Options) -> list[str]:
-    """The folders where a file may change or be added; editors replace files, so it is folders that are watched."""
-    found = {os.path.dirname(os.path.abspath(path)) for path in _files(options)}
+def _folders(options: GoldenOptions) -> list[str]:
+    """Return the folders where a file may change or be added.
+
+    Editors replace files, so it is folders that are watched.
+    """
+    watched = {os.path.dirname(os.path.abspath(path)) for path in _files(options)}
     for source in options.sources:
         for top, folders, _ in os.walk(source):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found.add(os.path.abspath(top))
-    return sorted(folder for folder in found if os.path.isdir(folder)) or [os.getcwd()]
+            watched.add(os.path.abspath(top))
+    return sorted(folder for folder in watched if os.path.isdir(folder)) or [os.getcwd()]

@@ -1,1 +1,4 @@
-"""Builds, explains and compares policies: ``capgate build``, ``explain``, ``diff``, ``inspect``, ``schema``. Read ``commands.py`` first."""
+"""Builds, explains and compares policies: ``capgate schema``, ``build``, ``explain``, ``inspect`` and ``diff``.
+
+Uses every room but ``middleware`` and ``capabilities``. Read ``build.py`` first.
+"""

@@ -1,48 +1,85 @@
-"""``capgate build``: a policy document becomes a module on disk."""
+"""Makes files of policy documents: ``capgate build`` a module, ``capgate schema`` the schema by which editors help."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ...artifact.build import build_policy
 from ...artifact.load import WasmArtifact, load_policy
-from ...errors import ArtifactError
-from ...store.folders import replace_at
-from ..words import print_json
+from ...policy.schema import document_schema
+from ..files import write_output
+from ..options import Json, Output
+from ..terminal import path_text, print_json
 
 #: Bytes of a document from which on building it takes long enough to say how far it is.
-MANY: Final = 250_000
+LARGE: Final = 250_000
 
 
-def run(document: Path, output: Path, *, as_json: bool) -> None:
-    """Build ``document`` into ``output``, replaced in one step, and print the digest and the path like sha256sum.
+def schema(output: Output = None, as_json: Json = False) -> None:
+    """Write the JSON Schema of policy documents, by which editors complete and underline.
 
-    A link is followed. Raises :class:`ArtifactError` where the module cannot be written, as over a device or a FIFO.
+    A document names it with the key `$schema`; in TOML most editors want a first line `#:schema policy.schema.json`.
+
+    Exit codes: 0 written; 2 usage, or a file that cannot be written.
+
+    Try:
+
+    - `capgate schema -o policy.schema.json`
+    - `capgate schema | jq '.properties | keys'`
     """
-    with _progress(document) as told:
+    data = f"{json.dumps(document_schema(), indent=2)}\n".encode("ascii")
+    if output is None:
+        print(data.decode("ascii"), end="", flush=True)
+        return
+    write_output(output, data)
+    if as_json:
+        print_json({"path": path_text(output), "sha256": hashlib.sha256(data).hexdigest()})
+
+
+def build(
+    document: Annotated[Path, typer.Argument(help="Policy document: TOML if its name ends in .toml, else JSON.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the module.")] = Path("policy.wasm"),
+    as_json: Json = False,
+) -> None:
+    """Build a policy document into a WebAssembly module, and print the SHA-256 to pin it by.
+
+    The same document always gives the same bytes. Then, in the environment of the application:
+
+        CAPGATE_ARTIFACT=policy.wasm CAPGATE_ARTIFACT_SHA256=...
+
+    Exit codes: 0 built; 2 usage, a bad document, or a file that cannot be written; the one that is there stays.
+
+    Try:
+
+    - `capgate build policy.toml`
+    - `capgate build policy.json -o build/policy.wasm --json | jq -r .sha256`
+    """
+    with _progress(document) as advance:
         policy = load_policy(document)
-        artifact = WasmArtifact.from_bytes(build_policy(policy, progress=told))
-    shown = os.fsencode(output).decode("utf-8", "replace")  # a name need not be text
-    write(output, artifact.data)
+        artifact = WasmArtifact.from_bytes(build_policy(policy, progress=advance))
+    write_output(output, artifact.data)
     if as_json:
         facts = {name: getattr(artifact, name) for name in ("sha256", "name", "version")}
-        print_json({"path": shown, **facts, "bytes": len(artifact.data), "inputs": sorted(artifact.inputs or ())})
+        sizes = {"bytes": len(artifact.data), "inputs": sorted(artifact.inputs or ())}
+        print_json({"path": path_text(output), **facts, **sizes})
     else:
-        print(f"{artifact.sha256}  {shown}", flush=True)
+        print(f"{artifact.sha256}  {path_text(output)}", flush=True)  # as sha256sum does
 
 
 @contextlib.contextmanager
 def _progress(document: Path) -> Iterator[Callable[[int, int], None] | None]:
-    """What is told how far it is: a bar on standard error, where that is a terminal and the document large."""
+    """Yield what is told how far it is: a bar on standard error, where that is a terminal and the document large."""
     console = Console(stderr=True)
-    if not console.is_terminal or _size(document) < MANY:
+    if not console.is_terminal or _size(document) < LARGE:
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -56,19 +93,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except (OSError, ValueError):  # whoever reads it says so
         return 0
-
-
-def write(output: Path, data: bytes) -> None:
-    """``data`` as the file ``output``, replaced in one step; a link is followed. Raises :class:`ArtifactError`."""
-    shown = os.fsencode(output).decode("utf-8", "replace")
-    try:
-        _replace(Path(os.path.realpath(output)), data, shown)
-    except OSError as error:
-        raise ArtifactError(f"cannot be written: {error.strerror}", path=shown) from error
-
-
-def _replace(path: Path, data: bytes, shown: str) -> None:
-    """Write ``data`` so that whoever opens ``path`` sees the old file or the whole new one."""
-    if path.exists() and not path.is_file():
-        raise ArtifactError("cannot be written: it is there, and not a regular file", path=shown)
-    replace_at(path, data, mode=0o644)

@@ -1,22 +1,33 @@
-"""``capgate diff``: what changes from one policy to another, for every question, or for those that were recorded."""
+"""Compares policies: ``capgate diff`` says what changes, for every question or for those that were recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
+import msgspec
+import typer
 from rich.text import Text
 
 from ...artifact.load import PolicyFile, read_policy
 from ...errors import ConfigError
-from ...model import Allow, Deny, Entrypoint, PolicyResult
+from ...model import Allow, Deny, PolicyResult
 from ...policy import RuntimePolicy
 from ...policy.analysis.difference import AnswerChange, Difference, difference
 from ...settings.settings import Settings
-from ..words import answered, asked, code, console, print_json, some
-from .asking import about
-from .replay import Replay, replay
+from ..options import (
+    AskedEntrypoint,
+    AskedEntrypointResult,
+    EngineName,
+    EntrypointResult,
+    Json,
+    ModuleEngine,
+    asked_entrypoint,
+)
+from ..terminal import answer_text, console, print_json, question_text, reason_text, region_text
+from .questions import policy_facts
+from .replay import Replay
+from .replay import replay as replay_questions
 
 #: How many questions of a replay people are shown.
 SHOWN: Final = 50
@@ -24,25 +35,53 @@ SHOWN: Final = 50
 _SIGNS: Final = {"allowed": ("+", "yellow"), "denied": ("-", "green"), "reason": ("~", "")}
 
 
-def run(old: Path, new: Path, recorded: Sequence[Path], *, engine: str, entrypoint: Entrypoint, as_json: bool) -> int:
-    """Print what changes; 1 if anything does, else 0. Raises :class:`CapgateError` for files that cannot be used."""
+def diff(
+    old: Annotated[Path, typer.Argument(help="The policy as it was: document, module, or OPA bundle.")],
+    new: Annotated[Path, typer.Argument(help="The policy as it is.")],
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Put these recorded questions to both: decision events, fixtures, a folder of them."
+        ),
+    ] = None,
+    engine: ModuleEngine = EngineName.auto,
+    entrypoint: AskedEntrypoint = None,
+    entrypoint_result: AskedEntrypointResult = EntrypointResult.decision,
+    as_json: Json = False,
+) -> None:
+    """Say which questions two policies answer differently: `+` allowed now, `-` denied now, `~` another reason.
+
+    For two documents this is exact: every question there is, in classes that both tell apart. For modules nobody can
+    tell, so `--replay` puts recorded questions to both, in the runtime and under the limits (`CAPGATE_FUEL` and the
+    others) that serve requests. The questions are lines of the log `capgate.decisions`, or golden fixtures. Events have
+    neither the hash of arguments nor attributes of resources, so these are not in the questions.
+
+    Exit codes: 0 no difference; 1 some; 2 usage, or a file that cannot be used.
+
+    Try:
+
+    - `capgate diff policy.toml new.toml`
+    - `capgate diff policy.json new.json --json | jq -e '.allowed == 0'`
+    - `capgate diff policy.wasm new.wasm --replay decisions.jsonl --replay fixtures/`
+    """
     limits = Settings.from_env().limits
     before, after = (read_policy(path, limits=limits) for path in (old, new))
-    policies = {"old": about(before), "new": about(after)}
-    if recorded:
-        played = replay(before, after, recorded, engine=engine, limits=limits, entrypoint=entrypoint)
+    policies = {"old": policy_facts(before), "new": policy_facts(after)}
+    if replay:
+        entry = asked_entrypoint(entrypoint, entrypoint_result)
+        played = replay_questions(before, after, replay, engine=engine.value, limits=limits, entrypoint=entry)
         if as_json:
-            print_json({**policies, "exact": False, **_replay_as_data(played)})
+            print_json({**policies, "exact": False, **msgspec.structs.asdict(played)})
         else:
             _show_replay(played)
-        return 1 if played.changes else 0
-    found = difference(_document(before), _document(after))
+        raise typer.Exit(1 if played.changes else 0)
+    differing = difference(_document(before), _document(after))
     if as_json:
-        counts = {effect: sum(change.effect == effect for change in found.changes) for effect in _SIGNS}
-        print_json({**policies, "exact": True, "classes": found.classes, **counts, "changes": found.changes})
+        facts = {"classes": differing.classes, **_counts(differing), "changes": differing.changes}
+        print_json({**policies, "exact": True, **facts})
     else:
-        _show(found)
-    return 1 if found.changes else 0
+        _show(differing)
+    raise typer.Exit(1 if differing.changes else 0)
 
 
 def _document(policy: PolicyFile) -> RuntimePolicy:
@@ -55,40 +94,43 @@ def _document(policy: PolicyFile) -> RuntimePolicy:
 # -- for people
 
 
-def _show(found: Difference) -> None:
+def _counts(differing: Difference) -> dict[str, int]:
+    return {effect: sum(change.effect == effect for change in differing.changes) for effect in _SIGNS}
+
+
+def _show(differing: Difference) -> None:
     out = console()
-    for change in found.changes:
+    for change in differing.changes:
         sign, style = _SIGNS[change.effect]
-        out.print(Text(f"{sign} {words(change)}", style))
-    counts = [sum(change.effect == effect for change in found.changes) for effect in _SIGNS]
+        out.print(Text(f"{sign} {change_text(change)}", style))
+    counts = _counts(differing).values()
     told = "{} allowed that was not, {} denied that was not, {} denied for another reason".format(*counts)
-    out.print(told if found.changes else "no question is answered otherwise")
+    out.print(told if differing.changes else "no question is answered otherwise")
 
 
-def words(change: AnswerChange) -> str:
-    """A change in one line: which questions, and what else there is to say of the answer."""
-    about = [", ".join(change.actions), f"on {some(change.resources, 'resources')}"]
+def change_text(change: AnswerChange) -> str:
+    """Return a change in one line: which questions, and what else there is to say of the answer."""
+    about = [", ".join(change.actions), f"on {region_text(change.resources, 'resources')}"]
     about[0] += f" {about.pop()}"
     if not change.actors.is_all:
-        about.append(f"by {some(change.actors, 'actors')}")
+        about.append(f"by {region_text(change.actors, 'actors')}")
     if not change.modes.is_all:
-        about.append(f"in {some(change.modes, 'modes')}")
+        about.append(f"in {region_text(change.modes, 'modes')}")
     return f"{', '.join(about)} ({_reasons(change.before, change.after)})"
 
 
 def _reasons(before: PolicyResult, after: PolicyResult) -> str:
-    told = [f"{word} {code(one.reason)}" for word, one in (("was", before), ("is", after)) if isinstance(one, Deny)]
-    return ", ".join(told)
+    answers = (("was", before), ("is", after))
+    return ", ".join(f"{word} {reason_text(answer.reason)}" for word, answer in answers if isinstance(answer, Deny))
 
 
 def _show_replay(played: Replay) -> None:
     out = console()
-    for one in played.changes[:SHOWN]:
-        sign, style = _SIGNS[_effect(one.before, one.after)]
-        times = "" if one.count == 1 else f", {one.count} times"
-        out.print(
-            Text(f"{sign} {asked(one.input)}: was {answered(one.before)}; is {answered(one.after)}{times}", style)
-        )
+    for change in played.changes[:SHOWN]:
+        sign, style = _SIGNS[_effect(change.before, change.after)]
+        times = "" if change.count == 1 else f", {change.count} times"
+        answers = f"was {answer_text(change.before)}; is {answer_text(change.after)}"
+        out.print(Text(f"{sign} {question_text(change.input)}: {answers}{times}", style))
     if len(played.changes) > SHOWN:
         out.print(f"  and {len(played.changes) - SHOWN} more; --json has them all")
     left_out = "".join(f"; left out: {count} {why}" for why, count in played.left_out.items())
@@ -99,7 +141,3 @@ def _effect(before: PolicyResult, after: PolicyResult) -> str:
     if isinstance(before, Allow) == isinstance(after, Allow):
         return "reason"
     return "allowed" if isinstance(after, Allow) else "denied"
-
-
-def _replay_as_data(played: Replay) -> dict[str, Any]:
-    return {name: getattr(played, name) for name in Replay.__struct_fields__}

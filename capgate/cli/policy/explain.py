@@ -1,22 +1,32 @@
-"""``capgate explain``: which rule or section decided, and what would have to change for the opposite answer."""
+"""Explains answers: ``capgate explain`` says which rule or section decided, and what gives the opposite answer."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from ...artifact.load import PolicyFile, read_policy
-from ...model import Allow, Entrypoint, PolicyInput, PolicyResult
+from ...model import Allow, PolicyInput, PolicyResult
 from ...policy import RuntimePolicy
 from ...policy.analysis.advice import Account, Obstacle, RuleMatch, account_for
 from ...policy.places import find
 from ...policy.strict import TOML
 from ...settings.settings import Settings
-from ..words import answered, asked, console, print_json
-from .asking import Asker, about, read_question
+from ..options import (
+    AskedEntrypoint,
+    AskedEntrypointResult,
+    EngineName,
+    EntrypointResult,
+    Json,
+    ModuleEngine,
+    asked_entrypoint,
+)
+from ..terminal import answer_text, console, print_json, question_text
+from .questions import Asker, policy_facts, read_question
 
 #: How many rules people are shown.
 SHOWN: Final = 20
@@ -31,72 +41,98 @@ _WHY: Final = {
 _QUESTION: Final = "No change of the document allows this; it would have to be another question."
 
 
-def run(policy: Path, question: Path, *, engine: str, entrypoint: Entrypoint, as_json: bool) -> int:
-    """Explain the answer; 0 if it is an allow, else 1. Raises :class:`CapgateError` for files that cannot be used."""
-    limits = Settings.from_env().limits
-    opened, input = read_policy(policy, limits=limits), read_question(question)
-    if isinstance(opened.policy, RuntimePolicy):
-        account = account_for(opened.raw, input)
-        result, told = account.result, _as_data(account)
-    else:
-        asker = Asker(opened.policy, engine, limits, entrypoint)
-        account, result = None, asker.ask(input)
-        inputs = None if asker.inputs is None else sorted(asker.inputs)
-        told = {"by": "module", "engine": asker.engine, "inputs": inputs}
-    if as_json:
-        print_json({"policy": about(opened), "input": input, "result": result, **told})
-    else:
-        _show(opened, input, result, account, told)
-    return 0 if isinstance(result, Allow) else 1
-
-
-def _as_data(account: Account) -> dict[str, Any]:
-    names = ("by", "rule", "section", "rules", "remedies")
-    return {name: getattr(account, name) for name in names}
-
-
-def _show(
-    opened: PolicyFile, input: PolicyInput, result: PolicyResult, account: Account | None, told: dict[str, Any]
+def explain(
+    policy: Annotated[Path, typer.Argument(help="Policy document, module, or OPA bundle.")],
+    question: Annotated[Path, typer.Argument(metavar="INPUT", help="The question in JSON; - is standard input.")],
+    engine: ModuleEngine = EngineName.auto,
+    entrypoint: AskedEntrypoint = None,
+    entrypoint_result: AskedEntrypointResult = EntrypointResult.decision,
+    as_json: Json = False,
 ) -> None:
+    """Say how a policy answers a question, which rule or section decides, and what would have to change.
+
+    The question is a policy input, such as `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`, a
+    golden fixture, or a line of the log `capgate.decisions`. Each change that is offered was tried, and gives the
+    opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read: of it only the
+    answer is known.
+
+    Exit codes: 0 allowed; 1 denied; 2 usage, or a file that cannot be used.
+
+    Try:
+
+    - `capgate explain policy.toml question.json`
+    - `grep 8c1f0f7bb3b44ab6 decisions.log | capgate explain policy.toml -`
+    - `capgate explain policy.json fixtures/refund.json --json | jq '.remedies[0]'`
+    """
+    limits = Settings.from_env().limits
+    file, input = read_policy(policy, limits=limits), read_question(question)
+    facts = {"policy": policy_facts(file), "input": input}
+    if isinstance(file.policy, RuntimePolicy):
+        account = account_for(file.raw, input)
+        result = account.result
+        if as_json:
+            parts = ("by", "rule", "section", "rules", "remedies")
+            print_json({**facts, "result": result, **{part: getattr(account, part) for part in parts}})
+        else:
+            _show_account(file, input, account)
+    else:
+        asker = Asker(file.policy, engine.value, limits, asked_entrypoint(entrypoint, entrypoint_result))
+        result, inputs = asker.ask(input), None if asker.inputs is None else sorted(asker.inputs)
+        if as_json:
+            print_json({**facts, "result": result, "by": "module", "engine": asker.engine, "inputs": inputs})
+        else:
+            _show_module(input, result, asker.engine, inputs)
+    raise typer.Exit(0 if isinstance(result, Allow) else 1)
+
+
+def _show_answer(out: Console, input: PolicyInput, result: PolicyResult) -> None:
+    out.print(Text(answer_text(result), "green" if isinstance(result, Allow) else "yellow"))
+    out.print(f"  {question_text(input)}")
+
+
+def _show_module(input: PolicyInput, result: PolicyResult, engine: str, inputs: list[str] | None) -> None:
     out = console()
-    out.print(Text(answered(result), "green" if isinstance(result, Allow) else "yellow"))
-    out.print(f"  {asked(input)}")
-    if account is None:
-        looks = "" if told["inputs"] is None else f"; it looks at {', '.join(told['inputs'])}"
-        out.print(f"  by the module, on {told['engine']}{looks}")
-        out.print("\nA module has no rules to be read, so there is no saying why.")
-        return
-    out.print(f"  {_why(opened, account)}")
+    _show_answer(out, input, result)
+    looks = "" if inputs is None else f"; it looks at {', '.join(inputs)}"
+    out.print(f"  by the module, on {engine}{looks}")
+    out.print("\nA module has no rules to be read, so there is no saying why.")
+
+
+def _show_account(file: PolicyFile, input: PolicyInput, account: Account) -> None:
+    out = console()
+    _show_answer(out, input, account.result)
+    out.print(f"  {_why(file, account)}")
     _show_rules(out, input, account)
     _show_remedies(out, account)
 
 
 def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
-    """Those that match, and of the others those that nearly do."""
+    """Show those that match, and of the others those that nearly do."""
     if account.rules:
         out.print(f"\nRules about {input.action}:")
-    nearest = sorted(account.rules, key=lambda one: len(one.unmet))[:SHOWN]
-    for one in sorted(nearest, key=lambda one: one.rule):
-        out.print(Text(f"  {_rule(one)}", "" if one.unmet else "bold"))
+    nearest = sorted(account.rules, key=lambda match: len(match.unmet))[:SHOWN]
+    for rule in sorted(nearest, key=lambda match: match.rule):
+        out.print(Text(f"  {_rule(rule)}", "" if rule.unmet else "bold"))
     if len(account.rules) > SHOWN:
         out.print(f"  and {len(account.rules) - SHOWN} more; --json has them all")
 
 
-def _why(opened: PolicyFile, account: Account) -> str:
+def _why(file: PolicyFile, account: Account) -> str:
     if account.rule is not None:
-        return f"by rules[{account.rule}]{_line(opened, account.rule)}"
+        return f"by rules[{account.rule}]{_line(file, account.rule)}"
     return f"by the section `{account.section}`" if account.section else _WHY[account.by]
 
 
-def _line(opened: PolicyFile, rule: int) -> str:
-    line, _ = find(opened.text.decode(), opened.format == TOML, ("rules", rule))
-    return f" ({opened.path}:{line})"
+def _line(file: PolicyFile, rule: int) -> str:
+    line, _ = find(file.text.decode(), file.format == TOML, ("rules", rule))
+    return f" ({file.path}:{line})"
 
 
-def _rule(one: RuleMatch) -> str:
-    verb = "denies" if one.effect == "deny" else "allows"
-    how = f"does not match: its {' and its '.join(one.unmet)}" if one.unmet else f"matches and {verb} it"
-    return f"rules[{one.rule}] ({one.effect}) {how}"
+def _rule(match: RuleMatch) -> str:
+    unmet, effect = match.unmet, match.effect
+    verb = "denies" if effect == "deny" else "allows"
+    how = f"does not match: its {' and its '.join(unmet)}" if unmet else f"matches and {verb} it"
+    return f"rules[{match.rule}] ({effect}) {how}"
 
 
 def _show_remedies(out: Console, account: Account) -> None:

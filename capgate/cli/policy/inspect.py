@@ -1,4 +1,4 @@
-"""``capgate inspect``: what a policy file is. Whatever fails is told, and the rest is shown all the same."""
+"""Says what a policy file is: ``capgate inspect``. Whatever fails is told, and the rest is shown all the same."""
 
 from __future__ import annotations
 
@@ -6,105 +6,139 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+import typer
 
 from ...artifact.bundle import Bundle, BundleKeys, is_archive
 from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_bytes
 from ...errors import BundleError, CapgateError, SignatureInvalid
 from ...limits import Limits
 from ...policy import RuntimePolicy
-from ...rego import BUILTINS, NOT_PROVIDED
 from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
 from ...store.manifest import ABI
 from ...wasm import Module, decode
 from ...wasm.module import GlobalType, MemoryType, TableType
-from ..show import Shown, show, shown
-from ..trust import production_limits
+from ..configuration import bundle_keys_from, production_limits
+from ..options import EngineName, Json, ModuleEngine
+from ..terminal import path_text, print_facts
 
 #: How many names of a list people are shown.
-SOME: Final = 8
+SHOWN: Final = 8
+
+BundleKeysFile = Annotated[
+    str | None,
+    typer.Option(
+        "--bundle-keys",
+        envvar="CAPGATE_BUNDLE_KEYS",
+        help="JSON or TOML file of keys that verify bundles. With keys, an OPA signature is required.",
+    ),
+]
+BundleScope = Annotated[
+    str | None, typer.Option(envvar="CAPGATE_BUNDLE_SCOPE", help="The scope that bundles have to be signed for.")
+]
 
 
-class Seen(msgspec.Struct):
-    """What was found out so far. ``refused`` says why an application would not take the file, ``unknown`` why something
-    could not be found out."""
+class Findings(msgspec.Struct):
+    """What is known of a file so far.
+
+    ``rejected`` says why an application would not take the file, ``unknown`` why something could not be found out.
+    """
 
     facts: dict[str, Any] = {}
-    refused: list[str] = []
+    rejected: list[str] = []
     unknown: list[str] = []
 
-    def refuse(self, error: CapgateError) -> None:
+    def reject(self, error: CapgateError) -> None:
         """Take note of a reason, once."""
-        if str(error) not in self.refused:
-            self.refused.append(str(error))
+        if str(error) not in self.rejected:
+            self.rejected.append(str(error))
 
 
-def run(path: Path, engine: str, keys: BundleKeys | None, *, as_json: bool) -> int:
-    """Show what the file is; 1 where an application with these limits and keys would refuse it, else 0.
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy document, module, component, or OPA bundle.")],
+    engine: ModuleEngine = EngineName.auto,
+    bundle_keys: BundleKeysFile = None,
+    bundle_scope: BundleScope = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a policy file is: its digest, how it is asked, and what it needs; of a bundle, who signed it.
 
-    Raises :class:`CapgateError` only where there is nothing to look at.
+    A module is restricted and metered under the limits of the environment (`CAPGATE_FUEL` and the others), and one
+    instance of it is made, as for an application. No question is asked. Modules that OPA compiled are asked for their
+    entry points and builtins. What would be refused is told, and the rest is shown all the same.
+
+    Exit codes: 0 an application would take it; 1 it would be refused; 2 usage, or a file that cannot be read.
+
+    Try:
+
+    - `capgate inspect bundle.tar.gz`
+    - `capgate inspect bundle.tar.gz --bundle-keys keys.json --json | jq .bundle.signature`
+    - `capgate inspect policy.wasm --json | jq -r '.entrypoints[]'`
     """
-    limits = production_limits()
-    data = read_bytes(path, _roomy(limits).module_bytes)
-    seen = Seen({"path": shown(path), "kind": "", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    keys, limits = bundle_keys_from(bundle_keys, bundle_scope), production_limits()
+    data = read_bytes(file, _at_least_default(limits).module_bytes)
+    digest = hashlib.sha256(data).hexdigest()
+    findings = Findings({"path": path_text(file), "kind": "", "size": len(data), "sha256": digest})
     if len(data) > limits.module_bytes:
-        seen.refused.append(f"{len(data)} bytes, the limit module_bytes is {limits.module_bytes}")
-    if is_module(data, path):
-        _inspect_module(seen, data, os.fsdecode(path), engine, limits, keys)
+        findings.rejected.append(f"{len(data)} bytes, the limit module_bytes is {limits.module_bytes}")
+    if is_module(data, file):
+        _inspect_module(findings, data, os.fsdecode(file), engine.value, limits, keys)
     else:
-        _inspect_document(seen, data, path)
-    facts = {**seen.facts, "refused": seen.refused, "unknown": seen.unknown}
-    show(Shown(facts) if as_json else Shown(_rows(facts)), as_json=as_json)
-    return 1 if seen.refused else 0
+        _inspect_document(findings, data, file)
+    facts = {**findings.facts, "refused": findings.rejected, "unknown": findings.unknown}
+    print_facts(facts if as_json else _rows(facts), as_json=as_json)
+    raise typer.Exit(1 if findings.rejected else 0)
 
 
-def _roomy(limits: Limits) -> Limits:
+def _at_least_default(limits: Limits) -> Limits:
     return Limits(module_bytes=max(limits.module_bytes, Limits().module_bytes))
 
 
-def _inspect_document(seen: Seen, data: bytes, path: Path) -> None:
-    seen.facts["kind"] = "document"
+def _inspect_document(findings: Findings, data: bytes, path: Path) -> None:
+    findings.facts["kind"] = "document"
     try:
-        policy = RuntimePolicy.from_document(data, format=document_format(path), path=shown(path))
+        policy = RuntimePolicy.from_document(data, format=document_format(path), path=path_text(path))
     except CapgateError as error:
-        seen.refuse(error)
+        findings.reject(error)
         return
     # Of a document the digest is that of what it says.
-    seen.facts |= {"name": policy.name, "version": policy.version, "policy_sha256": policy.sha256}
-    seen.facts["inputs"] = sorted(policy.inputs)
+    findings.facts |= {"name": policy.name, "version": policy.version, "policy_sha256": policy.sha256}
+    findings.facts["inputs"] = sorted(policy.inputs)
 
 
-def _inspect_module(seen: Seen, data: bytes, path: str, engine: str, limits: Limits, keys: BundleKeys | None) -> None:
-    seen.facts["kind"] = "bundle" if is_archive(data) else "module"
+def _inspect_module(
+    findings: Findings, data: bytes, path: str, engine: str, limits: Limits, keys: BundleKeys | None
+) -> None:
+    findings.facts["kind"] = "bundle" if is_archive(data) else "module"
     try:
         # Without keys, that there is something to show where a signature is wrong; and with room.
-        artifact = WasmArtifact(data, path, limits=_roomy(limits))
+        artifact = WasmArtifact(data, path, limits=_at_least_default(limits))
     except CapgateError as error:
-        seen.refuse(error)
+        findings.reject(error)
         if isinstance(error, BundleError):
-            seen.facts["bundle"] = {"reason": error.reason, "member": error.member}
+            findings.facts["bundle"] = {"reason": error.reason, "member": error.member}
         return
     if artifact.is_component:
-        seen.facts["kind"] = "component"
-    seen.facts |= {"name": artifact.name, "version": artifact.version, "abi": artifact.abi}
-    _try_again(seen, data, path, limits, keys, artifact.bundle)
+        findings.facts["kind"] = "component"
+    findings.facts |= {"name": artifact.name, "version": artifact.version, "abi": artifact.abi}
+    _read_as_application(findings, data, path, limits, keys, artifact.bundle)
     if artifact.bundle is not None:
-        seen.facts["bundle"] |= _about_bundle(artifact.bundle, len(artifact.rego_data))
+        findings.facts["bundle"] |= _about_bundle(artifact.bundle, len(artifact.rego_data))
     if artifact.inputs is not None:
-        seen.facts["inputs"] = sorted(artifact.inputs)
-    seen.facts["module"] = _about_module(decode(artifact.module), len(artifact.module))
-    _prepare(seen, artifact, engine, limits)
+        findings.facts["inputs"] = sorted(artifact.inputs)
+    findings.facts["module"] = _about_module(decode(artifact.module), len(artifact.module))
+    _prepare(findings, artifact, engine, limits)
 
 
-def _try_again(
-    seen: Seen, data: bytes, path: str, limits: Limits, keys: BundleKeys | None, bundle: Bundle | None
+def _read_as_application(
+    findings: Findings, data: bytes, path: str, limits: Limits, keys: BundleKeys | None, bundle: Bundle | None
 ) -> None:
-    """As an application reads it: under its limits, with its keys."""
-    signature: dict[str, Any] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
+    """Read the file as an application does: under its limits, with its keys."""
+    signature: dict[str, object] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
     if keys is None and signature["state"] == "not verified":
         signature["why"] = "no keys are given; --bundle-keys"
     try:
@@ -112,15 +146,15 @@ def _try_again(
         if again is not None and again.signature is not None:
             signature = {"state": "verified", **msgspec.to_builtins(again.signature)}
     except SignatureInvalid as error:
-        seen.refuse(error)
+        findings.reject(error)
         signature |= {"state": "wrong" if bundle is not None and bundle.is_signed else "none", "why": error.reason}
     except CapgateError as error:
-        seen.refuse(error)
+        findings.reject(error)
     if bundle is not None:
-        seen.facts["bundle"] = {"signature": signature}
+        findings.facts["bundle"] = {"signature": signature}
 
 
-def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, Any]:
+def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, object]:
     return {
         "revision": bundle.revision,
         "roots": list(bundle.roots),
@@ -131,43 +165,43 @@ def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, Any]:
     }
 
 
-def _about_module(module: Module, size: int) -> dict[str, Any]:
+def _about_module(module: Module, size: int) -> dict[str, object]:
     return {
         "size": size,
         "functions": len(module.functions),
         "memory": [_pages(memory) for memory in module.all_memories()],
         "imports": [
-            {"module": one.module, "name": one.name, "kind": one.kind, **_type(one.type)} for one in module.imports
+            {"module": item.module, "name": item.name, "kind": item.kind, **_type(item.type)} for item in module.imports
         ],
-        "exports": [{"name": one.name, "kind": one.kind} for one in module.exports],
+        "exports": [{"name": item.name, "kind": item.kind} for item in module.exports],
     }
 
 
-def _type(found: int | TableType | MemoryType | GlobalType) -> dict[str, Any]:
-    return _pages(found) if isinstance(found, MemoryType) else {}
+def _type(imported: int | TableType | MemoryType | GlobalType) -> dict[str, int | None]:
+    return _pages(imported) if isinstance(imported, MemoryType) else {}
 
 
-def _pages(memory: MemoryType) -> dict[str, Any]:
+def _pages(memory: MemoryType) -> dict[str, int | None]:
     return {"minimum": memory.minimum, "maximum": memory.maximum}
 
 
-def _prepare(seen: Seen, artifact: WasmArtifact, engine: str, limits: Limits) -> None:
-    """What restricting and metering says, and then an instance: its start code runs under fuel, as always."""
+def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Limits) -> None:
+    """Restrict and meter the module, then make an instance: its start code runs under fuel, as always."""
     try:
         prepared = PreparedPolicy(artifact, limits)
     except CapgateError as error:
-        seen.refuse(error)
-        seen.unknown.append("entry points and builtins: no instance can be made of what is refused")
+        findings.reject(error)
+        findings.unknown.append("entry points and builtins: no instance can be made of what is refused")
         return
-    seen.facts["module"]["metered_size"] = len(prepared.metered.data)
-    seen.facts["reused"] = prepared.pure
-    seen.facts["abi_version"] = ABI if prepared.facts is None else f"1.{prepared.facts.minor}"
+    findings.facts["module"]["metered_size"] = len(prepared.metered.data)
+    findings.facts["reused"] = prepared.pure
+    findings.facts["abi_version"] = ABI if prepared.facts is None else f"1.{prepared.facts.minor}"
     try:
         loaded = load_engine(engine)
     except CapgateError as error:
-        seen.unknown.append(f"whether an instance can be made: {error}")
+        findings.unknown.append(f"whether an instance can be made: {error}")
         return
-    seen.facts["engine"] = loaded.name
+    findings.facts["engine"] = loaded.name
     try:
         compiled = CompiledPolicy(prepared, loaded)
         if artifact.abi != OPA:
@@ -175,34 +209,36 @@ def _prepare(seen: Seen, artifact: WasmArtifact, engine: str, limits: Limits) ->
             return
         listed = compiled.listing()
     except CapgateError as error:
-        seen.refuse(error)
+        findings.reject(error)
         return
-    seen.facts["entrypoints"] = list(listed.entrypoints)
-    seen.facts["builtins"] = [_about_builtin(name) for name in listed.builtins]
-    absent = [one["name"] for one in seen.facts["builtins"] if one["state"] != "provided"]
+    findings.facts["entrypoints"] = list(listed.entrypoints)
+    findings.facts["builtins"] = [_about_builtin(name) for name in listed.builtins]
+    absent = [builtin["name"] for builtin in findings.facts["builtins"] if builtin["state"] != "provided"]
     if absent:
-        seen.refused.append(f"needs builtins that are not provided: {', '.join(absent)}")
+        findings.rejected.append(f"needs builtins that are not provided: {', '.join(absent)}")
     missing = [] if artifact.bundle is None else sorted(set(artifact.bundle.entrypoints) - set(listed.entrypoints))
     if missing:
-        seen.unknown.append(f"why the bundle's manifest lists entry points that the module has not: {missing}")
+        findings.unknown.append(f"why the bundle's manifest lists entry points that the module has not: {missing}")
 
 
-def _about_builtin(name: str) -> dict[str, Any]:
+def _about_builtin(name: str) -> dict[str, str]:
+    from ...rego import BUILTINS, NOT_PROVIDED  # imports slowly, and no other command needs it before it runs a module
+
     if name in BUILTINS:
         return {"name": name, "state": "provided"}
-    return {"name": name, "state": "refused" if name in NOT_PROVIDED else "unknown", **_why(name)}
-
-
-def _why(name: str) -> dict[str, str]:
-    return {"why": NOT_PROVIDED[name]} if name in NOT_PROVIDED else {}
+    return (
+        {"name": name, "state": "refused", "why": NOT_PROVIDED[name]}
+        if name in NOT_PROVIDED
+        else {"name": name, "state": "unknown"}
+    )
 
 
 # -- for people
 
 
-def _rows(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One line for each fact, in printable ASCII: the names in a file are anybody's."""
-    rows: dict[str, Any] = {}
+def _rows(facts: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return one line for each fact, in printable ASCII: the names in a file are anybody's."""
+    rows: dict[str, str] = {}
     for name, value in facts.items():
         if isinstance(value, dict) and name != "files":
             rows |= _rows(value, f"{prefix}{name}.")
@@ -211,18 +247,19 @@ def _rows(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, list):
-        told = [_cell(one) for one in value[:SOME]]
-        return ", ".join(told + ([f"and {len(value) - SOME} more"] if len(value) > SOME else [])) or "-"
+        told = [_cell(item) for item in value[:SHOWN]]
+        return ", ".join(told + ([f"and {len(value) - SHOWN} more"] if len(value) > SHOWN else [])) or "-"
     if isinstance(value, dict):
-        return quoted(_words(value))
+        return quoted(_text(value))
     return "-" if value is None or value == "" else quoted(str(value))
 
 
-def _words(value: dict[str, Any]) -> str:
+def _text(value: Mapping[str, object]) -> str:
     if "name" not in value:
         return f"{value['minimum']} to {value['maximum'] or 'any number of'} pages"
     name = f"{value['module']}.{value['name']}" if "module" in value else str(value["name"])
     state = value.get("state", "provided")
-    return name if state == "provided" else ": ".join(filter(None, (f"{name} {state}", value.get("why"))))
+    why = f": {value['why']}" if value.get("why") else ""
+    return name if state == "provided" else f"{name} {state}{why}"

@@ -1,11 +1,11 @@
-"""Recorded questions, put to two policies in the production runtime."""
+"""Puts recorded questions to two policies in the production runtime."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -14,8 +14,8 @@ from ...errors import ConfigError
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, PolicyResult, canonical
 from ...policy.strict import parse
-from .asking import Asker, convert_question, read_text, shown
-from .recorded import EVENT, question_of
+from ..terminal import path_text
+from .questions import EVENT, Asker, convert_question, question_of, read_text
 
 #: Why a line is left out that is no decision event and no fixture, such as one of another logger.
 OTHER: Final = "other lines"
@@ -32,8 +32,11 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """What became of the recorded questions: how many there were, how many are answered otherwise, how many lines were
-    left out and why, and each question that changed."""
+    """What became of the recorded questions.
+
+    ``questions`` counts them, and ``changed`` those that are answered otherwise. ``left_out`` counts the lines without
+    one, by the reason. ``changes`` has each question that changed.
+    """
 
     questions: int
     changed: int
@@ -50,21 +53,23 @@ def replay(
     limits: Limits,
     entrypoint: Entrypoint = ONLY_ENTRYPOINT,
 ) -> Replay:
-    """Put what ``paths`` recorded to both. Raises :class:`ConfigError` where nothing is recorded there, or something
-    is malformed."""
+    """Put what ``paths`` recorded to both policies.
+
+    Raises :class:`ConfigError` where nothing is recorded there, or something is malformed.
+    """
     askers = [Asker(policy.policy, engine, limits, entrypoint) for policy in (old, new)]
     # What no policy looks at need not differ; the time is nearly always another.
     look = all(asker.inputs is not None for asker in askers)
     counts: Counter[bytes] = Counter()
     inputs: dict[bytes, PolicyInput] = {}
     left_out: Counter[str] = Counter()
-    for found in (one for path in paths for one in _recorded(path)):
-        if isinstance(found, str):
-            left_out[found] += 1
+    for question in (question for path in paths for question in _recorded(path)):
+        if isinstance(question, str):
+            left_out[question] += 1
             continue
-        key = canonical(msgspec.structs.replace(found, timestamp=0, args_hash=None) if look else found)
+        key = canonical(msgspec.structs.replace(question, timestamp=0, args_hash=None) if look else question)
         counts[key] += 1
-        inputs.setdefault(key, found)
+        inputs.setdefault(key, question)
     if not inputs:
         what = ", ".join(f"{count} {why}" for why, count in left_out.items()) or "nothing at all"
         raise ConfigError("--replay", what, "files with decision events or fixtures")
@@ -73,12 +78,12 @@ def replay(
         before, after = (asker.ask(input) for asker in askers)
         if before != after:
             changes.append(Replayed(input, before, after, counts[key]))
-    changes.sort(key=lambda one: -one.count)
-    return Replay(sum(counts.values()), sum(one.count for one in changes), dict(left_out), changes)
+    changes.sort(key=lambda change: -change.count)
+    return Replay(sum(counts.values()), sum(change.count for change in changes), dict(left_out), changes)
 
 
 def _recorded(path: Path) -> Iterator[PolicyInput | str]:
-    """The questions in a file, or in all of a folder, and for each line that has none the reason."""
+    """Yield the questions in a file, or in all of a folder, and for each line that has none the reason."""
     if path.is_dir():
         for below in sorted(path.rglob("*.json*")):
             if below.is_file():
@@ -86,13 +91,13 @@ def _recorded(path: Path) -> Iterator[PolicyInput | str]:
         return
     text = read_text(path)
     if path.suffix == _LIST:
-        raw = parse(text, path=shown(path))
-        for number, one in enumerate(raw if isinstance(raw, list) else [raw]):
-            yield _question(one, text, (number,) if isinstance(raw, list) else (), shown(path))
+        raw = parse(text, path=path_text(path))
+        for number, value in enumerate(raw if isinstance(raw, list) else [raw]):
+            yield _question(value, text, (number,) if isinstance(raw, list) else (), path_text(path))
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            yield _on_line(line, number, shown(path))
+            yield _on_line(line, number, path_text(path))
 
 
 def _on_line(line: bytes, number: int, path: str) -> PolicyInput | str:
@@ -103,7 +108,7 @@ def _on_line(line: bytes, number: int, path: str) -> PolicyInput | str:
         raise
 
 
-def _question(raw: Any, text: bytes, below: tuple[int, ...], path: str) -> PolicyInput | str:
+def _question(raw: object, text: bytes, below: tuple[int, ...], path: str) -> PolicyInput | str:
     if isinstance(raw, dict) and "input" in raw:
         return convert_question(raw["input"], text, (*below, "input"), path)
     if not isinstance(raw, dict) or "event" not in raw:

@@ -1,1 +1,4 @@
-"""Signs, publishes and activates releases: ``capgate sign``, ``publish``, ``activate``, ``rollback``. Read ``commands.py`` first."""
+"""Signs, publishes and activates releases, from ``capgate keygen`` to ``capgate rollback``.
+
+Uses ``store``, ``testing`` and what is below them. Read ``signing.py`` first.
+"""

@@ -1,4 +1,4 @@
-"""Which parts of a policy document fixtures are about: the rules, and the entries of its sections.
+"""Says which parts of a policy document fixtures are about: the rules, and the entries of its sections.
 
 A part is covered when it decides the answer to some fixture. A rule that only matches, while another one decides, is
 not: without it, the answer would be the same.
@@ -17,7 +17,7 @@ from ...policy.document import EVERY, MIGRATE, READ, WRITE
 _CLASSES = ((READ, "read"), (WRITE, "write"), (MIGRATE, "migrate"))
 
 
-class Unit(msgspec.Struct, frozen=True):
+class DocumentPart(msgspec.Struct, frozen=True):
     """A part of a document that can decide an answer.
 
     ``path`` is that of a rule (``rules[2]``) or of a section (``sql``, ``actions.invoice.send``), of which ``entry`` is
@@ -33,61 +33,61 @@ class Unit(msgspec.Struct, frozen=True):
 class Coverage(msgspec.Struct, frozen=True):
     """The parts of a document, in its order, and those that decide nothing in any fixture."""
 
-    units: tuple[Unit, ...]
-    missing: tuple[Unit, ...]
+    parts: tuple[DocumentPart, ...]
+    missing: tuple[DocumentPart, ...]
 
     @property
     def covered(self) -> int:
         """How many parts decide the answer to some fixture."""
-        return len(self.units) - len(self.missing)
+        return len(self.parts) - len(self.missing)
 
     @property
     def percent(self) -> float:
         """Of all parts, rounded down to a tenth, so that 100 means all of them; 100 for a document without any."""
-        return self.covered * 1000 // len(self.units) / 10 if self.units else 100.0
+        return self.covered * 1000 // len(self.parts) / 10 if self.parts else 100.0
 
     def reaches(self, percent: float) -> bool:
-        """Whether ``percent`` of the parts are covered."""
-        return self.covered * 100 >= percent * len(self.units)
+        """Say whether ``percent`` of the parts are covered."""
+        return self.covered * 100 >= percent * len(self.parts)
 
 
 def coverage_of(policy: RuntimePolicy, inputs: Iterable[PolicyInput]) -> Coverage:
-    """What ``inputs`` cover of ``policy``."""
-    touched = {unit for input in inputs for unit in _touched(policy, input)}
-    units = tuple(_units(policy))
-    return Coverage(units, tuple(unit for unit in units if unit not in touched))
+    """Return what ``inputs`` cover of ``policy``."""
+    deciding = {part for input in inputs for part in _deciding(policy, input)}
+    parts = tuple(_parts(policy))
+    return Coverage(parts, tuple(part for part in parts if part not in deciding))
 
 
-def _touched(policy: RuntimePolicy, input: PolicyInput) -> Iterator[Unit]:
-    found = policy.explain(input)
-    if found.rule is not None:
-        yield Unit(f"rules[{found.rule}]")
-    if found.section is None:
+def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPart]:
+    explanation = policy.explain(input)
+    if explanation.rule is not None:
+        yield DocumentPart(f"rules[{explanation.rule}]")
+    if explanation.section is None:
         return
     action = policy.actions[input.action]
     entries = None if action.section is None else action.section.entries
     id = None if input.resource is None else input.resource.id
     if entries is None or id is None:
-        yield Unit(found.section)
+        yield DocumentPart(explanation.section)
         return
     id = ascii_lower(id) if action.host else id
-    yield from _of_entry(found.section, id, entries[id], action.operations)
+    yield from _parts_of_entry(explanation.section, id, entries[id], action.operations)
 
 
-def _units(policy: RuntimePolicy) -> Iterator[Unit]:
+def _parts(policy: RuntimePolicy) -> Iterator[DocumentPart]:
     for number in range(len(policy.rules)):
-        yield Unit(f"rules[{number}]")
+        yield DocumentPart(f"rules[{number}]")
     for path, action in _sections(policy):
         entries = None if action.section is None else action.section.entries
         if entries is None:
-            yield Unit(path)
+            yield DocumentPart(path)
             continue
         for id, granted in entries.items():
-            yield from _of_entry(path, id, granted, granted)
+            yield from _parts_of_entry(path, id, granted, granted)
 
 
 def _sections(policy: RuntimePolicy) -> Iterator[tuple[str, ActionEntry]]:
-    """The sections that the document has, each by one of its actions."""
+    """Yield the sections that the document has, each with one of its actions."""
     seen = set()
     for action in policy.actions.values():
         path = action.admitted.section
@@ -96,12 +96,15 @@ def _sections(policy: RuntimePolicy) -> Iterator[tuple[str, ActionEntry]]:
             yield path, action
 
 
-def _of_entry(section: str, id: str, granted: int, asked: int) -> Iterator[Unit]:
-    """Entries of one name that admit every operation, alone or together, are one part; otherwise they are one for each
-    class of operations."""
+def _parts_of_entry(section: str, id: str, granted: int, asked: int) -> Iterator[DocumentPart]:
+    """Yield the parts that the entries of one name are.
+
+    Those that admit every operation, alone or together, are one part. Otherwise they are one for each class of
+    operations.
+    """
     if granted == EVERY:
-        yield Unit(section, id)
+        yield DocumentPart(section, id)
         return
     for bit, operation in _CLASSES:
         if granted & asked & bit:
-            yield Unit(section, id, operation)
+            yield DocumentPart(section, id, operation)

@@ -1,4 +1,4 @@
-"""The policy that fixtures are judged by, whichever way it is given, and the runtimes that can judge it."""
+"""Holds the policy that fixtures are judged by, whichever way it is given, and names the runtimes that can judge it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PolicyUnderTest:
     def load(
         cls, policy: PolicyLike, limits: Limits | None = None, entrypoint: Entrypoint = ONLY_ENTRYPOINT
     ) -> PolicyUnderTest:
-        """``policy``; if it is a path, the module or the document there, whichever the file is."""
+        """Return ``policy``; if it is a path, the module or the document there, whichever the file is."""
         if isinstance(policy, PolicyUnderTest):
             return policy
         if isinstance(policy, (RuntimePolicy, WasmArtifact, dict)):
@@ -59,9 +59,9 @@ class PolicyUnderTest:
         data, path = read_bytes(policy, (limits or Limits()).module_bytes), os.fsdecode(policy)
         if not is_module(data, path):
             document = RuntimePolicy.from_document(data, format=document_format(path), path=path)
-            found = cls(document, limits, entrypoint)
-            found.path = path
-            return found
+            loaded = cls(document, limits, entrypoint)
+            loaded.path = path
+            return loaded
         return cls(artifact_of(data, path, None, limits or Limits()), limits, entrypoint)
 
     @functools.cached_property
@@ -75,24 +75,26 @@ class PolicyUnderTest:
         return WasmArtifact.from_bytes(build_policy(self.document, input_bytes=room), limits=self.limits)
 
     def runtimes(self, engines: str | Iterable[str] = ALL) -> tuple[str, ...]:
-        """The runtimes that ``engines`` means for this policy: names of :data:`RUNTIMES`, ``"auto"`` for the engine
-        that applications take, or ``"all"``: every one that is here.
+        """Return the runtimes that ``engines`` means for this policy.
+
+        They are names of :data:`RUNTIMES`, ``"auto"`` for the engine that applications take, or ``"all"`` for every one
+        that is here.
 
         Raises :class:`ConfigError` for another name, or where only a document can be judged so;
         :class:`EngineUnavailable` for an engine that does not import, or where none does.
         """
-        found: list[str] = []
+        meant: list[str] = []
         for name in (engines,) if isinstance(engines, str) else engines:
             if name == ALL:
-                found += [*((LOCAL,) if self.document else ()), *(available_engines() or (load_engine().name,))]
+                meant += [*((LOCAL,) if self.document else ()), *(available_engines() or (load_engine().name,))]
             elif name == LOCAL and self.document is None:
                 raise ConfigError("engine", name, "an engine for a module, which only an engine can run")
             elif name == LOCAL:
-                found.append(name)
+                meant.append(name)
             elif type(name) is str and name in ("auto", *ENGINES):
-                found.append(load_engine(name).name)
+                meant.append(load_engine(name).name)
             else:
                 raise ConfigError("engine", name, ", ".join((ALL, "auto", *RUNTIMES)))
-        if not found:
+        if not meant:
             raise ConfigError("engine", (), "one or more of " + ", ".join((ALL, "auto", *RUNTIMES)))
-        return tuple(name for name in RUNTIMES if name in found)
+        return tuple(name for name in RUNTIMES if name in meant)

@@ -1,4 +1,4 @@
-"""Outcomes in words and as JUnit XML, for the command line and for pytest.
+"""Puts outcomes into words and JUnit XML, for the command line and for pytest.
 
 Fixtures and modules may come from anywhere, so whatever is shown on a terminal or written as XML is printable.
 """
@@ -13,8 +13,8 @@ import msgspec
 
 from ...model import PolicyInput, PolicyResult, Resource, canonical
 from ...policy import Explanation, Pattern, Rule, RuntimePolicy
-from .coverage import Coverage, Unit
-from .fixtures import Fixture
+from ...store.release_fixtures import Fixture
+from .coverage import Coverage, DocumentPart
 from .policy_under_test import PolicyUnderTest
 from .run import DISAGREEMENT, Outcome
 
@@ -31,7 +31,7 @@ _BEFORE_RULES: Final = {
 
 
 def printable(text: str) -> str:
-    """``text`` with what does not print, lone surrogates and control characters among it, as escapes of JSON."""
+    """Return ``text`` with what does not print, lone surrogates and control characters among it, as escapes of JSON."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escape(character) for character in text)
@@ -46,17 +46,17 @@ def _escape(character: str) -> str:
 
 
 def short(text: str) -> str:
-    """The beginning of ``text``, printable."""
+    """Return the beginning of ``text``, printable."""
     return printable(text) if len(text) <= SHOWN else f"{printable(text[:SHOWN])}… ({len(text)} characters)"
 
 
 def answer(result: PolicyResult) -> str:
-    """A result as its canonical JSON, printable."""
+    """Return a result as its canonical JSON, printable."""
     return short(canonical(result).decode())
 
 
 def question(input: PolicyInput) -> str:
-    """An input in one line: ``db.write on sql_query:audit by user:alice in mode prod``."""
+    """Return an input in one line: ``db.write on sql_query:audit by user:alice in mode prod``."""
     id: str | None = getattr(input.actor, "id", None)
     kind = str(input.actor.__struct_config__.tag)
     parts = [short(input.action)]
@@ -77,7 +77,7 @@ def _resource(resource: Resource) -> str:
 
 
 def describe_rule(rule: Rule) -> str:
-    """A rule in short, such as ``deny db.* for user:alice in mode dev``."""
+    """Return a rule in short, such as ``deny db.* for user:alice in mode dev``."""
     parts = [rule.effect, ", ".join(rule.actions)]
     if rule.resources is not None:
         parts += ["on", ", ".join(map(_pattern, rule.resources))]
@@ -93,7 +93,7 @@ def _pattern(pattern: Pattern) -> str:
 
 
 def decided_by(explanation: Explanation, policy: RuntimePolicy) -> str:
-    """Where a document's answer comes from, in words."""
+    """Say where a document's answer comes from."""
     if explanation.rule is not None:
         return f"rules[{explanation.rule}]: {describe_rule(policy.rules[explanation.rule])}"
     if explanation.section is not None:
@@ -101,28 +101,30 @@ def decided_by(explanation: Explanation, policy: RuntimePolicy) -> str:
     return _BEFORE_RULES.get(explanation.by, explanation.by)
 
 
-def describe_unit(unit: Unit, policy: RuntimePolicy) -> str:
-    """A part of a document in words."""
-    if unit.path.startswith("rules["):
-        return f"{unit.path}: {describe_rule(policy.rules[int(unit.path[6:-1])])}"
-    entry = "any" if unit.entry is None else f"{short(unit.entry)!r}"
-    return f"{unit.path}: {entry}" + (f" ({unit.operation})" if unit.operation else "")
+def describe_part(part: DocumentPart, policy: RuntimePolicy) -> str:
+    """Return a part of a document in words."""
+    if part.path.startswith("rules["):
+        return f"{part.path}: {describe_rule(policy.rules[int(part.path[6:-1])])}"
+    entry = "any" if part.entry is None else f"{short(part.entry)!r}"
+    return f"{part.path}: {entry}" + (f" ({part.operation})" if part.operation else "")
 
 
 def difference(outcome: Outcome) -> list[tuple[str, str]]:
-    """The lines of a diff, each with its sign: ``-`` what was expected, ``+`` what came instead and from whom, a blank
-    for a runtime that answered as expected."""
+    """Return the lines of a diff, each with its sign.
+
+    ``-`` is what was expected, ``+`` what came instead and from whom, a blank a runtime that answered as expected.
+    """
     expected, by_answer = outcome.fixture.answer, dict[bytes, list[str]]()
-    for one in outcome.answers:
-        by_answer.setdefault(canonical(one.result), []).append(one.runtime)
+    for given in outcome.answers:
+        by_answer.setdefault(canonical(given.result), []).append(given.runtime)
     lines = [("-", f"{answer(outcome.fixture.expected)}  expected")]
-    for found, runtimes in by_answer.items():
-        lines.append((" " if found == expected else "+", f"{short(found.decode())}  {', '.join(runtimes)}"))
+    for actual, runtimes in by_answer.items():
+        lines.append((" " if actual == expected else "+", f"{short(actual.decode())}  {', '.join(runtimes)}"))
     return lines
 
 
 def details(outcome: Outcome, policy: RuntimePolicy | None) -> list[tuple[str, str]]:
-    """What to know of an outcome besides its name: lines, each with a sign as in :func:`difference`, or a blank."""
+    """Return lines about an outcome besides its name, each with a sign as in :func:`difference`, or a blank."""
     fixture = outcome.fixture
     lines = [(" ", printable(fixture.description))] if fixture.description else []
     lines += [(" ", question(fixture.input)), *difference(outcome)]
@@ -136,7 +138,7 @@ def details(outcome: Outcome, policy: RuntimePolicy | None) -> list[tuple[str, s
 
 
 def title(fixture: Fixture) -> str:
-    """The name of a fixture, and where it is."""
+    """Return the name of a fixture, and where it is."""
     return printable(f"{fixture.name} ({fixture.where})" if fixture.where else fixture.name)
 
 
@@ -146,7 +148,7 @@ def title(fixture: Fixture) -> str:
 def as_data(
     policy: PolicyUnderTest | None, runtimes: Sequence[str], outcomes: Sequence[Outcome], coverage: Coverage | None
 ) -> dict[str, Any]:
-    """Everything, as JSON would have it. Strings may have lone surrogates: encode it with ``json``, in ASCII."""
+    """Return everything, as JSON would have it. Strings may have lone surrogates: encode it with ``json``, in ASCII."""
     counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in ("passed", "failed", DISAGREEMENT)}
     about = None
     if policy is not None:
@@ -162,13 +164,13 @@ def as_data(
     }
 
 
-def _coverage_data(coverage: Coverage) -> dict[str, Any]:
+def _coverage_data(coverage: Coverage) -> dict[str, object]:
     missing = msgspec.to_builtins(coverage.missing)
-    return {"percent": coverage.percent, "covered": coverage.covered, "total": len(coverage.units), "missing": missing}
+    return {"percent": coverage.percent, "covered": coverage.covered, "total": len(coverage.parts), "missing": missing}
 
 
-def outcome_data(outcome: Outcome) -> dict[str, Any]:
-    """One of them, as :func:`as_data` has it."""
+def outcome_data(outcome: Outcome) -> dict[str, object]:
+    """Return one of them, as :func:`as_data` has it."""
     fixture = outcome.fixture
     data = {
         "name": fixture.name,
@@ -178,7 +180,7 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
         "outcome": outcome.kind,
         "input": fixture.input,
         "expected": fixture.expected,
-        "answers": {one.runtime: one.result for one in outcome.answers},
+        "answers": {given.runtime: given.result for given in outcome.answers},
         "explanation": outcome.explanation,
     }
     return dict(msgspec.to_builtins(data))
@@ -187,7 +189,7 @@ def outcome_data(outcome: Outcome) -> dict[str, Any]:
 def junit(
     policy: PolicyUnderTest | None, runtimes: Sequence[str], outcomes: Sequence[Outcome], seconds: float
 ) -> bytes:
-    """JUnit's XML, as continuous integration reads it: one suite for each runtime, one case for each fixture in it.
+    """Return JUnit's XML, as continuous integration reads it: a suite for each runtime, a case for each fixture in it.
 
     A case fails where that runtime's answer is not the expected one. ``policy`` is ``None`` where each fixture brought
     its own.
@@ -219,7 +221,7 @@ def _add_case(
         file=printable(fixture.path),
         line=str(fixture.line),
     )
-    result = next(one.result for one in outcome.answers if one.runtime == runtime)
+    result = next(given.result for given in outcome.answers if given.runtime == runtime)
     if canonical(result) == fixture.answer:
         return False
     message = f"expected {answer(fixture.expected)}, {runtime} answers {answer(result)}"

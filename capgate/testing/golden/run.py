@@ -22,7 +22,8 @@ from ...model import ONLY_ENTRYPOINT, Deny, Entrypoint, PolicyInput, PolicyResul
 from ...policy import Explanation
 from ...runtime.event_loop import current_loop
 from ...runtime.pool import WasmPool
-from .fixtures import Fixture, read_fixtures
+from ...store.release_fixtures import Fixture
+from .fixture_files import read_fixtures
 from .policy_under_test import ALL, LOCAL, PolicyLike, PolicyUnderTest
 
 PASSED, FAILED, DISAGREEMENT = "passed", "failed", "disagreement"
@@ -65,8 +66,8 @@ class Runner:
     """One policy on some runtimes, each made at its first question. Belongs to the thread that uses it, which must not
     run an event loop.
 
-    The limits are those of production. Wall clock time is the one among them that depends on what else the machine
-    does, so a late answer is not taken for the policy's at once: the question is asked again.
+    The limits are those of production. Of these only wall clock time depends on what else the machine does. So a late
+    answer is not taken for the policy's at once: the question is asked again.
     """
 
     def __init__(
@@ -79,70 +80,73 @@ class Runner:
         self._pools: dict[str, tuple[WasmPool, list[int]]] = {}
 
     def judge(self, fixture: Fixture) -> Outcome:
-        """What comes of ``fixture``. Raises what :class:`WasmPool` raises where the policy cannot run at all."""
-        return self._concluded(fixture, self.runtimes)
+        """Return what comes of ``fixture``. Raises what :class:`WasmPool` raises where the policy cannot run at all."""
+        return self._outcome(fixture, self.runtimes)
 
     def judge_on(self, runtime: str, fixture: Fixture) -> Outcome:
-        """The same on one of :attr:`runtimes` only."""
-        return self._concluded(fixture, (runtime,))
+        """Do the same on one of :attr:`runtimes` only."""
+        return self._outcome(fixture, (runtime,))
 
-    def _concluded(self, fixture: Fixture, runtimes: Iterable[str]) -> Outcome:
+    def _outcome(self, fixture: Fixture, runtimes: Iterable[str]) -> Outcome:
         answers = tuple(Answer(name, self.answer(name, fixture)) for name in runtimes)
-        found = {canonical(answer.result) for answer in answers}
-        kind = DISAGREEMENT if len(found) > 1 else PASSED if found == {fixture.answer} else FAILED
+        given = {canonical(answer.result) for answer in answers}
+        kind = DISAGREEMENT if len(given) > 1 else PASSED if given == {fixture.answer} else FAILED
         document = self.policy.document
         return Outcome(fixture, answers, kind, None if document is None else document.explain(fixture.input))
 
     def answer(self, runtime: str, fixture: Fixture) -> PolicyResult:
-        """What ``runtime`` answers."""
+        """Return what ``runtime`` answers."""
         vocabulary = self._vocabulary_of(fixture.register)
         if runtime == LOCAL and self.policy.document is not None:
             checker = LocalPolicyChecker(self.policy.document, limits=self.policy.limits, vocabulary=vocabulary)
             return checker.evaluate_now(fixture.input)
-        pool, refused = self._pool(runtime)
-        return _ask(pool, WasmPolicyChecker(pool, vocabulary=vocabulary), fixture.input, refused)
+        pool, unasked = self._pool(runtime)
+        return _ask(pool, WasmPolicyChecker(pool, vocabulary=vocabulary), fixture.input, unasked)
 
     def _pool(self, runtime: str) -> tuple[WasmPool, list[int]]:
-        found = self._pools.get(runtime)
-        if found is None:
+        made = self._pools.get(runtime)
+        if made is None:
             policy = self.policy
             pool = WasmPool(policy.artifact, 1, runtime, policy.limits, entrypoint=policy.entrypoint)
             # Whatever the answer: compiling is for start-up, and no question's deadline.
             WasmPolicyChecker(pool).evaluate_now(PolicyInput("env.read"))
-            self._pools[runtime] = found = pool, [0]
-        return found
+            self._pools[runtime] = made = pool, [0]
+        return made
 
     def _vocabulary_of(self, register: tuple[str, ...]) -> Vocabulary:
-        """What is known anyway, what the document knows, and what the fixture says that the application brings."""
-        found = self._known.get(register)
-        if found is None:
-            found = Vocabulary(self._vocabulary)
+        """Return what is known anyway, what the document knows, and what the fixture says the application brings."""
+        known = self._known.get(register)
+        if known is None:
+            known = Vocabulary(self._vocabulary)
             for action in (*(self.policy.document.actions if self.policy.document else ()), *register):
-                if action not in found:
-                    found.register(action, resource_required=False)
-            self._known[register] = found
-        return found
+                if action not in known:
+                    known.register(action, resource_required=False)
+            self._known[register] = known
+        return known
 
 
-def _ask(pool: WasmPool, checker: WasmPolicyChecker, input: PolicyInput, refused: list[int]) -> PolicyResult:
-    """The answer to ``input``, asked again where it came too late, or where so many instances failed before it that the
-    pool did not replace them as fast; ``refused`` counts those times."""
+def _ask(pool: WasmPool, checker: WasmPolicyChecker, input: PolicyInput, unasked: list[int]) -> PolicyResult:
+    """Return the answer to ``input``, asked again where the machine is to blame for it.
+
+    That is where it came too late, or where so many instances failed before it that the pool did not replace them as
+    fast. ``unasked`` counts the latter.
+    """
     for attempt in range(AGAIN):
         started = time.monotonic()
         result = checker.evaluate_now(input)
         reason = result.reason if type(result) is Deny else None
-        if attempt == AGAIN - 1 or not _is_due_to_haste(pool, reason, time.monotonic() - started, refused):
+        if attempt == AGAIN - 1 or not _is_due_to_haste(pool, reason, time.monotonic() - started, unasked):
             break
     return result
 
 
-def _is_due_to_haste(pool: WasmPool, reason: str | None, seconds: float, refused: list[int]) -> bool:
+def _is_due_to_haste(pool: WasmPool, reason: str | None, seconds: float, unasked: list[int]) -> bool:
     if reason == Reason.POLICY_TIMEOUT:
         return seconds > pool.limits.deadline
     if reason != Reason.POLICY_UNAVAILABLE:
         return False
     now = pool.statistics()
-    before, refused[0] = refused[0], now.denied_fast
+    before, unasked[0] = unasked[0], now.denied_fast
     if not now.made or now.denied_fast == before:
         return False
     time.sleep(REPLACING)
@@ -159,7 +163,7 @@ def run_fixtures(
     entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     on_outcome: Callable[[Outcome], object] | None = None,
 ) -> list[Outcome]:
-    """One outcome for each of ``fixtures`` (or of those at a path), in their order, as ``policy`` answers them.
+    """Return one outcome for each of ``fixtures`` (or of those at a path), in their order, as ``policy`` answers them.
 
     Without ``policy``, each fixture is judged by the document that it brings; with one, none may bring its own. See
     :meth:`PolicyUnderTest.runtimes` for ``engines``. ``entrypoint`` is for a module that OPA compiled. ``on_outcome``
@@ -168,18 +172,18 @@ def run_fixtures(
     """
     given = read_fixtures(fixtures) if isinstance(fixtures, (str, os.PathLike)) else fixtures
     engines = engines if isinstance(engines, str) else tuple(engines)
-    found: list[Outcome | None] = [None] * len(given)
+    outcomes: list[Outcome | None] = [None] * len(given)
 
     def run() -> list[Outcome]:
         for subject, numbers in _subjects(policy, given, limits, entrypoint):
             runner = Runner(subject, engines, vocabulary)
             for number in numbers:
-                found[number] = outcome = runner.judge(given[number])
+                outcomes[number] = outcome = runner.judge(given[number])
                 if on_outcome is not None:
                     on_outcome(outcome)
-        return [outcome for outcome in found if outcome is not None]
+        return [outcome for outcome in outcomes if outcome is not None]
 
-    return run() if current_loop() is None else _elsewhere(run)
+    return run() if current_loop() is None else _on_own_thread(run)
 
 
 def _subjects(
@@ -199,7 +203,7 @@ def _subjects(
 
 
 def own_policy(fixture: Fixture, limits: Limits | None = None) -> PolicyUnderTest:
-    """The document that ``fixture`` brings. Raises :class:`FixtureError` where it is a bad one."""
+    """Return the document that ``fixture`` brings. Raises :class:`FixtureError` where it is a bad one."""
     require_policies((fixture,), own=True)
     try:
         return PolicyUnderTest(fixture.policy or {}, limits)
@@ -229,8 +233,11 @@ def check_fixtures(
     vocabulary: Vocabulary = VOCABULARY,
     entrypoint: Entrypoint = ONLY_ENTRYPOINT,
 ) -> None:
-    """Raise :class:`FixturesFailed` unless ``policy`` answers every one of ``fixtures`` as expected, of which there has
-    to be one at least: what has to hold before a policy is activated. Raises what :func:`run_fixtures` raises."""
+    """Raise :class:`FixturesFailed` unless ``policy`` answers every one of ``fixtures`` as expected.
+
+    There has to be one at least: that is what has to hold before a policy is activated. Raises what
+    :func:`run_fixtures` raises.
+    """
     subject = PolicyUnderTest.load(policy, limits, entrypoint)
     outcomes = run_fixtures(subject, fixtures, engines, limits, vocabulary=vocabulary)
     failures = tuple(outcome for outcome in outcomes if not outcome.passed)
@@ -243,9 +250,11 @@ def check_fixtures(
         raise FixturesFailed(message, failures=failures, total=len(outcomes), path=subject.path)
 
 
-def _elsewhere(run: Callable[[], _T]) -> _T:
-    """``run()`` on a thread of its own: on an event loop, a pool leaves to the loop what it has to do next, and the
-    loop has no turn before this is done."""
+def _on_own_thread(run: Callable[[], _T]) -> _T:
+    """Return ``run()``, called on a thread of its own.
+
+    On an event loop, a pool leaves to the loop what it has to do next, and the loop has no turn before this is done.
+    """
     results: list[_T] = []
     errors: list[BaseException] = []
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from capgate.artifact.bundle import BundleKeys
 from capgate.artifact.bundle.bundle_keys import ALGORITHMS, ASYMMETRIC, parse_bundle_keys
-from capgate.cli.trust import configured_bundle_keys
+from capgate.cli.configuration import configured_bundle_keys
 from capgate.errors import ConfigError, SignatureInvalid
 from capgate.middleware.contract import contract_of
 from capgate.settings.select import select_checker

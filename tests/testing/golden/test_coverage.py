@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from capgate.errors import ConfigError
 from capgate.model import Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
-from capgate.testing.golden import Unit, coverage_of
+from capgate.testing.golden import DocumentPart, coverage_of
 
 from ...support.documents import questions, rule_lists
 
@@ -38,14 +38,19 @@ DOCUMENT: Final[dict[str, Any]] = {
     ],
 }
 POLICY: Final = RuntimePolicy.from_document(DOCUMENT)
-UNITS: Final = [
-    *(Unit(f"rules[{number}]") for number in range(4)),
-    *(Unit("egress", "api.example.com"), Unit("egress", "b.example")),
-    Unit("cache"),
-    *(Unit("sql", "audit"), Unit("sql", "list", "read"), Unit("sql", "both", "read"), Unit("sql", "both", "write")),
-    *(Unit("sql", "x (read)"), Unit("sql", "x", "read"), Unit("sql", "any")),
-    Unit("compute"),
-    *(Unit("actions.invoice.send", "i"), Unit("actions.report.print")),
+PARTS: Final = [
+    *(DocumentPart(f"rules[{number}]") for number in range(4)),
+    *(DocumentPart("egress", "api.example.com"), DocumentPart("egress", "b.example")),
+    DocumentPart("cache"),
+    *(
+        DocumentPart("sql", "audit"),
+        DocumentPart("sql", "list", "read"),
+        DocumentPart("sql", "both", "read"),
+        DocumentPart("sql", "both", "write"),
+    ),
+    *(DocumentPart("sql", "x (read)"), DocumentPart("sql", "x", "read"), DocumentPart("sql", "any")),
+    DocumentPart("compute"),
+    *(DocumentPart("actions.invoice.send", "i"), DocumentPart("actions.report.print")),
 ]
 
 
@@ -59,35 +64,35 @@ def sql(action: str, id: str, **more: Any) -> PolicyInput:
 
 def test_the_parts_of_a_document() -> None:
     found = coverage_of(POLICY, [])
-    assert set(found.units) == set(UNITS)
-    assert len(found.units) == len(UNITS)
-    assert found.missing == found.units
+    assert set(found.parts) == set(PARTS)
+    assert len(found.parts) == len(PARTS)
+    assert found.missing == found.parts
     assert (found.covered, found.percent) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("input", "unit"),
+    ("input", "part"),
     [
-        (ask("http.outbound", "host", "api.EXAMPLE.com"), Unit("egress", "api.example.com")),
-        (ask("cache.read", "namespace", "a"), Unit("cache")),
-        (ask("cache.write", "namespace", "b"), Unit("cache")),
-        (ask("compute.long"), Unit("compute")),
-        (ask("compute.long", "job", "j"), Unit("compute")),
-        (sql("db.read", "audit"), Unit("sql", "audit")),
-        (sql("db.migrate", "audit"), Unit("sql", "audit")),
-        (sql("db.read", "list"), Unit("sql", "list", "read")),
-        (sql("db.read", "both"), Unit("sql", "both", "read")),
-        (sql("db.write", "both"), Unit("sql", "both", "write")),
-        (sql("db.read", "x (read)"), Unit("sql", "x (read)")),
-        (sql("db.read", "x"), Unit("sql", "x", "read")),
-        (sql("db.read", "any"), Unit("sql", "any")),
-        (ask("invoice.send", "k", "i"), Unit("actions.invoice.send", "i")),
-        (ask("report.print"), Unit("actions.report.print")),
-        (sql("db.read", "audit", actor=User("bob")), Unit("rules[0]")),
-        (sql("db.write", "audit", actor=User("bob")), Unit("rules[0]")),
-        (sql("db.write", "nothing", actor=User("al")), Unit("rules[1]")),
-        (ask("fs.read", "path", "p", env=Environment(mode="dev")), Unit("rules[2]")),
-        (ask("fs.read", "path", "p"), Unit("rules[3]")),
+        (ask("http.outbound", "host", "api.EXAMPLE.com"), DocumentPart("egress", "api.example.com")),
+        (ask("cache.read", "namespace", "a"), DocumentPart("cache")),
+        (ask("cache.write", "namespace", "b"), DocumentPart("cache")),
+        (ask("compute.long"), DocumentPart("compute")),
+        (ask("compute.long", "job", "j"), DocumentPart("compute")),
+        (sql("db.read", "audit"), DocumentPart("sql", "audit")),
+        (sql("db.migrate", "audit"), DocumentPart("sql", "audit")),
+        (sql("db.read", "list"), DocumentPart("sql", "list", "read")),
+        (sql("db.read", "both"), DocumentPart("sql", "both", "read")),
+        (sql("db.write", "both"), DocumentPart("sql", "both", "write")),
+        (sql("db.read", "x (read)"), DocumentPart("sql", "x (read)")),
+        (sql("db.read", "x"), DocumentPart("sql", "x", "read")),
+        (sql("db.read", "any"), DocumentPart("sql", "any")),
+        (ask("invoice.send", "k", "i"), DocumentPart("actions.invoice.send", "i")),
+        (ask("report.print"), DocumentPart("actions.report.print")),
+        (sql("db.read", "audit", actor=User("bob")), DocumentPart("rules[0]")),
+        (sql("db.write", "audit", actor=User("bob")), DocumentPart("rules[0]")),
+        (sql("db.write", "nothing", actor=User("al")), DocumentPart("rules[1]")),
+        (ask("fs.read", "path", "p", env=Environment(mode="dev")), DocumentPart("rules[2]")),
+        (ask("fs.read", "path", "p"), DocumentPart("rules[3]")),
         # What no part decides:
         (sql("db.migrate", "both"), None),
         (sql("db.write", "list"), None),
@@ -102,10 +107,10 @@ def test_the_parts_of_a_document() -> None:
         (sql("db.read", "\ud800"), None),
     ],
 )
-def test_what_a_question_covers(input: PolicyInput, unit: Unit | None) -> None:
+def test_what_a_question_covers(input: PolicyInput, part: DocumentPart | None) -> None:
     found = coverage_of(POLICY, [input])
-    assert set(found.units) - set(found.missing) == ({unit} if unit else set())
-    assert found.covered == (unit is not None)
+    assert set(found.parts) - set(found.missing) == ({part} if part else set())
+    assert found.covered == (part is not None)
 
 
 def test_percent() -> None:
@@ -118,7 +123,7 @@ def test_percent() -> None:
     assert [one.reaches(0) for one in found] == [True] * 4
     assert [one.reaches(100) for one in found] == [False, False, False, True]
     nothing = coverage_of(RuntimePolicy.from_document({}), asked)
-    assert (nothing.units, nothing.percent, nothing.reaches(100)) == ((), 100.0, True)
+    assert (nothing.parts, nothing.percent, nothing.reaches(100)) == ((), 100.0, True)
 
 
 def test_a_rule_in_the_shadow_of_others_cannot_be_covered() -> None:
@@ -128,7 +133,7 @@ def test_a_rule_in_the_shadow_of_others_cannot_be_covered() -> None:
     }
     asked = [ask("fs.read", "path", "a"), ask("fs.write", "path", "a", actor=Service("x"))]
     found = coverage_of(RuntimePolicy.from_document(shadowed), asked)
-    assert found.missing == (Unit("rules[1]"), Unit("fs", "a"))
+    assert found.missing == (DocumentPart("rules[1]"), DocumentPart("fs", "a"))
 
 
 # -- what is not covered could be removed, and no fixture would tell
@@ -153,19 +158,19 @@ def test_nothing_depends_on_what_is_not_covered(case: tuple[dict[str, Any], list
     document, asked = case
     policy = RuntimePolicy.from_document(document)
     answers = [policy.evaluate(input) for input in asked]
-    for unit in coverage_of(policy, asked).missing:
+    for part in coverage_of(policy, asked).missing:
         try:
-            smaller = RuntimePolicy.from_document(_without(document, unit))
+            smaller = RuntimePolicy.from_document(_without(document, part))
         except ConfigError:
             continue  # a star that began no other action
         known = [number for number, input in enumerate(asked) if (input.action in smaller.actions)]
-        assert [smaller.evaluate(asked[number]) for number in known] == [answers[number] for number in known], unit
+        assert [smaller.evaluate(asked[number]) for number in known] == [answers[number] for number in known], part
 
 
-def _without(document: dict[str, Any], unit: Unit) -> dict[str, Any]:
-    if unit.path.startswith("rules"):
-        number = int(unit.path[6:-1])
+def _without(document: dict[str, Any], part: DocumentPart) -> dict[str, Any]:
+    if part.path.startswith("rules"):
+        number = int(part.path[6:-1])
         return {**document, "rules": [rule for at, rule in enumerate(document["rules"]) if at != number]}
-    if unit.entry is None:
-        return {key: value for key, value in document.items() if key != unit.path}
-    return {**document, unit.path: [entry for entry in document[unit.path] if entry != unit.entry]}
+    if part.entry is None:
+        return {key: value for key, value in document.items() if key != part.path}
+    return {**document, part.path: [entry for entry in document[part.path] if entry != part.entry]}

@@ -12,13 +12,13 @@ import pytest
 from capgate.artifact.load import WasmArtifact
 from capgate.model import ALLOW, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
-from capgate.testing.golden import Fixture, Outcome, PolicyUnderTest, Unit, coverage_of, run_fixtures
+from capgate.testing.golden import DocumentPart, Fixture, Outcome, PolicyUnderTest, coverage_of, run_fixtures
 from capgate.testing.golden.report import (
     SHOWN,
     answer,
     as_data,
+    describe_part,
     describe_rule,
-    describe_unit,
     details,
     difference,
     junit,
@@ -91,10 +91,10 @@ def test_rules_and_parts() -> None:
         "deny db.write for user:bob, service:ci/* in mode dev",
         "allow fs.* on path:a/*, path",
     ]
-    assert describe_unit(Unit("rules[1]"), policy) == "rules[1]: allow fs.* on path:a/*, path"
-    assert describe_unit(Unit("sql", HOSTILE), policy).isprintable()
-    assert describe_unit(Unit("sql"), policy) != describe_unit(Unit("sql", "audit"), policy)
-    assert describe_unit(Unit("sql", "a", "read"), policy) != describe_unit(Unit("sql", "a"), policy)
+    assert describe_part(DocumentPart("rules[1]"), policy) == "rules[1]: allow fs.* on path:a/*, path"
+    assert describe_part(DocumentPart("sql", HOSTILE), policy).isprintable()
+    assert describe_part(DocumentPart("sql"), policy) != describe_part(DocumentPart("sql", "audit"), policy)
+    assert describe_part(DocumentPart("sql", "a", "read"), policy) != describe_part(DocumentPart("sql", "a"), policy)
 
 
 def test_a_diff_says_who_answered_what() -> None:

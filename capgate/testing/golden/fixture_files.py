@@ -1,4 +1,4 @@
-"""Golden fixtures as files: strict JSON, with the place in every error.
+"""Reads golden fixtures from files: strict JSON, with the place in every error.
 
 ::
 
@@ -9,7 +9,7 @@
      "policy": {"sql": ["list_users"]},               optional: the document that this fixture is about
      "expected": {"kind": "deny", "reason": "not_in_allowlist"}}
 
-A file holds one of these or a list of them; a ``.jsonl`` (or ``.ndjson``) file has one on each line. ``expected`` may
+A file holds one of these or a list of them. A ``.jsonl`` (or ``.ndjson``) file has one on each line. ``expected`` may
 name any reason, capgate's own codes such as ``policy_trap`` included.
 """
 
@@ -28,9 +28,8 @@ import msgspec
 from ...artifact.load import read_bytes
 from ...errors import ArtifactNotFound, FixtureError
 from ...limits import Limits
-from ...model import canonical
 from ...policy.strict import StrictDecoder
-from ...store.release_fixtures import Written
+from ...store.release_fixtures import Fixture
 
 LINES: Final = (".jsonl", ".ndjson")
 SUFFIXES: Final = (".json", *LINES)
@@ -38,60 +37,47 @@ SUFFIXES: Final = (".json", *LINES)
 _JSON: Final = StrictDecoder()
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _DEFAULT_LIMITS: Final = Limits()
-
-
-class Fixture(Written, frozen=True):
-    """A fixture, and where it is. ``name`` is the path below the folder that was given, without suffix, and the number
-    in a file of several; ``line`` is where it begins."""
-
-    name: str = ""
-    path: str = ""
-    line: int = 1
-
-    @property
-    def answer(self) -> bytes:
-        """The expected result as canonical JSON."""
-        return canonical(self.expected)
-
-    @property
-    def where(self) -> str:
-        """File and line."""
-        return f"{self.path}:{self.line}" if self.path else ""
+#: Fields that a fixture gets from its place, and that its file therefore must not have.
+_PLACE: Final = ("name", "path", "line")
 
 
 class FixtureFile(NamedTuple):
-    """A file with fixtures: where, and what those in it are called."""
+    """A file with fixtures: where it is, and the name that those in it begin with."""
 
     path: str
     name: str
 
 
 def read_fixtures(*paths: str | os.PathLike[str], limits: Limits = _DEFAULT_LIMITS) -> tuple[Fixture, ...]:
-    """The fixtures of files and folders, in the order given; those of a folder, and of the folders in it, by name.
+    """Return the fixtures of files and folders, in the order given; those of a folder and of the folders in it by name.
 
-    Raises :class:`FixtureError`, or :class:`ArtifactError` for a file that cannot be read. Nothing is raised where
-    there are none: whoever runs none has to say so.
+    The name of a fixture is its path below the folder that was given, without suffix, and the number in a file of
+    several. Raises :class:`FixtureError`, or :class:`ArtifactError` for a file that cannot be read. Nothing is raised
+    where there are none: whoever runs none has to say so.
     """
-    return tuple(one for file in find_files(paths) for one in read_file(file.path, file.name, limits=limits))
+    return tuple(fixture for file in find_files(paths) for fixture in read_file(file.path, file.name, limits=limits))
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[FixtureFile]:
-    """The files that hold fixtures, each once. In folders, what begins with a dot or ends otherwise than
-    :data:`SUFFIXES` is passed over, and links to folders are not followed. Raises :class:`ArtifactNotFound`."""
-    found: dict[str, tuple[str, str]] = {}
+    """Return the files that hold fixtures, each once.
+
+    In folders, what begins with a dot or ends otherwise than :data:`SUFFIXES` is passed over. Links to folders are not
+    followed. Raises :class:`ArtifactNotFound`.
+    """
+    files: dict[str, tuple[str, str]] = {}
     for given in map(os.fsdecode, paths):
         if not os.path.exists(given):
             raise ArtifactNotFound("there is no such file or folder", path=given)
         below = list(_below(given)) if os.path.isdir(given) else [given]
         for path in below:
             relative = os.path.relpath(path, given) if os.path.isdir(given) else os.path.basename(path)
-            found.setdefault(os.path.realpath(path), (path, _stem(relative)))
-    names = Counter(name for _, name in found.values())
-    return [FixtureFile(path, name if names[name] == 1 else _stem(path)) for path, name in found.values()]
+            files.setdefault(os.path.realpath(path), (path, _stem(relative)))
+    names = Counter(name for _, name in files.values())
+    return [FixtureFile(path, name if names[name] == 1 else _stem(path)) for path, name in files.values()]
 
 
 def read_file(path: str, name: str = "", *, limits: Limits = _DEFAULT_LIMITS) -> list[Fixture]:
-    """The fixtures of one file. Raises what :func:`read_fixtures` raises."""
+    """Return the fixtures of one file. Raises what :func:`read_fixtures` raises."""
     try:
         text = read_bytes(path, limits.module_bytes).decode()
     except UnicodeDecodeError as error:
@@ -124,10 +110,10 @@ def _stem(path: str) -> str:
 
 
 def _values(text: str, path: str) -> Iterator[tuple[int, object]]:
-    """The value of a file, or those of the list that it is, each with its line."""
+    """Yield the value of a file, or those of the list that it is, each with its line."""
     at = _skip(text, 0)
     if text[at : at + 1] != "[":
-        yield _line(text, at), _one(text, path)
+        yield _line(text, at), _single(text, path)
         return
     at = _skip(text, at + 1)
     line, counted = 1, 0
@@ -148,10 +134,10 @@ def _values(text: str, path: str) -> Iterator[tuple[int, object]]:
 def _lines(text: str, path: str) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip(" \t\r"):
-            yield number, _one(line, path, number)
+            yield number, _single(line, path, number)
 
 
-def _one(text: str, path: str, first_line: int = 1) -> object:
+def _single(text: str, path: str, first_line: int = 1) -> object:
     value, end = _raw(text, _skip(text, 0), path, first_line)
     _end(text, end, path, first_line)
     return value
@@ -174,8 +160,8 @@ def _end(text: str, at: int, path: str, first_line: int = 1) -> None:
 
 
 def _skip(text: str, at: int) -> int:
-    found = _WHITESPACE.match(text, at)
-    return at if found is None else found.end()
+    space = _WHITESPACE.match(text, at)
+    return at if space is None else space.end()
 
 
 def _line(text: str, at: int) -> int:
@@ -191,13 +177,14 @@ def _fail(text: str, at: int, path: str, reason: str, first_line: int = 1) -> No
 
 
 def _fixture(value: object, name: str, path: str, line: int) -> Fixture:
+    if isinstance(value, dict) and (placed := [field for field in _PLACE if field in value]):
+        raise FixtureError(f"Object contains unknown field `{placed[0]}`", path=path, line=line)
     try:
-        written = msgspec.convert(value, Written)
+        fixture = msgspec.convert(value, Fixture)
     except (ValueError, RecursionError) as error:  # ValueError: msgspec's own, and of keys that are no Unicode
         reason, _, where = str(error).partition(" - at `$")
         raise FixtureError(reason, path=path, line=line, where=where.strip(".`")) from error
-    fault = written.fault()
+    fault = fixture.fault()
     if fault is not None:
         raise FixtureError(fault[1], path=path, line=line, where=fault[0])
-    fields = {key: getattr(written, key) for key in Written.__struct_fields__}
-    return Fixture(**fields, name=name, path=path, line=line)
+    return msgspec.structs.replace(fixture, name=name, path=path, line=line)

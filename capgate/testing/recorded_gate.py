@@ -1,4 +1,4 @@
-"""A checker that notes what it is asked, and answers as a test tells it to."""
+"""Holds a checker that notes what it is asked, and answers as a test tells it to."""
 
 from __future__ import annotations
 
@@ -82,15 +82,15 @@ class _Recording(RuntimePolicy):
         return result
 
     def _answer(self, input: PolicyInput) -> PolicyResult:
-        found = self.base().explain(input)
-        if found.by not in _NOT_ASKED:
+        explanation = self.base().explain(input)
+        if explanation.by not in _NOT_ASKED:
             for told in reversed(self.told):
                 if told.is_about(input):
                     return told.result
-        return found.result
+        return explanation.result
 
     def base(self) -> RuntimePolicy:
-        """What answers where the test said nothing. Notes nothing: only ``evaluate`` does."""
+        """Return what answers where the test said nothing. It notes nothing: only ``evaluate`` does."""
         return self
 
 
@@ -109,7 +109,7 @@ class _Permissive(_Recording):
 
 
 def _everything() -> dict[str, Any]:
-    """A document that admits whatever one can: every section, and every action that the application registered."""
+    """Make a document that admits whatever one can: every section, and every action that the application registered."""
     own = sorted(VOCABULARY.names - _BUILTIN)
     return {
         "name": "recorded",
@@ -118,7 +118,7 @@ def _everything() -> dict[str, Any]:
     }
 
 
-class _Names(frozenset[str]):
+class _EveryAction(frozenset[str]):
     """Every action: the recording one wants to see unknown ones, too."""
 
     def __contains__(self, name: object) -> bool:
@@ -135,20 +135,21 @@ class _Optional(frozenset[str]):
 class _Everything(Vocabulary):
     def __init__(self) -> None:
         super().__init__()
-        self.names, self.optional = _Names(), _Optional()
+        self.names, self.optional = _EveryAction(), _Optional()
 
 
 class RecordedGate(LocalPolicyChecker):
-    """A checker for tests: notes each question, and answers as told, or else as ``document`` does; without one it
-    allows what any policy could allow. Questions that no policy can be asked are denied as ever, an action that nobody
-    registered or a resource that is missing among them.
+    """A checker for tests: notes each question, and answers as told, or else as ``document`` does.
+
+    Without a document it allows what any policy could allow. Questions that no policy can be asked are denied as ever:
+    an action that nobody registered is one, a resource that is missing another.
 
     To be passed as ``checker``, or put into an application that is there already with :meth:`replacing`.
     """
 
     def __init__(self, document: dict[str, Any] | None = None) -> None:
-        kind, given = (_Permissive, _everything()) if document is None else (_Recording, document)
-        self._recording = cast("_Recording", kind.from_document(given))
+        recording, given = (_Permissive, _everything()) if document is None else (_Recording, document)
+        self._recording = cast("_Recording", recording.from_document(given))
         super().__init__(self._recording, limits=PATIENT, vocabulary=_Everything())
 
     @property
@@ -159,20 +160,23 @@ class RecordedGate(LocalPolicyChecker):
     @property
     def questions(self) -> list[str]:
         """The questions so far, each as ``action kind:id``."""
-        return [one.question for one in self._recording.asked]
+        return [asked.question for asked in self._recording.asked]
 
     @property
     def denied(self) -> list[str]:
         """Those of :attr:`questions` that were denied."""
-        return [one.question for one in self._recording.asked if not one.allowed]
+        return [asked.question for asked in self._recording.asked if not asked.allowed]
 
     def deny(self, action: str = "*", resource: str | None = None, reason: str = Reason.NOT_IN_ALLOWLIST) -> None:
-        """From now on, deny ``action`` (``"*"``: every one) on ``resource``: ``"kind:id"``, ``"kind"``, or ``None`` for
-        whatever is asked. Of what was told, the last that fits counts."""
+        """Deny ``action`` (``"*"``: every one) on ``resource`` from now on.
+
+        The latter is ``"kind:id"``, ``"kind"``, or ``None`` for whatever is asked. Of what was told, the last that fits
+        counts.
+        """
         self._tell(action, resource, Deny(reason))
 
     def allow(self, action: str = "*", resource: str | None = None) -> None:
-        """From now on, allow that. No allow makes an unknown action known."""
+        """Allow that from now on. No allow makes an unknown action known."""
         self._tell(action, resource, ALLOW)
 
     def forget(self) -> None:
@@ -192,13 +196,13 @@ class RecordedGate(LocalPolicyChecker):
 
     @contextmanager
     def replacing(self, app: Any) -> Iterator[RecordedGate]:
-        """Make this the checker of ``app``, a Starlette or FastAPI application with a :class:`CapabilityMiddleware`,
-        until the end of the ``with``. Its settings stay, but for a contract, which names another policy.
+        """Make this the checker of ``app`` until the end of the ``with``.
 
-        Raises :class:`ConfigError` where there is no such middleware.
+        ``app`` is a Starlette or FastAPI application with a :class:`CapabilityMiddleware`. Its settings stay, but for a
+        contract, which names another policy. Raises :class:`ConfigError` where there is no such middleware.
         """
         before, stack = list(getattr(app, "user_middleware", ())), getattr(app, "middleware_stack", None)
-        after = [self._replaced(one) for one in before]
+        after = [self._replaced(middleware) for middleware in before]
         if all(old is new for old, new in zip(before, after, strict=True)):
             raise ConfigError("app", type(app).__name__, "an application to which CapabilityMiddleware was added")
         app.user_middleware[:], app.middleware_stack = after, None
@@ -208,20 +212,23 @@ class RecordedGate(LocalPolicyChecker):
             app.user_middleware[:], app.middleware_stack = before, stack
 
     def _replaced(self, middleware: Any) -> Any:
-        kind = middleware.cls
-        if not (isinstance(kind, type) and issubclass(kind, CapabilityMiddleware)):
+        added = middleware.cls
+        if not (isinstance(added, type) and issubclass(added, CapabilityMiddleware)):
             return middleware
         options = {**middleware.kwargs, "checker": self}
         if options.get("settings") is not None:
             options["settings"] = msgspec.structs.replace(options["settings"], contract=None)
-        return type(middleware)(kind, *middleware.args, **options)
+        return type(middleware)(added, *middleware.args, **options)
 
 
 def make_checker(
     document: dict[str, Any], engine: str = "local", limits: Limits = PATIENT
 ) -> LocalPolicyChecker | WasmPolicyChecker:
-    """A checker that answers as ``document`` says: in Python (``"local"``), or as a module on ``"wasmer"``,
-    ``"wasmtime"`` or ``"auto"``, whichever imports. Raises what :class:`RuntimePolicy` and :class:`WasmPool` raise."""
+    """Make a checker that answers as ``document`` says.
+
+    It does so in Python (``"local"``), or as a module on ``"wasmer"``, ``"wasmtime"`` or ``"auto"``, whichever imports.
+    Raises what :class:`RuntimePolicy` and :class:`WasmPool` raise.
+    """
     policy = RuntimePolicy.from_document(document)
     if engine == "local":
         return LocalPolicyChecker(policy, limits=limits)

@@ -1,4 +1,4 @@
-"""What a policy has to answer before it becomes active, in this runtime and under the limits of production."""
+"""Checks what a policy answers before it becomes active, in this runtime and under the limits of production."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...store import VerifiedPolicy, WasmArtifact
 from ...store.directory import Check
 from ...testing.golden import Fixture, check_release
 from ...testing.golden.policy_under_test import ALL
-from ..trust import production_entrypoint
+from ..configuration import production_entrypoint
 
 
 def answers(engine: str, limits: Limits) -> Check:
-    """A check that the policy loads and answers one question of each action."""
+    """Make a check that the policy loads and answers one question of each action."""
 
     def check(policy: VerifiedPolicy) -> None:
         artifact = policy.artifact
@@ -32,7 +32,10 @@ def answers(engine: str, limits: Limits) -> Check:
 
 
 def passes(engine: str, limits: Limits, more: Sequence[Fixture] = (), *, needed: bool = True) -> Check:
-    """A check by the fixtures of the release and by ``more``, of which some are ``needed``; then by :func:`answers`."""
+    """Make a check by the fixtures of the release and by ``more``, and then by :func:`answers`.
+
+    With ``needed``, there has to be one fixture at least.
+    """
     answering, engines = answers(engine, limits), ALL if engine == "auto" else (engine,)
 
     def check(policy: VerifiedPolicy) -> None:
@@ -52,5 +55,5 @@ def passes(engine: str, limits: Limits, more: Sequence[Fixture] = (), *, needed:
 
 
 def entrypoint_of(artifact: WasmArtifact) -> Entrypoint:
-    """What the application's own settings say, where the module has entry points at all."""
+    """Return what the application's own settings say, where the module has entry points at all."""
     return production_entrypoint() if artifact.abi == OPA else ONLY_ENTRYPOINT

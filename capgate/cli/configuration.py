@@ -1,4 +1,4 @@
-"""The keys, limits and times of a command: from its options, or from the variables that applications have."""
+"""Reads the keys, limits and entry point of a command, from its options or the variables that applications have."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ..settings.trust import load_bundle_keys, load_trusted_keys
 from ..store.signing import TrustedKeys
 
 
-def trusted(keys: str | None, threshold: int | None) -> TrustedKeys | None:
-    """The keys of ``--trusted-keys``, a path or lines with commas between them; ``None`` without the option."""
+def trusted_keys_from(keys: str | None, threshold: int | None) -> TrustedKeys | None:
+    """Return the keys of ``--trusted-keys``, a path or lines with commas between them; ``None`` without the option."""
     return None if keys is None else load_trusted_keys(parse_trusted_keys(keys), 1 if threshold is None else threshold)
 
 
-def bundle_keys(path: str | None, scope: str | None) -> BundleKeys | None:
-    """The keys of ``--bundle-keys``; ``None`` without the option."""
+def bundle_keys_from(path: str | None, scope: str | None) -> BundleKeys | None:
+    """Return the keys of ``--bundle-keys``; ``None`` without the option."""
     if path is None and scope is not None:
         raise ConfigError("--bundle-keys", None, "a file of keys, because there is a scope")
     return None if path is None else load_bundle_keys(path, scope)
 
 
 def configured_bundle_keys() -> BundleKeys | None:
-    """The keys of the environment that applications have, for commands that have no option for them."""
+    """Return the keys of the environment that applications have, for commands that have no option for them."""
     names = (f"{PREFIX}BUNDLE_KEYS", f"{PREFIX}BUNDLE_SCOPE")
     path, scope = (os.environ.get(name) for name in names)
     if path == "":
         raise ConfigError(names[0], path, "the path of a file of keys")
-    return bundle_keys(path, scope)
+    return bundle_keys_from(path, scope)
 
 
 def requires_signature() -> bool:
-    """Whether applications with this environment refuse to start without keys, as a command without them then does."""
+    """Say whether applications with this environment need keys to start, and so a command that verifies."""
     # On its own, because whether that is consistent with the other settings is for the application to find out.
     setting = BY_NAME["require_signature"]
     given = os.environ.get(setting.variable)
@@ -45,16 +45,19 @@ def requires_signature() -> bool:
 
 
 def production_limits() -> Limits:
-    """The limits that an application with this environment runs under."""
+    """Return the limits that an application with this environment runs under."""
     return _settings(RANGES).limits
 
 
 def production_entrypoint() -> Entrypoint:
-    """The entry point that an application with this environment asks, of a module that has some."""
+    """Return the entry point that an application with this environment asks, of a module that has some."""
     return _settings(("entrypoint", "entrypoint_result")).entry
 
 
 def _settings(names: Iterable[str]) -> Settings:
-    """Those settings of the environment alone: commands have options in place of others, which may want each other."""
+    """Read those settings of the environment alone.
+
+    Commands have options in place of others, which may want each other.
+    """
     variables = {PREFIX + name.upper() for name in names}
     return Settings.from_env({name: value for name, value in os.environ.items() if name in variables})
