@@ -103,10 +103,10 @@ def modules(folder: Path = PACKAGE) -> Iterator[tuple[Path, ast.Module]]:
         yield path, ast.parse(path.read_text())
 
 
-def breaches(folder: Path = PACKAGE) -> Iterator[str]:
-    """Say, one line for each, what is wrong in the files below ``folder``."""
+def breaches(folder: Path = PACKAGE, package: Path = PACKAGE) -> Iterator[str]:
+    """Say, one line for each, what is wrong below ``folder``, and which names the ``package`` has twice."""
     for path, tree in modules(folder):
-        where = path.relative_to(PACKAGE.parent)
+        where = path.relative_to(package.parent)
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 for problem in _of_docstring(node):
@@ -115,7 +115,7 @@ def breaches(folder: Path = PACKAGE) -> Iterator[str]:
                 name = node.arg if isinstance(node, ast.arg) else node.id
                 if name in VAGUE and not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
                     yield f"{where}:{node.lineno}: {name!r} does not say what it holds"
-    yield from _names_twice()
+    yield from _names_twice(package)
 
 
 def _of_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
@@ -136,10 +136,10 @@ def _of_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncF
             yield f"the docstring of {name} has a sentence of {count} words: {start!r}"
 
 
-def _names_twice() -> Iterator[str]:
+def _names_twice(package: Path) -> Iterator[str]:
     files, classes = defaultdict(list), defaultdict(list)
-    for path, tree in modules():
-        where = str(path.relative_to(PACKAGE.parent))
+    for path, tree in modules(package):
+        where = str(path.relative_to(package.parent))
         files[path.name].append(where)
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
@@ -147,7 +147,7 @@ def _names_twice() -> Iterator[str]:
     for what, places in (("file", files), ("class", classes)):
         for name, paths in places.items():
             if what == "file":  # a file of the command line has the name of its command
-                paths = [path for path in paths if not path.startswith("capgate/cli/")]
+                paths = [path for path in paths if not path.startswith(f"{package.name}/cli/")]
             if len(paths) > 1 and name not in SHARED:
                 yield f"{what} {name} is there {len(paths)} times: {', '.join(paths)}"
 
