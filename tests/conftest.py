@@ -17,13 +17,6 @@ from capgate.actions import VOCABULARY
 from .support.engines import EXPECTED_ENGINES
 from .support.selection import Selection, add_options
 
-# Continuous integration tries the same examples every time, so that a change is judged by what it changed; elsewhere
-# they are new ones.
-# No test depends on how fast the machine is: none has a deadline for an example.
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
@@ -35,7 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in EXPECTED_ENGINES:
         _require_engine(name)
-    config.pluginmanager.register(Selection(config), "selection")
+    selection = Selection(config)
+    config.pluginmanager.register(selection, "selection")
+    # Continuous integration tries the same examples every time, so that a change is judged by what it changed;
+    # elsewhere they are new ones. No test depends on how fast the machine is: none has a deadline for an example.
+    hypothesis.settings.register_profile(
+        "house",
+        derandomize=os.environ.get("CI") == "true",
+        deadline=None,
+        max_examples=selection.examples,
+    )
+    hypothesis.settings.load_profile("house")
 
 
 def _require_engine(name: str) -> None:

@@ -175,6 +175,7 @@ MALFORMED: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("input", MALFORMED, ids=repr)
 async def test_a_malformed_question_is_no_question_that_was_asked_before(kind: str, input: Any) -> None:

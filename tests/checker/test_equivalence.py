@@ -62,6 +62,7 @@ def _fixture_checker(policy: str, register: tuple[str, ...], engine: str) -> Was
     return wasm_checker(json.loads(policy), engine, next(same).vocabulary())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", load_fixtures(), ids=lambda fixture: fixture.name)
 def test_each_fixture_has_its_answer_from_both(fixture: Fixture, engine_name: str) -> None:
     local = LocalPolicyChecker(fixture.runtime_policy(), vocabulary=fixture.vocabulary())
@@ -256,7 +257,7 @@ def check_same(document: dict[str, Any], asked: list[Any], engine: str) -> list[
     return answers
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @given(case=cases)
 @CASES
 def test_no_difference_is_found(engine_name: str, case: tuple[dict[str, Any], list[Any]]) -> None:

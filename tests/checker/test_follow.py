@@ -75,6 +75,7 @@ async def test_what_becomes_active_answers(shelf: Shelf, engine: str) -> None:  
 
 
 # Applications need no fixtures: what was activated is taken up, and gone back to, whatever became of them since.
+@pytest.mark.slow
 @pytest.mark.parametrize("spoiled", [False, True])
 async def test_a_release_with_fixtures_is_one_like_others(shelf: Shelf, spoiled: bool) -> None:
     async with follow(shelf) as checker:
@@ -102,6 +103,7 @@ async def test_it_looks_by_itself(shelf: Shelf, engine: str) -> None:
         await answers(checker, 2)
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize(
     "fault", ["signature", "module", "record", "gone", "expired", "audience", "start traps", "interface"]

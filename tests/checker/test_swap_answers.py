@@ -45,6 +45,7 @@ from .swaps import (
 WAYS = ["check", "check_many", "gate.check", "gate.check_many", "gate.check_now", "gate.check_many_now", "in a thread"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("engine", "cache_size"), [*((engine, 0) for engine in EXPECTED_ENGINES), ("wasmtime", 10)])
 async def test_an_event_names_the_policy_that_answered(
@@ -98,7 +99,7 @@ async def test_the_event_of_a_request_names_the_policy_that_answered(
     await following(checker).aclose()
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @ENGINES
 def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine: str) -> None:  # A24, P6
     """Threads ask, through a cache, while policies come and go and come back; each memory is looked at afterwards."""

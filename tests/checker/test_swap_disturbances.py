@@ -63,6 +63,7 @@ def disturb(path: Path, what: str) -> None:
         Shelf(path, ago=-4_000).release(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DISTURBANCES)
 async def test_a_store_that_is_disturbed_and_comes_back(shelf: Shelf, what: str, tmp_path: Path) -> None:
     # A1, A10, A15, A16
@@ -92,6 +93,7 @@ class Panic(BaseException):
     """As wasmer raises it: no Exception."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["make", "read", "loop", "close"])
 async def test_a_panic_is_a_problem_and_not_the_end(shelf: Shelf, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def panic(*arguments: object) -> Any:

@@ -30,7 +30,7 @@ from .swaps import (
 )
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @ENGINES
 def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str]) -> None:  # P17
     swaps = 250 if FULL else 30
@@ -48,6 +48,7 @@ def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str
         assert end["memory"] - half["memory"] < 4 * 1_048_576
 
 
+@pytest.mark.slow
 @ENGINES
 async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
     engine: str, monkeypatch: pytest.MonkeyPatch

@@ -156,6 +156,7 @@ async def test_the_state_of_a_request_is_left_as_it_was_found() -> None:  # P19
     assert [one is seen[0] for one in seen[:3]] == [True, False, True]
 
 
+@pytest.mark.slow
 async def test_a_request_that_is_over_is_gone_without_a_garbage_collection() -> None:  # P17
     async def handler(request: Request) -> Response:
         return JSONResponse(len(await request.body()))

@@ -144,6 +144,7 @@ async def test_a_module_that_takes_too_much_to_compile(
     assert ([event["reason"] for event in found], ran.names) == (["policy_unavailable"], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", COMPILING)
 def test_a_server_does_not_start_with_it(
     rule: str, engine_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -38,7 +38,7 @@ def opened(engine_name: str, fixture: Fixture, minor: int, entrypoint: Entrypoin
     return compiled.instantiate()
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", load_fixtures()[:: 1 if FULL else 12], ids=lambda fixture: fixture.name)
 def test_the_fixtures_are_answered_the_same(engine_name: str, fixture: Fixture) -> None:
     interpreter = opened(engine_name, fixture, minor=len(fixture.name) % 4)
@@ -46,7 +46,7 @@ def test_the_fixtures_are_answered_the_same(engine_name: str, fixture: Fixture) 
         assert canonical(interpreter.call_policy_check(fixture.input)) == fixture.answer
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("entrypoint", [ALLOW, DENIALS], ids=lambda entrypoint: entrypoint.name)
 def test_the_other_rules_of_the_guest_say_the_same(engine_name: str, entrypoint: Entrypoint) -> None:
     """A boolean has no reason, so any of the policy's is ``not_in_allowlist``."""

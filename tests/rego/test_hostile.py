@@ -45,7 +45,7 @@ def usual_arguments(name: str) -> list[list[object]]:
     return found[: len(found) if FULL else 1] or [["e30.e30.e30"] * BUILTINS[name].arity]
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUILTINS))
 def test_hostile_arguments(name: str) -> None:  # M5, M11
     for usual in usual_arguments(name):

@@ -90,6 +90,7 @@ def test_it_has_the_shape_of_the_inputs_in_fixtures() -> None:
         assert msgspec.json.decode(document(fixture.input, LIMIT), type=PolicyInput) == fixture.input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "id", ["", "\0", "\x7f", '"\\/\b\f\n\r\t', "\u2028\ufeff\uffff", "\U0010ffff", '","id":"x', "}" * 50]
 )

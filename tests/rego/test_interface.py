@@ -170,6 +170,7 @@ def test_memory_is_large_enough_for_what_is_written_into_it(engine_name: str) ->
         PreparedPolicy(top, Limits())
 
 
+@pytest.mark.slow
 def test_its_code_is_tried_in_a_child_first_like_any_other(engine_name: str) -> None:  # G16 G17
     """That its state can be restored says nothing about what a compiler makes of it."""
     bomb = liar(extra=f"(func (param i32) (result i32) (local.get 0) {'f32.convert_i32_s i32.trunc_f32_s ' * 37_500})")

@@ -57,7 +57,7 @@ def test_each_answer_is_to_the_question_that_was_asked(engine_name: str, entrypo
     assert pool.statistics().retired == 0
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.usefixtures("switching")
 def test_what_ends_one_thread_s_question_ends_no_other(engine_name: str) -> None:
     """One thread's builtins are called with what has no id, which is undefined, and one's guest is asked too much."""

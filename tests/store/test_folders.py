@@ -226,6 +226,7 @@ def refusal_of(action: Callable[[], object]) -> StoreError | None:
 
 
 # A15
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EACCES, errno.EROFS, errno.ESTALE])
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace", "mkdir", "rename"])
 def test_an_error_of_the_disk_while_writing(

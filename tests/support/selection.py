@@ -1,8 +1,9 @@
 """Chooses which tests a run takes, and holds it to them.
 
-The quick run, without an option, leaves out what is marked ``slow``, and gives what is marked ``sampled`` a tenth of
-its examples. ``--full`` runs everything with all examples. ``--rest`` runs what a quick run leaves out or only samples:
-both together are a full run. A test that was chosen and did not run fails a ``--full`` or ``--rest`` run.
+The quick run, without an option, leaves out what is marked ``slow``. It gives what is marked ``sampled`` a tenth of its
+examples, and each property of Hypothesis fewer than elsewhere. ``--full`` runs everything with all examples. ``--rest``
+runs what a quick run leaves out or only samples: both together are a full run. A test that was chosen and did not run
+fails a ``--full`` or ``--rest`` run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--rest", action="store_true", help="run what the quick run leaves out or only samples")
 
 
+def _is_sampled(item: pytest.Item) -> bool:
+    """Say whether the quick run tries only some examples of ``item``: where it is marked so, and of each property."""
+    return item.get_closest_marker("sampled") is not None or hasattr(getattr(item, "obj", None), "hypothesis")
+
+
 class Selection:
     """Chooses the tests of one run. Registered as a plugin of pytest's."""
 
@@ -35,10 +41,15 @@ class Selection:
         self._ran: set[str] = set()
         self._narrowed = bool(config.getoption("keyword") or config.getoption("markexpr"))
 
+    @property
+    def examples(self) -> int:
+        """How many examples a property is tried with, where its test does not say so itself."""
+        return 20 if self.run == QUICK else 100
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         slow = {item for item in items if item.get_closest_marker("slow")}
-        sampled = {item for item in items if item.get_closest_marker("sampled")} - slow
+        sampled = {item for item in items if _is_sampled(item)} - slow
         left_out = slow if self.run == QUICK else set(items) - slow - sampled if self.run == REST else set()
         self._counts = {
             "collected": len(items),

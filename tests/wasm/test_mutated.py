@@ -106,7 +106,7 @@ def attempt(host: WasmtimeHost, function: object, arguments: list[int | float]) 
         return reason(trap)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_they_do_and_pay_the_same(suite_files: list[Path]) -> None:
     """# pitfalls 1 to 6, 25, 29, 33"""
     source = random.Random(5)

@@ -65,12 +65,12 @@ def test_every_mutation_is_noticed(table: dict[str, set[str]]) -> None:
     assert [name for name, seen in table.items() if not seen] == []
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_the_proof_notices_all_that_concerns_payment(table: dict[str, set[str]]) -> None:
     assert {name for name, seen in table.items() if "proof" not in seen} <= NOT_FOR_THE_PROOF
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_the_proof_is_not_alone(table: dict[str, set[str]]) -> None:
     """With the proof off, tests of behaviour notice every one of them too."""
     assert [name for name, seen in table.items() if not seen - {"proof"}] == []

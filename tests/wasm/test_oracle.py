@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .engines import WasmtimeHost
 from .fuelled import fuelled, refuel, spent
 from .rules import WASMTIME
@@ -44,6 +46,7 @@ def paid_by_the_module(files: list[Path]) -> Spent:
     return out
 
 
+@pytest.mark.slow
 def test_fuel_is_what_wasmtime_counts(suite_files: list[Path]) -> None:
     """Equal for each call that returns, never less for one that traps.  # G8 G9, pitfalls 2 to 8, 16, 19"""
     theirs, ours = counted_by_the_engine(suite_files), paid_by_the_module(suite_files)

@@ -7,6 +7,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+
 from capgate.errors import WasmError
 
 from . import suite
@@ -25,6 +27,7 @@ def assertions(engine_name: str, files: list[Path], *, with_metering: bool) -> s
     return held
 
 
+@pytest.mark.slow
 def test_the_same_assertions_hold(engine_name: str, suite_files: list[Path]) -> None:
     """# G3 G7 G8 G9 G19, pitfalls 2 to 6, 25, 29, 33"""
     # In a process of its own: the suite exhausts the native stack on purpose, and wasmer needs signals to survive that,
@@ -41,6 +44,7 @@ def test_the_same_assertions_hold(engine_name: str, suite_files: list[Path]) -> 
     assert counts["assert_trap"] > 1_400
 
 
+@pytest.mark.slow
 def test_no_invalid_module_becomes_valid(engine_name: str, suite_files: list[Path]) -> None:
     """Each is refused here, or what comes out is as invalid as it went in.  # G27"""
     host = make_host(engine_name)

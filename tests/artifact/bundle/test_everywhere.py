@@ -342,6 +342,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 ENTRY = ("--entrypoint", "capgate/decision")
 
 
+@pytest.mark.slow
 def test_capgate_test(command: Command) -> None:
     assert command.json("test", "bundle.tar.gz", *ENTRY)["passed"]
     assert command("test", "new.tar.gz", "fixtures", *ENTRY) == 1
@@ -402,6 +403,7 @@ def test_commands_require_signatures_where_applications_do(command: Command, mon
     assert command("status", "--store", "store") == 0
 
 
+@pytest.mark.slow
 def test_from_a_bundle_to_a_store(command: Command) -> None:
     assert command("keygen", "release.pem") == 0
     keys = ("--trusted-keys", "release.pem.pub")
@@ -420,6 +422,7 @@ def test_from_a_bundle_to_a_store(command: Command) -> None:
     assert command("verify", "bundle.tar.gz", *keys) == 1
 
 
+@pytest.mark.slow
 def test_a_bundle_brings_its_fixtures(command: Command) -> None:
     assert command("keygen", "release.pem") == 0
     keys = ("--trusted-keys", "release.pem.pub")

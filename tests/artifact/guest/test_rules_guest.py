@@ -71,6 +71,7 @@ def test_hosts_fold_in_beginnings(engine_name: str) -> None:
     assert instance.ask(PolicyInput("x.y", resource=Resource("k", "ab/x"))) == Deny("not_in_allowlist")
 
 
+@pytest.mark.slow
 def test_many_beginnings(engine_name: str) -> None:
     """Of two letters, so that nearly all of them have something in common, of up to three words of memory."""
     draw = random.Random(7)
@@ -140,6 +141,7 @@ def many(count: int) -> dict[str, Any]:
     return {"rules": rules, "sql": ["audit"]}
 
 
+@pytest.mark.slow
 def test_work_hardly_grows_with_rules() -> None:
     most = {}
     for count in (10, 1_000, 10_000):

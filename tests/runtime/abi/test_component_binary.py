@@ -106,6 +106,7 @@ def test_what_is_known_of_a_component(engine_name: str, component_of: Component)
     assert (info.name, info.version, info.engine) == ("shop", "7", engine_name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ECHOES)
 @settings(max_examples=25, deadline=None)
 @given(input=INPUTS)
@@ -136,6 +137,7 @@ def test_a_timestamp_is_the_same_for_both_hosts(engine_name: str, component_of: 
     assert answer(engine_name, binary, input) == hosted(binary).ask(input) == Deny(chr(64 + stamp % 32))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(input=INPUTS)
 def test_a_built_policy_answers_the_same_on_both_hosts(

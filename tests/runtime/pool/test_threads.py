@@ -179,6 +179,7 @@ def test_an_event_loop_in_each_of_many_threads(engine_name: str) -> None:  # P12
     assert (statistics.spent, statistics.calls, statistics.waiting, statistics.in_use) == (40, 40, 0, 0)
 
 
+@pytest.mark.slow
 async def test_a_pool_that_nobody_refers_to_is_gone(engine_name: str) -> None:  # P17
     finished = threading.Event()
     asked = threading.Barrier(2)

@@ -241,7 +241,7 @@ async def test_an_error_of_the_holder_gives_the_instance_back(engine_name: str, 
         assert (statistics.idle, statistics.in_use, statistics.made) == (1, 0, 1)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])  # the two together: 10,000 operations, or 100,000
 async def test_nothing_is_lost_in_thousands_of_random_operations(engine_name: str, reuse: bool) -> None:  # P2
     """Waiting, holding, failing, and being cancelled at any of it."""
