@@ -1,0 +1,153 @@
+"""Stands in for a router and its routes while the framework runs what was found.
+
+The framework's own ``app`` is called with a view in place of the router. The view has the one route that was found, with
+its answer, and nothing else that a framework could choose by: one that looks further finds an :class:`AttributeError`,
+and the request is denied.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.routing import Match, Mount
+from starlette.types import Receive, Scope, Send
+
+from .framework import Unresolvable
+from .table import Found, Table
+from .walk import Entry
+
+_NOT: Any = (Match.NONE, {})
+
+
+class Pinned:
+    """A route that was found, and its answer. ``scope["route"]`` is set to the real one."""
+
+    __slots__ = ("_answer", "_route", "handler")
+
+    def __init__(self, route: Any, answer: tuple[Match, Any], handler: Callable[..., Awaitable[None]]) -> None:
+        self._route = route
+        self._answer = answer
+        self.handler = handler
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        return self._answer
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope.get("route") is self:
+            scope["route"] = self._route
+        return self.handler(scope, receive, send)
+
+    @property
+    def path_format(self) -> Any:
+        return getattr(self._route, "path_format", None)
+
+
+class PinnedMount(Pinned, Mount):
+    """A mount that was found: FastAPI's telemetry tells mounts from routes by their class."""
+
+    def __init__(self, route: Any, answer: tuple[Match, Any], handler: Callable[..., Awaitable[None]]) -> None:
+        Pinned.__init__(self, route, answer, handler)
+
+    matches = Pinned.matches
+    handle = Pinned.handle  # type: ignore[assignment]  # it is awaited, and that is all
+    path_format = Pinned.path_format
+
+
+class View:
+    """A router with one route."""
+
+    __slots__ = ("form_limits", "routes")
+
+    def __init__(self, route: Any, form_limits: Any) -> None:
+        self.routes = (route,)
+        #: Of FastAPI's routers from 0.163 on.
+        self.form_limits = form_limits
+
+
+class Rest:
+    """A router in which no route matches in full: it answers 405, redirects, or calls what is there for the rest."""
+
+    __slots__ = ("_frontend", "default", "form_limits", "redirect_slashes", "routes")
+
+    def __init__(self, router: Any, table: Table, scope: Scope, found: Found | None) -> None:
+        self.form_limits = getattr(router, "form_limits", None)
+        self.redirect_slashes = router.redirect_slashes
+        self.default = router.default
+        if found is None:
+            self.routes: tuple[Any, ...] = (_Redirects(table, scope),)
+        else:
+            _refuse_own_handling(found[0])
+            self.routes = (pin(found),)
+        match_frontend = getattr(router, "_match_low_priority", None)
+        self._frontend = None if match_frontend is None else match_frontend(scope)
+
+    def _match_low_priority(self, scope: Scope) -> Any:
+        return self._frontend
+
+
+class _Redirects:
+    """Matches no request, and says of the path to which a request could be redirected whether there is something."""
+
+    __slots__ = ("_scope", "_table", "path_format")
+
+    def __init__(self, table: Table, scope: Scope) -> None:
+        self._table = table
+        self._scope = scope
+        self.path_format: Any = None
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        if scope is self._scope:
+            return _NOT  # type: ignore[no-any-return]
+        found = self._table.find(scope)
+        if found is None:
+            return _NOT  # type: ignore[no-any-return]
+        self.path_format = getattr(found[0].route, "path_format", None)
+        return Match.PARTIAL, {}
+
+
+def pin(found: Found) -> Any:
+    """Return what stands for the route that was found among the routes of its router."""
+    entry, match, child = found
+    top = entry.top
+    if not entry.chain:
+        kind = PinnedMount if isinstance(top, Mount) else Pinned
+        return kind(top, (match, child), top.handle)
+    route, context, answer = entry.selected, entry.context, child
+    make = _included_class()
+    for included in reversed(entry.chain):
+        route = make(included, match, answer, route, context)
+        context, answer = None, {}
+    return Pinned(top, (match, {}), route.handle)
+
+
+def _refuse_own_handling(entry: Entry) -> None:
+    """Raise if a route that matches in part could run all the same, because its class handles requests in its own way."""
+    route = entry.selected
+    owner = next((cls for cls in type(route).__mro__ if "handle" in vars(cls)), type(route))
+    if owner.__module__ not in ("starlette.routing", "fastapi.routing"):
+        raise Unresolvable(f"{type(route).__name__} handles requests in its own way")
+
+
+@functools.cache
+def _included_class() -> Any:
+    """Return the class that stands for an included router; a subclass, since FastAPI looks for its own."""
+    base = sys.modules["fastapi.routing"]._IncludedRouter
+
+    class PinnedInclude(base):  # type: ignore[misc, valid-type]
+        """An included router whose one search was done."""
+
+        def __init__(self, included: Any, match: Match, child: Any, route: Any, context: Any) -> None:
+            self.original_router = included.original_router
+            self.include_context = included.include_context
+            self._found = match, child, route, context
+
+        def _match(self, scope: Scope) -> Any:
+            return self._found
+
+        def matches(self, scope: Scope) -> tuple[Match, Any]:
+            return self._found[0], {}
+
+    return PinnedInclude

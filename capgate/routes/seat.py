@@ -1,0 +1,68 @@
+"""Holds what a request carries from the gate to the routers: the request itself, and the place where it stands.
+
+A :class:`Seat` travels in the scope, under :data:`SEAT`. It is immutable: on the way in a router puts another one there,
+and the former one back when it is done. It is not in a context variable, since middleware may run an application in
+another context. :data:`UNDECIDED` only tells a router that is called without a seat that a gate is waiting.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from .declare import Requirements
+from .precedence import Needed, Place, Status
+
+#: Where the seat of a request is in its scope.
+SEAT: Final = "capgate.seat"
+
+
+class SeatedRequest(Protocol):
+    """A request behind a gate, as routers see it."""
+
+    #: The names of the routes that are open by configuration.
+    public: frozenset[str]
+    #: What gives the application the body that was read for its hash, if it was.
+    replay: Receive | None
+    #: Whether something was allowed, or is open, so that the application may act outside of routers.
+    decided: bool
+    #: Whether a function of the application's says what is needed, and not the routes.
+    by_resolver: bool
+
+    def admit_now(
+        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+    ) -> bool | None:
+        """Say whether the request may pass, or ``None`` where that has to be waited for."""
+
+    async def admit(
+        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+    ) -> bool:
+        """Say whether the request may pass, where that may have to be waited for. ``scope`` is what the router has."""
+
+    def resolve(self, scope: Scope) -> tuple[Needed, Any]:
+        """Return what the application's own resolver says that ``scope`` needs, and the path parameters."""
+
+    def deny(self, scope: Scope, cause: BaseException) -> None:
+        """Deny the request, because of what went wrong on the way to the question."""
+
+    async def refuse(self, scope: Scope, send: Send) -> None:
+        """Send the denial."""
+
+
+class Seat(msgspec.Struct, frozen=True, gc=False):
+    """A request, and the place where it stands.
+
+    ``admitted`` says that it is inside of something that was admitted as a whole. Only what declares something is
+    asked there.
+    """
+
+    request: SeatedRequest
+    place: Place
+    admitted: bool = False
+
+
+#: The request that a gate let in and that nothing was decided about, until the gate is done with it.
+UNDECIDED: ContextVar[SeatedRequest | None] = ContextVar("capgate.undecided", default=None)

@@ -1,0 +1,220 @@
+"""Finds the route that a request matches, over a table of the routes of one router.
+
+A route is left out only where the literal head of its own regular expression rules it out. Those left are asked by their
+own ``matches``, in the order of the routes. So a wrong table could only misroute, and what runs is what was found.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette._utils import get_route_path
+from starlette.routing import Match, Router
+from starlette.types import Scope
+
+from .walk import Entry, included_routers, walk
+
+#: What was found: the route, whether it matches in full, and what it adds to the scope.
+Found = tuple[Entry, Match, Any]
+
+#: How long one answer may be to be kept for a path.
+_KEPT: Final = 64
+#: From how many routes on their regular expressions are asked before their ``matches``.
+_MANY: Final = 3
+_SPECIAL: Final = frozenset("\\.^$*+?{}[]|()")
+_OPTIONAL: Final = frozenset("*?{+")
+
+
+def literal_head(regex: Any) -> tuple[str, bool]:
+    """Return what every path that ``regex`` matches begins with, and whether that is the whole path.
+
+    The whole path, but for one newline at its end, which ``$`` does not see. Returns ``""`` for whatever is not known
+    for certain.
+    """
+    pattern = getattr(regex, "pattern", None)
+    if type(pattern) is not str or not pattern.startswith("^") or regex.flags != re.UNICODE:
+        return "", False
+    head: list[str] = []
+    position, end = 1, len(pattern)
+    while position < end:
+        char = pattern[position]
+        step = 1
+        if char == "\\" and position + 1 < end and not pattern[position + 1].isalnum():
+            char, step = pattern[position + 1], 2
+        elif char in _SPECIAL:
+            break
+        if position + step < end and pattern[position + step] in _OPTIONAL:
+            break
+        head.append(char)
+        position += step
+    if _has_alternatives(pattern):
+        return "", False
+    return "".join(head), pattern[position:] == "$"
+
+
+def _has_alternatives(pattern: str) -> bool:
+    """Say whether there may be a ``|`` outside of groups."""
+    if "|" not in pattern:
+        return False
+    depth = 0
+    escaped = False
+    for char in pattern:
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == "[":
+            return True  # brackets may hold parentheses: not known for certain
+        elif char == "(":
+            depth += 1
+        elif char == ")":
+            depth -= 1
+        elif char == "|" and depth == 0:
+            return True
+    return False
+
+
+class Table:
+    """The routes of ``router`` as they were when it was made: see :meth:`is_current`."""
+
+    __slots__ = ("_after", "_deepest", "_entries", "_exact", "_literal", "_mark", "_router", "_routes", "_versions")
+
+    def __init__(self, router: Router, before: Table | None = None) -> None:
+        self._router = router
+        self._mark = changes()
+        self._routes: list[Any] = list(router.routes)
+        self._versions = _versions(router)
+        #: In the order in which they are tried.
+        self._entries: list[Entry] = list(walk(router))
+        #: Positions of the entries that match one literal path only, by that path.
+        self._literal: dict[str, list[int]] = {}
+        #: Positions of the others by the whole segments of their heads; then with those of all shorter heads.
+        self._after: dict[str, list[int]] = {"": []}
+        #: Entries that may match a literal path, once it was asked for.
+        self._exact: dict[str, tuple[Entry, ...]] = {}
+        for position, entry in enumerate(self._entries):
+            head, whole = ("", False) if entry.regex is None else literal_head(entry.regex)
+            if whole:
+                self._literal.setdefault(head, []).append(position)
+            else:
+                self._after.setdefault(head[: head.rfind("/") + 1], []).append(position)
+        self._deepest = max(key.count("/") for key in self._after)
+        for key in sorted(self._after, key=len):
+            if key:
+                self._after[key] = sorted({*self._after[key], *self._after[self._key(key[:-1])]})
+
+    def is_current(self) -> bool:
+        """Say whether the routes are the same as when the table was made."""
+        try:
+            if self._router.routes != self._routes:
+                return False
+        except Exception:  # routes are compared that are not the same, and whose comparison is the application's
+            return False
+        mark = changes()
+        if mark != self._mark:
+            if _versions(self._router) != self._versions:
+                return False
+            self._mark = mark
+        return True
+
+    def find(self, scope: Scope) -> Found | None:
+        """Return the first route that matches in full, else the first that matches in part, else ``None``."""
+        partial: Found | None = None
+        full, none = Match.FULL, Match.NONE
+        for entry in self.candidates(get_route_path(scope)):
+            match, child = entry.match(scope)
+            if match is full:
+                return entry, match, child
+            if match is not none and partial is None:
+                partial = entry, match, child
+        return partial
+
+    def candidates(self, path: str) -> Sequence[Entry]:
+        """Return those routes, in their order, that are not ruled out for ``path``."""
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact
+        positions = self._after[self._key(path)]
+        literal = self._literal.get(path)
+        if literal is None and path.endswith("\n"):
+            literal = self._literal.get(path[:-1])
+        entries = self._entries
+        if literal is None:
+            if len(positions) < _MANY:
+                return [entries[position] for position in positions]
+            return [entry for entry in map(entries.__getitem__, positions) if _may_match(entry, path)]
+        chosen = tuple(entries[position] for position in sorted([*literal, *positions]))
+        if len(chosen) > _MANY:
+            chosen = tuple(entry for entry in chosen if _may_match(entry, path))
+        if len(chosen) <= _KEPT and not path.endswith("\n"):
+            self._exact[path] = chosen
+        return chosen
+
+    def _key(self, path: str) -> str:
+        """Return the longest key of the table that is whole segments of ``path`` from its start."""
+        after = self._after
+        end = -1
+        for _ in range(self._deepest):  # no longer than the longest key, however many slashes there are
+            following = path.find("/", end + 1)
+            if following < 0:
+                break
+            end = following
+        while end >= 0:
+            key = path[: end + 1]
+            if key in after:
+                return key
+            end = path.rfind("/", 0, end)
+        return ""
+
+
+def _may_match(entry: Entry, path: str) -> bool:
+    regex = entry.regex
+    return regex is None or regex.match(path) is not None
+
+
+# -- when FastAPI's routers change
+
+
+class _Changes:
+    """How often routes were added to FastAPI's routers, by the ways that it has for that."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hooked: Any = None
+
+
+_CHANGES: Final = _Changes()
+
+
+def changes() -> int:
+    """Return another number whenever a router of FastAPI's has got another version."""
+    module = sys.modules.get("fastapi.routing")
+    if module is None:
+        return 0
+    router = module.APIRouter
+    if _CHANGES.hooked is None:
+        _CHANGES.hooked = _hook(router)
+    if router.__dict__.get("_mark_routes_changed") is not _CHANGES.hooked:
+        _CHANGES.count += 1  # somebody else's: look each time
+    return _CHANGES.count
+
+
+def _hook(router_class: Any) -> Any:
+    original = router_class.__dict__.get("_mark_routes_changed")
+    if original is None:
+        return None
+
+    def _mark_routes_changed(self: Any) -> None:
+        original(self)
+        _CHANGES.count += 1  # afterwards, or another thread could take the old version for the new one
+
+    router_class._mark_routes_changed = _mark_routes_changed
+    return _mark_routes_changed
+
+
+def _versions(router: Any) -> list[Any]:
+    """Return the versions of the routers that are included in ``router``."""
+    return [getattr(inner, "_routes_version", None) for inner in included_routers(router)]

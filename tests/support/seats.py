@@ -1,0 +1,104 @@
+"""A request as routers see it, which is not that of the middleware: it notes what is asked, and answers as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from capgate.routes.declare import Requirements
+from capgate.routes.dispatch import arm, install
+from capgate.routes.precedence import Needed, Place, Status, start
+from capgate.routes.seat import SEAT, UNDECIDED, Seat
+from capgate.routes.target import find_target
+
+#: A status, and what was asked with the path parameters filled in.
+Asked = tuple[str, tuple[tuple[str, Any], ...]]
+
+
+class Doorman:
+    """One request. ``allow`` is what a policy says of an action and a resource id."""
+
+    def __init__(
+        self,
+        allow: Callable[[str, Any], bool] = lambda action, id: True,
+        *,
+        public: frozenset[str] = frozenset(),
+        waits: bool = False,
+        resolver: Callable[[Scope], Requirements] | None = None,
+    ) -> None:
+        self.allow = allow
+        self.public = public
+        self.replay: Receive | None = None
+        self.decided = False
+        self.by_resolver = resolver is not None
+        self.asked: list[Asked] = []
+        self.causes: list[BaseException] = []
+        self.refusals = 0
+        self._waits = waits
+        self._resolver = resolver
+
+    def admit_now(
+        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+    ) -> bool | None:
+        if self._waits:
+            return None
+        filled = tuple((one.action, getattr(one.resource(params), "id", None)) for one in requirements)
+        self.asked.append((status, filled))
+        self.decided = status != "undeclared" and all(self.allow(*question) for question in filled)
+        return self.decided
+
+    async def admit(
+        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+    ) -> bool:
+        await anyio.sleep(0)
+        self._waits = False
+        try:
+            return self.admit_now(scope, receive, status, requirements, params) is True
+        finally:
+            self._waits = True
+
+    def resolve(self, scope: Scope) -> tuple[Needed, Any]:
+        assert self._resolver is not None
+        return ("declared", self._resolver(scope)), scope.get("path_params")
+
+    def deny(self, scope: Scope, cause: BaseException) -> None:
+        self.decided = False
+        self.causes.append(cause)
+
+    async def refuse(self, scope: Scope, send: Send) -> None:
+        self.refusals += 1
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+        await send({"type": "http.response.start", "status": 403, "headers": []})
+        await send({"type": "http.response.body", "body": b"refused"})
+
+
+class Seated:
+    """An application with a gate around it that lets everything in as far as its routers."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        install()
+        self.app = app
+        self.options = options
+        place = start(find_target(app))
+        assert isinstance(place, Place)
+        self.place = place
+        arm(place.router)
+        self.last = Doorman()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        self.last = request = Doorman(**self.options)
+        scope[SEAT] = seat = Seat(request, self.place)
+        token = UNDECIDED.set(request)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            assert scope[SEAT] is seat
+            UNDECIDED.reset(token)
