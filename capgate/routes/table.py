@@ -80,7 +80,18 @@ def _has_alternatives(pattern: str) -> bool:
 class Table:
     """The routes of ``router`` as they were when it was made: see :meth:`is_current`."""
 
-    __slots__ = ("_after", "_deepest", "_entries", "_exact", "_literal", "_mark", "_router", "_routes", "_versions")
+    __slots__ = (
+        "_after",
+        "_deepest",
+        "_entries",
+        "_exact",
+        "_first_included",
+        "_literal",
+        "_mark",
+        "_router",
+        "_routes",
+        "_versions",
+    )
 
     def __init__(self, router: Router, before: Table | None = None) -> None:
         self._router = router
@@ -89,6 +100,8 @@ class Table:
         self._versions = _versions(router)
         #: In the order in which they are tried.
         self._entries: list[Entry] = list(walk(router))
+        #: The index of the first included router among the routes.
+        self._first_included = next((entry.index for entry in self._entries if entry.chain), None)
         #: Positions of the entries that match one literal path only, by that path.
         self._literal: dict[str, list[int]] = {}
         #: Positions of the others by the whole segments of their heads; then with those of all shorter heads.
@@ -127,9 +140,13 @@ class Table:
         for entry in self.candidates(get_route_path(scope)):
             match, child = entry.match(scope)
             if match is full:
+                if self._first_included is not None and entry.index >= self._first_included:
+                    scope.setdefault("fastapi", {})
                 return entry, match, child
             if match is not none and partial is None:
                 partial = entry, match, child
+        if self._first_included is not None:
+            scope.setdefault("fastapi", {})  # as a search does that comes by an included router
         return partial
 
     def candidates(self, path: str) -> Sequence[Entry]:

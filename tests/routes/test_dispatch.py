@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
@@ -419,18 +418,8 @@ async def test_a_route_that_appears_while_a_question_is_waited_for_does_not_run(
     notes = Notes()
     router = Router([notes.route("/a", "asked")])
 
-    class Waiting(Seated):
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await super().__call__(scope, receive, send)
-
-    seated = Waiting(router, waits=True)
-
-    async def meanwhile() -> None:
-        router.routes.insert(0, notes.route("/a", "later"))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(call, seated, "/a")
-        group.start_soon(meanwhile)
+    seated = Seated(router, during=lambda: router.routes.insert(0, notes.route("/a", "later")))
+    await call(seated, "/a")
     assert (asked(seated), notes) == (["asked"], ["asked"])
 
 

@@ -19,14 +19,15 @@ Asked = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 class Doorman:
-    """One request. ``allow`` is what a policy says of an action and a resource id."""
+    """One request. ``allow`` is what a policy says of an action and a resource id, ``during`` what happens while it is
+    waited for."""
 
     def __init__(
         self,
         allow: Callable[[str, Any], bool] = lambda action, id: True,
         *,
         public: frozenset[str] = frozenset(),
-        waits: bool = False,
+        during: Callable[[], None] | None = None,
         resolver: Callable[[Scope], Requirements] | None = None,
     ) -> None:
         self.allow = allow
@@ -37,13 +38,13 @@ class Doorman:
         self.asked: list[Asked] = []
         self.causes: list[BaseException] = []
         self.refusals = 0
-        self._waits = waits
+        self._during = during
         self._resolver = resolver
 
     def admit_now(
         self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
     ) -> bool | None:
-        if self._waits:
+        if self._during is not None:
             return None
         filled = tuple((one.action, getattr(one.resource(params), "id", None)) for one in requirements)
         self.asked.append((status, filled))
@@ -53,12 +54,11 @@ class Doorman:
     async def admit(
         self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
     ) -> bool:
+        during, self._during = self._during, None
+        assert during is not None
+        during()
         await anyio.sleep(0)
-        self._waits = False
-        try:
-            return self.admit_now(scope, receive, status, requirements, params) is True
-        finally:
-            self._waits = True
+        return self.admit_now(scope, receive, status, requirements, params) is True
 
     def resolve(self, scope: Scope) -> tuple[Needed, Any]:
         assert self._resolver is not None
