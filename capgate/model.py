@@ -146,6 +146,7 @@ class Reason:
     MALFORMED_INPUT: Final = "malformed_input"
     MALFORMED_RESULT: Final = "malformed_result"
     UNDECLARED_ROUTE: Final = "undeclared_route"
+    UNASKED_RESPONSE: Final = "unasked_response"
     INTERNAL_ERROR: Final = "internal_error"
 
 

@@ -39,6 +39,9 @@ class DenialListener(Protocol):
     def note(self, denial: Decision) -> None:
         """Note ``denial``, which is about to be raised."""
 
+    def note_allow(self) -> None:
+        """Note that something was asked, and allowed."""
+
 
 class Capabilities(msgspec.Struct, eq=False):
     """The gate in the hands of a handler: asks the policy for one actor, in the environment of its gate.
@@ -115,6 +118,10 @@ class Capabilities(msgspec.Struct, eq=False):
         raise CapabilityDenied(denial) from cause
 
     # -- for whom, and how
+
+    def act_for(self, actor: Actor) -> None:
+        """Ask for ``actor`` from now on, which the middleware found out."""
+        self._actor = actor
 
     def for_actor(self, actor: Actor) -> Capabilities:
         """Return the same gate asked for somebody else, as when a tool acts for the user of a request."""
@@ -201,6 +208,8 @@ class Capabilities(msgspec.Struct, eq=False):
                 point.log.denied(decision, facts)
             else:
                 decision = Decision(input, result, None, policy)
+                if self._listener is not None:
+                    self._listener.note_allow()
                 if point.samples_allows:
                     facts = facts or RequestFacts.of(self._scope, cause=cause)
                     point.log.allowed(decision, facts)

@@ -1,4 +1,8 @@
-"""Passes a request on only after a policy allowed it: the policy enforcement point, pure ASGI middleware."""
+"""Puts a seal around each request of an application: the policy enforcement point, pure ASGI middleware.
+
+The middleware lets a request in as far as the application's routers. There it is asked about the route that it reached
+(:mod:`capgate.routes.dispatch`). What is sent without that is replaced (:mod:`capgate.middleware.seal`).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,9 @@ from typing import Any, NoReturn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..checker.base import PolicyChecker
-from ..model import Allow
 from ..routes.contract import HandlerContract
 from ..settings.settings import Settings
-from .request import GatedRequest, take_back
+from .request import GatedRequest
 from .startup import ActorOf, Resolver, Startup
 
 
@@ -26,9 +29,8 @@ class CapabilityMiddleware:
     ``actor``     a function of the scope, or an async one, that gives the :data:`~capgate.model.Actor` who is asking,
                   in place of :func:`~capgate.middleware.actors.actor_from_user`
     ``resolver``  a function of the scope that gives what a request needs, in place of the application's routes: a
-                  :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.routing.PUBLIC`, or
+                  :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.seat.PUBLIC`, or
                   ``None`` (denied)
-    ``router``    the application whose routes count, where they are not reached through ``app`` attributes
 
     Whatever goes wrong is a denial: status 403 with a ``decision_id``, and an event in the log that says why
     (:mod:`capgate.events`). What the application raises passes untouched, but for
@@ -43,7 +45,7 @@ class CapabilityMiddleware:
         checker: PolicyChecker | None = None,
         actor: ActorOf | None = None,
         resolver: Resolver | None = None,
-        router: ASGIApp | None = None,
+        router: object = None,
     ) -> None:
         self.app = app
         self._startup = Startup(type(self), app, settings, checker, actor, resolver, router)
@@ -52,19 +54,21 @@ class CapabilityMiddleware:
         if scope.get("type") == "lifespan":
             await self._startup.lifespan(self.app, scope, receive, send)
             return
-        request = GatedRequest(self._startup, scope, receive, send, self._startup.point)
-        result = await request.decide()
-        if type(result) is Allow:
-            handed = request.hand_out()
+        startup = self._startup
+        request = GatedRequest(scope, send, startup.exposes_reasons, _startup=startup, _point=startup.point)
+        entered = await request.enter(receive)
+        if entered is not None:
+            # As far as its routers. What they reach is asked about there, and nothing else can answer: see Seal.
             try:
-                await self.app(scope, request.receive, request.send)
+                await self.app(scope, receive, request.send)
             except Exception as error:
                 if not await request.answers(error):
                     raise
             finally:
-                take_back(handed)
+                request.leave(entered)
+            await request.finish()
             return
-        await request.refuse(result, request.decision_id)
+        await request.refuse_now()
 
     def contract(self, app: object = None) -> HandlerContract:
         """Return the handler contract that fits what would start now, in the middleware of ``app``.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Union
@@ -25,11 +26,15 @@ from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
 from ..events import printable
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
+from ..routes.canary import check_framework
 from ..routes.contract import HandlerContract
 from ..routes.declare import Requirement
+from ..routes.dispatch import arm, install
+from ..routes.framework import Unresolvable
 from ..routes.openapi import describe
-from ..routes.route_report import check_authentication, check_order, check_routes
-from ..routes.routing import NOTHING, PUBLIC, Resolution, resolver_for
+from ..routes.precedence import Needed, RouterPlace, start
+from ..routes.route_report import check_inside, check_routes
+from ..routes.seat import PUBLIC
 from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings
@@ -54,12 +59,21 @@ TEXT_LIMIT = 4_096
 
 
 class RequestPoint(EnforcementPoint):
-    """What requests are asked about with: also who is asking, and what each needs. Made once, and never changed."""
+    """What requests are asked about with: also who is asking, and where the routes begin. Made once, never changed.
 
-    __slots__ = ("actor", "by_routes", "public", "resolve", "strict_paths")
+    ``place`` is where a request that was let in stands. Where no router can be seen, it is what all of the application
+    needs, and where that is not certain, the reason.
+    """
+
+    __slots__ = ("actor", "by_resolver", "place", "public", "resolver", "strict_paths")
 
     def __init__(
-        self, settings: Settings, checker: PolicyChecker, actor: ActorOf, resolver: Resolver | None, target: Target
+        self,
+        settings: Settings,
+        checker: PolicyChecker,
+        actor: ActorOf,
+        resolver: Resolver | None,
+        place: RouterPlace | Needed | Exception,
     ) -> None:
         super().__init__(
             checker,
@@ -71,27 +85,36 @@ class RequestPoint(EnforcementPoint):
         self.actor = actor
         self.public = frozenset(settings.public)
         self.strict_paths = settings.strict_paths
-        self.by_routes = resolver is None
-        #: Gives what a request needs. Raises :class:`Unresolvable`, or whatever routes and resolvers raise.
-        self.resolve: Callable[[Scope], Resolution] = (
-            resolver_for(target, self.public) if resolver is None else functools.partial(_resolved, resolver)
+        self.by_resolver = resolver is not None
+        #: Gives what a request needs, in place of the routes. Raises whatever the application's resolver raises.
+        self.resolver: Callable[[Scope], Needed] | None = (
+            None if resolver is None else functools.partial(_resolved, resolver)
         )
+        self.place = place
 
 
-def _resolved(resolver: Resolver, scope: Scope) -> Resolution:
+def _resolved(resolver: Resolver, scope: Scope) -> Needed:
     """Return what the application's resolver says: a requirement, several, ``PUBLIC``, or ``None``."""
     needed = resolver(scope)
-    if needed is None:
-        return NOTHING
-    params = scope.get("path_params", {})
     if needed is PUBLIC:
-        return PUBLIC, params
-    requirements = (needed,) if type(needed) is Requirement else needed
+        return "public", ()
+    requirements = () if needed is None else (needed,) if type(needed) is Requirement else needed
     if type(requirements) not in (tuple, list) or any(type(part) is not Requirement for part in requirements):
         if inspect.iscoroutine(needed):
             needed.close()
         raise TypeError(f"the resolver returned a {type(needed).__name__}")
-    return tuple(requirements), params
+    return ("declared" if requirements else "undeclared"), tuple(requirements)
+
+
+def _place_of(target: Target) -> RouterPlace | Needed | Exception:
+    """Return where the routes of ``target`` begin, with a dispatch at its router."""
+    try:
+        place = start(target)
+        if isinstance(place, RouterPlace):
+            arm(place.router)
+    except Unresolvable as error:
+        return error
+    return place
 
 
 class Startup:
@@ -105,7 +128,7 @@ class Startup:
         checker: PolicyChecker | None,
         actor: ActorOf | None,
         resolver: Resolver | None,
-        router: ASGIApp | None,
+        router: object,
     ) -> None:
         self.point: RequestPoint | None = None
         self.failure: BaseException | None = None
@@ -114,7 +137,8 @@ class Startup:
         self._given = checker
         self._actor = actor
         self._resolver = resolver
-        self._routed = app if router is None else router
+        self._app = app
+        self._router = router
         self._owned: Checker | None = None
         # Held while starting, and never waited for: event loops of several threads may ask for the same gate.
         self._starting = threading.Lock()
@@ -172,14 +196,22 @@ class Startup:
         for name, given in (("actor", self._actor), ("resolver", self._resolver)):
             if given is not None and not callable(given):
                 raise ConfigError(name, given, "a function of the scope")
+        if self._router is not None:
+            valid = "none: the routers that requests reach are asked; resolver= where something else is to say it"
+            raise ConfigError("router", self._router, valid)
         self.settings = self._settings()
-        target = around(find_target(self._routed), scope.get("app"))
+        install()
+        check_framework(fastapi=False)
+        if "fastapi.routing" in sys.modules:
+            check_framework(fastapi=True)
+        target = around(find_target(self._app), scope.get("app"))
         contract = await self._contract(self.settings, target)
         checker = as_checker(await self._checker(self.settings), self.settings.limits.deadline)
         if contract is not None:  # before the policy can run, its start code and a pool's instances included
             check_policy(contract, checker, self.settings)
         await checker.start()
-        point = RequestPoint(self.settings, checker, self._actor or actor_from_user, self._resolver, target)
+        actor = self._actor or actor_from_user
+        point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target))
         self._report(self.settings, point, target, scope)
         return point
 
@@ -202,7 +234,7 @@ class Startup:
         Raises what :func:`contract_of` does, and :class:`ConfigError` where there is a ``resolver``.
         """
         self._require_routes()
-        return contract_of(self._routed, self._settings(), checker=self._given, within=app)
+        return contract_of(self._app, self._settings(), checker=self._given, within=app)
 
     def _require_routes(self) -> None:
         if self._resolver is not None:
@@ -221,9 +253,7 @@ class Startup:
     def _report(self, settings: Settings, point: RequestPoint, target: Target, scope: Scope) -> None:
         denied: list[str] = []
         try:
-            check_order(scope.get("app"), self._middleware, _log)
-            if self._actor is None:
-                check_authentication(scope.get("app"), self._middleware, _log)
+            check_inside(self._app, _log)
             if self._resolver is None:
                 denied = check_routes(target, point.public, _log)
         except Exception as error:  # only a report: what it cannot describe is denied all the same

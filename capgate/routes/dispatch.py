@@ -15,21 +15,22 @@ from collections.abc import Awaitable
 from types import FunctionType, MethodType
 from typing import Any, Final
 
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.routing import Match, Router
 from starlette.types import Receive, Scope, Send
 
-from ..errors import ends_task
-from .declare import ATTRIBUTE, declared, inherit
+from ..errors import MalformedInput, ends_task
+from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
 from .pinned import Rest, View, pin
-from .precedence import Needed, Place, rest, step
+from .precedence import Needed, RouterPlace, rest, step
 from .seat import SEAT, UNDECIDED, Seat, SeatedRequest
 from .table import Found, Table
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 #: The place inside of something that was admitted as a whole: nothing is declared around it any more.
-INSIDE: Final = Place(Router(), (), ())
+INSIDE: Final = RouterPlace(Router(), (), ())
 
 
 class Dispatch:
@@ -55,50 +56,36 @@ class Dispatch:
 
     async def _serve(self, seat: Seat, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to the route that it reaches, once that was asked about and allowed."""
-        request, router = seat.request, self.router
+        request = seat.request
         admitted: bool | None = False
         view: Any = None
-        inner = seat
+        inner: Seat | None = None
         try:
             if "router" not in scope:
-                scope["router"] = router
+                scope["router"] = self.router
             found, table = self._find(scope)
-            place = seat.place if seat.place.router is router else entered(seat.place, router, scope)
-            needed: Needed | Place | None = None
-            params = scope.get("path_params")
-            if found is not None and found[1] is Match.FULL:
-                entry, _, child = found
-                endpoint, params = child["endpoint"], child.get("path_params")
-                if entry.chain:
-                    place = entry.place(place)
-                if type(endpoint) is FunctionType and entry.leaf and not place.always:
-                    # Nearly every route: a function that declares something itself.
-                    own = getattr(endpoint, ATTRIBUTE, None)
-                    if type(own) is tuple and own:
-                        needed = ("declared", own)
-                if needed is None:
-                    method = scope["method"] if scope["type"] == "http" else None
-                    needed = step(place, entry.route, endpoint, method, request.public)
-                view = View(pin(found), getattr(router, "form_limits", None))
+            for at in (seat,) if seat.outer is None else outermost_first(seat):
+                request = at.request
+                needed, params = self._needed(at, found, scope)
+                if type(needed) is RouterPlace:
+                    arm(needed.router)
+                    admitted = not request.denied
+                    inner = Seat(request, needed, at.admitted, inner)
+                else:
+                    status, requirements = needed  # type: ignore[misc]
+                    if status == "undeclared" and at.admitted:
+                        admitted = not request.denied
+                    else:
+                        admitted = request.admit_now(scope, receive, status, requirements, params)
+                        if admitted is None:
+                            admitted = await request.admit(scope, receive, status, requirements, params)
+                    if request.replay is not None:
+                        receive, request.replay = request.replay, None
+                    inner = Seat(request, INSIDE, True, inner)
+                if admitted is not True:
+                    break
             else:
-                needed = rest(place) if place.always else _NOTHING
-                if place.always or seat.admitted or request.by_resolver:
-                    view = Rest(router, table, scope, found)
-            if request.by_resolver:
-                needed, params = request.resolve(scope)
-            if type(needed) is Place:
-                arm(needed.router)
-                inner, admitted = Seat(request, needed, seat.admitted), True
-            else:
-                status, requirements = needed  # type: ignore[misc]
-                if status == "undeclared" and seat.admitted:
-                    status = "public"
-                admitted = request.admit_now(scope, receive, status, requirements, params)
-                if admitted is None:
-                    admitted = await request.admit(scope, receive, status, requirements, params)
-                if request.replay is not None:
-                    receive = request.replay
-                inner = Seat(request, INSIDE, True)
+                view = self._view(found, table, scope)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -111,7 +98,46 @@ class Dispatch:
             finally:
                 scope[SEAT] = seat
             return
+        if request is not seat.request:
+            seat.request.stand_aside()
         await request.refuse(scope, send)
+
+    def _needed(self, seat: Seat, found: Found | None, scope: Scope) -> tuple[Needed | RouterPlace, Any]:
+        """Return what is to be asked at ``seat`` before what was found runs, and the path parameters for that.
+
+        Where what was found is a way to another router, the place of that: it is asked there.
+        """
+        request, place = seat.request, seat.place
+        if request.by_resolver:
+            return request.resolve(scope)
+        if place.router is not self.router:
+            place = entered(place, self.router, scope)
+        if found is None or found[1] is not Match.FULL:
+            return (rest(place) if place.always else _NOTHING), scope.get("path_params")
+        entry, _, child = found
+        endpoint = child["endpoint"]
+        if entry.chain:
+            place = entry.place(place)
+        if type(endpoint) is FunctionType and not place.always:
+            # Nearly every route: a function that declares something itself.
+            own = getattr(endpoint, ATTRIBUTE, None)
+            if type(own) is tuple and own and not entry.leading:
+                return ("declared", own), child["path_params"]
+        route = entry.route
+        needed = step(place, route, endpoint, scope["method"] if scope["type"] == "http" else None, request.public)
+        params = child.get("path_params")
+        if type(needed) is tuple:
+            if entry.leading:
+                params = with_rest_of_path(params, needed[1], scope, child)
+            elif needed[0] == "deferred" and getattr(route, "dependant", None) is None:
+                needed = ("public", ())  # it refuses in words of its own, which may be a status of 200
+        return needed, params
+
+    def _view(self, found: Found | None, table: Table, scope: Scope) -> View | Rest:
+        """Return what the framework is to run in place of the router."""
+        if found is not None and found[1] is Match.FULL:
+            return View(pin(found), getattr(self.router, "form_limits", None))
+        return Rest(self.router, table, scope, found)
 
     def _find(self, scope: Scope) -> tuple[Found | None, Table]:
         """Return what the routes of the router, as they are now, say of ``scope``."""
@@ -127,7 +153,7 @@ class Dispatch:
         return found, table
 
 
-def entered(place: Place, router: Router, scope: Scope) -> Place:
+def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:
     """Return the place of a ``router`` that is called where another one, or none, was expected."""
     if place.depth >= DEPTH:
         raise Unresolvable(f"applications are nested more than {DEPTH} deep")
@@ -136,7 +162,28 @@ def entered(place: Place, router: Router, scope: Scope) -> Place:
     if isinstance(app, Starlette) and app.router is router:
         always, default = inherit(declared(app), always, default)
     always, default = inherit(declared(router), always, default)
-    return Place(router, always, default, place.prefix, "", place.depth + 1)
+    return RouterPlace(router, always, default, place.prefix, "", place.depth + 1)
+
+
+def outermost_first(seat: Seat) -> list[Seat]:
+    """Return the seats of one request at gates around gates."""
+    seats = [seat]
+    while seats[-1].outer is not None:
+        seats.append(seats[-1].outer)
+    return seats[::-1]
+
+
+def with_rest_of_path(params: Any, requirements: Requirements, scope: Scope, child: Any) -> Any:
+    """Return the parameters of a mount, with ``path`` for what follows its own path, where that is asked for.
+
+    Raises :class:`~capgate.errors.MalformedInput` where one file could be named in several ways.
+    """
+    if "path" in params or not any("path" in requirement.parameters for requirement in requirements):
+        return params
+    path = get_route_path({**scope, **child}).removeprefix("/").removesuffix("/")
+    if path and any(segment in ("", ".", "..") or "\\" in segment for segment in path.split("/")):
+        raise MalformedInput("the path below a mount has empty segments, dots or backslashes")
+    return {**params, "path": path}
 
 
 # -- how routers get one
@@ -152,7 +199,7 @@ def arm(router: Router) -> Dispatch:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     holder, name = router, "middleware_stack"
     for _ in range(DEPTH):
-        inner = getattr(holder, name, None)
+        inner: Any = getattr(holder, name, None)
         if isinstance(inner, Dispatch) and inner.router is router:
             return inner
         if isinstance(inner, MethodType) and inner.__self__ is router and inner.__func__ is type(router).app:

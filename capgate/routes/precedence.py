@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from starlette.routing import Host, Mount, Router
 
-from .declare import Requirements, declared, declared_for_method, inherit, is_class_based
-from .fastapi_routes import around_included, asks_in_dependency, check_rest
+from .declare import Requirements, declared, declared_for_method, declaring_methods, inherit, is_class_based
+from .fastapi_routes import asks_in_dependency, check_rest
 from .framework import DEPTH, USUAL, Unresolvable, own_path, template
 from .target import Target, find_target
 
@@ -55,19 +55,6 @@ class RouterPlace(NamedTuple):
     root_path: str = ""
     depth: int = 0
 
-    def included(self, route: Any, reached: Any) -> RouterPlace:
-        """Return the place of the route that was ``reached`` behind ``route``, of which it is one if it is included.
-
-        Raises :class:`~capgate.routes.framework.Unresolvable` where it was included twice, below routers that declare
-        different things.
-        """
-        if reached is route:
-            return self
-        always, default = around_included(route, reached, (self.always, self.default))
-        if always is self.always and default is self.default:
-            return self
-        return RouterPlace(self.router, always, default, self.prefix, self.root_path, self.depth)
-
 
 def start(target: Target) -> RouterPlace | Needed:
     """Return the place where the routes of ``target`` begin; without a router, what each request needs.
@@ -96,6 +83,8 @@ def step(
         own = declared(endpoint)
         asks = asks_in_dependency(route, router)
     elif method is not None and is_class_based(endpoint):
+        if getattr(route, "app", endpoint) is not endpoint and declaring_methods(endpoint):  # type: ignore[arg-type]  # classes are hashable
+            raise Unresolvable(f"{endpoint!r} declares methods behind middleware of its route; declare the class")
         own = declared_for_method(endpoint, method)
     elif getattr(route, "dependant", None) is not None:  # FastAPI calls this; an application in it is not called
         own = declared(endpoint)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from logging import Logger
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 import msgspec
+from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
-from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.routing import WebSocketRoute
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Host, Mount, Router, WebSocketRoute
 
-from .declare import Requirements, handler_name, is_class_based
-from .fastapi_routes import asked_in_dependencies, check_plain, frontends, routes_behind
-from .framework import REST, Unresolvable, leads_on, template
+from .declare import Requirements, declared, does_ask_itself, handler_name, is_class_based
+from .fastapi_routes import asked_in_dependencies, frontends
+from .framework import DEPTH, REST, Unresolvable, template
 from .precedence import Needed, RouterPlace, Status, rest, start, step
-from .target import Target
+from .target import Target, inner_app
+from .walk import Entry, walk
 
 #: How the frontends of a router are listed, behind its path. They cannot be public.
 FRONTENDS: Final = "/{frontend:path}"
@@ -58,47 +62,33 @@ def report_routes(target: Target, public: frozenset[str] = frozenset()) -> list[
 
 def _of_place(place: RouterPlace, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield the routes of ``place``, below mounts whose paths have ``params``."""
-    for route in place.router.routes:
-        yield from _of_route(place, route, public, params)
+    for entry in walk(place.router):
+        yield from _of_entry(place, entry, public, params)
     yield from _of_frontends(place, params)
 
 
-def _of_route(place: RouterPlace, route: Any, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
-    """Yield ``route`` of ``place``, or the routes included behind it as far as they can be resolved."""
-    try:
-        behind = routes_behind(route)
-        if behind is None:
-            yield from _of_reached(place, route, route, public, params)
-            return
-        for reached in behind:
-            check_plain(reached)
-            yield from _of_reached(place, route, reached, public, params)
-    except (Unresolvable, TypeError):
-        yield RouteReport(template(route, place.prefix) or type(route).__name__, (), "unresolvable")
-
-
-def _of_reached(
-    place: RouterPlace, route: Any, reached: Any, public: frozenset[str], params: frozenset[str]
+def _of_entry(
+    place: RouterPlace, entry: Entry, public: frozenset[str], params: frozenset[str]
 ) -> Iterator[RouteReport]:
-    """Yield what there is at the route ``reached``, which is ``route`` or included behind it."""
-    mounted = leads_on(reached)
-    name = template(reached, place.prefix)
-    methods = tuple(sorted(getattr(reached, "methods", None) or ()))
-    endpoint = getattr(reached, "app" if mounted else "endpoint", None)
+    """Yield what there is at ``entry``: one route, or all that a mount leads to."""
+    route, mounted = entry.route, entry.leading
+    name = template(route, place.prefix)
+    methods = tuple(sorted(getattr(route, "methods", None) or ()))
+    endpoint = getattr(route, "app" if mounted else "endpoint", None) if entry.problem is None else None
     try:
-        place, asked = place.included(route, reached), asked_in_dependencies(reached)
+        place, asked = entry.place(place), asked_in_dependencies(route)
     except (Unresolvable, TypeError):
         endpoint = None
     if endpoint is None:
-        yield RouteReport(name or type(route).__name__, methods, "unresolvable")
+        yield RouteReport(name or type(entry.top).__name__, methods, "unresolvable")
         return
-    params = params | (frozenset(getattr(reached, "param_convertors", ())) - ({"path"} if mounted else frozenset()))
-    for some, needed in _steps(place, reached, endpoint, methods, public):
+    own = frozenset(getattr(route, "param_convertors", ()))
+    for some, needed in _steps(place, route, endpoint, methods, public):
         if isinstance(needed, RouterPlace):
-            yield from _of_place(needed, public, params)
+            yield from _of_place(needed, public, params | (own - {"path"} if mounted else own))
         else:
             status, requirements = needed
-            missing = _missing((*requirements, *asked), params)
+            missing = _missing((*requirements, *asked), params | own)
             yield RouteReport(name, some, status, requirements, missing, asked)
 
 
@@ -181,27 +171,51 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
     return denied
 
 
-def check_order(app: Any, gate: type, log: Logger) -> None:
-    """Log which middleware of ``app`` runs before the gate, and thus for requests that are then denied.
-
-    Starlette's own is left out: authentication has to run before the gate, and CORS may.
-    """
-    outside = []
-    for middleware in getattr(app, "user_middleware", ()):
-        if middleware.cls is gate:
-            break
-        if not str(getattr(middleware.cls, "__module__", "")).startswith(("starlette.", "fastapi.")):
-            outside.append(getattr(middleware.cls, "__qualname__", "?"))
-    else:
-        return  # the gate is somewhere else
-    if outside:
-        log.warning("the gate is not outermost; before it run: %s", ", ".join(outside))
+def check_inside(app: object, log: Logger) -> None:
+    """Log which middleware stands inside the gate: it runs before anything is asked, and what it answers is replaced."""
+    names = list(dict.fromkeys(_inside(app, 0)))
+    if names:
+        log.warning(
+            "middleware inside the gate runs before a policy is asked: %s; add the gate first", ", ".join(names)
+        )
 
 
-def check_authentication(app: Any, gate: type, log: Logger) -> None:
-    """Log where ``scope["user"]`` is set behind the gate, which then takes everybody for nobody."""
-    classes = [middleware.cls for middleware in getattr(app, "user_middleware", ())]
-    behind = classes[classes.index(gate) + 1 :] if gate in classes else []
-    late = [cls.__qualname__ for cls in behind if isinstance(cls, type) and issubclass(cls, AuthenticationMiddleware)]
-    if late:
-        log.warning("%s runs after the gate, to which everybody is anonymous; add it later than the gate", *late[:1])
+def _inside(app: Any, depth: int) -> Iterator[str]:
+    """Yield the names of the middleware between ``app`` and the endpoints below it."""
+    for _ in range(DEPTH):
+        if isinstance(app, Router):
+            yield from _own_chain(app)
+            for route in app.routes if depth < DEPTH else ():
+                if isinstance(route, (Mount, Host)):
+                    yield from _inside(route.app, depth + 1)
+            return
+        if isinstance(app, Starlette):
+            yield from (_name(middleware.cls) for middleware in app.user_middleware)
+            app = app.router
+            continue
+        if does_ask_itself(app) or declared(app):
+            return  # the application itself
+        inner = inner_app(app)
+        if inner is None:
+            return
+        if not isinstance(app, _OF_STARLETTE):
+            yield _name(type(app))
+        app = inner
+
+
+def _own_chain(router: Router) -> Iterator[str]:
+    stack: Any = router.middleware_stack
+    for _ in range(DEPTH):
+        inner = None if isinstance(stack, (FunctionType, MethodType)) else getattr(stack, "app", None)
+        if inner is None:
+            return
+        yield _name(type(stack))
+        stack = inner
+
+
+def _name(middleware: Any) -> str:
+    return str(getattr(middleware, "__qualname__", type(middleware).__name__))
+
+
+#: What an application of starlette's puts around its router itself.
+_OF_STARLETTE: Final = (ExceptionMiddleware, ServerErrorMiddleware)

@@ -14,23 +14,42 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from .declare import Requirements
-from .precedence import Needed, Place, Status
+from .precedence import Needed, RouterPlace, Status
 
 #: Where the seat of a request is in its scope.
 SEAT: Final = "capgate.seat"
 
 
+class _Public:
+    def __repr__(self) -> str:
+        return "PUBLIC"
+
+
+#: What a resolver gives in place of requirements, where a request is open.
+PUBLIC: Final = _Public()
+
+
 class SeatedRequest(Protocol):
     """A request behind a gate, as routers see it."""
 
-    #: The names of the routes that are open by configuration.
-    public: frozenset[str]
     #: What gives the application the body that was read for its hash, if it was.
     replay: Receive | None
-    #: Whether something was allowed, or is open, so that the application may act outside of routers.
-    decided: bool
-    #: Whether a function of the application's says what is needed, and not the routes.
-    by_resolver: bool
+
+    @property
+    def public(self) -> frozenset[str]:
+        """The names of the routes that are open by configuration."""
+
+    @property
+    def by_resolver(self) -> bool:
+        """Whether a function of the application's says what is needed, and not the routes."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether something was allowed, or is open, so that the application may act outside of routers."""
+
+    @property
+    def denied(self) -> bool:
+        """Whether the request was denied, which is for good."""
 
     def admit_now(
         self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
@@ -48,6 +67,9 @@ class SeatedRequest(Protocol):
     def deny(self, scope: Scope, cause: BaseException) -> None:
         """Deny the request, because of what went wrong on the way to the question."""
 
+    def stand_aside(self) -> None:
+        """Let pass what a gate further outside answers in place of the application."""
+
     async def refuse(self, scope: Scope, send: Send) -> None:
         """Send the denial."""
 
@@ -56,12 +78,13 @@ class Seat(msgspec.Struct, frozen=True, gc=False):
     """A request, and the place where it stands.
 
     ``admitted`` says that it is inside of something that was admitted as a whole. Only what declares something is
-    asked there.
+    asked there. ``outer`` is the seat of the same request at a gate further outside, if there is one.
     """
 
     request: SeatedRequest
-    place: Place
+    place: RouterPlace
     admitted: bool = False
+    outer: Seat | None = None
 
 
 #: The request that a gate let in and that nothing was decided about, until the gate is done with it.

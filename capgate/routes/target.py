@@ -61,14 +61,14 @@ def find_target(app: object) -> Target:
             continue
         if declaring_methods(app if isinstance(app, type) else type(app)):
             raise Unresolvable(f"{app!r} declares methods, and which of them it calls is its own affair")
-        inner = _inside(app)
+        inner = inner_app(app)
         if inner is None:
             return Target(always, None, root_path, default)
         app = inner
     raise Unresolvable(f"more than {DEPTH} wrappers around one application")
 
 
-def _inside(app: object) -> object | None:
+def inner_app(app: object) -> object | None:
     """Return what ``app`` is around, where that can be seen."""
     if isinstance(app, functools.partial):
         return app.func

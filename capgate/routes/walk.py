@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from starlette.routing import BaseRoute, Host, Match, Mount, Router
 from starlette.types import Scope
 
 from .declare import ATTRIBUTE, Requirements, inherit
-from .framework import DEPTH, LEAF, PLAIN, USUAL, Unresolvable
-from .precedence import Place
+from .framework import DEPTH, PLAIN, USUAL, Unresolvable
+from .precedence import RouterPlace
 
 #: What a route says of a request: whether it matches, and what it adds to the scope.
 Answer = tuple[Match, Any]
@@ -29,7 +29,7 @@ class Entry:
     described: with the path and the dependencies that it has in that chain. ``problem`` says why nothing can be known.
     """
 
-    __slots__ = ("chain", "context", "index", "leaf", "original", "plain", "problem", "route", "top")
+    __slots__ = ("chain", "context", "index", "leading", "original", "plain", "problem", "route", "top")
 
     def __init__(
         self, index: int, top: Any, chain: tuple[Any, ...] = (), context: Any = None, problem: str | None = None
@@ -41,11 +41,10 @@ class Entry:
         self.problem = problem
         self.original = top if context is None else context.original_route
         self.route = top if context is None or problem is not None else _route_context(context)
-        plainness = PLAIN[type(self.original)]
         #: Whether the route matches as the framework's own do, by its regular expression.
-        self.plain = bool(plainness) and problem is None
-        #: Whether nothing is below the route, and no router is included around it.
-        self.leaf = plainness is LEAF and not chain
+        self.plain = bool(PLAIN[type(self.original)]) and problem is None
+        #: Whether there is more below the route.
+        self.leading = isinstance(self.original, (Mount, Host))
 
     @property
     def selected(self) -> Any:
@@ -77,7 +76,7 @@ class Entry:
             child["route"] = self.original
         return match, child
 
-    def place(self, place: Place) -> Place:
+    def place(self, place: RouterPlace) -> RouterPlace:
         """Return the place of the route: ``place`` with what the included routers around it declare."""
         always, default = place.always, place.default
         for included in self.chain:
@@ -149,7 +148,3 @@ def _checked(own: object) -> Requirements:
     if type(own) is not tuple:
         raise TypeError(f"{ATTRIBUTE} is a {type(own).__name__}, which requires() does not make")
     return own
-
-
-#: Kinds of routes that lead on to further routes or applications.
-LEADING: Final = (Mount, Host)

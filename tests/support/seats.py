@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from capgate.routes.declare import Requirements
 from capgate.routes.dispatch import arm, install
-from capgate.routes.precedence import Needed, Place, Status, start
+from capgate.routes.precedence import Needed, RouterPlace, Status, start
 from capgate.routes.seat import SEAT, UNDECIDED, Seat
 from capgate.routes.target import find_target
 
@@ -33,7 +33,7 @@ class Doorman:
         self.allow = allow
         self.public = public
         self.replay: Receive | None = None
-        self.decided = False
+        self.decided = self.denied = False
         self.by_resolver = resolver is not None
         self.asked: list[Asked] = []
         self.causes: list[BaseException] = []
@@ -64,6 +64,9 @@ class Doorman:
         assert self._resolver is not None
         return ("declared", self._resolver(scope)), scope.get("path_params")
 
+    def stand_aside(self) -> None:
+        self.decided = True
+
     def deny(self, scope: Scope, cause: BaseException) -> None:
         self.decided = False
         self.causes.append(cause)
@@ -85,7 +88,7 @@ class Seated:
         self.app = app
         self.options = options
         place = start(find_target(app))
-        assert isinstance(place, Place)
+        assert isinstance(place, RouterPlace)
         self.place = place
         arm(place.router)
         self.last = Doorman()
