@@ -58,7 +58,7 @@ class Capabilities(msgspec.Struct, eq=False):
 
     _point: EnforcementPoint
     #: Who asks; ``None`` until that is known.
-    _actor: Any = None
+    actor: Any = None
     #: Gives the actor, or an awaitable of it, for the scope of the request.
     _find: Callable[[Any], Any] | None = None
     #: The scope that events are written for; empty outside of requests.
@@ -111,17 +111,13 @@ class Capabilities(msgspec.Struct, eq=False):
         if action is None:
             denial = deny_unasked(cause, self._point, self._scope)
         else:
-            input = PolicyInput(action, self._actor, resource, None, self._point.env, time.time_ns())
+            input = PolicyInput(action, self.actor, resource, None, self._point.env, time.time_ns())
             answers = BatchResult([denial_for(cause)], self._point.checker.policy, cause)
             (denial,) = self._conclude([input], answers)
         self._tell(denial)
         raise CapabilityDenied(denial) from cause
 
     # -- for whom, and how
-
-    def act_for(self, actor: Actor) -> None:
-        """Ask for ``actor`` from now on, which the middleware found out."""
-        self._actor = actor
 
     def for_actor(self, actor: Actor) -> Capabilities:
         """Return the same gate asked for somebody else, as when a tool acts for the user of a request."""
@@ -151,7 +147,7 @@ class Capabilities(msgspec.Struct, eq=False):
     async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
         point = self._point
         try:
-            actor = self._actor
+            actor = self.actor
             if actor is None:
                 actor = await self._find_actor()
             inputs = _inputs_of(questions, actor, point.env)
@@ -164,7 +160,7 @@ class Capabilities(msgspec.Struct, eq=False):
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
         point = self._point
         try:
-            actor = self._actor
+            actor = self.actor
             if actor is None:
                 actor = self._find_actor_now()
             inputs = _inputs_of(questions, actor, point.env)
@@ -194,7 +190,7 @@ class Capabilities(msgspec.Struct, eq=False):
     def _remember(self, actor: Any) -> Any:
         if type(actor) not in ACTORS:
             raise TypeError(f"the actor is a {type(actor).__name__}")
-        self._actor = actor
+        self.actor = actor
         return actor
 
     def _conclude(self, inputs: list[PolicyInput], answers: BatchResult) -> list[Decision]:

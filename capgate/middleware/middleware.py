@@ -55,9 +55,11 @@ class CapabilityMiddleware:
             await self._startup.lifespan(self.app, scope, receive, send)
             return
         startup = self._startup
-        request = GatedRequest(scope, send, startup.exposes_reasons, _startup=startup, _point=startup.point)
+        request = GatedRequest(scope, send, _startup=startup, _point=startup.point)
         entered = await request.enter(receive)
         if entered is not None:
+            if request.replay is not None:
+                receive, request.replay = request.replay, None
             # As far as its routers. What they reach is asked about there, and nothing else can answer: see Seal.
             try:
                 await self.app(scope, receive, request.send)
@@ -66,7 +68,8 @@ class CapabilityMiddleware:
                     raise
             finally:
                 request.leave(entered)
-            await request.finish()
+            if request.denied:
+                await request.finish()
             return
         await request.refuse_now()
 

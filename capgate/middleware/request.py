@@ -29,8 +29,8 @@ from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyRes
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
 from ..routes.framework import Unresolvable
-from ..routes.precedence import Needed, RouterPlace, Status
-from ..routes.seat import SEAT, UNDECIDED, Seat, SeatedRequest
+from ..routes.precedence import Needed, RouterPlace
+from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .seal import ASKING, DENIED, OPEN, Seal
 from .startup import RequestPoint, Startup
 from .state import RequestState
@@ -57,6 +57,7 @@ class GatedRequest(Seal, eq=False):
     _input: PolicyInput | None = None  # what was asked last
     _asked: Checker | None = None  # what gave the last answer
     _resolved: Any = None  # what a resolver was asked about last
+    by_resolver: bool = False
     replay: Receive | None = None
     _started: int = msgspec.field(default_factory=time.time_ns)
 
@@ -75,8 +76,11 @@ class GatedRequest(Seal, eq=False):
             point = self._point
             if point is None:
                 self._point = point = await self._startup.wait(scope)
-            if not self._is_well_formed(scope, point):
+            path = scope.get("path")
+            usual = type(path) is str and path.isascii() and path.isprintable() and type(scope.get("method")) is str
+            if not usual and not self._is_well_formed(scope, point):
                 return None
+            self.by_resolver = point.by_resolver
             place = point.place
             outer = scope.get(SEAT)
             if isinstance(place, RouterPlace):
@@ -86,9 +90,10 @@ class GatedRequest(Seal, eq=False):
                     raise place
                 params = scope.get("path_params", {})
                 status, requirements = self.resolve(scope)[0] if point.by_resolver else place
-                admitted = self.admit_now(scope, receive, status, requirements, params)
+                asked: Asked = "delegated" if status == "deferred" else status
+                admitted = self.admit_now(scope, receive, asked, requirements, params)
                 if admitted is None:
-                    admitted = await self.admit(scope, receive, status, requirements, params)
+                    admitted = await self.admit(scope, receive, asked, requirements, params)
                 if admitted is not True:
                     return None
                 seat = Seat(self, INSIDE, True, outer)
@@ -98,9 +103,7 @@ class GatedRequest(Seal, eq=False):
             self.deny(scope, error)
             return None
         shared = scope.get("state")
-        capabilities = self._capabilities
-        if capabilities is None:
-            self._capabilities = capabilities = Capabilities(point, None, point.actor, scope, self)
+        self._capabilities = capabilities = Capabilities(point, None, point.actor, scope, self)
         scope[SEAT] = seat
         scope["state"] = state = RequestState({} if shared is None else shared, capabilities)
         return outer, state, CURRENT.set(capabilities), UNDECIDED.set(self)
@@ -133,12 +136,6 @@ class GatedRequest(Seal, eq=False):
         point = self._point
         return frozenset() if point is None else point.public
 
-    @property
-    def by_resolver(self) -> bool:
-        """Whether a function of the application's says what is needed, and not the routes."""
-        point = self._point
-        return point is not None and point.by_resolver
-
     def resolve(self, scope: Scope) -> tuple[Needed, Any]:
         """Return what the application's own resolver says that ``scope`` needs, and the path parameters.
 
@@ -156,7 +153,7 @@ class GatedRequest(Seal, eq=False):
         return needed, params
 
     def admit_now(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool | None:
         """Say whether the request may pass, or ``None`` where that has to be waited for. Once denied, it may not."""
         point = self._point
@@ -186,7 +183,7 @@ class GatedRequest(Seal, eq=False):
                     self._state = OPEN
                     capabilities = self._capabilities
                     if capabilities is not None:
-                        capabilities.act_for(actor)
+                        capabilities.actor = actor
                     if point.samples_allows:
                         self._report_allows(scope, point, (input,))
                     return True
@@ -205,7 +202,7 @@ class GatedRequest(Seal, eq=False):
         return None
 
     async def admit(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool:
         """Say whether the request may pass, where :meth:`admit_now` could not."""
         point = self._point
@@ -259,13 +256,13 @@ class GatedRequest(Seal, eq=False):
             return False
         self._state = OPEN
         if self._capabilities is not None:
-            self._capabilities.act_for(inputs[0].actor)
+            self._capabilities.actor = inputs[0].actor
         if point.samples_allows:  # now, because until here it could still become a denial
             self._report_allows(scope, point, inputs)
         return True
 
-    def _admit_unasked(self, scope: Scope, status: Status) -> bool:
-        if status == "public":
+    def _admit_unasked(self, scope: Scope, status: Asked) -> bool:
+        if status in ("public", "delegated"):
             self._state = OPEN
         elif status == "deferred":
             self._state = ASKING
@@ -305,6 +302,10 @@ class GatedRequest(Seal, eq=False):
         unresolved = isinstance(cause, Unresolvable)
         self._deny(scope, DENIAL[Reason.UNDECLARED_ROUTE] if unresolved else denial_for(cause), cause)
 
+    @property
+    def _shown_reason(self) -> str | None:
+        return self._reason if self._startup.exposes_reasons else None
+
     def deny_unasked(self) -> None:
         """Deny the request, because it was answered and nothing was asked."""
         self._deny(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
@@ -314,6 +315,7 @@ class GatedRequest(Seal, eq=False):
         if self._state == DENIED:
             return
         self._state = DENIED
+        self.denied = True
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         self._reason = denial.reason
         self._denial_id = new_decision_id()

@@ -41,9 +41,9 @@ class Seal(msgspec.Struct, eq=False):
 
     scope: Scope
     _send: Send
-    _exposes_reasons: bool
     _state: int = CLOSED
     _began: bool = False  # a response, or a websocket was accepted
+    denied: bool = False  # for good
     _over: bool = False  # the denial was sent, and nothing else is
     _raised: Decision | None = None  # the last denial that a handler was told of
     _reason: str | None = None  # why the request was denied
@@ -54,11 +54,6 @@ class Seal(msgspec.Struct, eq=False):
     def decided(self) -> bool:
         """Whether something was allowed, or is open."""
         return self._state == OPEN or self._state == ASKING
-
-    @property
-    def denied(self) -> bool:
-        """Whether the request was denied, which is for good."""
-        return self._state == DENIED
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass ``message`` on, if that was decided."""
@@ -109,14 +104,15 @@ class Seal(msgspec.Struct, eq=False):
             return False
         return message.get("body", b"") in (b"", problem(self._denial_id or "", self._shown_reason))
 
-    @property
-    def _shown_reason(self) -> str | None:
-        return self._reason if self._exposes_reasons else None
-
     # -- denials
 
     def deny_unasked(self) -> None:
         """Deny the request, because it was answered and nothing was asked."""
+        raise NotImplementedError
+
+    @property
+    def _shown_reason(self) -> str | None:
+        """Why it was denied, where clients may know."""
         raise NotImplementedError
 
     def stand_aside(self) -> None:
@@ -140,8 +136,8 @@ class Seal(msgspec.Struct, eq=False):
     async def replace(self, result: Any, decision_id: str | None) -> None:
         """Make a denial that a handler was told of the response; of a websocket that was accepted, its end."""
         self._over = True
-        reason = getattr(result, "reason", None) if self._exposes_reasons else None
-        await refuse(self.scope, self._send, decision_id or new_decision_id(), reason, accepted=self._began)
+        self._reason = getattr(result, "reason", None)
+        await refuse(self.scope, self._send, decision_id or new_decision_id(), self._shown_reason, accepted=self._began)
         self._began = True
 
     async def answers(self, error: Exception) -> bool:
@@ -161,7 +157,7 @@ class Seal(msgspec.Struct, eq=False):
 
     async def finish(self) -> None:
         """Send the denial, where it got lost inside."""
-        if self._state == DENIED and not self._over and not self._began:
+        if not self._over and not self._began:
             await self.refuse_now()
 
     def note(self, denial: Decision) -> None:

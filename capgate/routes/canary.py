@@ -125,7 +125,7 @@ def _run_pinned(router: Any) -> Any:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    view = View(pin(found), getattr(router, "form_limits", None))
+    view = View((pin(found),), getattr(router, "form_limits", None))
     running = type(router).app(view, _scope(_ASKED), receive, send)
     try:
         running.send(None)

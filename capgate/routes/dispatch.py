@@ -23,12 +23,13 @@ from starlette.types import Receive, Scope, Send
 from ..errors import MalformedInput, ends_task
 from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
-from .pinned import Rest, View, pin
+from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
-from .seat import SEAT, UNDECIDED, Seat, SeatedRequest
+from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .table import Found, Table
 
 _NOTHING: Final[Needed] = ("undeclared", ())
+_DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
 #: The place inside of something that was admitted as a whole: nothing is declared around it any more.
 INSIDE: Final = RouterPlace(Router(), (), ())
 
@@ -47,14 +48,14 @@ class Dispatch:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         seat = scope.get(SEAT)
         if seat is not None:
-            return self._serve(seat, scope, receive, send)
+            return self.serve(seat, scope, receive, send)
         waiting = UNDECIDED.get()
         if waiting is None or waiting.decided or scope["type"] == "lifespan":
             return self.router.app(scope, receive, send)
         name = type(self.router).__name__
         return refuse_for(waiting, scope, send, Unresolvable(f"a {name} was called with a scope that has no seat"))
 
-    async def _serve(self, seat: Seat, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, seat: Seat, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to the route that it reaches, once that was asked about and allowed."""
         request = seat.request
         admitted: bool | None = False
@@ -63,7 +64,15 @@ class Dispatch:
         try:
             if "router" not in scope:
                 scope["router"] = self.router
-            found, table = self._find(scope)
+            table = self._table
+            if table is None or not table.is_current():
+                table = self._table = Table(self.router)
+            found = table.find(scope)
+            if found is not None:
+                routes, index = self.router.routes, found[0].index
+                if index >= len(routes) or routes[index] is not found[0].top:  # an equal one took its place
+                    table = self._table = Table(self.router)
+                    found = table.find(scope)
             for at in (seat,) if seat.outer is None else outermost_first(seat):
                 request = at.request
                 needed, params = self._needed(at, found, scope)
@@ -102,7 +111,9 @@ class Dispatch:
             seat.request.stand_aside()
         await request.refuse(scope, send)
 
-    def _needed(self, seat: Seat, found: Found | None, scope: Scope) -> tuple[Needed | RouterPlace, Any]:
+    def _needed(
+        self, seat: Seat, found: Found | None, scope: Scope
+    ) -> tuple[tuple[Asked, Requirements] | RouterPlace, Any]:
         """Return what is to be asked at ``seat`` before what was found runs, and the path parameters for that.
 
         Where what was found is a way to another router, the place of that: it is asked there.
@@ -129,28 +140,18 @@ class Dispatch:
         if type(needed) is tuple:
             if entry.leading:
                 params = with_rest_of_path(params, needed[1], scope, child)
-            elif needed[0] == "deferred" and getattr(route, "dependant", None) is None:
-                needed = ("public", ())  # it refuses in words of its own, which may be a status of 200
+            if needed[0] == "deferred" and getattr(route, "dependant", None) is None:
+                return _DELEGATED, params
         return needed, params
 
     def _view(self, found: Found | None, table: Table, scope: Scope) -> View | Rest:
         """Return what the framework is to run in place of the router."""
-        if found is not None and found[1] is Match.FULL:
-            return View(pin(found), getattr(self.router, "form_limits", None))
-        return Rest(self.router, table, scope, found)
-
-    def _find(self, scope: Scope) -> tuple[Found | None, Table]:
-        """Return what the routes of the router, as they are now, say of ``scope``."""
-        table = self._table
-        if table is None or not table.is_current():
-            table = self._table = Table(self.router)
-        found = table.find(scope)
-        if found is not None:
-            routes, index = self.router.routes, found[0].index
-            if index >= len(routes) or routes[index] is not found[0].top:  # an equal one took its place
-                table = self._table = Table(self.router)
-                found = table.find(scope)
-        return found, table
+        if found is None or found[1] is not Match.FULL:
+            return Rest(self.router, table, scope, found)
+        entry, match, child = found
+        top = entry.top
+        pinned = pin(found) if entry.chain or entry.leading else Pinned(top, (match, child), top.handle)
+        return View((pinned,), getattr(self.router, "form_limits", None))
 
 
 def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:
@@ -233,8 +234,11 @@ def install() -> None:
     @functools.wraps(original)
     async def __call__(self: Router, scope: Scope, receive: Receive, send: Send) -> None:
         stack = self.middleware_stack
-        if type(stack) is not Dispatch and scope["type"] != "lifespan":
-            seat = scope.get(SEAT)
+        seat = scope.get(SEAT)
+        if pristine and seat is not None and type(stack) is Dispatch and stack.router is self:
+            await stack.serve(seat, scope, receive, send)
+            return
+        if scope["type"] != "lifespan":
             waiting = UNDECIDED.get() if seat is None else seat.request
             if waiting is not None and not (seat is None and waiting.decided):
                 try:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
@@ -22,49 +23,47 @@ from .walk import Entry
 _NOT: Any = (Match.NONE, {})
 
 
-class Pinned:
+class Pinned(msgspec.Struct, eq=False):
     """A route that was found, and its answer. ``scope["route"]`` is set to the real one."""
 
-    __slots__ = ("_answer", "_route", "handler")
+    _route: Any
+    _answer: tuple[Match, Any]
+    _handler: Callable[..., Awaitable[None]]
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        """Return what was found."""
+        return self._answer
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Handle the request as the route does that was found."""
+        if scope.get("route") is self:
+            scope["route"] = self._route
+        return self._handler(scope, receive, send)
+
+    @property
+    def path_format(self) -> Any:
+        """The path for telemetry."""
+        return getattr(self._route, "path_format", None)
+
+
+class PinnedMount(Mount):
+    """A mount that was found: FastAPI's telemetry tells mounts from routes by their class."""
 
     def __init__(self, route: Any, answer: tuple[Match, Any], handler: Callable[..., Awaitable[None]]) -> None:
         self._route = route
         self._answer = answer
-        self.handler = handler
+        self._handler = handler
+        self.path_format = route.path_format
 
-    def matches(self, scope: Scope) -> tuple[Match, Any]:
-        return self._answer
-
-    def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope.get("route") is self:
-            scope["route"] = self._route
-        return self.handler(scope, receive, send)
-
-    @property
-    def path_format(self) -> Any:
-        return getattr(self._route, "path_format", None)
+    matches = Pinned.matches  # type: ignore[assignment]  # of what has the same attributes
+    handle = Pinned.handle  # type: ignore[assignment]
 
 
-class PinnedMount(Pinned, Mount):
-    """A mount that was found: FastAPI's telemetry tells mounts from routes by their class."""
+class View(msgspec.Struct, eq=False):
+    """A router with one route. ``form_limits`` are of FastAPI's routers from 0.163 on."""
 
-    def __init__(self, route: Any, answer: tuple[Match, Any], handler: Callable[..., Awaitable[None]]) -> None:
-        Pinned.__init__(self, route, answer, handler)
-
-    matches = Pinned.matches
-    handle = Pinned.handle  # type: ignore[assignment]  # it is awaited, and that is all
-    path_format = Pinned.path_format
-
-
-class View:
-    """A router with one route."""
-
-    __slots__ = ("form_limits", "routes")
-
-    def __init__(self, route: Any, form_limits: Any) -> None:
-        self.routes = (route,)
-        #: Of FastAPI's routers from 0.163 on.
-        self.form_limits = form_limits
+    routes: tuple[Any, ...]
+    form_limits: Any
 
 
 class Rest:
@@ -113,8 +112,7 @@ def pin(found: Found) -> Any:
     entry, match, child = found
     top = entry.top
     if not entry.chain:
-        kind = PinnedMount if isinstance(top, Mount) else Pinned
-        return kind(top, (match, child), top.handle)
+        return (PinnedMount if isinstance(top, Mount) else Pinned)(top, (match, child), top.handle)
     route, context, answer = entry.selected, entry.context, child
     make = _included_class()
     for included in reversed(entry.chain):
@@ -149,5 +147,9 @@ def _included_class() -> Any:
 
         def matches(self, scope: Scope) -> tuple[Match, Any]:
             return self._found[0], {}
+
+        __repr__ = object.__repr__
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__
 
     return PinnedInclude

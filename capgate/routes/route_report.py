@@ -150,7 +150,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
     routes = report_routes(target, public)
     nowhere = target.router is None and not routes
     if nowhere:
-        log.warning("no router was found, so every request is denied; pass router= or resolver=")
+        log.warning("no router was found, so every request is denied; pass resolver=")
     for status in ("undeclared", "unresolvable"):
         names = [str(route) for route in routes if route.status == status]
         if names:

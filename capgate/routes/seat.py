@@ -8,7 +8,7 @@ another context. :data:`UNDECIDED` only tells a router that is called without a 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -18,6 +18,11 @@ from .precedence import Needed, RouterPlace, Status
 
 #: Where the seat of a request is in its scope.
 SEAT: Final = "capgate.seat"
+
+
+#: What a router says of a route when it has it asked about. Of what is ``deferred``, FastAPI's dependencies ask before
+#: the endpoint runs. Of what is ``delegated``, an application asks, and refuses in words of its own.
+Asked = Literal[Status, "delegated"]
 
 
 class _Public:
@@ -52,12 +57,12 @@ class SeatedRequest(Protocol):
         """Whether the request was denied, which is for good."""
 
     def admit_now(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool | None:
         """Say whether the request may pass, or ``None`` where that has to be waited for."""
 
     async def admit(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool:
         """Say whether the request may pass, where that may have to be waited for. ``scope`` is what the router has."""
 

@@ -15,7 +15,7 @@ from starlette._utils import get_route_path
 from starlette.routing import Match, Router
 from starlette.types import Scope
 
-from .walk import Entry, included_routers, walk
+from .walk import Entry, included_routers, is_included, walk
 
 #: What was found: the route, whether it matches in full, and what it adds to the scope.
 Found = tuple[Entry, Match, Any]
@@ -86,38 +86,45 @@ class Table:
         "_entries",
         "_exact",
         "_first_included",
+        "_is_watched",
         "_literal",
         "_mark",
+        "_open",
         "_router",
         "_routes",
         "_versions",
     )
 
-    def __init__(self, router: Router, before: Table | None = None) -> None:
+    def __init__(self, router: Router) -> None:
         self._router = router
-        self._mark = changes()
+        self._is_watched = _watch(router)
+        self._mark = _CHANGES.count
         self._routes: list[Any] = list(router.routes)
         self._versions = _versions(router)
         #: In the order in which they are tried.
         self._entries: list[Entry] = list(walk(router))
         #: The index of the first included router among the routes.
-        self._first_included = next((entry.index for entry in self._entries if entry.chain), None)
+        self._first_included = next((index for index, route in enumerate(self._routes) if is_included(route)), None)
         #: Positions of the entries that match one literal path only, by that path.
         self._literal: dict[str, list[int]] = {}
-        #: Positions of the others by the whole segments of their heads; then with those of all shorter heads.
-        self._after: dict[str, list[int]] = {"": []}
         #: Entries that may match a literal path, once it was asked for.
         self._exact: dict[str, tuple[Entry, ...]] = {}
+        after: dict[str, list[int]] = {"": []}
         for position, entry in enumerate(self._entries):
-            head, whole = ("", False) if entry.regex is None else literal_head(entry.regex)
+            regex = entry.regex
+            head, whole = ("", False) if regex is None else literal_head(regex)
             if whole:
                 self._literal.setdefault(head, []).append(position)
             else:
-                self._after.setdefault(head[: head.rfind("/") + 1], []).append(position)
-        self._deepest = max(key.count("/") for key in self._after)
-        for key in sorted(self._after, key=len):
-            if key:
-                self._after[key] = sorted({*self._after[key], *self._after[self._key(key[:-1])]})
+                after.setdefault(head[: head.rfind("/") + 1], []).append(position)
+        #: The others, by position, by the whole segments of their heads; with those of all shorter heads.
+        self._after: dict[str, dict[int, Entry]] = {}
+        self._deepest = max(key.count("/") for key in after)
+        for key in sorted(after, key=len):
+            around = self._after[self._key(key[:-1])] if key else ()
+            positions = sorted({*after[key], *around})
+            self._after[key] = {position: self._entries[position] for position in positions}
+        self._open = {key: tuple(entries.values()) for key, entries in self._after.items()}
 
     def is_current(self) -> bool:
         """Say whether the routes are the same as when the table was made."""
@@ -126,45 +133,42 @@ class Table:
                 return False
         except Exception:  # routes are compared that are not the same, and whose comparison is the application's
             return False
-        mark = changes()
-        if mark != self._mark:
-            if _versions(self._router) != self._versions:
-                return False
-            self._mark = mark
+        if self._first_included is None or (self._is_watched and self._mark == _CHANGES.count):
+            return True
+        mark = _CHANGES.count
+        if _versions(self._router) != self._versions:
+            return False
+        self._mark = mark
         return True
 
     def find(self, scope: Scope) -> Found | None:
         """Return the first route that matches in full, else the first that matches in part, else ``None``."""
         partial: Found | None = None
-        full, none = Match.FULL, Match.NONE
-        for entry in self.candidates(get_route_path(scope)):
-            match, child = entry.match(scope)
+        full, none, first_included = Match.FULL, Match.NONE, self._first_included
+        path = get_route_path(scope)
+        for entry in self._exact.get(path) or self.candidates(path):
+            match, child = entry.top.matches(scope) if entry.simple else entry.match(scope)
             if match is full:
-                if self._first_included is not None and entry.index >= self._first_included:
+                if first_included is not None and entry.index >= first_included:
                     scope.setdefault("fastapi", {})
                 return entry, match, child
             if match is not none and partial is None:
                 partial = entry, match, child
-        if self._first_included is not None:
+        if first_included is not None:
             scope.setdefault("fastapi", {})  # as a search does that comes by an included router
         return partial
 
     def candidates(self, path: str) -> Sequence[Entry]:
         """Return those routes, in their order, that are not ruled out for ``path``."""
-        exact = self._exact.get(path)
-        if exact is not None:
-            return exact
-        positions = self._after[self._key(path)]
+        key = self._key(path)
         literal = self._literal.get(path)
         if literal is None and path.endswith("\n"):
             literal = self._literal.get(path[:-1])
-        entries = self._entries
         if literal is None:
-            if len(positions) < _MANY:
-                return [entries[position] for position in positions]
-            return [entry for entry in map(entries.__getitem__, positions) if _may_match(entry, path)]
-        chosen = tuple(entries[position] for position in sorted([*literal, *positions]))
-        if len(chosen) > _MANY:
+            entries = self._open[key]
+            return entries if len(entries) < _MANY else [entry for entry in entries if _may_match(entry, path)]
+        chosen = tuple(self._entries[position] for position in sorted([*literal, *self._after[key]]))
+        if len(chosen) >= _MANY:
             chosen = tuple(entry for entry in chosen if _may_match(entry, path))
         if len(chosen) <= _KEPT and not path.endswith("\n"):
             self._exact[path] = chosen
@@ -200,36 +204,37 @@ class _Changes:
 
     def __init__(self) -> None:
         self.count = 0
-        self.hooked: Any = None
+        self.hook: Any = None
 
 
 _CHANGES: Final = _Changes()
 
 
-def changes() -> int:
-    """Return another number whenever a router of FastAPI's has got another version."""
+def _watch(router: Router) -> bool:
+    """Say whether each change of the routers included in ``router`` is counted from now on."""
     module = sys.modules.get("fastapi.routing")
     if module is None:
-        return 0
-    router = module.APIRouter
-    if _CHANGES.hooked is None:
-        _CHANGES.hooked = _hook(router)
-    if router.__dict__.get("_mark_routes_changed") is not _CHANGES.hooked:
-        _CHANGES.count += 1  # somebody else's: look each time
-    return _CHANGES.count
+        return False
+    if _CHANGES.hook is None:
+        _CHANGES.hook = _hook(module.APIRouter)
+    return all(getattr(type(inner), _MARKER, None) is _CHANGES.hook for inner in included_routers(router))
 
 
 def _hook(router_class: Any) -> Any:
-    original = router_class.__dict__.get("_mark_routes_changed")
+    original = getattr(router_class, _MARKER, None)
     if original is None:
-        return None
+        return _CHANGES
 
     def _mark_routes_changed(self: Any) -> None:
         original(self)
         _CHANGES.count += 1  # afterwards, or another thread could take the old version for the new one
 
-    router_class._mark_routes_changed = _mark_routes_changed
+    setattr(router_class, _MARKER, _mark_routes_changed)
     return _mark_routes_changed
+
+
+#: What FastAPI's routers call when routes were added.
+_MARKER: Final = "_mark_routes_changed"
 
 
 def _versions(router: Any) -> list[Any]:

@@ -29,7 +29,7 @@ class Entry:
     described: with the path and the dependencies that it has in that chain. ``problem`` says why nothing can be known.
     """
 
-    __slots__ = ("chain", "context", "index", "leading", "original", "plain", "problem", "route", "top")
+    __slots__ = ("chain", "context", "index", "leading", "original", "plain", "problem", "route", "simple", "top")
 
     def __init__(
         self, index: int, top: Any, chain: tuple[Any, ...] = (), context: Any = None, problem: str | None = None
@@ -43,6 +43,8 @@ class Entry:
         self.route = top if context is None or problem is not None else _route_context(context)
         #: Whether the route matches as the framework's own do, by its regular expression.
         self.plain = bool(PLAIN[type(self.original)]) and problem is None
+        #: Whether its ``matches`` can be asked as it is.
+        self.simple = self.plain and not chain
         #: Whether there is more below the route.
         self.leading = isinstance(self.original, (Mount, Host))
 

@@ -339,10 +339,8 @@ async def test_fastapi_calls_an_endpoint_and_not_the_application_that_it_holds()
     assert (call.status, call.json["reason"], names) == (403, "undeclared_route", [])
 
 
-@pytest.mark.parametrize(("needs", "status", "ran_then"), [("bad", 403, []), ("good", 200, ["added"])])
-async def test_a_route_that_appears_while_its_policy_is_asked(
-    needs: str, status: int, ran_then: list[str]
-) -> None:  # C10
+@pytest.mark.parametrize("needs", ["bad", "good"])
+async def test_a_route_that_appears_while_another_one_is_asked_about(needs: str) -> None:  # C10
     ran = Ran()
 
     class Adding(Recording):
@@ -350,8 +348,7 @@ async def test_a_route_that_appears_while_its_policy_is_asked(
             app.router.routes.insert(0, Route("/orders", read(needs)(ran.endpoint("added"))))
             return await super().check(input)
 
-    app = gated([Route("/orders", read("good")(ran.endpoint("first")))], Adding())
-    with events() as found:
-        call = await Call(http_scope("/orders")).to(app)
-    assert (call.status, ran.names) == (status, ran_then)
-    assert [event["reason"] for event in found] == ["undeclared_route"] * (status == 403)
+    checker = Adding()
+    app = gated([Route("/orders", read("good")(ran.endpoint("first")))], checker)
+    assert (await Call(http_scope("/orders")).to(app)).status == 200
+    assert (checker.questions, ran.names) == ([("db.read", "good")], ["first"])

@@ -29,20 +29,32 @@ PACKAGE = str(Path(capgate.__file__).parent)
 #: In this order, once each but for ``send``, which is called for each message of the response.
 ALLOWED = [
     ("middleware/middleware", "__call__"),
-    ("middleware/request", "decide"),
-    ("routes/routing", "search"),
+    ("middleware/request", "enter"),
+    ("middleware/state", "__init__"),
+    ("routes/dispatch", "__call__"),
+    ("routes/dispatch", "serve"),
+    ("routes/table", "is_current"),
+    ("routes/table", "find"),
+    ("routes/dispatch", "_needed"),
+    ("middleware/request", "admit_now"),
     ("middleware/actors", "actor_from_user"),
     ("checker/wasm", "answer_now"),
     ("runtime/pool", "call"),
     ("runtime/abi/fixed", "ask"),
-    ("middleware/request", "hand_out"),
-    ("middleware/request", "send"),
-    ("middleware/request", "send"),
-    ("middleware/request", "take_back"),
+    ("routes/dispatch", "_view"),
+    ("routes/pinned", "matches"),
+    ("routes/pinned", "handle"),
+    ("middleware/seal", "send"),
+    ("middleware/seal", "send"),
+    ("middleware/request", "leave"),
 ]
 #: The same where the answer is a denial: an event, and a response of the middleware's own.
 DENIED = [
-    *ALLOWED[:4],
+    *ALLOWED[:6],
+    ("routes/table", "find"),
+    ("routes/table", "candidates"),
+    ("routes/table", "_key"),
+    *ALLOWED[7:10],
     ("routes/declare", "resource"),
     ("checker/wasm", "answer_now"),
     ("runtime/pool", "call"),
@@ -62,11 +74,19 @@ DENIED = [
     ("events", "emit"),
     ("events", "_takes"),
     ("events", "emit"),
-    ("middleware/request", "refuse"),
+    ("middleware/seal", "refuse"),
+    ("middleware/request", "_shown_reason"),
     ("middleware/startup", "exposes_reasons"),
     ("enforcement/response", "refuse"),
     ("enforcement/response", "_respond"),
     ("enforcement/response", "problem"),
+    *[("middleware/seal", "send"), ("middleware/seal", "_send_sealed"), ("middleware/seal", "_send_denied")] * 2,
+    ("middleware/seal", "_is_denial"),
+    ("middleware/request", "_shown_reason"),
+    ("middleware/startup", "exposes_reasons"),
+    ("enforcement/response", "problem"),
+    ("middleware/request", "leave"),
+    ("middleware/seal", "finish"),
 ]
 #: Rooms that a request passes through, at most.
 ROOMS = {"allowed": 4, "denied": 7}
@@ -149,6 +169,12 @@ async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
         for name in "ab":
             await app(scope_of(f"/by/{name}", user=SimpleUser("u")), receive, send)
         calls = called(app, scope_of("/by/a", user=SimpleUser("v")))
-        added = [("routes/declare", "resource"), ("runtime/abi/fixed", "actor"), ("runtime/abi/fixed", "resource")]
+        added = [
+            ("routes/table", "candidates"),
+            ("routes/table", "_key"),
+            ("routes/declare", "resource"),
+            ("runtime/abi/fixed", "actor"),
+            ("runtime/abi/fixed", "resource"),
+        ]
         assert [call for call in calls if call not in added] == ALLOWED
         assert [call for call in calls if call in added] == added

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import capgate
-from capgate.middleware import middleware
+from capgate.middleware import middleware, request, seal
+from capgate.routes import dispatch
 
 PACKAGE = Path(capgate.__file__).parent
-#: All of the gate: no file of these rooms calls an application but the two that are named below.
+#: All of the gate: no file of these rooms calls an application but those that are named below.
 ROOMS = ("checker", "enforcement", "middleware", "routes", "settings", "events.py", "errors.py", "model.py")
 MODULES = [
     str(path.relative_to(PACKAGE).with_suffix(""))
@@ -31,23 +32,61 @@ def calls(tree: ast.AST, name: str) -> list[ast.Call]:
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
 
 
-def test_a_gated_scope_is_passed_on_in_one_place_and_only_after_an_allow() -> None:  # S21
-    tree = ast.parse(Path(middleware.__file__).read_text())
-    assert len(calls(tree, "self.app")) == 1
-    (passing,) = [
-        node
+def inside_if(tree: ast.AST, name: str) -> ast.If:
+    """The innermost ``if`` around the only call of ``name``."""
+    assert len(calls(tree, name)) == 1
+    *_, innermost = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and any(calls(part, name) for part in node.body)
+    ]
+    return innermost
+
+
+def assigned(tree: ast.AST, name: str) -> list[str]:
+    """What is assigned to ``name``, but for its declaration."""
+    return [
+        ast.unparse(node.value)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and any(calls(part, "self.app") for part in node.body)
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
+        if name
+        in [ast.unparse(target) for target in ([node.target] if isinstance(node, ast.AnnAssign) else node.targets)]
     ]
-    assert ast.unparse(passing.test) == "type(result) is Allow"
-    assert [type(statement) for statement in passing.body] == [ast.Assign, ast.Try, ast.Return]
-    attempt = passing.body[1]
+
+
+def test_what_a_router_found_is_run_in_one_place_and_only_once_it_was_admitted() -> None:  # S21
+    tree = ast.parse(Path(dispatch.__file__).read_text())
+    passing = inside_if(tree, "self._run")
+    assert ast.unparse(passing.test) == "admitted is True"
+    put, attempt, leaving = passing.body
+    assert ast.unparse(put) == "scope[SEAT] = inner"
     assert isinstance(attempt, ast.Try)
-    assert [ast.unparse(part) for part in attempt.body] == ["await self.app(scope, request.receive, request.send)"]
-    (results,) = [
-        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "result"
+    assert [ast.unparse(part) for part in attempt.body] == ["await self._run(view, scope, receive, send)"]
+    assert [ast.unparse(part) for part in attempt.finalbody] == ["scope[SEAT] = seat"]
+    assert isinstance(leaving, ast.Return)
+    assert sorted(assigned(tree, "admitted")) == [
+        "False",
+        "False",
+        "await request.admit(scope, receive, status, requirements, params)",
+        "not request.denied",
+        "not request.denied",
+        "request.admit_now(scope, receive, status, requirements, params)",
     ]
-    assert ast.unparse(results.value) == "await request.decide()"
+    assert assigned(tree, "view") == ["None", "self._view(found, table, scope)"]
+    # The router itself is run only where there is no seat.
+    app = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.router.app"
+    ]
+    assert len(app) == 1
+    unseated = next(node for node in ast.walk(tree) if isinstance(node, ast.If) and calls(node, "self.router.app"))
+    assert ast.unparse(unseated.test) == "waiting is None or waiting.decided or scope['type'] == 'lifespan'"
+
+
+def test_a_gated_scope_is_passed_on_in_one_place_and_only_under_a_seal() -> None:  # S21
+    tree = ast.parse(Path(middleware.__file__).read_text())
+    passing = inside_if(tree, "self.app")
+    assert ast.unparse(passing.test) == "entered is not None"
+    (attempt,) = [node for node in passing.body if isinstance(node, ast.Try)]
+    assert [ast.unparse(part) for part in attempt.body] == ["await self.app(scope, receive, request.send)"]
+    assert assigned(tree, "entered") == ["await request.enter(receive)"]
     # The application is handed on once besides, to the lifespan, in the branch of that type of scope.
     lifespan = next(node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == LIFESPAN)
     uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.app"]
@@ -57,6 +96,15 @@ def test_a_gated_scope_is_passed_on_in_one_place_and_only_after_an_allow() -> No
     assert (len(uses), len(inside)) == (3, 1)  # set, passed to the lifespan, called
     # The only error that is looked at is the application's own, after it was called.
     assert [node for node in ast.walk(tree) if isinstance(node, ast.Try)] == [attempt]
+
+
+def test_messages_go_to_the_server_in_a_few_places_of_the_seal_and_nowhere_else() -> None:  # S21
+    tree = ast.parse(Path(seal.__file__).read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    sending = {function.name for function in functions if "self._send" in map(ast.unparse, ast.walk(function))}
+    assert sending == {"send", "_send_sealed", "_send_denied", "refuse_now", "replace"}
+    request_tree = ast.parse(Path(request.__file__).read_text())
+    assert not [node for node in ast.walk(request_tree) if isinstance(node, ast.Attribute) and node.attr == "_send"]
 
 
 @pytest.mark.parametrize("module", MODULES)

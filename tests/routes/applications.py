@@ -12,10 +12,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
+from capgate.routes.seat import PUBLIC
 from capgate.routes.target import find_target
 
 from ..support.gates import plain, read
+from ..support.seats import DEFERRED, resolver_for
 
 
 def fresh(*queries: str) -> Any:

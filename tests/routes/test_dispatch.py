@@ -540,7 +540,7 @@ def test_a_framework_that_looks_further_finds_nothing() -> None:
     router = Router([Route("/a", PlainTextResponse("a"))])
     found = Table(router).find(http_scope("/a"))
     assert found is not None
-    view = View(pin(found), None)
+    view = View((pin(found),), None)
     for name in ("redirect_slashes", "default", "not_found", "url_path_for", "_match_low_priority", "lifespan_context"):
         assert not hasattr(view, name)
 

@@ -13,11 +13,12 @@ from capgate.fastapi import Requires
 from capgate.routes.declare import ASKS_ITSELF, Requirements, asks_itself, declared
 from capgate.routes.precedence import resolve
 from capgate.routes.route_report import report_routes
-from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
+from capgate.routes.seat import PUBLIC
 from capgate.routes.target import find_target
 
 from ..support.asgi import http_scope
 from ..support.gates import plain, read
+from ..support.seats import DEFERRED, resolver_for
 from .applications import Wrapper, asked_at, fresh, routes
 
 #: Of own, always, default, asks itself and public, what holds; then the status, and what is asked in which order.

@@ -28,12 +28,13 @@ from capgate.routes.declare import asks_itself, is_around
 from capgate.routes.framework import Unresolvable
 from capgate.routes.openapi import EXTENSION, add_capabilities
 from capgate.routes.route_report import FRONTENDS, RouteReport, report_routes
-from capgate.routes.routing import DEFERRED, PUBLIC, resolver_for
+from capgate.routes.seat import PUBLIC
 from capgate.routes.target import find_target
 from capgate.settings.settings import Settings
 
 from ..support.asgi import http_scope, websocket_scope
 from ..support.gates import read
+from ..support.seats import DEFERRED, resolver_for
 from ..support.tools import ROOT, examples
 from .applications import Dispatching, MatchingRouter, Wrapper
 

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
-from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Host, Mount, Route, Router
 
 from capgate.middleware.middleware import CapabilityMiddleware
-from capgate.model import ANONYMOUS
 from capgate.routes.declare import asks_itself
-from capgate.routes.route_report import RouteReport, check_order, check_routes, report_routes
+from capgate.routes.route_report import RouteReport, check_inside, check_routes, report_routes
 from capgate.routes.target import find_target
 
 from ..support.asgi import Call, http_scope
@@ -109,71 +107,55 @@ def test_what_is_reported(caplog: pytest.LogCaptureFixture) -> None:  # C10
 
 def test_no_router_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     check_routes(find_target(plain), frozenset(), logging.getLogger("capgate"))
-    assert "router=" in caplog.text
+    assert "resolver=" in caplog.text
 
 
 class Rewriting(Wrapper):
     pass
 
 
-@pytest.mark.parametrize(
-    ("added", "warned"),
-    [
-        ([], None),
-        ([GZipMiddleware], None),
-        ([Rewriting], "Rewriting"),
-        ([GZipMiddleware, Rewriting], "Rewriting"),
-    ],
-)
-def test_middleware_outside_the_gate_is_reported(
-    added: list[Any], warned: str | None, caplog: pytest.LogCaptureFixture
-) -> None:  # S10
-    app = Starlette()
-    app.add_middleware(Wrapper)
-    app.add_middleware(CapabilityMiddleware)
-    for middleware in added:
-        app.add_middleware(middleware)
-    check_order(app, CapabilityMiddleware, logging.getLogger("capgate"))
-    assert ("Wrapper" in caplog.text, bool(caplog.messages)) == (False, warned is not None)
-    assert warned is None or warned in caplog.text
+def named(app: Any, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    check_order(None, CapabilityMiddleware, logging.getLogger("capgate"))
-    check_order(Starlette(middleware=[Middleware(Rewriting)]), CapabilityMiddleware, logging.getLogger("capgate"))
-    assert not caplog.messages
+    check_inside(app, logging.getLogger("capgate"))
+    return re.findall(r"Wrapper|Rewriting|GZipMiddleware|Hidden", " ".join(caplog.messages))
+
+
+def test_middleware_inside_the_gate_is_named(caplog: pytest.LogCaptureFixture) -> None:  # G-9
+    mounted = Starlette(routes=[Mount("/x", routes=routes())], middleware=[Middleware(GZipMiddleware)])
+    for app, expected in (
+        (Starlette(routes=routes()), []),
+        (Router(routes()), []),
+        (Starlette(middleware=[Middleware(Rewriting)]), ["Rewriting"]),
+        (Wrapper(Starlette(middleware=[Middleware(Rewriting)])), ["Wrapper", "Rewriting"]),
+        (Router([Mount("/m", mounted)]), ["GZipMiddleware"]),
+        (Router([Mount("/m", routes=[Mount("/n", Wrapper(mounted))])]), ["Wrapper", "GZipMiddleware"]),
+        (Router([Mount("/m", routes=[], middleware=[Middleware(Wrapper)])]), ["Wrapper"]),
+        (Router(middleware=[Middleware(Rewriting)]), ["Rewriting"]),
+        (plain, []),
+        (Router([Mount("/m", plain)]), []),
+    ):
+        assert named(app, caplog) == expected, app
+
+
+async def test_what_was_added_before_the_gate_stands_inside(caplog: pytest.LogCaptureFixture) -> None:  # G-9
+    app = Starlette(routes=routes())
+    app.add_middleware(Rewriting)
+    app.add_middleware(CapabilityMiddleware, settings=SETTINGS, checker=make_checker())
+    app.add_middleware(GZipMiddleware)
+    with events():
+        await Call(http_scope("/one")).to(app)
+    (line,) = [line for line in caplog.messages if "inside the gate" in line]
+    assert ("Rewriting" in line, "GZipMiddleware" in line) == (True, False)
 
 
 async def test_the_report_is_written_once_when_the_gate_starts(caplog: pytest.LogCaptureFixture) -> None:
-    app = gated(routes())
-    app.add_middleware(Rewriting)
+    app = Starlette(routes=routes(), middleware=[Middleware(Rewriting)])
+    app.add_middleware(CapabilityMiddleware, settings=SETTINGS, checker=make_checker())
     for _ in range(2):
         with events():
             await Call(http_scope("/one")).to(app)
     reports = [record.getMessage() for record in caplog.records if record.name == "capgate"]
     assert [("/none" in line, "Rewriting" in line) for line in reports] == [(False, True), (True, False)]
-
-
-@pytest.mark.parametrize(
-    ("order", "options", "warned"),
-    [
-        ((CapabilityMiddleware, AuthenticationMiddleware), {}, False),
-        ((AuthenticationMiddleware, CapabilityMiddleware), {}, True),
-        ((AuthenticationMiddleware, CapabilityMiddleware), {"actor": lambda scope: ANONYMOUS}, False),
-    ],
-)
-async def test_authentication_behind_the_gate_is_reported(
-    order: tuple[Any, ...], options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:  # S10
-    class Nobody(AuthenticationBackend):
-        async def authenticate(self, conn: Any) -> None:
-            return None
-
-    gate = {"settings": SETTINGS, "checker": make_checker(), **options}
-    app = Starlette(routes=routes())
-    for middleware in order:  # the last is the outermost
-        app.add_middleware(middleware, **(gate if middleware is CapabilityMiddleware else {"backend": Nobody()}))
-    with events():
-        await Call(http_scope("/one")).to(app)
-    assert any("AuthenticationMiddleware" in record.getMessage() for record in caplog.records) == warned
 
 
 async def test_a_report_that_fails_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

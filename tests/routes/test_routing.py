@@ -15,11 +15,12 @@ from starlette.websockets import WebSocket
 
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.routes.declare import requires
-from capgate.routes.routing import PUBLIC, resolver_for
+from capgate.routes.seat import PUBLIC
 from capgate.routes.target import find_target
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.gates import SETTINGS, Ran, Recording, gated, make_checker, plain, read
+from ..support.seats import resolver_for
 from .applications import Wrapper, asked_at, fastapi, fresh, mounted, routes
 
 
@@ -113,7 +114,6 @@ def test_the_first_match_counts() -> None:  # C10
         Wrapper(Router(routes())),
         GZipMiddleware(Wrapper(Starlette(routes=routes()))),
         fastapi(),
-        CapabilityMiddleware(Router(routes()), settings=SETTINGS, checker=make_checker()),
     ],
     ids=lambda app: type(app).__name__,
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
-from starlette.types import ASGIApp, Receive, Scope, Send
+import anyio.lowlevel
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from capgate.routes.declare import Requirements
 from capgate.routes.dispatch import arm, install
-from capgate.routes.precedence import Needed, RouterPlace, Status, start
-from capgate.routes.seat import SEAT, UNDECIDED, Seat
-from capgate.routes.target import find_target
+from capgate.routes.precedence import Needed, RouterPlace, start
+from capgate.routes.seat import PUBLIC, SEAT, UNDECIDED, Asked, Seat
+from capgate.routes.target import Target, find_target
 
 #: A status, and what was asked with the path parameters filled in.
-Asked = tuple[str, tuple[tuple[str, Any], ...]]
+Noted = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 class Doorman:
@@ -35,14 +37,14 @@ class Doorman:
         self.replay: Receive | None = None
         self.decided = self.denied = False
         self.by_resolver = resolver is not None
-        self.asked: list[Asked] = []
+        self.asked: list[Noted] = []
         self.causes: list[BaseException] = []
         self.refusals = 0
         self._during = during
         self._resolver = resolver
 
     def admit_now(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool | None:
         if self._during is not None:
             return None
@@ -52,12 +54,12 @@ class Doorman:
         return self.decided
 
     async def admit(
-        self, scope: Scope, receive: Receive, status: Status, requirements: Requirements, params: Any
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
     ) -> bool:
         during, self._during = self._during, None
         assert during is not None
         during()
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return self.admit_now(scope, receive, status, requirements, params) is True
 
     def resolve(self, scope: Scope) -> tuple[Needed, Any]:
@@ -105,3 +107,61 @@ class Seated:
         finally:
             assert scope[SEAT] is seat
             UNDECIDED.reset(token)
+
+
+class _Deferred:
+    def __repr__(self) -> str:
+        return "DEFERRED"
+
+
+#: In place of requirements: what the request reaches asks by itself.
+DEFERRED: Final = _Deferred()
+
+
+class _Curious(Doorman):
+    """Admits nobody, and keeps what would have been asked."""
+
+    needed: Any = None
+    params: Any = None
+
+    def admit_now(
+        self, scope: Scope, receive: Receive, status: Asked, requirements: Requirements, params: Any
+    ) -> bool | None:
+        opened = {"public": PUBLIC, "deferred": DEFERRED, "delegated": DEFERRED}
+        self.needed, self.params = opened.get(status, requirements), params
+        return False
+
+
+def resolver_for(target: Target, public: frozenset[str] = frozenset()) -> Callable[[Scope], tuple[Any, Any]]:
+    """A function that tells what would be asked before the endpoint that a scope reaches, none of which runs.
+
+    It gives requirements, ``PUBLIC`` or ``DEFERRED``, and the path parameters. It raises what a denial is due to.
+    """
+    install()
+    place = start(target)
+
+    def resolve(scope: Scope) -> tuple[Any, Any]:
+        request = _Curious(public=public)
+        if not isinstance(place, RouterPlace):
+            request.admit_now(scope, _never, place[0], place[1], scope.get("path_params", {}))
+            return request.needed, request.params
+        arm(place.router)
+        root_path: dict[str, Any] = {"root_path": target.root_path} if target.root_path else {}
+        if "fastapi" in scope:
+            root_path["fastapi"] = dict(scope["fastapi"])
+        running: Any = place.router({**scope, **root_path, SEAT: Seat(request, place)}, _never, _nowhere)
+        with pytest.raises(StopIteration):
+            running.send(None)
+        if request.causes:
+            raise request.causes[0]
+        return request.needed, request.params
+
+    return resolve
+
+
+async def _never() -> Message:
+    raise AssertionError("nothing is read from the client")
+
+
+async def _nowhere(message: Message) -> None:
+    pass
