@@ -200,7 +200,7 @@ def arm(router: Router) -> Dispatch:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
     holder, name = router, "middleware_stack"
     for _ in range(DEPTH):
-        inner: Any = getattr(holder, name, None)
+        inner: object = getattr(holder, name, None)
         if isinstance(inner, Dispatch) and inner.router is router:
             return inner
         if isinstance(inner, MethodType) and inner.__self__ is router and inner.__func__ is type(router).app:
@@ -209,9 +209,9 @@ def arm(router: Router) -> Dispatch:
                 setattr(holder, name, dispatch)
             except (AttributeError, TypeError):
                 break
-            if getattr(holder, name) is not dispatch:
-                break
-            return dispatch
+            if getattr(holder, name) is dispatch:
+                return dispatch
+            break
         if inner is None or isinstance(inner, (type, FunctionType, MethodType)):
             break
         holder, name = inner, "app"

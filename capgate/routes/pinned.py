@@ -55,7 +55,7 @@ class PinnedMount(Mount):
         self._handler = handler
         self.path_format = route.path_format
 
-    matches = Pinned.matches  # type: ignore[assignment]  # of what has the same attributes
+    matches = Pinned.matches  # of what has the same attributes
     handle = Pinned.handle  # type: ignore[assignment]
 
 

@@ -81,7 +81,7 @@ async def call(app: ASGIApp, path: str, method: str = "GET", **extra: Any) -> Ca
 class Rewriting:
     """Middleware that changes the scope as it is told, in place or in a copy."""
 
-    def __init__(self, app: ASGIApp, copies: bool = False, **changes: Any) -> None:
+    def __init__(self, app: ASGIApp, /, copies: bool = False, **changes: Any) -> None:
         self.app = app
         self.copies = copies
         self.changes = changes

@@ -56,7 +56,7 @@ def strategies() -> st.SearchStrategy[Any]:
         st.sampled_from(("function", "function", "class", "websocket", "opaque")),
         st.sampled_from(METHODS),
     )
-    children = st.lists(leaf, min_size=1, max_size=4).map(tuple)
+    children: st.SearchStrategy[Any] = st.lists(leaf, min_size=1, max_size=4).map(tuple)
     for _ in range(2):
         below = st.builds(
             Below,
@@ -83,7 +83,7 @@ class Built:
         self.ran: list[int] = []
         self.names: dict[int, str] = {}
         self._count = 0
-        self.app = kind(openapi_url=None) if kind is FastAPI else kind()
+        self.app: Any = kind(openapi_url=None) if kind is FastAPI else kind()
         self._fill(self.app if kind is FastAPI else getattr(self.app, "router", self.app), children)
 
     def _fill(self, router: Any, children: tuple[Leaf | Below, ...]) -> None:
@@ -99,7 +99,8 @@ class Built:
                 self._add(router, self._below(child))
 
     def _below(self, child: Below) -> BaseRoute:
-        made: Any = {"starlette": Starlette, "fastapi": lambda: FastAPI(openapi_url=None)}.get(child.shape, Router)()
+        makers: dict[str, Any] = {"starlette": Starlette, "fastapi": lambda: FastAPI(openapi_url=None)}
+        made = makers.get(child.shape, Router)()
         self._fill(made if isinstance(made, FastAPI) else getattr(made, "router", made), child.children)
         if child.shape == "host":
             return Host("{h}.example", made)
@@ -237,7 +238,7 @@ async def test_as_without(kind: type, children: Any, requests: list[tuple[str, s
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=1, max_size=12))
 def test_the_table_finds_what_a_linear_search_finds(kind: type, children: Any, requests: list[Any]) -> None:
     app = Built(kind, children).app
-    router = getattr(app, "router", app)
+    router: Any = getattr(app, "router", app)
     table = Table(router)
     for request in requests:
         scope = scope_of(request)
