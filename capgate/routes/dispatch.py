@@ -198,7 +198,8 @@ def arm(router: Router) -> Dispatch:
     """
     if not USUAL[type(router)]:
         raise Unresolvable(f"{type(router).__name__} dispatches in its own way")
-    holder, name = router, "middleware_stack"
+    holder: Any = router
+    name = "middleware_stack"
     for _ in range(DEPTH):
         inner: object = getattr(holder, name, None)
         if isinstance(inner, Dispatch) and inner.router is router:
@@ -209,9 +210,10 @@ def arm(router: Router) -> Dispatch:
                 setattr(holder, name, dispatch)
             except (AttributeError, TypeError):
                 break
-            if getattr(holder, name) is dispatch:
-                return dispatch
-            break
+            stands: object = getattr(holder, name)
+            if stands is not dispatch:
+                break
+            return dispatch
         if inner is None or isinstance(inner, (type, FunctionType, MethodType)):
             break
         holder, name = inner, "app"

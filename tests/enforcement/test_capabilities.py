@@ -295,6 +295,9 @@ async def test_a_cause_is_one_denial_with_all_that_is_known() -> None:  # Q-10
         def note(self, denial: Decision) -> None:
             told.append(denial)
 
+        def note_allow(self) -> None:
+            raise AssertionError("nothing is allowed here")
+
     scope = {"type": "http", "method": "PUT", "path": "/orders"}
     mine = Capabilities(point, User("ada"), None, scope, Listener())
     crowd = PoolExhausted("so many")

@@ -125,7 +125,7 @@ async def test_an_inner_gate_hands_out_its_own_and_the_outer_one_is_back_afterwa
                 seen.append(current())
 
     inner = gated([Route("/", read("good")(endpoint))], None, PATIENT)
-    app = CapabilityMiddleware(Around(inner), settings=PATIENT, checker=make_checker(), router=inner.router)
+    app = CapabilityMiddleware(Around(inner), settings=PATIENT, checker=make_checker())
     assert await answer(app) == "x"
     assert seen[0] is seen[2]
     assert seen[1] is not seen[0]
@@ -148,7 +148,7 @@ async def test_the_state_of_a_request_is_left_as_it_was_found() -> None:  # P19
             seen.append(scope["state"]["capabilities"])
 
     inner = gated([Route("/", read("good")(endpoint))], None, PATIENT)
-    app = CapabilityMiddleware(Around(inner), settings=PATIENT, checker=make_checker(), router=inner.router)
+    app = CapabilityMiddleware(Around(inner), settings=PATIENT, checker=make_checker())
     for state in ({}, {"capabilities": "of the application's lifespan"}):
         scope = http_scope("/", state=dict(state))
         await answer(app, scope)

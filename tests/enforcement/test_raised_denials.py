@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -150,9 +150,7 @@ async def test_a_response_that_began_is_not_replaced() -> None:
 
         return StreamingResponse(body())
 
-    app = CapabilityMiddleware(
-        Route("/", read("good")(handler)), settings=PATIENT, checker=make_checker(), router=at(handler).router
-    )
+    app = CapabilityMiddleware(Router([Route("/", read("good")(handler))]), settings=PATIENT, checker=make_checker())
     call = Call(http_scope("/"))
     with pytest.raises(BaseException) as caught:  # noqa: PT011
         await call.to(app)
@@ -177,7 +175,7 @@ async def test_what_is_sent_before_a_response_does_not_begin_it(kind: str, after
                 await send({"type": kind})
 
     mount = Mount("/", read("good")(endpoint))
-    app = CapabilityMiddleware(mount, settings=PATIENT, checker=make_checker(), router=Starlette(routes=[mount]))
+    app = CapabilityMiddleware(Router([mount]), settings=PATIENT, checker=make_checker())
     call = await Call(http_scope("/")).to(app if outside else gated([mount], None, PATIENT))
     assert (call.sent[0]["type"], call.status, call.headers["content-type"]) == (kind, 403, "application/problem+json")
 

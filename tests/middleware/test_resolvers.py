@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from capgate.routes.declare import Requirement
-from capgate.routes.routing import PUBLIC
+from capgate.routes.seat import PUBLIC
 
 from ..support.asgi import http_scope
 from ..support.gates import (

@@ -9,11 +9,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from capgate.enforcement.capabilities import Capabilities
 from capgate.middleware.middleware import CapabilityMiddleware
-from capgate.routes.routing import PUBLIC
+from capgate.routes.seat import PUBLIC
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope, without
@@ -246,11 +246,15 @@ async def test_headers_as_tuples_and_keys_nobody_knows() -> None:  # S15
 async def test_the_scope_is_passed_on_as_it_came() -> None:  # S15
     seen: list[Scope] = []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.append(scope)
-        assert isinstance(scope["state"]["capabilities"], Capabilities)
+    class Around:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
 
-    gate = CapabilityMiddleware(app, settings=SETTINGS, checker=make_checker(), router=example(Ran()).router)
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope)
+            assert isinstance(scope["state"]["capabilities"], Capabilities)
+
+    gate = CapabilityMiddleware(Around(example(Ran()).router), settings=SETTINGS, checker=make_checker())
     scope = http_scope("/by-name/good")
     before = copy.deepcopy(scope)
     await Call(scope).to(gate)
