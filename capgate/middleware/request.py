@@ -122,6 +122,7 @@ class GatedRequest(Seal, eq=False):
             scope[SEAT] = outer
         if scope.get("state") is state:
             scope["state"] = state.shared
+        self._capabilities = None  # which have the request
         try:
             CURRENT.reset(current)
             UNDECIDED.reset(undecided)

@@ -10,8 +10,6 @@ from typing import Any, Final
 import msgspec
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
-from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Host, Mount, Router, WebSocketRoute
 
 from .declare import Requirements, declared, does_ask_itself, handler_name, is_class_based
@@ -198,7 +196,7 @@ def _inside(app: Any, depth: int) -> Iterator[str]:
         inner = inner_app(app)
         if inner is None:
             return
-        if not isinstance(app, _OF_STARLETTE):
+        if not _is_of_framework(type(app)):
             yield _name(type(app))
         app = inner
 
@@ -209,7 +207,8 @@ def _own_chain(router: Router) -> Iterator[str]:
         inner = None if isinstance(stack, (FunctionType, MethodType)) else getattr(stack, "app", None)
         if inner is None:
             return
-        yield _name(type(stack))
+        if not _is_of_framework(type(stack)):
+            yield _name(type(stack))
         stack = inner
 
 
@@ -217,5 +216,10 @@ def _name(middleware: Any) -> str:
     return str(getattr(middleware, "__qualname__", type(middleware).__name__))
 
 
-#: What an application of starlette's puts around its router itself.
-_OF_STARLETTE: Final = (ExceptionMiddleware, ServerErrorMiddleware)
+def _is_of_framework(middleware: type) -> bool:
+    """Say whether an application puts this around its router by itself."""
+    module = str(getattr(middleware, "__module__", ""))
+    return module in _OF_STARLETTE or module.startswith("fastapi.")
+
+
+_OF_STARLETTE: Final = tuple(f"starlette.middleware.{name}" for name in ("body_limit", "errors", "exceptions"))

@@ -1,10 +1,12 @@
 """An endpoint runs only if the policy was asked about exactly what it declares, and allowed it.
 
 Applications are generated: Starlette, FastAPI and bare routers, with routes, class-based endpoints, mounts, hosts,
-included routers, converters, declarations around and inside, and root paths. Each is built twice from the same plan,
-once with the gate and once without. What ran without it is what may run with it, and what the policy is to be asked is
-what that endpoint declares, with the path parameters that the endpoint itself saw. Nothing here looks at how the gate
-finds a route.
+included routers, converters, declarations around and inside, and root paths. Between the gate and the routers, and in
+mounted applications, there is middleware, or a subclass, that changes method, path, root path and query, or answers
+itself. Routes come, go and change their order while requests are served. Each application is built twice from the same
+plan, once with the gate and once without. What ran without it is what may run with it, and what the policy is to be
+asked is what that endpoint declares, with the path parameters that the endpoint itself saw. Nothing here looks at how
+the gate finds a route.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from hypothesis import HealthCheck, event, given, reject, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
@@ -53,6 +56,15 @@ Question = tuple[str, int, Union[str, None]]
 Around = tuple[tuple[Question, ...], tuple[Question, ...]]
 
 
+class Meddling(msgspec.Struct, frozen=True):
+    """What happens to the scope on the way; ``subclass`` says that an application does it itself."""
+
+    changes: tuple[tuple[str, Any], ...] = ()
+    copies: bool = False
+    answers: bool = False
+    subclass: bool = False
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     path: str
     kind: Literal["function", "class", "websocket", "opaque"]
@@ -69,6 +81,7 @@ class Group(msgspec.Struct, frozen=True):
     declared: tuple[Declaration, ...]
     on_mount: bool
     children: tuple[Union[Endpoint, Group], ...]
+    meddling: Meddling = Meddling()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -77,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True):
     inside: bool
     declared: tuple[Declaration, ...]
     children: tuple[Union[Endpoint, Group], ...]
+    meddling: Meddling = Meddling()
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -88,6 +102,7 @@ class Ran(msgspec.Struct, frozen=True):
     public: bool
     template: str
     params: dict[str, Any]
+    method: str
 
 
 class Wrapper:
@@ -96,6 +111,42 @@ class Wrapper:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
+
+
+class Middle:
+    def __init__(self, app: ASGIApp, how: Meddling) -> None:
+        self.app = app
+        self.how = how
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if self.how.answers and scope["type"] == "http" and scope["query_string"] == b"kept":
+            await PlainTextResponse("kept")(scope, receive, send)
+            return
+        changes = {key: value for key, value in self.how.changes if key in scope}
+        if self.how.copies:
+            scope = {**scope, **changes}
+        else:
+            scope.update(changes)
+        await self.app(scope, receive, send)
+
+
+def meddled(app_class: Any, how: Meddling) -> Any:
+    """A class of application that does by itself what middleware may do; or the class."""
+    if not how.subclass:
+        return app_class
+
+    class Own(app_class):  # type: ignore[misc]
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await Middle(super().__call__, how)(scope, receive, send)
+
+    return Own
+
+
+def middleware_of(how: Meddling) -> list[Middleware]:
+    return [] if how.subclass or how == Meddling() else [Middleware(Middle, how=how)]
 
 
 class Application:
@@ -108,6 +159,7 @@ class Application:
         self._number = 0
         self.app: Any
         number, around = self._inside(plan.declared, ((), ()))
+        self.around = around
         if plan.kind == "fastapi":
             self.app = fastapi(plan.root_path)
             self._fill(self.app, plan.children, "", around)
@@ -115,6 +167,19 @@ class Application:
             build = Starlette if plan.kind == "starlette" else Router
             self.app = build(routes=self._routes(plan.children, "", around))
         declare(self.app, plan, number)
+        if plan.kind != "router":
+            self.app.user_middleware.extend(middleware_of(plan.meddling))
+
+    def change(self, how: str) -> None:
+        """Change the routes of the outermost router."""
+        routes = getattr(self.app, "router", self.app).routes
+        if how == "turn" and routes:
+            routes.append(routes.pop(0))
+        elif how == "drop" and routes:
+            routes.pop()
+        elif how == "add":
+            added = Endpoint("/a", "function", ("GET",), (("cache.read", None, False),), False)
+            routes.insert(0, self._route(added, "", self.around))
 
     def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: Around) -> list[BaseRoute]:
         return [self._route(child, prefix, around) for child in children]
@@ -135,14 +200,18 @@ class Application:
             return host
         inside: Any
         if child.kind == "fastapi":
-            inside = fastapi(child.root_path)
+            inside = fastapi(child.root_path, meddled(FastAPI, child.meddling))
+            inside.user_middleware.extend(middleware_of(child.meddling))
             self._fill(inside, child.children, prefix + child.path, around)
         else:
-            build = Starlette if child.kind == "starlette" else Router
-            inside = build(routes=self._routes(child.children, prefix + child.path, around))
+            build = meddled(Starlette, child.meddling) if child.kind == "starlette" else Router
+            options: dict[str, Any] = {} if child.kind == "routes" else {"middleware": middleware_of(child.meddling)}
+            inside = build(routes=self._routes(child.children, prefix + child.path, around), **options)
         if child.kind == "wrapped":
             return Mount(child.path, app=Wrapper(declare(Wrapper(inside), child, number)))
-        mount = Mount(child.path, app=inside)
+        mount = Mount(
+            child.path, app=inside, middleware=middleware_of(child.meddling) if child.kind == "routes" else None
+        )
         declare(mount if child.on_mount else inside, child, number)
         return mount
 
@@ -206,7 +275,8 @@ class Application:
                 (action, resource_id(number, parameter).format(**params))
                 for action, number, parameter in (*before, *asked)
             )
-            self.ran.append(Ran(number, questions, public, template, dict(params)))
+            method = connection.scope.get("method", "")
+            self.ran.append(Ran(number, questions, public, template, dict(params), method))
 
         async def function(request: Request) -> Response:
             note(request)
@@ -239,8 +309,8 @@ class Application:
         ]
 
 
-def fastapi(root_path: str) -> FastAPI:
-    app = FastAPI(openapi_url=None)
+def fastapi(root_path: str, app_class: Any = FastAPI) -> FastAPI:
+    app: FastAPI = app_class(openapi_url=None)
     app.root_path = root_path  # as FastAPI(root_path=...) does, which warns that it is deprecated
     return app
 
@@ -309,7 +379,7 @@ def groups(draw: st.DrawFn, known: tuple[str, ...], depth: int) -> Group:
     inside = known + parameters(path)
     declared = draw(cached(declarations, inside)) if draw(one_of(True, False)) else ()
     root_path, on_mount = draw(one_of("", "", "/a", "/r")), draw(one_of(True, False))
-    return Group(path, kind, root_path, declared, on_mount, draw(trees(inside, depth + 1)))
+    return Group(path, kind, root_path, declared, on_mount, draw(trees(inside, depth + 1)), draw(MEDDLING))
 
 
 @cache
@@ -325,6 +395,22 @@ def trees(known: tuple[str, ...], depth: int) -> st.SearchStrategy[tuple[Endpoin
     return st.lists(child, min_size=1, max_size=3).map(tuple)
 
 
+CHANGED = st.one_of(
+    st.tuples(st.just("method"), one_of("GET", "POST", "HEAD", "get")),
+    st.tuples(st.just("path"), one_of("/a", "/b", "/a/b", "/x", "/a/x", "/7", "/")),
+    st.tuples(st.just("root_path"), one_of("", "/a", "/r")),
+    st.tuples(st.just("query_string"), one_of(b"", b"kept")),
+)
+MEDDLING = st.one_of(
+    st.just(Meddling()),
+    st.builds(
+        Meddling,
+        st.lists(CHANGED, max_size=2).map(tuple),
+        one_of(True, False),
+        one_of(True, False, False),
+        one_of(True, False),
+    ),
+)
 PLANS = st.builds(
     Plan,
     one_of("starlette", "fastapi", "router"),
@@ -332,6 +418,7 @@ PLANS = st.builds(
     one_of(True, False),
     st.one_of(st.just(()), cached(declarations, ())),
     trees((), 0),
+    MEDDLING,
 )
 
 
@@ -370,25 +457,28 @@ def requests(draw: st.DrawFn, plan: Plan) -> Scope:
         path = before + draw(PIECES[name.partition(":")[2]]) + after
     path = draw(BEFORE) + path + draw(AFTER)
     root_path, headers, method = draw(ROOT_PATHS), draw(HEADERS), draw(CALLS)
+    query = draw(one_of(b"", b"", b"kept"))
     if method == "websocket":
-        return websocket_scope(path, root_path=root_path, headers=headers)
-    return http_scope(path, method, headers, root_path=root_path)
+        return websocket_scope(path, root_path=root_path, headers=headers, query_string=query)
+    return http_scope(path, method, headers, root_path=root_path, query_string=query)
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Plan, list[Scope]]:
+def cases(draw: st.DrawFn) -> tuple[Plan, list[tuple[str, Scope]]]:
     plan = draw(PLANS)
-    return plan, [draw(requests(plan)) for _ in range(6)]
+    return plan, [(draw(one_of("", "", "", "turn", "drop", "add")), draw(requests(plan))) for _ in range(6)]
 
 
 # -- the property
 
 
-async def call(app: ASGIApp, scope: Scope) -> None:
+async def call(app: ASGIApp, scope: Scope) -> Call:
+    call = Call(dict(scope))
     try:
-        await Call(dict(scope)).to(app)
+        await call.to(app)
     except Exception:
         event("the application raised")
+    return call
 
 
 @contextmanager
@@ -406,7 +496,7 @@ def quiet() -> Iterator[None]:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(case=cases())
 async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowed_it(
-    case: tuple[Plan, list[Scope]],
+    case: tuple[Plan, list[tuple[str, Scope]]],
 ) -> None:
     plan, scopes = case
     try:
@@ -418,20 +508,26 @@ async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowe
         "settings": Settings(limits=PATIENT, public=tuple(sorted(gated.public - {""}))),
     }
     app: ASGIApp = gated.app
+    bare: ASGIApp = free.app
     if plan.inside and plan.kind != "router":
         gated.app.add_middleware(CapabilityMiddleware, **options)
+    elif plan.kind == "router":
+        bare, app = Middle(free.app, plan.meddling), CapabilityMiddleware(Middle(gated.app, plan.meddling), **options)
     else:
         app = CapabilityMiddleware(gated.app, **options)
     with quiet():
-        for scope in scopes:
+        for change, scope in scopes:
+            free.change(change)
+            gated.change(change)
             for part in (free.ran, gated.ran, checker.asked):
                 part.clear()
             with using(EVERYTHING):  # for dependencies
-                await call(free.app, scope)
-            await call(app, scope)
+                await call(bare, scope)
+            answer = await call(app, scope)
             hold(free.ran, gated.ran, checker, scope)
+            assert b"kept" not in answer.body
             for ran in gated.ran:
-                assert is_reported(ran, scope, gated)
+                assert is_reported(ran, gated)
 
 
 def hold(free: list[Ran], gated: list[Ran], checker: Recording, scope: Scope) -> None:
@@ -455,10 +551,10 @@ def hold(free: list[Ran], gated: list[Ran], checker: Recording, scope: Scope) ->
         event("no endpoint")
 
 
-def is_reported(ran: Ran, scope: Scope, application: Application) -> bool:
+def is_reported(ran: Ran, application: Application) -> bool:
     """Whether the report, and with it contracts and the OpenAPI document, says of the route what was asked."""
     for route in report_routes(find_target(application.app), frozenset(application.public - {""})):
-        if route.template != ran.template or (route.methods and scope.get("method", "") not in route.methods):
+        if route.template != ran.template or (route.methods and ran.method not in route.methods):
             continue
         if not route.missing and (route.status == "public") == ran.public:
             asked = [(one.action, one.resource(ran.params)) for one in (*route.requirements, *route.asked)]

@@ -1,4 +1,4 @@
-"""A request as routers see it, which is not that of the middleware: it notes what is asked, and answers as it is told."""
+"""A request as routers see it, other than the middleware's: it notes what is asked, and answers as it is told."""
 
 from __future__ import annotations
 
