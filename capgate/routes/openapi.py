@@ -8,12 +8,17 @@ OpenAPI 3.1.0, section 4.9; problem documents: RFC 9457.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from starlette.routing import Router
+
 from .declare import Requirements, as_written
-from .route_report import report_routes
-from .target import Target
+from .framework import DEPTH
+from .precedence import RouterPlace, start
+from .route_report import RouteReport, mounted_places, own_routes, report_routes
+from .table import RoutesVersion
+from .target import Target, inner_app
 
 EXTENSION: Final = "x-capabilities"
 _MARK: Final = "__capgate_described__"
@@ -32,17 +37,40 @@ _PROBLEM: Final = {
 
 
 def describe(app: Any, target: Target, public: frozenset[str] = frozenset()) -> None:
-    """Have ``app.openapi()`` show what routes ask for.
+    """Have ``app.openapi()`` show what routes ask for, and that of each application of FastAPI's mounted below it.
 
-    Does nothing where ``app`` has no such method, or does so already.
+    An application that is mounted in several places shows what is asked in the first of them. Does nothing where an
+    application has no such method, or does so already.
     """
+    place = start(target)
+    if isinstance(place, RouterPlace):
+        _describe_at(app, place, public)
+        for endpoint, inner in mounted_places(place, public):
+            _describe_at(_documented(endpoint, inner.router), inner, public)
+
+
+def _documented(app: Any, router: Router) -> Any:
+    """Return the application of ``router``, inside of its wrappers, if it documents itself."""
+    for _ in range(DEPTH):
+        if callable(getattr(app, "openapi", None)) and getattr(app, "router", None) is router:
+            return app
+        app = inner_app(app)
+    return None
+
+
+def _describe_at(app: Any, place: RouterPlace, public: frozenset[str]) -> None:
     original: Callable[[], dict[str, Any]] | None = getattr(app, "openapi", None)
     if not callable(original) or hasattr(original, _MARK):
         return
+    described: list[tuple[RoutesVersion, dict[str, Any]]] = []
 
     def openapi() -> dict[str, Any]:
         schema = original()
-        add_capabilities(schema, target, public)
+        # FastAPI makes one for each version of the routes.
+        if not described or described[0][1] is not schema or not described[0][0].is_current():
+            version = RoutesVersion(place.router)
+            _add_all(schema, own_routes(place, public), place.prefix)
+            described[:] = [(version, schema)]
         return schema
 
     setattr(openapi, _MARK, True)
@@ -51,10 +79,14 @@ def describe(app: Any, target: Target, public: frozenset[str] = frozenset()) -> 
 
 def add_capabilities(schema: dict[str, Any], target: Target, public: frozenset[str] = frozenset()) -> None:
     """Write into ``schema`` what the routes of ``target`` declare. The first route of a path counts for each method."""
+    _add_all(schema, report_routes(target, public), "")
+
+
+def _add_all(schema: dict[str, Any], routes: Iterable[RouteReport], prefix: str) -> None:
     paths = schema.get("paths", {})
-    for route in report_routes(target, public):
+    for route in routes:
         needed = (*route.requirements, *route.asked)
-        operations = paths.get(_CONVERTER.sub("}", route.template), {})
+        operations = paths.get(_CONVERTER.sub("}", route.template.removeprefix(prefix)), {})
         for method in route.methods:
             operation = operations.get(method.lower())
             if needed and operation is not None and EXTENSION not in operation:

@@ -58,6 +58,28 @@ def report_routes(target: Target, public: frozenset[str] = frozenset()) -> list[
     return [] if status == "undeclared" else [RouteReport(REST, (), status, requirements)]
 
 
+def own_routes(place: RouterPlace, public: frozenset[str]) -> Iterator[RouteReport]:
+    """Yield the routes of the router of ``place``, and nothing below its mounts but their own names."""
+    for entry in walk(place.router):
+        if not entry.leading:
+            yield from _of_entry(place, entry, public, frozenset())
+
+
+def mounted_places(place: RouterPlace, public: frozenset[str]) -> Iterator[tuple[Any, RouterPlace]]:
+    """Yield the applications mounted below ``place`` that lead to routers, with the places of these."""
+    for entry in walk(place.router):
+        endpoint = getattr(entry.route, "app", None) if entry.leading and entry.problem is None else None
+        if endpoint is None:
+            continue
+        try:
+            inner = _step(entry.place(place), entry.route, endpoint, None, public)
+        except (Unresolvable, TypeError):
+            continue
+        if isinstance(inner, RouterPlace):
+            yield endpoint, inner
+            yield from mounted_places(inner, public)
+
+
 def _of_place(place: RouterPlace, public: frozenset[str], params: frozenset[str]) -> Iterator[RouteReport]:
     """Yield the routes of ``place``, below mounts whose paths have ``params``."""
     for entry in walk(place.router):

@@ -77,23 +77,10 @@ def _has_alternatives(pattern: str) -> bool:
     return False
 
 
-class Table:
-    """The routes of ``router`` as they were when it was made: see :meth:`is_current`."""
+class RoutesVersion:
+    """The routes of ``router`` as they are now, those of included routers among them."""
 
-    __slots__ = (
-        "_after",
-        "_deepest",
-        "_entries",
-        "_exact",
-        "_first_included",
-        "_is_watched",
-        "_literal",
-        "_mark",
-        "_open",
-        "_router",
-        "_routes",
-        "_versions",
-    )
+    __slots__ = ("_first_included", "_is_watched", "_mark", "_router", "_routes", "_versions")
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -101,10 +88,34 @@ class Table:
         self._mark = _CHANGES.count
         self._routes: list[Any] = list(router.routes)
         self._versions = _versions(router)
-        #: In the order in which they are tried.
-        self._entries: list[Entry] = list(walk(router))
         #: The index of the first included router among the routes.
         self._first_included = next((index for index, route in enumerate(self._routes) if is_included(route)), None)
+
+    def is_current(self) -> bool:
+        """Say whether the routes are still the same."""
+        try:
+            if self._router.routes != self._routes:
+                return False
+        except Exception:  # routes are compared that are not the same, and whose comparison is the application's
+            return False
+        if self._first_included is None or (self._is_watched and self._mark == _CHANGES.count):
+            return True
+        mark = _CHANGES.count
+        if _versions(self._router) != self._versions:
+            return False
+        self._mark = mark
+        return True
+
+
+class Table(RoutesVersion):
+    """The routes of ``router``, by what their paths begin with."""
+
+    __slots__ = ("_after", "_deepest", "_entries", "_exact", "_literal", "_open")
+
+    def __init__(self, router: Router) -> None:
+        super().__init__(router)
+        #: In the order in which they are tried.
+        self._entries: list[Entry] = list(walk(router))
         #: Positions of the entries that match one literal path only, by that path.
         self._literal: dict[str, list[int]] = {}
         #: Entries that may match a literal path, once it was asked for.
@@ -125,21 +136,6 @@ class Table:
             positions = sorted({*after[key], *around})
             self._after[key] = {position: self._entries[position] for position in positions}
         self._open = {key: tuple(entries.values()) for key, entries in self._after.items()}
-
-    def is_current(self) -> bool:
-        """Say whether the routes are the same as when the table was made."""
-        try:
-            if self._router.routes != self._routes:
-                return False
-        except Exception:  # routes are compared that are not the same, and whose comparison is the application's
-            return False
-        if self._first_included is None or (self._is_watched and self._mark == _CHANGES.count):
-            return True
-        mark = _CHANGES.count
-        if _versions(self._router) != self._versions:
-            return False
-        self._mark = mark
-        return True
 
     def find(self, scope: Scope) -> Found | None:
         """Return the first route that matches in full, else the first that matches in part, else ``None``."""
