@@ -26,7 +26,7 @@ from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
 from ..events import printable
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
-from ..routes.canary import check_framework
+from ..routes.canary import check_framework, check_versions
 from ..routes.contract import HandlerContract
 from ..routes.declare import Requirement
 from ..routes.dispatch import arm, install
@@ -204,6 +204,7 @@ class Startup:
         check_framework(fastapi=False)
         if "fastapi.routing" in sys.modules:
             check_framework(fastapi=True)
+        check_versions(_log)
         target = around(find_target(self._app), scope.get("app"))
         contract = await self._contract(self.settings, target)
         checker = as_checker(await self._checker(self.settings), self.settings.limits.deadline)

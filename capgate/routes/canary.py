@@ -7,11 +7,13 @@ chooses by something that :mod:`capgate.routes.pinned` does not have in hand.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from logging import Logger
+from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.routing import Match, Mount, Route, Router
@@ -21,6 +23,8 @@ from ..errors import ConfigError
 from .pinned import View, pin
 from .table import Table
 
+#: The versions that the tests were run with, from the lowest to the newest.
+TESTED: Final = {"starlette": ((0, 49), (1, 10)), "fastapi": ((0, 143, 5), (0, 165))}
 _PINNED, _ASKED = "/pinned/", "/asked/"
 
 
@@ -41,6 +45,20 @@ def check_framework(fastapi: bool) -> None:
                 f"{', '.join(versions())}, whose {shape} runs {ran!r} for {_PINNED!r}",
                 "versions of starlette and FastAPI that run the route they are given",
             )
+
+
+def check_versions(log: Logger) -> None:
+    """Log which of the frameworks has a version that was not tested. Requests are asked about all the same."""
+    untested = [name for name in TESTED if name in sys.modules and not _is_tested(name, _version(name))]
+    if untested:
+        log.warning("not tested with %s", ", ".join(shown for shown in versions() if shown.split()[0] in untested))
+
+
+def _is_tested(name: str, found: str) -> bool:
+    """Say whether the numbers of the version are in the range that was tested; of the newest, any patch."""
+    parts = tuple(int(part) for part in re.findall(r"[0-9]+", found)[:3])
+    lowest, newest = TESTED[name]
+    return lowest <= parts and parts[: len(newest)] <= newest
 
 
 def versions() -> list[str]:

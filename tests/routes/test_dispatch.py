@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import copy
 import gc
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from capgate.routes.canary import check_framework
+from capgate.routes.canary import check_framework, check_versions
 from capgate.routes.declare import requires
 from capgate.routes.dispatch import Dispatch, arm
 from capgate.routes.framework import Unresolvable
@@ -534,6 +535,26 @@ async def test_an_error_on_the_way_is_a_denial(error: Exception) -> None:
 @pytest.mark.parametrize("fastapi", [False, True])
 def test_the_framework_runs_what_was_pinned(fastapi: bool) -> None:
     check_framework.__wrapped__(fastapi)
+
+
+@pytest.mark.parametrize(
+    ("starlette", "fastapi", "named"),
+    [
+        ("0.49.0", "0.143.5", []),
+        ("1.10.9", "0.165.7", []),
+        ("1.0.0rc1", "0.150.0", []),
+        ("0.48.9", "0.143.5", ["starlette"]),
+        ("1.11.0", "0.143.4", ["starlette", "fastapi"]),
+        ("2.0", "0.166.0", ["starlette", "fastapi"]),
+        ("of unknown version", "1.0.0", ["starlette", "fastapi"]),
+    ],
+)
+def test_versions_that_were_not_tested_are_named(
+    starlette: str, fastapi: str, named: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("capgate.routes.canary._version", {"starlette": starlette, "fastapi": fastapi}.__getitem__)
+    check_versions(logging.getLogger("capgate"))
+    assert [name for name in ("starlette", "fastapi") if name in caplog.text] == named
 
 
 def test_a_framework_that_looks_further_finds_nothing() -> None:
