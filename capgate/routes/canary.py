@@ -1,7 +1,7 @@
 """Tries at start whether the framework runs what was pinned, and nothing else.
 
-For each shape of router one route is pinned, and another one is asked for. A framework that runs the other one, or none,
-chooses by something that :mod:`capgate.routes.pinned` does not have in hand.
+For each shape of router one route is pinned, and another one is asked for. A framework that runs the other one, or
+none, chooses by something that :mod:`capgate.routes.pinned` does not have in hand.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
 """Stands where a router chooses its route, and has what was found asked about before it runs.
 
 There is one :class:`Dispatch` for each router, for all gates, in the place of ``router.app``. A router gets one when a
-gate starts, when a mount leads to it, or when it is called with a seat in its scope. Without a seat a dispatch calls on:
-an application that is used outside of a gate as well is there as ever.
+gate starts, when a mount leads to it, or when it is called with a seat in its scope. Without a seat a dispatch calls
+on: an application that is used outside of a gate as well is there as ever.
 
 A router is searched once. What was found is asked about, and then pinned: the framework runs it and cannot choose
-another (:mod:`capgate.routes.pinned`). Whatever goes wrong on the way is a denial.
+another (:mod:`capgate.routes.pinned`). Whatever goes wrong on the way is a denial. Only a full match counts as a route.
+A request that the application would answer with 404, 405 or a redirect has no endpoint, thus no declaration. It is
+denied like any other, and which routes exist is not told to strangers.
+
+What cannot be resolved for certain raises :class:`~capgate.routes.framework.Unresolvable`, and is denied: a route that
+matches without an endpoint, a router that dispatches in its own way, one that contains itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stands in for a router and its routes while the framework runs what was found.
 
-The framework's own ``app`` is called with a view in place of the router. The view has the one route that was found, with
-its answer, and nothing else that a framework could choose by: one that looks further finds an :class:`AttributeError`,
-and the request is denied.
+The framework's own ``app`` is called with a view in place of the router. The view has the one route that was found,
+with its answer, and nothing else that a framework could choose by. One that looks further finds an
+:class:`AttributeError`, and nothing runs.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def pin(found: Found) -> Any:
 
 
 def _refuse_own_handling(entry: Entry) -> None:
-    """Raise if a route that matches in part could run all the same, because its class handles requests in its own way."""
+    """Raise if a route that matches in part could run all the same: its class handles requests in its own way."""
     route = entry.selected
     owner = next((cls for cls in type(route).__mro__ if "handle" in vars(cls)), type(route))
     if owner.__module__ not in ("starlette.routing", "fastapi.routing"):

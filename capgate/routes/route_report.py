@@ -192,7 +192,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
 
 
 def check_inside(app: object, log: Logger) -> None:
-    """Log which middleware stands inside the gate: it runs before anything is asked, and what it answers is replaced."""
+    """Log which middleware stands inside the gate, where it runs before anything is asked."""
     names = list(dict.fromkeys(_inside(app, 0)))
     if names:
         log.warning(

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -108,8 +109,10 @@ class View(HTTPEndpoint):
 )
 async def test_class_based_endpoints(method: str, status: int, reason: str | None) -> None:  # S11
     app = gated([Route("/", View)])
-    if method == "get":  # HTTPEndpoint lowers the name to find the method, and so does the gate; it then answers 405
-        status, reason = 405, None
+    if (
+        method == "get"
+    ):  # HTTPEndpoint lowers the name to find the method, and so does the gate; some versions answer 405
+        status, reason = (await Call(http_scope(method=method)).to(Starlette(routes=[Route("/", View)]))).status, None
     with events() as found:
         call = await Call(http_scope(method=method)).to(app)
     assert call.status == status

@@ -379,13 +379,13 @@ async def test_two_requests_with_one_state() -> None:  # G-4
 
     @read("good")
     async def endpoint(request: Request) -> Response:
-        request.state.seen = request.scope["user"].identity
-        if request.scope["user"].identity == "first":
+        request.state.seen = request.scope["user"].display_name
+        if request.scope["user"].display_name == "first":
             await both.wait()
         else:
             both.set()
         for capabilities in (request.state.capabilities, current(), request.scope["state"]["capabilities"]):
-            names.setdefault(request.scope["user"].identity, []).append(capabilities.actor.id)
+            names.setdefault(request.scope["user"].display_name, []).append(capabilities.actor.id)
         return JSONResponse(sorted(request.scope["state"]))
 
     app = gated([Route("/good", endpoint)])

@@ -65,7 +65,7 @@ async def acting(request: Request) -> str:
     for _ in range(3):
         await pause()
         names.add(current().actor.id)
-        user = request.scope["user"].identity
+        user = request.scope["user"].display_name
         await current().require("db.read", f"sql_query:{user}")
         request.state.user = user
     worker = await anyio.to_thread.run_sync(lambda: current().actor.id) if random.random() < 0.02 else None
@@ -84,7 +84,7 @@ async def by_state(request: Request) -> Response:
     capabilities = request.state.capabilities
     await pause()
     assert request.state.capabilities is capabilities
-    await capabilities.require("db.read", f"sql_query:{request.scope['user'].identity}")
+    await capabilities.require("db.read", f"sql_query:{request.scope['user'].display_name}")
     return PlainTextResponse(str(capabilities.actor.id))
 
 
