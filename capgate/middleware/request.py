@@ -31,9 +31,9 @@ from ..routes.dispatch import INSIDE
 from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .request_state import RequestState
 from .seal import ASKING, DENIED, OPEN, Seal
 from .startup import RequestPoint, Startup
-from .state import RequestState
 
 _log = logging.getLogger("capgate")
 

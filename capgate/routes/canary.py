@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import ConfigError
 from .pinned import View, pin
-from .table import Table
+from .route_table import Table
 
 #: The versions that the tests were run with, from the lowest to the newest.
 TESTED: Final = {"starlette": ((0, 49), (1, 10)), "fastapi": ((0, 143, 5), (0, 165))}
@@ -54,9 +54,9 @@ def check_versions(log: Logger) -> None:
         log.warning("not tested with %s", ", ".join(shown for shown in versions() if shown.split()[0] in untested))
 
 
-def _is_tested(name: str, found: str) -> bool:
+def _is_tested(name: str, shown: str) -> bool:
     """Say whether the numbers of the version are in the range that was tested; of the newest, any patch."""
-    parts = tuple(int(part) for part in re.findall(r"[0-9]+", found)[:3])
+    parts = tuple(int(part) for part in re.findall(r"[0-9]+", shown)[:3])
     lowest, newest = TESTED[name]
     return lowest <= parts and parts[: len(newest)] <= newest
 
@@ -132,8 +132,8 @@ class _Noted(Response):
 
 def _run_pinned(router: Any) -> Any:
     """Ask for one route where the other is pinned, and return the path of what ran."""
-    found = Table(router).find(_scope(_PINNED))
-    if found is None or found[1] is not Match.FULL:
+    reached = Table(router).find(_scope(_PINNED))
+    if reached is None or reached[1] is not Match.FULL:
         return None
     ran: list[Any] = []
 
@@ -143,7 +143,7 @@ def _run_pinned(router: Any) -> Any:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    view = View((pin(found),), getattr(router, "form_limits", None))
+    view = View((pin(reached),), getattr(router, "form_limits", None))
     running = type(router).app(view, _scope(_ASKED), receive, send)
     try:
         running.send(None)

@@ -30,8 +30,8 @@ from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
 from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
+from .route_table import Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
-from .table import Found, Table
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 _DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
@@ -72,15 +72,15 @@ class Dispatch:
             table = self._table
             if table is None or not table.is_current():
                 table = self._table = Table(self.router)
-            found = table.find(scope)
-            if found is not None:
-                routes, index = self.router.routes, found[0].index
-                if index >= len(routes) or routes[index] is not found[0].top:  # an equal one took its place
+            reached = table.find(scope)
+            if reached is not None:
+                routes, index = self.router.routes, reached[0].index
+                if index >= len(routes) or routes[index] is not reached[0].top:  # an equal one took its place
                     table = self._table = Table(self.router)
-                    found = table.find(scope)
+                    reached = table.find(scope)
             for at in (seat,) if seat.outer is None else outermost_first(seat):
                 request = at.request
-                needed, params = self._needed(at, found, scope)
+                needed, params = self._needed(at, reached, scope)
                 if type(needed) is RouterPlace:
                     arm(needed.router)
                     admitted = not request.denied
@@ -99,7 +99,7 @@ class Dispatch:
                 if admitted is not True:
                     break
             else:
-                view = self._view(found, table, scope)
+                view = self._view(reached, table, scope)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -117,7 +117,7 @@ class Dispatch:
         await request.refuse(scope, send)
 
     def _needed(
-        self, seat: Seat, found: Found | None, scope: Scope
+        self, seat: Seat, reached: Found | None, scope: Scope
     ) -> tuple[tuple[Asked, Requirements] | RouterPlace, Any]:
         """Return what is to be asked at ``seat`` before what was found runs, and the path parameters for that.
 
@@ -128,9 +128,9 @@ class Dispatch:
             return request.resolve(scope)
         if place.router is not self.router:
             place = entered(place, self.router, scope)
-        if found is None or found[1] is not Match.FULL:
+        if reached is None or reached[1] is not Match.FULL:
             return (rest(place) if place.always else _NOTHING), scope.get("path_params")
-        entry, _, child = found
+        entry, _, child = reached
         endpoint = child["endpoint"]
         if entry.chain:
             place = entry.place(place)
@@ -149,13 +149,13 @@ class Dispatch:
                 return _DELEGATED, params
         return needed, params
 
-    def _view(self, found: Found | None, table: Table, scope: Scope) -> View | Rest:
+    def _view(self, reached: Found | None, table: Table, scope: Scope) -> View | Rest:
         """Return what the framework is to run in place of the router."""
-        if found is None or found[1] is not Match.FULL:
-            return Rest(self.router, table, scope, found)
-        entry, match, child = found
+        if reached is None or reached[1] is not Match.FULL:
+            return Rest(self.router, table, scope, reached)
+        entry, match, child = reached
         top = entry.top
-        pinned = pin(found) if entry.chain or entry.leading else Pinned(top, (match, child), top.handle)
+        pinned = pin(reached) if entry.chain or entry.leading else Pinned(top, (match, child), top.handle)
         return View((pinned,), getattr(self.router, "form_limits", None))
 
 

@@ -17,7 +17,7 @@ from .declare import Requirements, as_written
 from .framework import DEPTH
 from .precedence import RouterPlace, start
 from .route_report import RouteReport, mounted_places, own_routes, report_routes
-from .table import RoutesVersion
+from .route_table import RoutesVersion
 from .target import Target, inner_app
 
 EXTENSION: Final = "x-capabilities"

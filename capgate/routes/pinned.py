@@ -17,7 +17,7 @@ from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
 from .framework import Unresolvable
-from .table import Found, Table
+from .route_table import Found, Table
 from .walk import Entry
 
 _NOT: Any = (Match.NONE, {})
@@ -71,15 +71,15 @@ class Rest:
 
     __slots__ = ("_frontend", "default", "form_limits", "redirect_slashes", "routes")
 
-    def __init__(self, router: Any, table: Table, scope: Scope, found: Found | None) -> None:
+    def __init__(self, router: Any, table: Table, scope: Scope, reached: Found | None) -> None:
         self.form_limits = getattr(router, "form_limits", None)
         self.redirect_slashes = router.redirect_slashes
         self.default = router.default
-        if found is None:
+        if reached is None:
             self.routes: tuple[Any, ...] = (_Redirects(table, scope),)
         else:
-            _refuse_own_handling(found[0])
-            self.routes = (pin(found),)
+            _refuse_own_handling(reached[0])
+            self.routes = (pin(reached),)
         match_frontend = getattr(router, "_match_low_priority", None)
         self._frontend = None if match_frontend is None else match_frontend(scope)
 
@@ -100,16 +100,16 @@ class _Redirects:
     def matches(self, scope: Scope) -> tuple[Match, Any]:
         if scope is self._scope:
             return _NOT  # type: ignore[no-any-return]
-        found = self._table.find(scope)
-        if found is None:
+        reached = self._table.find(scope)
+        if reached is None:
             return _NOT  # type: ignore[no-any-return]
-        self.path_format = getattr(found[0].route, "path_format", None)
+        self.path_format = getattr(reached[0].route, "path_format", None)
         return Match.PARTIAL, {}
 
 
-def pin(found: Found) -> Any:
+def pin(reached: Found) -> Any:
     """Return what stands for the route that was found among the routes of its router."""
-    entry, match, child = found
+    entry, match, child = reached
     top = entry.top
     if not entry.chain:
         return (PinnedMount if isinstance(top, Mount) else Pinned)(top, (match, child), top.handle)

@@ -2,7 +2,7 @@
 
 A :class:`Seat` travels in the scope, under :data:`SEAT`. It is immutable: on the way in a router puts another one
 there, and the former one back when it is done. It is not in a context variable, since middleware may run an application
-in another context. :data:`UNDECIDED` only tells a router that is called without a seat that a gate is waiting.
+in another context. A router that is called without a seat learns from :data:`UNDECIDED` that a gate is waiting.
 """
 
 from __future__ import annotations

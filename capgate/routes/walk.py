@@ -25,8 +25,10 @@ class Entry:
     """One place in the order of routes.
 
     ``top`` is the route of the router itself, at ``index``. ``chain`` are the included routers from there to the route,
-    outermost first. ``context`` is what FastAPI made of the route for that chain. ``route`` is the route as it is to be
-    described: with the path and the dependencies that it has in that chain. ``problem`` says why nothing can be known.
+    outermost first. ``context`` is what FastAPI made of the route for that chain.
+
+    ``route`` is the route as it is to be described, with the path and the dependencies that it has in that chain.
+    ``problem`` says why nothing can be known.
     """
 
     __slots__ = ("chain", "context", "index", "leading", "original", "plain", "problem", "route", "simple", "top")

@@ -29,11 +29,11 @@ PACKAGE = str(Path(capgate.__file__).parent)
 ALLOWED = [
     ("middleware/middleware", "__call__"),
     ("middleware/request", "enter"),
-    ("middleware/state", "__init__"),
+    ("middleware/request_state", "__init__"),
     ("routes/dispatch", "__call__"),
     ("routes/dispatch", "serve"),
-    ("routes/table", "is_current"),
-    ("routes/table", "find"),
+    ("routes/route_table", "is_current"),
+    ("routes/route_table", "find"),
     ("routes/dispatch", "_needed"),
     ("middleware/request", "admit_now"),
     ("middleware/actors", "actor_from_user"),
@@ -50,9 +50,9 @@ ALLOWED = [
 #: The same where the answer is a denial: an event, and a response of the middleware's own.
 DENIED = [
     *ALLOWED[:6],
-    ("routes/table", "find"),
-    ("routes/table", "candidates"),
-    ("routes/table", "_key"),
+    ("routes/route_table", "find"),
+    ("routes/route_table", "candidates"),
+    ("routes/route_table", "_key"),
     *ALLOWED[7:10],
     ("routes/declare", "resource"),
     ("checker/wasm", "answer_now"),
@@ -178,8 +178,8 @@ async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
             await app(scope_of(f"/by/{name}", user=Named("u")), receive, send)
         calls = called(app, scope_of("/by/a", user=Named("v")))
         added = [
-            ("routes/table", "candidates"),
-            ("routes/table", "_key"),
+            ("routes/route_table", "candidates"),
+            ("routes/route_table", "_key"),
             ("routes/declare", "resource"),
             ("runtime/abi/fixed", "actor"),
             ("runtime/abi/fixed", "resource"),

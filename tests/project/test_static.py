@@ -70,7 +70,7 @@ def test_what_a_router_found_is_run_in_one_place_and_only_once_it_was_admitted()
         "not request.denied",
         "request.admit_now(scope, receive, status, requirements, params)",
     ]
-    assert assigned(tree, "view") == ["None", "self._view(found, table, scope)"]
+    assert assigned(tree, "view") == ["None", "self._view(reached, table, scope)"]
     # The router itself is run only where there is no seat.
     app = [
         node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.router.app"

@@ -24,8 +24,8 @@ from capgate.routes.declare import requires
 from capgate.routes.dispatch import Dispatch, arm
 from capgate.routes.framework import Unresolvable
 from capgate.routes.pinned import View, pin
+from capgate.routes.route_table import Table
 from capgate.routes.seat import SEAT
-from capgate.routes.table import Table
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.seats import Seated

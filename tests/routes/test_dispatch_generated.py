@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from capgate.routes.declare import requires
-from capgate.routes.table import Table, literal_head
+from capgate.routes.route_table import Table, literal_head
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.seats import Seated

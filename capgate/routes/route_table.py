@@ -1,7 +1,8 @@
 """Finds the route that a request matches, over a table of the routes of one router.
 
 A route is left out only where the literal head of its own regular expression rules it out. Those left are asked by
-their own ``matches``, in the order of the routes. So a wrong table could only misroute, and what runs is what was found.
+their own ``matches``, in the order of the routes. So a wrong table could only misroute, and what
+runs is what was found.
 """
 
 from __future__ import annotations
