@@ -35,8 +35,10 @@ from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 _DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
+#: In the prefix of a place whose routes have no public names, since it is not certain which these would be.
+_NAMELESS: Final = "\0"
 #: The place inside of something that was admitted as a whole: nothing is declared around it any more.
-INSIDE: Final = RouterPlace(Router(), (), ())
+INSIDE: Final = RouterPlace(Router(), (), (), _NAMELESS)
 
 
 class Dispatch:
@@ -78,6 +80,7 @@ class Dispatch:
                 if index >= len(routes) or routes[index] is not reached[0].top:  # an equal one took its place
                     table = self._table = Table(self.router)
                     reached = table.find(scope)
+            view = self._view(reached, table, scope)
             for at in (seat,) if seat.outer is None else outermost_first(seat):
                 request = at.request
                 needed, params = self._needed(at, reached, scope)
@@ -98,8 +101,6 @@ class Dispatch:
                     inner = Seat(request, INSIDE, True, inner)
                 if admitted is not True:
                     break
-            else:
-                view = self._view(reached, table, scope)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -150,7 +151,7 @@ class Dispatch:
         return needed, params
 
     def _view(self, reached: Found | None, table: Table, scope: Scope) -> View | Rest:
-        """Return what the framework is to run in place of the router."""
+        """Return what the framework is to run in place of the router, before anything is waited for."""
         if reached is None or reached[1] is not Match.FULL:
             return Rest(self.router, table, scope, reached)
         entry, match, child = reached
@@ -160,7 +161,10 @@ class Dispatch:
 
 
 def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:
-    """Return the place of a ``router`` that is called where another one, or none, was expected."""
+    """Return the place of a ``router`` that is called where another one, or none, was expected.
+
+    What is declared around counts. No route of it is public.
+    """
     if place.depth >= DEPTH:
         raise Unresolvable(f"applications are nested more than {DEPTH} deep")
     always, default = place.always, place.default
@@ -168,7 +172,7 @@ def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:
     if isinstance(app, Starlette) and app.router is router:
         always, default = inherit(declared(app), always, default)
     always, default = inherit(declared(router), always, default)
-    return RouterPlace(router, always, default, place.prefix, "", place.depth + 1)
+    return RouterPlace(router, always, default, place.prefix + _NAMELESS, "", place.depth + 1)
 
 
 def outermost_first(seat: Seat) -> list[Seat]:

@@ -61,11 +61,20 @@ def find_target(app: object) -> Target:
             continue
         if declaring_methods(app if isinstance(app, type) else type(app)):
             raise Unresolvable(f"{app!r} declares methods, and which of them it calls is its own affair")
+        if _may_choose(app):
+            raise Unresolvable(f"{app!r} may choose routes unasked")
         inner = inner_app(app)
         if inner is None:
             return Target(always, None, root_path, default)
         app = inner
     raise Unresolvable(f"more than {DEPTH} wrappers around one application")
+
+
+def _may_choose(app: object) -> bool:
+    """Say whether ``app`` is a method of a router, but for that which answers where nothing matches."""
+    if not (isinstance(app, MethodType) and isinstance(app.__self__, Router)):
+        return False
+    return app.__func__ is not type(app.__self__).not_found
 
 
 def inner_app(app: object) -> object | None:

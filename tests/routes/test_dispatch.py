@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import gc
 import logging
 import weakref
@@ -275,9 +276,43 @@ async def test_a_bound_app_of_a_router_is_no_way_past_it() -> None:
     notes = Notes()
     router = Router([notes.route("/a", "a")])
     arm(router)
-    seated = Seated(Starlette(routes=[Mount("/m", router.app)]))
-    assert (await call(seated, "/m/a")).status == 403
+    for app in (router.app, functools.partial(router.app), router.__call__, Rewriting(router.app)):
+        seated = Seated(Starlette(routes=[Mount("/m", app)]), public=frozenset({"/m/{path:path}"}))
+        assert (await call(seated, "/m/a")).status == 403
+        assert isinstance(seated.last.causes[0], Unresolvable)
     assert notes == []
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+async def test_public_names_are_of_routes_that_are_seen(where: str) -> None:
+    notes = Notes()
+    hidden = needs("default")(Router([Route("/health", notes.app("hidden"))]))
+
+    class Legacy:
+        """Middleware behind which there is another application, below a path of its own."""
+
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            legacy = scope["path"].startswith("/legacy")
+            await (
+                hidden({**scope, "root_path": "/legacy"}, receive, send) if legacy else self.app(scope, receive, send)
+            )
+
+    async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
+        await hidden(scope, receive, send)
+
+    health = Route("/health", notes.app("health"))
+    if where == "beside":
+        app = Starlette(routes=[health], middleware=[Middleware(Legacy)])
+    else:
+        app = Starlette(routes=[health, Mount("/legacy", needs("opaque")(opaque))])
+    seated = Seated(app, public=frozenset({"/health"}), allow=lambda action, id: id == "opaque")
+    assert (await call(seated, "/health")).status == 200
+    assert (await call(seated, "/legacy/health")).status == 403
+    assert asked(seated)[-1] == "default"
+    assert notes == ["health"]
 
 
 def test_routers_with_middleware_are_armed_at_its_end() -> None:
