@@ -24,7 +24,7 @@ from .pinned import View, pin
 from .route_table import Table
 
 #: The versions that the tests were run with, from the lowest to the newest.
-TESTED: Final = {"starlette": ((0, 49), (1, 10)), "fastapi": ((0, 143, 5), (0, 165))}
+TESTED: Final = {"starlette": ((0, 49, 1), (1, 10)), "fastapi": ((0, 143, 5), (0, 165))}
 _PINNED, _ASKED = "/pinned/", "/asked/"
 
 

@@ -575,10 +575,10 @@ def test_the_framework_runs_what_was_pinned(fastapi: bool) -> None:
 @pytest.mark.parametrize(
     ("starlette", "fastapi", "named"),
     [
-        ("0.49.0", "0.143.5", []),
+        ("0.49.1", "0.143.5", []),
         ("1.10.9", "0.165.7", []),
         ("1.0.0rc1", "0.150.0", []),
-        ("0.48.9", "0.143.5", ["starlette"]),
+        ("0.49.0", "0.143.5", ["starlette"]),
         ("1.11.0", "0.143.4", ["starlette", "fastapi"]),
         ("2.0", "0.166.0", ["starlette", "fastapi"]),
         ("of unknown version", "1.0.0", ["starlette", "fastapi"]),
