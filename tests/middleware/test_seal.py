@@ -480,3 +480,43 @@ async def test_a_websocket_of_a_resolver() -> None:
     )
     assert (await Call(websocket_scope("/ws")).to(app)).sent[0]["type"] == "websocket.accept"
     assert (await Call(http_scope("/ws")).to(app)).status == 403
+
+
+# -- gates around gates
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_each_gate_is_asked_the_outermost_first_and_one_denial_is_one_event(mounted: bool) -> None:
+    order: list[str] = []
+    ran = Ran()
+
+    class Named(Recording):
+        def __init__(self, name: str, *allowed: str) -> None:
+            super().__init__(make_checker(document={"sql": list(allowed)}))
+            self.name = name
+
+        async def check(self, input: Any) -> Any:
+            order.append(f"{self.name} {input.resource.id}")
+            return await super().check(input)
+
+    routes = [Route(f"/{name}", read(name)(ran.endpoint(name))) for name in ("both", "inner", "outer", "neither")]
+    inner = CapabilityMiddleware(Starlette(routes=routes), settings=SETTINGS, checker=Named("inside", "both", "inner"))
+    outer = CapabilityMiddleware(
+        Router([Mount("/m", inner)]) if mounted else inner,
+        settings=SETTINGS,
+        checker=Named("outside", "both", "outer"),
+    )
+    prefix = "/m" if mounted else ""
+    for name, status, asked in (
+        ("both", 200, ["outside both", "inside both"]),
+        ("inner", 403, ["outside inner"]),
+        ("outer", 403, ["outside outer", "inside outer"]),
+        ("neither", 403, ["outside neither"]),
+    ):
+        order.clear()
+        with events() as found:
+            call = await Call(http_scope(f"{prefix}/{name}")).to(outer)
+        assert (call.status, order) == (status, asked)
+        assert [event["reason"] for event in found] == ["not_in_allowlist"] * (status == 403)
+        assert status == 200 or call.json["decision_id"] == found[0]["decision_id"]
+    assert ran.names == ["both"]
