@@ -56,7 +56,9 @@ class CapabilityMiddleware:
             return
         startup = self._startup
         request = GatedRequest(scope, send, _startup=startup, _point=startup.point)
-        entered = await request.enter(receive)
+        entered = request.enter_now()
+        if entered is None:
+            entered = await request.enter(receive)
         if entered is not None:
             if request.replay is not None:
                 receive, request.replay = request.replay, None

@@ -63,6 +63,22 @@ class GatedRequest(Seal, eq=False):
 
     # -- at the gate
 
+    def enter_now(self) -> Entered | None:
+        """Let the request in as far as the routers of the application, until :meth:`leave`.
+
+        Returns ``None`` where it is not that simple, so that :meth:`enter` has to say.
+        """
+        scope, point = self.scope, self._point
+        if point is None:
+            return None
+        path, place = scope.get("path"), point.place
+        usual = type(path) is str and path.isascii() and path.isprintable() and type(scope.get("method")) is str
+        if not usual or scope.get("type") != "http" or type(place) is not RouterPlace:
+            return None
+        self.by_resolver = point.by_resolver
+        outer = scope.get(SEAT)
+        return self._let_in(point, Seat(self, place, False, outer), outer)
+
     async def enter(self, receive: Receive) -> Entered | None:
         """Let the request in as far as the routers of the application, until :meth:`leave`; ``None`` if it is denied.
 
@@ -76,34 +92,35 @@ class GatedRequest(Seal, eq=False):
             point = self._point
             if point is None:
                 self._point = point = await self._startup.wait(scope)
-            path = scope.get("path")
-            usual = type(path) is str and path.isascii() and path.isprintable() and type(scope.get("method")) is str
-            if not usual and not self._is_well_formed(scope, point):
+            if not self._is_well_formed(scope, point):
                 return None
             self.by_resolver = point.by_resolver
-            place = point.place
-            outer = scope.get(SEAT)
+            place, outer = point.place, scope.get(SEAT)
             if isinstance(place, RouterPlace):
-                seat = Seat(self, place, False, outer)
-            else:
-                if isinstance(place, Exception):
-                    raise place
-                params = scope.get("path_params", {})
-                status, requirements = self.resolve(scope)[0] if point.by_resolver else place
-                asked: Asked = "delegated" if status == "deferred" else status
-                admitted = self.admit_now(scope, receive, asked, requirements, params)
-                if admitted is None:
-                    admitted = await self.admit(scope, receive, asked, requirements, params)
-                if admitted is not True:
-                    return None
-                seat = Seat(self, INSIDE, True, outer)
+                return self._let_in(point, Seat(self, place, False, outer), outer)
+            if isinstance(place, Exception):
+                raise place
+            params = scope.get("path_params", {})
+            status, requirements = self.resolve(scope)[0] if point.by_resolver else place
+            asked: Asked = "delegated" if status == "deferred" else status
+            admitted = self.admit_now(scope, receive, asked, requirements, params)
+            if admitted is None:
+                admitted = await self.admit(scope, receive, asked, requirements, params)
+            if admitted is not True:
+                return None
+            return self._let_in(point, Seat(self, INSIDE, True, outer), outer)
         except BaseException as error:
             if ends_task(error):
                 raise
             self.deny(scope, error)
             return None
+
+    def _let_in(self, point: RequestPoint, seat: Seat, outer: Seat | None) -> Entered:
+        scope, actor = self.scope, self._actor
+        if actor is not None and type(actor) not in ACTORS:
+            actor = None
         shared = scope.get("state")
-        self._capabilities = capabilities = Capabilities(point, None, point.actor, scope, self)
+        self._capabilities = capabilities = Capabilities(point, actor, point.actor, scope, self)
         scope[SEAT] = seat
         scope["state"] = state = RequestState({} if shared is None else shared, capabilities)
         return outer, state, CURRENT.set(capabilities), UNDECIDED.set(self)

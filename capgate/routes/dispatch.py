@@ -30,7 +30,7 @@ from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
 from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
-from .route_table import Found, Table
+from .route_table import STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 
 _NOTHING: Final[Needed] = ("undeclared", ())
@@ -66,24 +66,31 @@ class Dispatch:
         """Pass the request on to the route that it reaches, once that was asked about and allowed."""
         request = seat.request
         admitted: bool | None = False
-        view: Any = None
+        view: View | Rest | None = None
         inner: Seat | None = None
         try:
             if "router" not in scope:
                 scope["router"] = self.router
             table = self._table
-            if table is None or not table.is_current():
+            reached: Found | None = STALE if table is None else table.find(scope)
+            if table is None or reached is STALE:
                 table = self._table = Table(self.router)
-            reached = table.find(scope)
-            if reached is not None:
-                routes, index = self.router.routes, reached[0].index
-                if index >= len(routes) or routes[index] is not reached[0].top:  # an equal one took its place
-                    table = self._table = Table(self.router)
-                    reached = table.find(scope)
-            view = self._view(reached, table, scope)
+                reached = table.find(scope)
+            quick: tuple[tuple[Asked, Requirements], Any] | None = None
+            if reached is not None and seat.place.router is self.router and not seat.place.always:
+                entry, match, child = reached
+                if match is Match.FULL and entry.simple and not entry.leading:
+                    # Nearly every request: a function that declares something itself, and nothing else is asked.
+                    own = getattr(child["endpoint"], ATTRIBUTE, None)
+                    if type(own) is tuple and own and type(child["endpoint"]) is FunctionType:
+                        quick = ("declared", own), child["path_params"]
+                        pinned = Pinned(entry.top, (match, child), entry.top.handle)
+                        view = View((pinned,), self.router.__dict__.get("form_limits"))
+            if quick is None or request.by_resolver:
+                view, quick = self._view(reached, table, scope), None
             for at in (seat,) if seat.outer is None else outermost_first(seat):
                 request = at.request
-                needed, params = self._needed(at, reached, scope)
+                needed, params = self._needed(at, reached, scope) if quick is None or at is not seat else quick
                 if type(needed) is RouterPlace:
                     arm(needed.router)
                     admitted = not request.denied
@@ -135,11 +142,6 @@ class Dispatch:
         endpoint = child["endpoint"]
         if entry.chain:
             place = entry.place(place)
-        if type(endpoint) is FunctionType and not place.always:
-            # Nearly every route: a function that declares something itself.
-            own = getattr(endpoint, ATTRIBUTE, None)
-            if type(own) is tuple and own and not entry.leading:
-                return ("declared", own), child["path_params"]
         route = entry.route
         needed = step(place, route, endpoint, scope["method"] if scope["type"] == "http" else None, request.public)
         params = child.get("path_params")
@@ -154,10 +156,7 @@ class Dispatch:
         """Return what the framework is to run in place of the router, before anything is waited for."""
         if reached is None or reached[1] is not Match.FULL:
             return Rest(self.router, table, scope, reached)
-        entry, match, child = reached
-        top = entry.top
-        pinned = pin(reached) if entry.chain or entry.leading else Pinned(top, (match, child), top.handle)
-        return View((pinned,), getattr(self.router, "form_limits", None))
+        return View((pin(reached),), self.router.__dict__.get("form_limits"))
 
 
 def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:

@@ -72,7 +72,7 @@ class Rest:
     __slots__ = ("_frontend", "default", "form_limits", "redirect_slashes", "routes")
 
     def __init__(self, router: Any, table: Table, scope: Scope, reached: Found | None) -> None:
-        self.form_limits = getattr(router, "form_limits", None)
+        self.form_limits = router.__dict__.get("form_limits")
         self.redirect_slashes = router.redirect_slashes
         self.default = router.default
         if reached is None:

@@ -20,6 +20,8 @@ from .walk import Entry, included_routers, is_included, walk
 
 #: What was found: the route, whether it matches in full, and what it adds to the scope.
 Found = tuple[Entry, Match, Any]
+#: In place of what was found: the table is of other routes.
+STALE: Final[Any] = object()
 
 #: How long one answer may be to be kept for a path.
 _KEPT: Final = 64
@@ -138,14 +140,24 @@ class Table(RoutesVersion):
             self._after[key] = {position: self._entries[position] for position in positions}
         self._open = {key: tuple(entries.values()) for key, entries in self._after.items()}
 
-    def find(self, scope: Scope) -> Found | None:
-        """Return the first route that matches in full, else the first that matches in part, else ``None``."""
+    def find(self, scope: Scope) -> Any:
+        """Return the first route that matches in full, else the first that matches in part, else ``None``.
+
+        That is :data:`Found`. Returns :data:`STALE` where the routes are no longer the same.
+        """
         partial: Found | None = None
         full, none, first_included = Match.FULL, Match.NONE, self._first_included
+        try:  # as is_current() does, in nearly every case
+            if self._router.routes != self._routes or (first_included is not None and not self.is_current()):
+                return STALE
+        except Exception:
+            return STALE
         path = get_route_path(scope)
         for entry in self._exact.get(path) or self.candidates(path):
             match, child = entry.top.matches(scope) if entry.simple else entry.match(scope)
             if match is full:
+                if self._routes[entry.index] is not self._router.routes[entry.index]:
+                    return STALE  # an equal one took its place
                 if first_included is not None and entry.index >= first_included:
                     scope.setdefault("fastapi", {})
                 return entry, match, child

@@ -482,6 +482,24 @@ async def test_a_websocket_of_a_resolver() -> None:
     assert (await Call(http_scope("/ws")).to(app)).status == 403
 
 
+async def test_a_body_that_was_read_for_its_hash_is_given_once() -> None:
+    async def echo(request: Request) -> Response:
+        return PlainTextResponse(await request.body())
+
+    inner = Router([Route("/{p:path}", echo, methods=["POST"])])
+
+    @read("good", args_hash="body")
+    async def opaque(scope: Scope, receive: Receive, send: Send) -> None:
+        async def upper() -> Message:
+            message = await receive()
+            return {**message, "body": message["body"].upper()}
+
+        await inner(scope, upper, send)
+
+    call = Call(http_scope("/m/x", "POST"), [{"type": "http.request", "body": b"text"}])
+    assert (await call.to(gated([Mount("/m", opaque)]))).body == b"TEXT"
+
+
 # -- gates around gates
 
 

@@ -28,14 +28,12 @@ PACKAGE = str(Path(capgate.__file__).parent)
 #: In this order, once each but for ``send``, which is called for each message of the response.
 ALLOWED = [
     ("middleware/middleware", "__call__"),
-    ("middleware/request", "enter"),
+    ("middleware/request", "enter_now"),
+    ("middleware/request", "_let_in"),
     ("middleware/request_state", "__init__"),
     ("routes/dispatch", "__call__"),
     ("routes/dispatch", "serve"),
-    ("routes/route_table", "is_current"),
     ("routes/route_table", "find"),
-    ("routes/dispatch", "_view"),
-    ("routes/dispatch", "_needed"),
     ("middleware/request", "admit_now"),
     ("middleware/actors", "actor_from_user"),
     ("checker/wasm", "answer_now"),
@@ -49,11 +47,10 @@ ALLOWED = [
 ]
 #: The same where the answer is a denial: an event, and a response of the middleware's own.
 DENIED = [
-    *ALLOWED[:6],
-    ("routes/route_table", "find"),
+    *ALLOWED[:7],
     ("routes/route_table", "candidates"),
     ("routes/route_table", "_key"),
-    *ALLOWED[7:11],
+    *ALLOWED[7:9],
     ("routes/declare", "resource"),
     ("checker/wasm", "answer_now"),
     ("runtime/pool", "call"),

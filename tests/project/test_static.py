@@ -70,7 +70,14 @@ def test_what_a_router_found_is_run_in_one_place_and_only_once_it_was_admitted()
         "not request.denied",
         "request.admit_now(scope, receive, status, requirements, params)",
     ]
-    assert assigned(tree, "view") == ["None", "self._view(reached, table, scope)"]
+    made = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in ("View", "Rest")
+    ]
+    assert sorted(map(ast.unparse, made)) == [
+        "Rest(self.router, table, scope, reached)",
+        "View((pin(reached),), self.router.__dict__.get('form_limits'))",
+        "View((pinned,), self.router.__dict__.get('form_limits'))",
+    ]
     # The router itself is run only where there is no seat.
     app = [
         node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.router.app"
@@ -86,7 +93,7 @@ def test_a_gated_scope_is_passed_on_in_one_place_and_only_under_a_seal() -> None
     assert ast.unparse(passing.test) == "entered is not None"
     (attempt,) = [node for node in passing.body if isinstance(node, ast.Try)]
     assert [ast.unparse(part) for part in attempt.body] == ["await self.app(scope, receive, request.send)"]
-    assert assigned(tree, "entered") == ["await request.enter(receive)"]
+    assert assigned(tree, "entered") == ["request.enter_now()", "await request.enter(receive)"]
     # The application is handed on once besides, to the lifespan, in the branch of that type of scope.
     lifespan = next(node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == LIFESPAN)
     uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "self.app"]
