@@ -273,6 +273,7 @@ async def test_after_a_denial_only_the_denial_passes(change: Any) -> None:
     app = inside([Route("/bad", read("bad")(Ran().endpoint("bad")))], middle(changing))
     call = await Call(http_scope("/bad")).to(app)
     assert (call.status, call.json["reason"], len(call.sent)) == (403, "not_in_allowlist", 2)
+    assert not call.sent[1].get("more_body", False)
     assert call.headers["content-length"] == str(len(call.body))
 
 
