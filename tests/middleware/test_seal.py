@@ -210,6 +210,22 @@ async def test_middleware_that_answers_itself_is_replaced(how: str) -> None:
     assert found[0]["decision_id"] == call.json["decision_id"]
 
 
+@pytest.mark.parametrize("denied", [False, True])
+async def test_what_middleware_asks_for_itself_opens_nothing(denied: bool) -> None:
+    async def asking(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        async def nowhere(message: Message) -> None:
+            pass
+
+        if denied:
+            await app(scope, receive, nowhere)
+        await current().require("db.read", "sql_query:good")
+        await PlainTextResponse("secret")(scope, receive, send)
+
+    app = inside([Route("/bad", read("bad")(Ran().endpoint("bad")))], middle(asking))
+    call = await Call(http_scope("/bad")).to(app)
+    assert (call.status, call.json["reason"]) == (403, "not_in_allowlist" if denied else "unasked_response")
+
+
 async def test_a_websocket_that_middleware_accepts_itself_is_refused() -> None:
     async def accept(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
@@ -273,6 +289,7 @@ async def test_after_a_denial_only_the_denial_passes(change: Any) -> None:
     app = inside([Route("/bad", read("bad")(Ran().endpoint("bad")))], middle(changing))
     call = await Call(http_scope("/bad")).to(app)
     assert (call.status, call.json["reason"], len(call.sent)) == (403, "not_in_allowlist", 2)
+    assert not call.sent[1].get("more_body", False)
     assert call.headers["content-length"] == str(len(call.body))
 
 
@@ -314,13 +331,19 @@ async def test_middleware_that_runs_the_application_in_a_task_of_its_own() -> No
             response.headers["x-based"] = "1"
             return response
 
-    ran = Ran()
-    routes = [Route(f"/{name}", read(name)(ran.endpoint(name))) for name in ("good", "bad")]
-    app = inside(routes, Based)
+    def answering(name: str) -> Any:  # which reads nothing: what starlette reads with here is not closed by it
+        async def endpoint(request: Request) -> Response:
+            ran.append(name)
+            return PlainTextResponse(name)
+
+        return read(name)(endpoint)
+
+    ran: list[str] = []
+    app = inside([Route(f"/{name}", answering(name)) for name in ("good", "bad")], Based)
     call = await Call(http_scope("/good")).to(app)
     assert (call.status, call.headers["x-based"]) == (200, "1")
     call = await Call(http_scope("/bad")).to(app)
-    assert (call.status, call.json["reason"], ran.names) == (403, "not_in_allowlist", ["good"])
+    assert (call.status, call.json["reason"], ran) == (403, "not_in_allowlist", ["good"])
 
 
 async def test_middleware_that_runs_the_application_in_another_context() -> None:
