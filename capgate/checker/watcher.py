@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import CapgateError, StoreError, ends_task
+from ..errors import CapgateError, StoreError
 from ..limits import check_number
 from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.event_loop import on_loop
@@ -271,9 +271,11 @@ class Watcher:
                 self._looked = time.time_ns()
                 self._follow(active)
                 self._tell_store(active)
-            except BaseException as error:  # an engine's panic is no Exception, and somebody has to go on looking
-                if ends_task(error):
-                    raise
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # An engine's panic is no Exception, and somebody has to go on looking. This is nobody's task, either:
+                # what looks like its end comes from a store, or from a loop that was asked to make instances.
                 self._reject(active, error)
             return self.now is not before
 

@@ -132,6 +132,25 @@ async def test_a_panic_is_a_problem_and_not_the_end(shelf: Shelf, where: str, mo
         assert await checker.evaluate(ask(4)) == ALLOW
 
 
+@pytest.mark.parametrize("error", [Panic, GeneratorExit, asyncio.CancelledError])
+async def test_what_ends_a_task_does_not_end_the_looking(
+    shelf: Shelf, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that looks is nobody's task: a store, or a loop, from which such a thing comes is no end of it."""
+
+    def end(*arguments: object) -> Any:
+        raise error("from somewhere else")
+
+    async with follow(shelf, store_poll=SELDOM) as checker:
+        shelf.release(4)
+        with monkeypatch.context() as patched:
+            patched.setattr(checker._watcher._source, "read_active", end)
+            assert await anyio.to_thread.run_sync(checker._watcher.look) is False
+        assert checker.status().problem is not None
+        assert await anyio.to_thread.run_sync(checker._watcher.look) is True
+        assert checker.status().problem is None
+
+
 # -- ending
 
 
