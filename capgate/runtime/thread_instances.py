@@ -24,7 +24,7 @@ from .event_loop import call_soon, current_loop
 from .instantiation import InstanceCounts, Maker
 from .interpreter import CompiledPolicy, WasmInterpreter
 
-_log = logging.getLogger("capgate.runtime.pool")
+_log = logging.getLogger("capgate.pool")
 
 #: Instances made at once on an event loop, before other tasks have their turn.
 BATCH = 16

@@ -195,14 +195,14 @@ async def test_a_guest_whose_start_traps_is_tried_rarely(
     monkeypatch.setattr(instantiation, "BACKOFF", (1_000.0, 1_000.0))
     pool = WasmPool(artifact(TRAPS_AT_START), 2, engine_name)
     checker = WasmPolicyChecker(pool)
-    with caplog.at_level(logging.ERROR, "capgate.runtime.pool"):
+    with caplog.at_level(logging.ERROR, "capgate.pool"):
         for _ in range(20):
             assert await checker.check(order()) == Deny("policy_unavailable")
             with pytest.raises(PolicyUnavailable):
                 async with pool.acquire():
                     pytest.fail("there is none")
             assert checker.evaluate_now(order()) == Deny("policy_unavailable")
-    assert len([record for record in caplog.records if record.name == "capgate.runtime.pool"]) == 1
+    assert len([record for record in caplog.records if record.name == "capgate.pool"]) == 1
     statistics = check_balance(pool.statistics())
     assert (statistics.made, statistics.denied_fast) == (0, 59)
 
@@ -250,7 +250,7 @@ async def test_after_the_backoff_it_starts(
     checker = WasmPolicyChecker(pool)
     answers = [await checker.check(order()) for _ in range(5)]
     assert answers == [Deny("policy_unavailable")] * 3 + [Allow()] * 2
-    assert all(record.exc_info is not None for record in caplog.records if record.name == "capgate.runtime.pool")
+    assert all(record.exc_info is not None for record in caplog.records if record.name == "capgate.pool")
 
 
 def test_each_failure_in_a_row_doubles_the_time_to_the_next_attempt(
