@@ -45,7 +45,7 @@ def as_checker(given: PolicyChecker, deadline: float = Limits().deadline) -> Che
         return given
     if not callable(getattr(given, "check", None)):
         raise ConfigError("checker", given, "an object with an async check(input)")
-    base = next((cls for cls in type(given).__mro__ if _is_one_of(cls, OWN)), None)
+    base = _base_of(given)
     if isinstance(given, Checker) and base is not None:
         replaced = [name for name in ("check", *_SHORTER) if _replaces(given, base, name)]
         if not replaced:
@@ -53,6 +53,11 @@ def as_checker(given: PolicyChecker, deadline: float = Limits().deadline) -> Che
         if "check" not in replaced:
             raise ConfigError("checker", given, f"a checker that overrides check, and not only {', '.join(replaced)}")
     return ForeignChecker(given, deadline)
+
+
+def _base_of(given: object) -> type | None:
+    """Return the class of :data:`OWN` that the class of ``given`` is derived from, if any."""
+    return next((cls for cls in type(given).__mro__ if _is_one_of(cls, OWN)), None)
 
 
 def _is_one_of(cls: type, classes: tuple[type, ...]) -> bool:
@@ -82,8 +87,8 @@ class ForeignChecker(Checker):
         super().__init__()
         self._given = given
         self._deadline = deadline
-        #: The same where its class is derived from capgate's: it answers differently, but has the same figures.
-        self._known = given if isinstance(given, Checker) else None
+        #: The same where its class is derived from one of capgate's: it answers differently, but has the same figures.
+        self._known = given if isinstance(given, Checker) and _base_of(given) is not None else None
 
     @property
     def policy(self) -> PolicyInfo | None:

@@ -149,6 +149,19 @@ def test_what_an_application_says_of_its_policy_is_not_certain(policy: Any) -> N
     assert not checker.knows_policy
 
 
+def test_what_is_derived_from_the_interface_alone_is_an_applications_too() -> None:
+    class Whole(Checker):
+        """Says of its policy what it likes."""
+
+        @property
+        def policy(self) -> PolicyInfo:
+            return PolicyInfo("mine", "1", "ab" * 32)
+
+    checker = as_checker(Whole())
+    assert checker.policy == Whole().policy
+    assert not checker.knows_policy
+
+
 async def test_a_checker_is_started_where_it_can_be_and_closed_by_its_owner() -> None:
     class Startable(Answering):
         started = closed = 0
