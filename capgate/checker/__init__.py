@@ -5,13 +5,14 @@ Uses ``runtime``, ``store``, ``policy`` and the words. Read ``base.py`` first.
 
 from __future__ import annotations
 
-from .base import Checker, PolicyChecker
+from .base import DENIED, Checker, PolicyChecker
 from .cached import CachedChecker
 from .following import FollowingChecker
 from .local import LocalPolicyChecker
 from .wasm import WasmPolicyChecker
 
 __all__ = [
+    "DENIED",
     "CachedChecker",
     "Checker",
     "FollowingChecker",

@@ -6,6 +6,6 @@ Uses ``checker``, ``store`` and the words. Read ``table.py`` first, then ``setti
 from __future__ import annotations
 
 from .select import select_checker
-from .settings import Settings
+from .settings import PREFIX, VARIABLES, Settings
 
-__all__ = ["Settings", "select_checker"]
+__all__ = ["PREFIX", "VARIABLES", "Settings", "select_checker"]

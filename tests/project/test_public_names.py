@@ -34,11 +34,11 @@ PROMISED: Final[dict[str, tuple[str, ...]]] = {
     "capgate.capabilities.mcp": ("GatedMCP",),
     "capgate.capabilities.sql": ("gate_engine", "named", "query_name"),
     "capgate.capabilities.tools": ("canonical_hash", "gated_tool"),
-    "capgate.checker": ("LocalPolicyChecker", "PolicyChecker", "WasmPolicyChecker"),
+    "capgate.checker": ("DENIED", "LocalPolicyChecker", "PolicyChecker", "WasmPolicyChecker"),
     "capgate.fastapi": ("Gate", "Requires", "get_capabilities"),
     "capgate.metrics": ("Metrics",),
     "capgate.middleware": ("CapabilityMiddleware",),
-    "capgate.settings": ("Settings", "select_checker"),
+    "capgate.settings": ("PREFIX", "VARIABLES", "Settings", "select_checker"),
     "capgate.testing": (*("Asked", "RecordedGate", "check_fixtures", "make_checker", "read_fixtures", "run_fixtures"),),
     "capgate.testing.golden": (
         *("Fixture", "Outcome", "PolicyUnderTest", "check_fixtures", "check_release", "coverage_of", "read_fixtures"),
