@@ -73,9 +73,9 @@ async def test_faults_are_counted_each_time(shelf: Shelf, engine_name: str) -> N
         shelf.release(3, PARTLY, inputs=("action", "resource"))
         assert await following(checker).refresh() is True
         assert await checker.check(GOOD) == ALLOW
+        assert checker.remembered == 1
         for _ in range(19):  # with the one above as many as a probation takes
             assert await checker.check(BAD) == TRAPPED
-        assert checker.remembered == 1
         await following(checker).refresh()
         status = checker.status()
         assert status is not None
