@@ -1,8 +1,8 @@
 """Answers without a question: what is declared safe, and what was decided before.
 
 Neither turns a fault into an allow. What is remembered is an answer of the policy itself, to an input that differs in
-nothing that the policy looks at. Whoever says what a policy looks at is trusted to say it: capgate itself of a document
-and of a module that it built; of any other module whoever signed its manifest.
+nothing that the policy looks at. What that is, capgate knows of documents and of modules that it built. Of any other
+module a manifest says it, and whoever signed that is trusted to have said the truth.
 """
 
 from __future__ import annotations
@@ -69,13 +69,12 @@ class CachedChecker(ChangingChecker):
     """In front of another checker of capgate's own. Owns it.
 
     ``safe`` are operations that are allowed unasked, exact: ``"action kind:id"``, or ``"action"`` for questions
-    without a resource. So many decisions as ``size`` says (0 for none, up to 1,000,000) are remembered; ``None`` is
-    :data:`USUAL` where the policy says which inputs it looks at, and none where it does not. The oldest is forgotten
-    first, and all of them once ``inner`` has another policy, or is closed. A fault is never remembered.
+    without a resource. At most ``size`` decisions are remembered: 0 for none, up to 1,000,000. With ``None`` it is
+    :data:`USUAL` where the policy says which inputs it looks at, and else 0. The oldest is forgotten first, and all of
+    them once ``inner`` has another policy, or is closed. A fault is never remembered.
 
-    An answer is that of the policy to the same action and resource, and to the same actor, mode, service and hash of
-    arguments as far as the policy looks at them. Inputs with attributes and those with long texts are asked about each
-    time.
+    An answer counts for the same action and resource. Where the policy looks at actor, mode, service or hash of
+    arguments, these are the same, too. Inputs with attributes and those with long texts are asked about each time.
 
     Raises :class:`ConfigError`, also where a number is asked for and the policy does not say which inputs it looks at.
     A class that is derived from one of capgate's answers for what its ``inputs`` say.
@@ -320,9 +319,9 @@ def is_keyed(inputs: frozenset[str] | None) -> bool:
 def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key | None]:
     """Return a function of an input that gives all that a policy which looks at ``inputs`` may tell inputs apart by.
 
-    It gives ``None`` for what is not to be remembered, and raises nothing. Of two inputs with one key both are
-    well-formed, and no longer than they may be, if a policy was ever asked about one of them: what is not in the key is
-    looked at each time. Action and resource are in every key, because checkers look at them whatever a policy does.
+    It gives ``None`` for what is not to be remembered, and raises nothing. What is not in the key is looked at each
+    time: if one input with a key is well-formed, and no longer than it may be, so is every other. Action and resource
+    are in every key, because checkers look at them whatever a policy does.
 
     Texts are ``str`` itself, because a derived class may equal anything. What has several parts is immutable, so it is
     told by its identity that it was looked at before.

@@ -22,7 +22,7 @@ from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.enforcement.point import EnforcementPoint
 from capgate.errors import ConfigError
-from capgate.limits import Limits
+from capgate.limits import RANGES, Limits
 from capgate.model import (
     ALLOW,
     ANONYMOUS,
@@ -41,6 +41,7 @@ from capgate.model import (
     User,
 )
 from capgate.policy import RuntimePolicy
+from capgate.runtime.abi.fixed import SLOTS
 from capgate.runtime.pool import WasmPool
 from capgate.store.manifest import INPUTS
 
@@ -135,13 +136,17 @@ def test_inputs_share_an_answer_only_if_they_agree_in_what_it_looks_at(
 
     def answer(input: PolicyInput) -> PolicyResult:
         what = seen(input, names)
-        return ALLOW if hash(what) % 3 == 0 else Deny(ascii(what))
+        return ALLOW if len(ascii(what)) % 3 == 0 else Deny(ascii(what)[:200])
 
     checker = CachedChecker(Asked(answer, *names), size=size)
     for input in asked:
         assert checker.evaluate_now(input) == answer(input)
     assert checker.current.answer_many_now(asked) == [answer(input) for input in asked]
     assert checker.remembered <= size
+
+
+def test_what_is_remembered_is_within_every_limit() -> None:
+    assert sum(SLOTS.values()) <= RANGES["input_bytes"][0]
 
 
 def test_every_part_that_a_manifest_can_name_is_keyed_but_for_the_time() -> None:
