@@ -54,6 +54,9 @@ _REASON: Final = 256
 #: Once all is full, one of so many new answers takes the place of the oldest. So questions that are all different cost
 #: little, and do not drive out those that come again.
 ADMITTED: Final = 8
+#: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
+#: one question of :data:`ADMITTED`, until that was asked before.
+PATIENCE: Final = 256
 _ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
 _ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
 _U64: Final = 2**64
@@ -176,6 +179,7 @@ class Memory(Checker):
         "_count",
         "_guarded",
         "_key",
+        "_missed",
         "_mortal",
         "_order",
         "_safe",
@@ -207,7 +211,7 @@ class Memory(Checker):
         self.known: dict[Key | None, PolicyResult] = {}  # nothing is ever under None
         #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
         self._order: deque[Key] = deque()
-        self._turned_away = 0
+        self._missed = self._turned_away = 0
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -261,13 +265,20 @@ class Memory(Checker):
         return [result for result in results if result is not None]
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
+        if self._missed >= PATIENCE and not self._safe:
+            self._missed = missed = self._missed + 1
+            if missed % ADMITTED:
+                return self.asked.answer_now(input)
         key = self._key(input)
         if self._guarded:
             result = self._recall(key, input)
         else:  # as that does it, without its frame: nearly every request takes this way
             result = self.known.get(key)
-            if result is not None and self._count is not None:
-                self._count()
+            if result is not None:
+                if self._missed:
+                    self._missed = 0
+                if self._count is not None:
+                    self._count()
         if result is None:
             result = self.asked.answer_now(input)
             if key is not None and result is not None:
@@ -281,14 +292,17 @@ class Memory(Checker):
         if self._mortal is not None and self._mortal.expired:
             return None
         result = self.known.get(key)
-        if result is not None and self._count is not None:
-            self._count()
+        if result is not None:
+            self._missed = 0
+            if self._count is not None:
+                self._count()
         return result
 
     def _remember(self, key: Key, input: PolicyInput, result: PolicyResult) -> None:
         known, order = self.known, self._order
         room = self.size - len(order)
         if room <= 0:
+            self._missed += 1
             self._turned_away = turn = self._turned_away + 1
             if turn % ADMITTED or not self.size:
                 return

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.cached import ADMITTED, USUAL, CachedChecker, is_keyed
+from capgate.checker.cached import ADMITTED, PATIENCE, USUAL, CachedChecker, is_keyed
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.enforcement.current import capabilities_for
@@ -256,6 +256,29 @@ async def test_the_number_of_decisions_is_bounded_and_the_oldest_goes_first() ->
     for id in ("a", "b", "d"):
         await checker.evaluate(ask(id))
     assert counting.asked == asked + 3
+
+
+async def test_where_nothing_comes_again_it_is_hardly_looked_for_and_found_once_it_does() -> None:
+    checker, counting = quick(size=10)
+    for number in range(10 + 2 * PATIENCE):
+        await checker.evaluate(ask(f"new {number}"))
+    assert (counting.asked, checker.remembered) == (10 + 2 * PATIENCE, 10)
+    before = counting.asked
+    for _ in range(100):  # it comes again and again, so it gets in, is found, and from then on it is never asked about
+        assert await checker.evaluate(ask("good")) == ALLOW
+    assert counting.asked <= before + ADMITTED * (ADMITTED + 1)
+    before = counting.asked
+    for _ in range(100):
+        assert await checker.evaluate(ask("good")) == ALLOW
+    assert counting.asked == before
+
+
+async def test_what_is_safe_is_so_whatever_comes_between() -> None:
+    checker, counting = quick(size=1, safe=("db.write sql_query:audit",))
+    for number in range(3 * PATIENCE):
+        await checker.evaluate(ask(f"new {number}"))
+        assert await checker.evaluate(ask("audit", "db.write")) == ALLOW
+    assert counting.asked == 3 * PATIENCE
 
 
 async def test_long_texts_are_not_remembered() -> None:

@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 from capgate.actions import Vocabulary
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
+from capgate.checker import cached
 from capgate.checker.base import ChangingChecker, Checker
-from capgate.checker.cached import CachedChecker
+from capgate.checker.cached import PATIENCE, CachedChecker
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.events import DecisionEvent, add_sink, remove_sink
@@ -166,8 +167,14 @@ async def answers(checker: Checker, inputs: list[PolicyInput], way: str) -> tupl
     return [canonical(result) for result in results], sink.seen
 
 
-@pytest.mark.parametrize("kind", ["local", *EXPECTED_ENGINES])
-def test_what_is_remembered_changes_no_answer_and_no_event(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "patience"), [("local", PATIENCE), *((kind, 2) for kind in ("local", *EXPECTED_ENGINES))]
+)
+def test_what_is_remembered_changes_no_answer_and_no_event(
+    kind: str, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With little patience, most questions soon pass the memory by."""
+    monkeypatch.setattr(cached, "PATIENCE", patience)
     machine = type("Machine", (MemoryMachine,), {"kind": kind})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
