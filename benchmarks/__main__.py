@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from . import checks, load, machine, plot, requests
+from . import checks, details, load, machine, plot, requests, routes, server
 from .report import Case, as_json, target_lines, text
 from .targets import exit_code
 from .timing import BATCH_NS, MAX_CALLS, WARM_UP
 
-CASES = ("checks", "requests", "load")
+CASES = ("checks", "requests", "details", "routes", "server", "load")
 METHOD = (
     f"every contender runs one batch per round, in an order shuffled each round; a batch is at most {MAX_CALLS} calls"
     f" or about {BATCH_NS / 1e6:g} ms, after {WARM_UP} untimed calls; its arguments are made before; gc is off; median"
@@ -48,6 +48,14 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
         case = asyncio.run(checks.run(rounds, options.seed))
     elif name == "requests":
         case = asyncio.run(requests.run(rounds, options.seed))
+    elif name == "details":
+        case = asyncio.run(details.run(rounds, options.seed))
+    elif name == "routes":
+        sizes = routes.SIZES[:2] if options.quick else routes.SIZES
+        case = asyncio.run(routes.run(rounds, options.seed, sizes))
+    elif name == "server":
+        sent = server.QUICK_REQUESTS if options.quick else server.REQUESTS
+        case = server.run(2 if options.quick else rounds, options.seed, sent)
     elif options.quick:
         case = asyncio.run(load.run(2, load.SIZES[:-1]))
     else:
@@ -60,7 +68,7 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="a few seconds in all; shows that it runs, proves no figure"
+        "--quick", action="store_true", help="half a minute in all; shows that it runs, proves no figure"
     )
     parser.add_argument("--only", choices=CASES, action="append", help="this case; may be given several times")
     parser.add_argument("--rounds", type=int, help="batches per contender (default: 300, quick: 12)")

@@ -32,12 +32,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class Contender:
     """What is timed: ``call(argument)`` for each of ``arguments(n)``. ``awaits`` says that ``call`` gives a coroutine,
-    which is awaited from one coroutine for the whole batch."""
+    which is awaited from one coroutine for the whole batch.
+
+    With ``before``, that is called before each call, which is awaited. It is not timed: the clock is then read around
+    each call, and not around the batch."""
 
     name: str
     call: Callable[[Any], Any]
     arguments: Callable[[int], Sequence[Any]]
     awaits: bool = False
+    before: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,32 @@ async def _run_awaiting(call: Callable[[Any], Awaitable[Any]], arguments: Sequen
     return perf_counter_ns() - start
 
 
+async def _run_each_after(
+    call: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any], before: Callable[[], object]
+) -> int:
+    taken = 0
+    for argument in arguments:
+        before()
+        start = perf_counter_ns()
+        await call(argument)
+        taken += perf_counter_ns() - start
+    return taken
+
+
 class _Runner:
     """A contender with loops of its own, and its number of calls per batch."""
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
         self._run, self._run_awaiting = own_copy(_run), own_copy(_run_awaiting)
+        self._run_each_after = own_copy(_run_each_after)
         self.calls = 1
 
     async def batch(self, calls: int) -> int:
         """Nanoseconds that so many calls took."""
-        arguments = self.contender.arguments(calls)
+        arguments, before = self.contender.arguments(calls), self.contender.before
+        if before is not None:
+            return await self._run_each_after(self.contender.call, arguments, before)
         if self.contender.awaits:
             return await self._run_awaiting(self.contender.call, arguments)
         return self._run(self.contender.call, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -107,6 +107,16 @@ class Checker:
         Whoever needs to know which policy gave an answer takes this once, and asks it for both.
         """
         return self
+
+    @property
+    def steady(self) -> Checker | None:
+        """The checker that answers for good; ``None`` where policies change, so that :attr:`current` is asked for."""
+        return self
+
+    @property
+    def count_answer(self) -> Callable[[], None] | None:
+        """What is to be called when an answer of this is given again from memory; ``None`` where nobody counts."""
+        return None
 
     @property
     def remembered(self) -> int | None:
@@ -238,6 +248,10 @@ class ChangingChecker(Checker):
     """A checker that changes policies: whatever it is asked, :attr:`current` answers."""
 
     __slots__ = ()
+
+    @property
+    def steady(self) -> Checker | None:
+        return None
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
         return self.current.answer_now(input)

@@ -1,65 +1,110 @@
 """Answers without a question: what is declared safe, and what was decided before.
 
-Both are off unless settings ask for them, and neither turns a fault into an allow. What is remembered is an answer of
-the policy itself, to an input that differs in nothing that the policy looks at.
+Neither turns a fault into an allow. What is remembered is an answer of the policy itself, to an input that differs in
+nothing that the policy looks at. What that is, capgate knows of documents and of modules that it built. Of any other
+module a manifest says it, and whoever signed that is trusted to have said the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import ConfigError
 from ..events import DecisionLog
-from ..model import ALLOW, REASONS, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason, Resource
+from ..model import (
+    ALLOW,
+    ANONYMOUS,
+    DEFAULT_ENVIRONMENT,
+    REASONS,
+    Allow,
+    Anonymous,
+    CompilerTool,
+    Deny,
+    Environment,
+    PolicyInfo,
+    PolicyInput,
+    PolicyResult,
+    Reason,
+    Resource,
+    Service,
+    User,
+)
 from ..policy import is_well_formed
+from ..runtime.abi.fixed import SLOTS
 from ..runtime.pool import PoolStatistics
 from .base import ChangingChecker, Checker, FollowStatus
+from .local import LocalPolicyChecker
+from .wasm import WasmPolicyChecker
 
 #: Most decisions that are remembered.
 LARGEST: Final = 1_000_000
+#: How many are remembered where nobody says how many: as many different questions as a busy application has in a while.
+#: One takes some 300 bytes, and at most 2,200. So these take about one megabyte, and at most nine.
+USUAL: Final = 4_096
+#: The parts of an input that a key can have. A policy that looks at anything else, as at the time, has no key.
+KEYED: Final = frozenset({"action", "actor", "args_hash", "mode", "resource", "service"})
 #: Codes of capgate's own, which stand for faults; and an action that is unknown now may be registered later.
 _FAULTS: Final = REASONS - {Reason.MISSING_RESOURCE, Reason.NOT_IN_ALLOWLIST}
-#: Characters of one text of an input that is remembered, so that the cache is bounded in bytes too.
-_TEXT: Final = 256
+#: Bytes of a reason that is remembered. Each part of an input fits into its slot, which bounds memory too; and so
+#: every input with a known key is within ``limits.input_bytes``, which is not less than all slots together.
+_REASON: Final = 256
+#: Once all is full, one of so many new answers takes the place of the oldest. So questions that are all different cost
+#: little, and do not drive out those that come again.
+ADMITTED: Final = 8
+#: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
+#: one question of :data:`ADMITTED`, until that was asked before.
+PATIENCE: Final = 256
+_ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
+_ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
 _U64: Final = 2**64
 _SAFE: Final = "'action' or 'action kind:id', each exactly as it is asked"
+_UNKEYED: Final = "0, or nothing, for a policy that does not say which inputs it looks at, or looks at the time"
 
 Operation = tuple[str, Any, Any]
+#: Action, kind and id of the resource, and whatever else the policy looks at.
+Key = tuple[Any, ...]
 
 
 class CachedChecker(ChangingChecker):
     """In front of another checker of capgate's own. Owns it.
 
     ``safe`` are operations that are allowed unasked, exact: ``"action kind:id"``, or ``"action"`` for questions
-    without a resource. So many decisions as ``size`` says (0 for none, up to 1,000,000) are remembered. The oldest is
-    forgotten first, and all of them once ``inner`` has another policy. An error or a timeout is never remembered.
-    Raises :class:`ConfigError`, also where ``size`` is asked for and the policy does not say which inputs it looks at.
+    without a resource. At most ``size`` decisions are remembered: 0 for none, up to 1,000,000. With ``None`` it is
+    :data:`USUAL` where the policy says which inputs it looks at, and else 0. The oldest is forgotten first, and all of
+    them once ``inner`` has another policy, or is closed. A fault is never remembered.
+
+    An answer counts for the same action and resource. Where the policy looks at actor, mode, service or hash of
+    arguments, these are the same, too. Inputs with attributes and those with long texts are asked about each time.
+
+    Raises :class:`ConfigError`, also where a number is asked for and the policy does not say which inputs it looks at.
+    A class that is derived from one of capgate's answers for what its ``inputs`` say.
     """
 
-    __slots__ = ("_memory", "_safe", "_size", "inner")
+    __slots__ = ("_for_good", "_memory", "_safe", "_size", "inner")
 
     def __init__(
         self,
         inner: Checker,
         *,
         safe: Sequence[str] = (),
-        size: int = 0,
+        size: int | None = 0,
         vocabulary: Vocabulary = VOCABULARY,
         events: DecisionLog | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
-        if type(size) is not int or not 0 <= size <= LARGEST:
+        if size is not None and (type(size) is not int or not 0 <= size <= LARGEST):
             raise ConfigError("cache_size", size, f"a whole number from 0 to {LARGEST:,}")
+        if size and not is_keyed(inner.current.inputs):
+            raise ConfigError("cache_size", size, _UNKEYED)
         self.inner = inner
         self._safe = frozenset(_operation(text, vocabulary) for text in safe)
-        self._size = size
-        self._memory = Memory(inner.current, self._safe, size)
-        if size and not self._memory.usable:
-            valid = "0 for a policy that does not say which inputs it looks at, or looks at the time"
-            raise ConfigError("cache_size", size, valid)
+        self._size = USUAL if size is None else size
+        self._memory = Memory(inner.current, self._safe, self._size)
+        #: A document and a module have one policy for good; a derived class may have any.
+        self._for_good = type(inner) is LocalPolicyChecker or type(inner) is WasmPolicyChecker
 
     @property
     def policy(self) -> PolicyInfo | None:
@@ -79,11 +124,18 @@ class CachedChecker(ChangingChecker):
 
     @property
     def current(self) -> Memory:
-        asked, memory = self.inner.current, self._memory
+        memory = self._memory
+        if self._for_good:
+            return memory
+        asked = self.inner.current
         if memory.asked is not asked or memory.policy is not asked.policy:
             # Two threads may each make one. Neither has an answer of another policy in it, whichever stays.
-            self._memory = memory = Memory(asked, self._safe, self._size)
+            self._memory = memory = Memory(asked, self._safe, memory.size)
         return memory
+
+    @property
+    def steady(self) -> Checker | None:
+        return self._memory if self._for_good else None
 
     @property
     def remembered(self) -> int:
@@ -95,11 +147,24 @@ class CachedChecker(ChangingChecker):
     def status(self) -> FollowStatus | None:
         return self.inner.status()
 
+    async def check(self, input: PolicyInput) -> PolicyResult:
+        current = self.current
+        result = current.answer_now(input)
+        if result is ALLOW:
+            return result
+        if result is None:
+            result = await current.evaluate(input)
+        if type(result) is Deny:
+            self._report(input, result, current)
+        return result
+
     async def start(self) -> None:
         await self.inner.start()
+        if self._memory.size != self._size:  # it was closed before
+            self._memory.empty(self._size)
 
     async def aclose(self) -> None:
-        self._memory = Memory(self.inner.current, self._safe, 0)
+        self._memory.empty(0)
         await self.inner.aclose()
 
 
@@ -107,25 +172,46 @@ class Memory(Checker):
     """What one policy answered, and that policy.
 
     An answer gets in here only from ``asked``. So whoever is late, on whatever thread, puts nothing where another
-    policy's answers are.
+    policy's answers are. No lock is taken: each step on ``known`` is one that threads cannot interrupt.
     """
 
-    __slots__ = ("_looks_at_hash", "_mortal", "_safe", "_size", "asked", "known", "policy", "usable")
+    __slots__ = (
+        "_count",
+        "_guarded",
+        "_key",
+        "_missed",
+        "_mortal",
+        "_order",
+        "_safe",
+        "_turned_away",
+        "asked",
+        "known",
+        "policy",
+        "size",
+    )
 
     policy: PolicyInfo | None
 
     def __init__(self, asked: Checker, safe: frozenset[Operation], size: int) -> None:
         super().__init__()
-        inputs = asked.inputs
         self.asked = asked
         self.policy = asked.policy
-        self.usable = inputs is not None and "timestamp" not in inputs
-        self.known: dict[object, PolicyResult] = {}
-        self._looks_at_hash = inputs is None or "args_hash" in inputs
+        self._key = key_function(asked.inputs) if size else _no_key
         self._safe = safe
-        self._size = size
         #: What expires: an answer that was an allow is none afterwards.
         self._mortal = None if asked.expires is None else asked
+        self._guarded = bool(safe) or self._mortal is not None
+        self._count = asked.count_answer
+        self.empty(size)
+
+    def empty(self, size: int) -> None:
+        """Forget everything, and remember no more than ``size`` from now on."""
+        # In this order: an answer that arrives meanwhile is put where nobody looks any more, or nowhere.
+        self.size = size
+        self.known: dict[Key | None, PolicyResult] = {}  # nothing is ever under None
+        #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
+        self._order: deque[Key] = deque()
+        self._missed = self._turned_away = 0
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -149,8 +235,10 @@ class Memory(Checker):
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
         if result is None:
+            key = self._key(input)
             result = await self.asked.evaluate(input)
-            self._remember(input, result)
+            if key is not None:
+                self._remember(key, input, result)
         return result
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
@@ -162,77 +250,185 @@ class Memory(Checker):
         return await self.asked.evaluate_many(inputs) if results is None else results
 
     def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
-        results = [self._look_up(input) for input in inputs]
-        unknown = [input for input, result in zip(inputs, results, strict=True) if result is None]
-        if not unknown:
-            return [result for result in results if result is not None]
-        answers = self.asked.answer_many_now(unknown)
-        if answers is None or len(answers) != len(unknown):
-            return None
-        for input, answer in zip(unknown, answers, strict=True):
-            self._remember(input, answer)
-        fresh = iter(answers)
-        return [next(fresh) if result is None else result for result in results]
+        keys = [self._key(input) for input in inputs]
+        results = [self._recall(key, input) for key, input in zip(keys, inputs, strict=True)]
+        unknown = [at for at, result in enumerate(results) if result is None]
+        if unknown:
+            answers = self.asked.answer_many_now([inputs[at] for at in unknown])
+            if answers is None or len(answers) != len(unknown):
+                return None
+            for at, answer in zip(unknown, answers, strict=True):
+                results[at] = answer
+                key = keys[at]
+                if key is not None:
+                    self._remember(key, inputs[at], answer)
+        return [result for result in results if result is not None]
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
-        result = self._look_up(input)
+        if self._missed >= PATIENCE and not self._safe:
+            self._missed = missed = self._missed + 1
+            if missed % ADMITTED:
+                return self.asked.answer_now(input)
+        key = self._key(input)
+        if self._guarded:
+            result = self._recall(key, input)
+        else:  # as that does it, without its frame: nearly every request takes this way
+            result = self.known.get(key)
+            if result is not None:
+                if self._missed:
+                    self._missed = 0
+                if self._count is not None:
+                    self._count()
         if result is None:
             result = self.asked.answer_now(input)
-            if result is not None:
-                self._remember(input, result)
+            if key is not None and result is not None:
+                self._remember(key, input, result)
         return result
 
-    def _look_up(self, input: PolicyInput) -> PolicyResult | None:
+    def _recall(self, key: Key | None, input: PolicyInput) -> PolicyResult | None:
         """Return what is known about ``input`` without a question. Nothing is known about what is malformed."""
-        try:
-            if self._safe and _operation_of(input) in self._safe and is_well_formed(input):
-                return ALLOW
-            if not self._size or (self._mortal is not None and self._mortal.expired):
+        if self._safe and _is_safe(input, self._safe):
+            return ALLOW
+        if self._mortal is not None and self._mortal.expired:
+            return None
+        result = self.known.get(key)
+        if result is not None:
+            self._missed = 0
+            if self._count is not None:
+                self._count()
+        return result
+
+    def _remember(self, key: Key, input: PolicyInput, result: PolicyResult) -> None:
+        known, order = self.known, self._order
+        room = self.size - len(order)
+        if room <= 0:
+            self._missed += 1
+            self._turned_away = turn = self._turned_away + 1
+            if turn % ADMITTED or not self.size:
+                return
+        if type(result) is not Allow and not _is_answer(result):
+            return
+        action, kind, id = key[0], key[1] or "", key[2] or ""
+        if not (_fits(action, _ACTION) and _fits(kind + id, _RESOURCE)) or key in known:
+            return
+        if input.resource is not None and input.resource.attributes:
+            return  # added while the question was asked, and perhaps looked at
+        if room <= 0:
+            try:  # noqa: SIM105  # suppress() costs as much as all of this
+                known.pop(order.popleft(), None)
+            except IndexError:  # other threads took the rest away
+                pass
+        known[key] = result
+        order.append(key)
+
+
+# -- what an answer depends on
+
+
+def is_keyed(inputs: frozenset[str] | None) -> bool:
+    """Say whether answers of a policy that looks at ``inputs`` can be remembered."""
+    return inputs is not None and inputs <= KEYED
+
+
+def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key | None]:
+    """Return a function of an input that gives all that a policy which looks at ``inputs`` may tell inputs apart by.
+
+    It gives ``None`` for what is not to be remembered, and raises nothing. What is not in the key is looked at each
+    time: if one input with a key is well-formed, and no longer than it may be, so is every other. Action and resource
+    are in every key, because checkers look at them whatever a policy does.
+
+    Texts are ``str`` itself, because a derived class may equal anything. What has several parts is immutable, so it is
+    told by its identity that it was looked at before.
+    """
+    if inputs is None or not inputs <= KEYED:
+        return _no_key
+    looks_at_actor, looks_at_hash = "actor" in inputs, "args_hash" in inputs
+    looks_at_mode, looks_at_service = "mode" in inputs, "service" in inputs
+    looks_further = not inputs <= {"action", "resource"}
+    known_env = DEFAULT_ENVIRONMENT
+
+    def key(input: PolicyInput) -> Key | None:
+        nonlocal known_env
+        if type(input) is not PolicyInput:
+            return None
+        actor, env, digest, timestamp = input.actor, input.env, input.args_hash, input.timestamp
+        who = None
+        if actor is not ANONYMOUS:
+            actor_class = type(actor)
+            if actor_class is User or actor_class is Service or actor_class is CompilerTool:
+                who = actor.id  # type: ignore[union-attr]  # they have one
+                if type(who) is not str or len(who) > _ACTOR or not (who.isascii() or _fits(who, _ACTOR)):
+                    return None
+            elif actor_class is not Anonymous:
                 return None
-            key = self._key(input)
-            return self.known.get(key) if key is not None and self.usable else None
-        except Exception:  # of an input that is none: the checker behind says what is wrong with it
+        if env is not known_env:
+            if not _is_short_env(env):
+                return None
+            known_env = env
+        if digest is not None and (type(digest) is not str or not _fits(digest, _HASH)):
             return None
+        if type(timestamp) is not int or not 0 <= timestamp < _U64:
+            return None
+        action, resource = input.action, input.resource
+        if type(action) is not str:
+            return None
+        kind = id = None
+        if resource is not None:
+            if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
+                return None
+            kind, id = resource.kind, resource.id
+            if type(kind) is not str or (type(id) is not str and id is not None):
+                return None
+        if not looks_further:
+            return action, kind, id
+        return (
+            action,
+            kind,
+            id,
+            type(actor) if looks_at_actor else None,
+            who if looks_at_actor else None,
+            env.mode if looks_at_mode else None,
+            env.service if looks_at_service else None,
+            digest if looks_at_hash else None,
+        )
 
-    def _remember(self, input: PolicyInput, result: PolicyResult) -> None:
-        if not self._size or (type(result) is not Allow and not _is_answer(result)):
-            return
-        key = self._key(input)
-        known = self.known
-        if key is None or not self.usable:
-            return
-        if len(known) >= self._size:
-            with suppress(RuntimeError, StopIteration):  # another thread forgot something at the same time
-                known.pop(next(iter(known)), None)
-        if len(known) < self._size:
-            known[key] = result
+    return key
 
-    def _key(self, input: PolicyInput) -> object | None:
-        """Return everything that the policy may look at, or ``None`` for what is not remembered.
 
-        Two inputs with one key are both well-formed or neither is.
-        """
-        resource, timestamp, digest = input.resource, input.timestamp, input.args_hash
-        if type(input) is not PolicyInput or type(timestamp) is not int or not 0 <= timestamp < _U64:
-            return None
-        if digest is not None and not (type(digest) is str and len(digest) <= _TEXT and digest.isascii()):
-            return None
-        # Where the policy does not look at it, its length still counts towards the limit of an input.
-        kept = digest if digest is None or self._looks_at_hash else len(digest)
-        if resource is None:
-            return input.action, input.actor, input.env, kept
-        if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
-            return None
-        id = resource.id
-        if id is not None and len(id) > _TEXT:
-            return None
-        if len(getattr(input.actor, "id", "")) > _TEXT:
-            return None
-        return input.action, input.actor, input.env, kept, resource.kind, id
+def _no_key(input: PolicyInput) -> None:
+    """Return ``None``: nothing is remembered."""
+
+
+def _is_short_env(env: object) -> bool:
+    if type(env) is not Environment or type(env.service) is not str or type(env.mode) is not str:
+        return False
+    return _fits(env.service + env.mode, _ENV)
+
+
+def _fits(text: str, room: int) -> bool:
+    """Say whether ``text`` is Unicode, and takes at most ``room`` bytes, in UTF-8 and also in Python's memory.
+
+    Beyond ASCII a character counts as the four bytes that it may take.
+    """
+    if text.isascii():
+        return len(text) <= room
+    if 4 * len(text) > room:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_answer(result: object) -> bool:
-    return type(result) is Deny and type(result.reason) is str and result.reason not in _FAULTS
+    """Say whether ``result`` is a denial by the policy, and no fault."""
+    if type(result) is not Deny or type(result.reason) is not str:
+        return False
+    return result.reason not in _FAULTS and _fits(result.reason, _REASON)
+
+
+# -- safe operations
 
 
 def _operation(text: str, vocabulary: Vocabulary) -> Operation:
@@ -244,6 +440,10 @@ def _operation(text: str, vocabulary: Vocabulary) -> Operation:
     return (action, kind, id) if space else (action, None, None)
 
 
-def _operation_of(input: PolicyInput) -> Operation:
-    resource = input.resource
-    return (input.action, None, None) if resource is None else (input.action, resource.kind, resource.id)
+def _is_safe(input: PolicyInput, safe: frozenset[Operation]) -> bool:
+    try:
+        resource = input.resource
+        operation = (input.action, None, None) if resource is None else (input.action, resource.kind, resource.id)
+        return operation in safe and is_well_formed(input)
+    except Exception:  # of an input that is none: the checker behind says what is wrong with it
+        return False

@@ -30,6 +30,7 @@ _SHORTER: Final = (
     "evaluate",
     "evaluate_many",
     "evaluate_now",
+    "steady",
 )
 
 

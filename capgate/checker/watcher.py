@@ -72,8 +72,12 @@ class Alarm:
 class Generation(Checker):
     """One policy that answers, or did.
 
-    Whatever becomes active meanwhile, a question, its answer and ``policy`` belong together. The counts are of its
-    probation; threads that count at once may lose a few. ``age`` is how many seconds ago it became active.
+    Whatever becomes active meanwhile, a question, its answer and ``policy`` belong together. ``age`` is how many
+    seconds ago it became active.
+
+    The counts are of its probation: every question that was answered, from memory as well, and those of them that were
+    answered with faults, which no memory has. So what is remembered changes nothing about when it is rolled back.
+    Threads that count at once may lose a few.
     """
 
     __slots__ = ("_alarm", "_probation", "active", "asked", "checker", "failed", "inputs", "policy", "signers", "since")
@@ -133,6 +137,13 @@ class Generation(Checker):
         return None if results is None else [self._counted(result) for result in results]
 
     # -- probation
+
+    @property
+    def count_answer(self) -> Callable[[], None] | None:
+        return None if self._probation is None else self._count_answer
+
+    def _count_answer(self) -> None:
+        self.asked += 1
 
     def _counted(self, result: PolicyResult) -> PolicyResult:
         self.asked += 1

@@ -38,7 +38,7 @@ class EnforcementPoint:
     ) -> None:
         self.checker = checker = as_checker(checker, deadline)
         #: The same where it has one policy for good, so that nobody need ask for :attr:`Checker.current`.
-        self.steady: Checker | None = checker if checker.current is checker else None
+        self.steady: Checker | None = checker.steady
         self.env = env
         self.deadline = deadline
         self.body_bytes = body_bytes

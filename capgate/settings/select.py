@@ -13,7 +13,7 @@ import msgspec
 
 from ..artifact.load import WasmArtifact, artifact_of, load_policy
 from ..checker.base import Checker
-from ..checker.cached import CachedChecker
+from ..checker.cached import CachedChecker, is_keyed
 from ..checker.following import FollowingChecker
 from ..checker.local import LocalPolicyChecker
 from ..checker.wasm import WasmPolicyChecker
@@ -54,8 +54,9 @@ Source = Union[RuntimePolicy, ModuleSource, StoreSource]
 def select_checker(settings: Settings) -> Checker:
     """Make the checker that ``settings`` describe. To be called once, at start-up.
 
-    Wasm answers if an artifact or a store is configured, else Python. With ``settings.safe`` or ``settings.cache_size``
-    a :class:`~capgate.checker.cached.CachedChecker` is in front of it. Raises:
+    Wasm answers if an artifact or a store is configured, else Python. A
+    :class:`~capgate.checker.cached.CachedChecker` is in front of it, unless nothing is ``safe`` and nothing can be, or
+    is to be, remembered. Raises:
 
     - :class:`~capgate.errors.ConfigError` if there is neither artifact, store nor document;
     - :class:`~capgate.errors.ArtifactError` (with both digests, where they differ);
@@ -153,9 +154,12 @@ def checker(source: Source, settings: Settings) -> Checker:
         answering = _following(source, settings)
     else:
         answering = LocalPolicyChecker(source, limits=settings.limits)
-    if not settings.safe and not settings.cache_size:
+    size = settings.cache_size
+    if size is None and not isinstance(source, StoreSource) and not is_keyed(answering.inputs):
+        size = 0  # and that is so for good, but for a store
+    if not settings.safe and size == 0:
         return answering
-    return CachedChecker(answering, safe=settings.safe, size=settings.cache_size)
+    return CachedChecker(answering, safe=settings.safe, size=size)
 
 
 def _of_module(source: ModuleSource, settings: Settings) -> WasmPolicyChecker:

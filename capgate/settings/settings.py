@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     entrypoint: str | None = None
     entrypoint_result: Literal["decision", "denials"] = "decision"
     safe: tuple[str, ...] = ()
-    cache_size: int = 0
+    cache_size: int | None = None
     service: str = "capgate"
     mode: str = "prod"
     public: tuple[str, ...] = ()

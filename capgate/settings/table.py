@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from ..artifact.bundle.bundle_keys import HIDDEN, are_themselves, parse_bundle_keys
 from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
+from ..checker.cached import LARGEST, USUAL
 from ..errors import ConfigError
 from ..limits import (
     BODY_BYTES,
@@ -195,9 +196,10 @@ def _choice_row(name: str, choices: tuple[str, ...], help: str) -> Setting:
     return _row(name, valid, help, lambda given: isinstance(given, str) and given in choices, or_none=False)
 
 
-def _number_row(name: str, low: float, high: float, help: str, *, whole: bool = True) -> Setting:
+def _number_row(name: str, low: float, high: float, help: str, *, whole: bool = True, or_none: bool = False) -> Setting:
     def check(name: str, given: object) -> None:
-        check_number(name, given, low, high, whole=whole)
+        if not (or_none and given is None):
+            check_number(name, given, low, high, whole=whole)
 
     return Setting(name, help, _whole if whole else _number, number_between(low, high, whole=whole), check)
 
@@ -256,8 +258,10 @@ SETTINGS: Final = (
     _number_row(
         "cache_size",
         0,
-        1_000_000,
-        "decisions to remember, 0 (none) to 1,000,000; for policies that say which inputs they look at",
+        LARGEST,
+        f"decisions to remember, 0 (none) to {LARGEST:,}, for policies that say which inputs they look at; without it"
+        f" {USUAL:,} for those, and none for others",
+        or_none=True,
     ),
     _row("service", _LABEL, "told to the policy and the log", _is_label, or_none=False),
     _row(

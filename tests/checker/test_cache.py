@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.cached import CachedChecker
+from capgate.checker.cached import ADMITTED, PATIENCE, USUAL, CachedChecker, is_keyed
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.enforcement.current import capabilities_for
@@ -40,6 +41,8 @@ from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 
 from ..support.engines import EXPECTED_ENGINES
+from ..support.guests import ALLOW as ALLOW_ALL
+from ..support.guests import guest
 
 PATIENT = Limits(deadline=20.0)
 KINDS = ("local", *EXPECTED_ENGINES)
@@ -237,19 +240,60 @@ async def test_the_number_of_decisions_is_bounded_and_the_oldest_goes_first() ->
         await checker.evaluate(ask(id))
     assert checker.remembered == 3
     asked = counting.asked
-    for id in ("b", "c", "d"):
+    # Once it is full, one of so many new ones gets in, and the oldest goes.
+    for id in ("a", "b", "c"):
         await checker.evaluate(ask(id))
     assert counting.asked == asked
-    await checker.evaluate(ask("a"))
-    assert counting.asked == asked + 1
+    for number in range(1, 3 * ADMITTED - 1):
+        await checker.evaluate(ask(f"new {number}"))
+        asked += 1
+        assert counting.asked == asked
+        assert checker.remembered == 3
+    # "d" was the first that was turned away, so these are the last of each turn.
+    for id in ("c", f"new {ADMITTED - 1}", f"new {2 * ADMITTED - 1}"):
+        await checker.evaluate(ask(id))
+        assert counting.asked == asked
+    for id in ("a", "b", "d"):
+        await checker.evaluate(ask(id))
+    assert counting.asked == asked + 3
+
+
+async def test_where_nothing_comes_again_it_is_hardly_looked_for_and_found_once_it_does() -> None:
+    checker, counting = quick(size=10)
+    for number in range(10 + 2 * PATIENCE):
+        await checker.evaluate(ask(f"new {number}"))
+    assert (counting.asked, checker.remembered) == (10 + 2 * PATIENCE, 10)
+    before = counting.asked
+    for _ in range(100):  # it comes again and again, so it gets in, is found, and from then on it is never asked about
+        assert await checker.evaluate(ask("good")) == ALLOW
+    assert counting.asked <= before + ADMITTED * (ADMITTED + 1)
+    before = counting.asked
+    for _ in range(100):
+        assert await checker.evaluate(ask("good")) == ALLOW
+    assert counting.asked == before
+
+
+async def test_what_is_safe_is_so_whatever_comes_between() -> None:
+    checker, counting = quick(size=1, safe=("db.write sql_query:audit",))
+    for number in range(3 * PATIENCE):
+        await checker.evaluate(ask(f"new {number}"))
+        assert await checker.evaluate(ask("audit", "db.write")) == ALLOW
+    assert counting.asked == 3 * PATIENCE
 
 
 async def test_long_texts_are_not_remembered() -> None:
-    checker, _ = quick(size=10)
-    long = "x" * 257
-    for input in (ask(long), ask(actor=User(long)), ask(args_hash=long)):
+    checker, counting = quick(size=10)
+    long, longer = "x" * 257, "x" * 377
+    short_but_wide = "\U0001f512" * 88  # every character counts as four bytes, those of the kind too
+    inputs = [ask(longer), ask(short_but_wide), ask(actor=User(long)), ask(args_hash=long), ask(args_hash="x" * 129)]
+    inputs += [ask(env=Environment("s" * 100, "m" * 29)), ask(actor=User("\u00fc" * 65))]
+    for input in inputs * 2:
         await checker.evaluate(input)
     assert checker.remembered == 0
+    assert counting.asked == 2 * len(inputs)
+    for input in [ask("x" * 375), ask("\U0001f512" * 87), ask(actor=User("\u00fc" * 64)), ask(args_hash="x" * 128)] * 2:
+        await checker.evaluate(input)
+    assert checker.remembered == 4
 
 
 async def test_attributes_are_not_remembered() -> None:
@@ -300,7 +344,7 @@ def test_a_policy_that_does_not_say_what_it_looks_at_is_not_cached() -> None:
         CachedChecker(inner, safe=("compute.long",))
 
 
-@pytest.mark.parametrize("size", [-1, 1_000_001, True, 1.0, "1", None])
+@pytest.mark.parametrize("size", [-1, 1_000_001, True, 1.0, "1", float("nan")])
 def test_sizes_are_checked(size: Any) -> None:
     with pytest.raises(ConfigError):
         CachedChecker(make("local"), size=size)
@@ -355,13 +399,35 @@ def test_safe_operations_are_checked(text: Any) -> None:
 # -- chosen by settings, and asked by the gate
 
 
-@pytest.mark.parametrize("options", [{"cache_size": 5}, {"safe": ("compute.long",)}])
-def test_settings_choose_it(options: Any) -> None:
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, USUAL),
+        ({"cache_size": 5}, 5),
+        ({"safe": ("compute.long",)}, USUAL),
+        ({"safe": ("compute.long",), "cache_size": 0}, 0),
+    ],
+)
+def test_settings_choose_it(options: Any, size: int) -> None:
     checker = select_checker(Settings(policy={"sql": ["good"]}, **options))
     assert isinstance(checker, CachedChecker)
     assert isinstance(checker.inner, LocalPolicyChecker)
+    assert checker.current.size == size
     assert EnforcementPoint(checker).checker is checker
-    assert isinstance(select_checker(Settings(policy={"sql": ["good"]})), LocalPolicyChecker)
+
+
+def test_nothing_is_in_front_where_nothing_is_to_be_remembered(tmp_path: Path) -> None:
+    assert isinstance(select_checker(Settings(policy={"sql": ["good"]}, cache_size=0)), LocalPolicyChecker)
+    # A module of somebody else's does not say what it looks at.
+    path = tmp_path / "policy.wasm"
+    path.write_bytes(guest(ALLOW_ALL))
+    assert type(select_checker(Settings(artifact=path))) is WasmPolicyChecker
+    guarded = select_checker(Settings(artifact=path, safe=("compute.long",)))
+    assert isinstance(guarded, CachedChecker)
+    assert not is_keyed(guarded.inputs)
+    with pytest.raises(ConfigError) as caught:
+        select_checker(Settings(artifact=path, cache_size=1))
+    assert caught.value.setting == "cache_size"
 
 
 async def test_threads_and_tasks_at_once() -> None:  # nothing is lost or mixed up while entries come and go

@@ -229,7 +229,7 @@ def test_a_store_without_keys_has_to_be_meant(shelf: Shelf, caplog: pytest.LogCa
     with pytest.raises(ConfigError) as caught:
         shelf.settings(trusted_keys=None)
     assert caught.value.setting == "trusted_keys"
-    given = {"CAPGATE_STORE": str(shelf.path), "CAPGATE_POLICY_NAME": "orders"}
+    given = {"CAPGATE_STORE": str(shelf.path), "CAPGATE_POLICY_NAME": "orders", "CAPGATE_CACHE_SIZE": "0"}
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(given)
     assert caught.value.setting == "trusted_keys"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from capgate.artifact.build import build_policy
+from capgate.checker.cached import CachedChecker
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
@@ -47,14 +48,18 @@ def module(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("pin", [None, DIGEST])
 async def test_wasm_where_an_artifact_is_configured(engine_name: str, module: Path, pin: str | None) -> None:
     limits = Limits(deadline=20.0, fuel=5_000_000)
-    chosen = select_checker(
+    remembering = select_checker(
         Settings(artifact=module, artifact_sha256=pin, engine=engine_name, pool_size=3, limits=limits)
     )
+    assert isinstance(remembering, CachedChecker)
+    chosen = remembering.inner
     assert isinstance(chosen, WasmPolicyChecker)
-    async with chosen:
-        assert await chosen.check(ALLOWED) == Allow()
-        assert await chosen.check(DENIED) == Deny("not_in_allowlist")
+    async with remembering:
+        for checker in (remembering, chosen):
+            assert await checker.check(ALLOWED) == Allow()
+            assert await checker.check(DENIED) == Deny("not_in_allowlist")
         assert (chosen.pool.size, chosen.pool.limits, chosen.pool.statistics().idle) == (3, limits, 3)
+    assert remembering.policy == chosen.policy
     policy = chosen.policy
     assert (policy.name, policy.version, policy.sha256, policy.engine) == ("shop", "3", DIGEST, engine_name)
 
@@ -63,12 +68,20 @@ async def test_wasm_where_an_artifact_is_configured(engine_name: str, module: Pa
 async def test_local_where_a_document_is_configured(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"policy.{form}"
     path.write_text(TOML if form == "toml" else json.dumps(DOCUMENT))
-    chosen = select_checker(Settings(policy=DOCUMENT if form == "dict" else path, limits=Limits(input_bytes=1_024)))
+    remembering = select_checker(
+        Settings(policy=DOCUMENT if form == "dict" else path, limits=Limits(input_bytes=1_024))
+    )
+    assert isinstance(remembering, CachedChecker)
+    chosen = remembering.inner
     assert isinstance(chosen, LocalPolicyChecker)
-    async with chosen:
+    async with remembering:
         assert await chosen.check(ALLOWED) == Allow()
         assert await chosen.check(DENIED) == Deny("not_in_allowlist")
-        assert await chosen.check(PolicyInput("env.read", args_hash="x" * 1_025)) == Deny("malformed_input")
+        for checker in (remembering, chosen):
+            long = PolicyInput("env.read", resource=Resource("env_var", "TZ"), args_hash="x" * 1_025)
+            assert await checker.check(ALLOWED) == Allow()
+            assert await checker.check(long) == Deny("malformed_input")
+            assert await checker.check(PolicyInput("env.read", args_hash="x" * 1_025)) == Deny("malformed_input")
     assert (chosen.policy.name, chosen.policy.version, chosen.policy.engine) == ("shop", "3", "local")
 
 
@@ -153,7 +166,6 @@ def test_a_document_that_is_none(tmp_path: Path, text: str, setting: str) -> Non
 async def test_more_input_than_the_module_has_room_for_is_said_at_start_up(engine_name: str, module: Path) -> None:
     settings = Settings(artifact=module, engine=engine_name, limits=Limits(input_bytes=16_000_000))
     chosen = select_checker(settings)
-    assert isinstance(chosen, WasmPolicyChecker)
     with pytest.raises(ConfigError) as caught:
         await chosen.start()
     assert caught.value.setting == "input_bytes"

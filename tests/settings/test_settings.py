@@ -33,7 +33,7 @@ GOOD: dict[str, list[Any]] = {
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
     "body_bytes": [0, 1, 1_073_741_824],
     "safe": [(), ("compute.long", "env.read env_var:TZ")],
-    "cache_size": [0, 1, 1_000_000],
+    "cache_size": [None, 0, 1, 1_000_000],
     "openapi": [True, False],
     "strict": [True, False],
     "strict_paths": [True, False],
@@ -78,7 +78,7 @@ BAD: dict[str, list[Any]] = {
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
     "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
-    "cache_size": [-1, 1.5, True, "5", None, 1_000_001],
+    "cache_size": [-1, 1.5, True, "5", 1_000_001, float("nan")],
     "openapi": [None, 0, 1, "yes"],
     "strict": [None, 0, 1, "yes"],
     "strict_paths": [None, 0, 1, "yes"],
@@ -322,6 +322,6 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_select_checker_takes_what_settings_describe() -> None:
-    checker = select_checker(Settings(policy={"name": "p", "sql": ["a"]}))
+    checker = select_checker(Settings(policy={"name": "p", "sql": ["a"]}, cache_size=0))
     assert isinstance(checker, LocalPolicyChecker)
     assert checker.policy.name == "p"

@@ -229,7 +229,12 @@ class TestSettings:
     async def test_a_signed_policy_answers(self, tmp_path: Path, engine_name: str) -> None:
         path = self.signed(tmp_path, service="orders-api", environment=("prod",))
         settings = Settings(
-            artifact=path, trusted_keys=LINES[:1], service="orders-api", policy_name="orders", engine=engine_name
+            artifact=path,
+            trusted_keys=LINES[:1],
+            service="orders-api",
+            policy_name="orders",
+            engine=engine_name,
+            cache_size=0,
         )
         checker = select_checker(settings)
         assert isinstance(checker, WasmPolicyChecker)

@@ -71,6 +71,7 @@ class Shelf:
             "store_poll": SELDOM,
             "limits": PATIENT,
             "pool_size": 2,
+            "cache_size": 0,  # the checker that follows, with nothing in front of it
             **options,
         }
         return Settings(**given)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.plot import svg
 from benchmarks.questions import SIZES, arguments, denied, document, policy_input
 from benchmarks.report import Case, Row, figure, ratio, text, worst
@@ -85,6 +86,25 @@ async def test_batches_are_bounded_in_calls_and_awaited() -> None:
     found = await interleave([Contender("one", call, prepare, awaits=True)], rounds=2, seed=1)
     assert max(sizes) == found["one"].calls <= MAX_CALLS
     assert set(called) == set(range(found["one"].calls))
+
+
+async def test_what_is_done_before_a_call_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done = 0, []
+
+    def before() -> None:
+        nonlocal clock
+        clock += 1_000_000
+        done.append("before")
+
+    async def call(argument: int) -> None:
+        nonlocal clock
+        clock += 7
+        done.append("call")
+
+    monkeypatch.setattr(timing, "perf_counter_ns", lambda: clock)
+    measured = await interleave([Contender("one", call, range, awaits=True, before=before)], rounds=3, seed=1)
+    assert set(measured["one"].by_round.values()) == {7.0}
+    assert done == ["before", "call"] * (len(done) // 2)
 
 
 async def test_gc_is_off_in_batches_and_on_again_after_an_error() -> None:
