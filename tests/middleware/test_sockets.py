@@ -224,7 +224,6 @@ SERVED = """
 from starlette.applications import Starlette
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.settings.settings import Settings
-from ..support.tools import ROOT
 app = Starlette()
 app.add_middleware(CapabilityMiddleware{})
 """
