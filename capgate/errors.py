@@ -24,8 +24,10 @@
     │   ├── AbiError              .rule
     │   ├── BuiltinError          .builtin .reason
     │   ├── PoolExhausted
+    │   ├── RequestEnded
     │   └── PolicyUnavailable
     ├── CapabilityDenied          .decision
+    ├── ActorUnknown              also a TypeError: .seen .attributes
     └── EngineUnavailable         .engine .hint
 
 Facts are attributes, and tests assert those; the sentence is for people.
@@ -326,6 +328,12 @@ class PoolExhausted(PolicyError):
     code = "pool_exhausted"
 
 
+class RequestEnded(PolicyError):
+    """The request that capabilities were handed to is over, and they end with it."""
+
+    code = "request_ended"
+
+
 class PolicyUnavailable(PolicyError):
     """There is no policy to ask: it did not load, or its instances keep failing."""
 
@@ -335,19 +343,55 @@ class PolicyUnavailable(PolicyError):
 class CapabilityDenied(CapgateError):
     """A policy did not allow an effect, which therefore did not happen. Answered with 403 by the middleware.
 
-    ``decision`` is what was asked and answered, a :class:`~capgate.model.Decision`.
+    ``decision`` is what was asked and answered, a :class:`~capgate.model.Decision`. The text and the repr have its id
+    and nothing more, because frameworks show them to strangers. The rest is in the attribute, in the event in the log,
+    and in a note (PEP 678), which tracebacks show.
     """
 
     def __init__(self, decision: Any) -> None:
         super().__init__(decision)
         self.decision = decision
+        self.__notes__ = [_question_and_reason(decision)]
 
     def __str__(self) -> str:
-        input, reason = self.decision.input, getattr(self.decision.result, "reason", None)
-        resource = None if input is None else input.resource
-        what = "" if input is None else f"{input.action!r}"
-        where = "" if resource is None else f" on {resource.kind!r} {resource.id!r}"
-        return f"{what}{where} is denied: {reason} (decision {self.decision.decision_id})".strip()
+        return f"denied (decision {self.decision.decision_id})"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: decision {self.decision.decision_id}>"
+
+
+def _question_and_reason(decision: Any) -> str:
+    input, reason = getattr(decision, "input", None), getattr(getattr(decision, "result", None), "reason", None)
+    resource = getattr(input, "resource", None)
+    what = "" if input is None else f"{_fact(input, 'action')} "
+    where = "" if resource is None else f"on {_fact(resource, 'kind')} {_fact(resource, 'id')} "
+    return f"{what}{where}is denied: {_text(reason)}"
+
+
+def _fact(part: object, name: str) -> str:
+    return _text(getattr(part, name, None))
+
+
+def _text(value: object) -> str:
+    """Return text as a literal, printable and short; of anything else the class, since its repr may raise."""
+    return _short(value[:200]) if type(value) is str else f"<{type(value).__name__}>"
+
+
+class ActorUnknown(CapgateError, TypeError):
+    """It is not certain who is asking, which is a denial.
+
+    ``seen`` is the name of the class of what there was, and ``attributes`` are those that were looked for. The sentence
+    is made of names in the application's code alone, so that events may show it: no value of any of them is in it.
+    """
+
+    def __init__(self, seen: object, problem: str, attributes: tuple[str, ...] = ()) -> None:
+        self.seen = type(seen).__name__
+        self.attributes = attributes
+        super().__init__(f"{self.seen} {problem}; {_REMEDY}")
+
+
+#: What to do where an actor is not known.
+_REMEDY: Final = "pass actor=, a function of the scope that returns a capgate Actor, such as User(id)"
 
 
 class EngineUnavailable(CapgateError):

@@ -1,6 +1,7 @@
 """Writes decision events: who asked for what, and what was answered, as one structured log record per decision.
 
-Denials are always recorded, at ``WARNING``; allows are sampled, at ``INFO``. Records go to the logger
+Denials are always recorded, at ``WARNING``, also those that do not count (``would_deny``); allows are sampled, at
+``INFO``. Records go to the logger
 ``capgate.decisions``: the message is one line of JSON in printable ASCII, and ``record.capgate`` is the same as a
 dict. The fields are those of :class:`DecisionEvent` and no others, so no header, token, query or body can get into a
 log. Text that comes from outside is escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT`
@@ -19,11 +20,13 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from .errors import ActorUnknown
 from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 
 LOGGER: Final = "capgate.decisions"
@@ -35,7 +38,10 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One decision, ready to be written: all text is printable ASCII already; absent facts are ``None``, not left out.
 
     ``timestamp`` is nanoseconds since the epoch, ``duration_us`` microseconds from the question to the answer.
-    ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret.
+    ``would_deny`` is the reason of a denial that was recorded and did not count, so that ``decision`` is ``allow``.
+    ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
+    ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
+    :class:`~capgate.errors.ActorUnknown`, whose text consists of names in the application's code, it is the text.
     """
 
     event: str
@@ -50,6 +56,8 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     actor_kind: str | None
     actor_id: str | None
     reason: str | None
+    would_deny: str | None
+    enforce: str
     policy: str | None
     policy_version: str | None
     policy_sha256: str | None
@@ -82,7 +90,7 @@ class LoggingSink:
         self._encoder = msgspec.json.Encoder()
 
     def emit(self, event: DecisionEvent) -> None:
-        level = logging.INFO if event.decision == "allow" else logging.WARNING
+        level = logging.INFO if event.decision == "allow" and event.would_deny is None else logging.WARNING
         if self._logger.isEnabledFor(level):
             fields = msgspec.structs.asdict(event)
             self._logger.log(level, self._encoder.encode(fields).decode("ascii"), extra={"capgate": fields})
@@ -167,30 +175,85 @@ class RequestFacts(msgspec.Struct, frozen=True):
 _NO_FACTS: Final = RequestFacts()
 
 
-class DecisionLog:
-    """What an enforcement point reports to. ``sample_allows`` (0 to 1) is the fraction of allows that become events."""
+class MonitorPeriod:
+    """The time in which a gate records denials that do not count: from now on, until a moment that may be set.
 
-    def __init__(self, sample_allows: float = 0.0) -> None:
+    ``until`` is in seconds since the epoch by ``clock``; ``None`` for no end. What ended does not begin again, whatever
+    becomes of the clock.
+    """
+
+    __slots__ = ("__weakref__", "_clock", "_over", "_until")
+
+    def __init__(self, until: float | None, clock: Callable[[], float] = time.time) -> None:
+        self._until = until
+        self._clock = clock
+        self._over = False
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has not ended."""
+        if not self._over and self._until is not None and not self._clock() < self._until:
+            self._over = True
+        return not self._over
+
+    def begin(self) -> None:
+        """Have :func:`monitoring` count it, until :meth:`leave` or as long as it is in use."""
+        _periods.add(self)
+
+    def leave(self) -> None:
+        """Have :func:`monitoring` count it no more, because its gate is closed. What is under way goes on as it was."""
+        _periods.discard(self)
+
+
+_periods: Final[weakref.WeakSet[MonitorPeriod]] = weakref.WeakSet()
+
+
+def monitoring() -> int:
+    """Return how many gates of this process record denials that do not count."""
+    return sum(period.lasts for period in list(_periods))
+
+
+class DecisionLog:
+    """What an enforcement point reports to. ``sample_allows`` (0 to 1) is the fraction of allows that become events.
+
+    ``period`` is the time in which its denials do not count, if there is one. It is only written down here.
+    """
+
+    def __init__(self, sample_allows: float = 0.0, period: MonitorPeriod | None = None) -> None:
         self._sample_allows = sample_allows
+        self._period = period
 
     def allowed(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Take an allow, which becomes an event if it is sampled. Never raises."""
         if self._sample_allows and random.random() < self._sample_allows:  # noqa: S311  # sampling is no secret
-            _emit(decision, facts)
+            _emit(decision, facts, self._enforce)
 
     def denied(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Write the event of a denial. Never raises."""
-        _emit(decision, facts)
+        _emit(decision, facts, _ALWAYS if self._period is None else self._enforce)
+
+    def would_deny(self, denial: Decision, facts: RequestFacts = _NO_FACTS) -> None:
+        """Write the event of a denial that does not count: of an allow, with the reason. Never raises."""
+        _emit(denial, facts, self._enforce, counts=False)
+
+    @property
+    def _enforce(self) -> str:
+        return _ALWAYS if self._period is None or not self._period.lasts else _MONITOR
 
 
-def _emit(decision: Decision, facts: RequestFacts) -> None:
+_ALWAYS: Final = "always"
+_MONITOR: Final = "monitor"
+
+
+def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool = True) -> None:
     # Looked up by name: an input that is denied because it is malformed has to be written too.
     input, result, policy = decision.input, decision.result, decision.policy
     resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)
     env = getattr(input, "env", facts.env)
+    reason = printable(getattr(result, "reason", None))
     event = DecisionEvent(
         event="capgate.decision",
-        decision="allow" if type(result) is Allow else "deny",
+        decision="allow" if type(result) is Allow or not counts else "deny",
         decision_id=decision.decision_id or new_decision_id(),
         timestamp=time.time_ns(),
         service=printable(getattr(env, "service", None)) or "",
@@ -200,7 +263,9 @@ def _emit(decision: Decision, facts: RequestFacts) -> None:
         resource_id=printable(getattr(resource, "id", None)),
         actor_kind=_actor_kind(actor),
         actor_id=printable(getattr(actor, "id", None)),
-        reason=printable(getattr(result, "reason", None)),
+        reason=reason if counts else None,
+        would_deny=None if counts else reason or "",
+        enforce=enforce,
         policy=printable(getattr(policy, "name", None)),
         policy_version=printable(getattr(policy, "version", None)),
         policy_sha256=printable(getattr(policy, "sha256", None)),
@@ -226,7 +291,12 @@ def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """Say which error it is, and where it was raised; not what it says, since that may quote a secret."""
+    """Say which error it is, and where it was raised; not what it says, since that may quote a secret.
+
+    An :class:`ActorUnknown` quotes none: of that, what it says.
+    """
+    if type(error) is ActorUnknown:
+        return printable(f"{type(error).__name__}: {error}") or ""
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -73,7 +73,8 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
             try:
                 named = actor_of(user)
             except Exception as error:  # who is not known for certain is denied, not taken for nobody
-                capabilities.deny(error)
+                capabilities.insist_on_asking(error)
+                return
             await _require(requirement, connection, capabilities.for_actor(named))
 
         ask.__annotations__ = {"connection": HTTPConnection, "user": Annotated[Any, Depends(actor)], "return": None}
@@ -88,7 +89,8 @@ async def _require(requirement: Requirement, connection: HTTPConnection, capabil
         if requirement.args_hash is not None:
             digest = await _hash_body(connection, capabilities)
     except Exception as error:  # what is to be asked is not known for certain
-        capabilities.deny(error)
+        capabilities.insist_on_asking(error)
+        return
     await capabilities.require(requirement.action, resource, args_hash=digest)
 
 

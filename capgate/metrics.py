@@ -23,7 +23,7 @@ from .actions import VOCABULARY
 from .checker.base import PolicyChecker
 from .checker.foreign import as_checker
 from .errors import ConfigError
-from .events import DecisionEvent, add_sink, remove_sink, statistics
+from .events import DecisionEvent, add_sink, monitoring, remove_sink, statistics
 from .model import REASONS
 
 #: In place of a reason of a policy's own wording, and of an action that nobody registered.
@@ -63,6 +63,12 @@ class Metrics(Collector):
         self._denials = prometheus_client.Counter(
             f"{prefix}_denials", "Denials, by action and reason.", ["action", "reason"], registry=registry
         )
+        self._recorded = prometheus_client.Counter(
+            f"{prefix}_would_deny",
+            "Denials that were recorded and did not count, by action and reason.",
+            ["action", "reason"],
+            registry=registry,
+        )
         registry.register(self)
         add_sink(self)
 
@@ -71,12 +77,16 @@ class Metrics(Collector):
         remove_sink(self)
         self._registry.unregister(self)
         self._registry.unregister(self._denials)
+        self._registry.unregister(self._recorded)
 
     def emit(self, event: DecisionEvent) -> None:
         """Count a denial. A :class:`~capgate.events.DecisionSink`."""
-        if event.decision == "deny":
+        counts = event.would_deny is None
+        if event.decision == "deny" or not counts:
             action = event.action if event.action in VOCABULARY.names else OTHER
-            self._denials.labels(action, event.reason if event.reason in REASONS else OTHER).inc()
+            reason = event.reason if counts else event.would_deny
+            counter = self._denials if counts else self._recorded
+            counter.labels(action, reason if reason in REASONS else OTHER).inc()
 
     def collect(self) -> Iterable[Metric]:
         yield from self._policy()
@@ -85,6 +95,8 @@ class Metrics(Collector):
         events = statistics()
         yield self._family(CounterMetricFamily, "events_emitted", "Decision events that sinks took.", events.emitted)
         yield self._family(CounterMetricFamily, "events_dropped", "Decision events that sinks lost.", events.dropped)
+        gates = "Gates of this process whose denials are recorded and do not count."
+        yield self._family(GaugeMetricFamily, "monitoring", gates, monitoring())
         remembered = self._checker.remembered
         if remembered is not None:
             yield self._family(GaugeMetricFamily, "cache_decisions", "Decisions that are remembered.", remembered)

@@ -147,6 +147,7 @@ class Reason:
     MALFORMED_RESULT: Final = "malformed_result"
     UNDECLARED_ROUTE: Final = "undeclared_route"
     UNASKED_RESPONSE: Final = "unasked_response"
+    REQUEST_ENDED: Final = "request_ended"
     INTERNAL_ERROR: Final = "internal_error"
 
 

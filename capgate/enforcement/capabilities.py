@@ -18,10 +18,10 @@ import anyio.from_thread
 import msgspec
 
 from ..checker.base import BatchResult, denial_for
-from ..errors import CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, ends_task
+from ..errors import ActorUnknown, CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, RequestEnded, ends_task
 from ..events import RequestFacts, new_decision_id
 from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
-from .point import EnforcementPoint, deny_unasked
+from .point import EnforcementPoint, deny_unasked, settle_unasked
 
 #: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
 ResourceLike = Union[str, Resource, None]
@@ -34,7 +34,10 @@ _KIND: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 
 class DenialListener(Protocol):
-    """Whoever is told of a denial that code behind an enforcement point is told of."""
+    """Whoever is told of a denial that code behind an enforcement point is told of: the request."""
+
+    #: Whether the request is over, and what it was handed denies everything.
+    ended: bool
 
     def note(self, denial: Decision) -> None:
         """Note ``denial``, which is about to be raised."""
@@ -47,10 +50,13 @@ class Capabilities(msgspec.Struct, eq=False):
     """The gate in the hands of a handler: asks the policy for one actor, in the environment of its gate.
 
     ``check`` gives the decision. ``require`` raises :class:`~capgate.errors.CapabilityDenied` unless it is an allow,
-    which the middleware answers with 403. A denial is an event either way. The methods that end in ``_now`` are for
-    code that cannot await, such as a ``def`` endpoint. They wait for nothing but, in a worker thread, for a checker or
-    an actor of the application's that has to be awaited. Nothing else is ever raised but what ends the task, or what
+    which the middleware answers with 403. A denial is an event either way. Where an application only monitors
+    (``Settings(enforce="monitor")``), that event is all, and both give an allow. The methods that end in ``_now`` are
+    for code that cannot await, such as a ``def`` endpoint. They wait for nothing but, in a worker thread, for a checker
+    or an actor of the application's that has to be awaited. Nothing else is ever raised but what ends the task, or what
     going through ``questions`` raises: an error is a denial.
+
+    Where settings say so (``capabilities_end_with_request``), those of a request that is over deny ``request_ended``.
 
     Made by the middleware for each request, and by :func:`~capgate.enforcement.current.capabilities_for`. A Struct,
     because it is made in a third of the time that an ``__init__`` in Python takes.
@@ -105,17 +111,29 @@ class Capabilities(msgspec.Struct, eq=False):
     def deny(self, cause: BaseException, action: str | None = None, resource: Resource | None = None) -> NoReturn:
         """Raise :class:`CapabilityDenied`, as an event too, because ``cause`` left nothing that could be asked.
 
-        The reason is the code of ``cause`` where it is a :class:`~capgate.errors.PolicyError`, else
-        ``internal_error``. ``action`` and ``resource`` say what it was about, where that is known.
+        It does so also where an application only monitors, since whoever calls this could not go on. The reason is the
+        code of ``cause`` where it is a :class:`~capgate.errors.PolicyError`, else ``internal_error``. ``action`` and
+        ``resource`` say what it was about, where that is known.
         """
+        point = self._point
         if action is None:
-            denial = deny_unasked(cause, self._point, self._scope)
+            denial = deny_unasked(cause, point, self._scope)
         else:
-            input = PolicyInput(action, self.actor, resource, None, self._point.env, time.time_ns())
-            answers = BatchResult([denial_for(cause)], self._point.checker.policy, cause)
-            (denial,) = self._conclude([input], answers)
+            input = PolicyInput(action, self.actor, resource, None, point.env, time.time_ns())
+            denial = Decision(input, denial_for(cause), new_decision_id(), point.checker.policy)
+            point.log.denied(denial, RequestFacts.of(self._scope, cause=cause))
         self._tell(denial)
         raise CapabilityDenied(denial) from cause
+
+    def insist_on_asking(self, cause: BaseException) -> None:
+        """Raise :class:`CapabilityDenied`, because ``cause`` left nothing that could be asked about the request.
+
+        An application that only monitors goes on instead, unasked, with an event that says so.
+        """
+        decision = self._settled(settle_unasked(cause, self._point, self._scope))
+        if type(decision.result) is not Allow:
+            self._tell(decision)
+            raise CapabilityDenied(decision) from cause
 
     # -- for whom, and how
 
@@ -147,7 +165,9 @@ class Capabilities(msgspec.Struct, eq=False):
     async def _ask(self, questions: Sequence[Any]) -> list[Decision]:
         point = self._point
         try:
-            actor = self.actor
+            listener, actor = self._listener, self.actor
+            if listener is not None and listener.ended:
+                raise RequestEnded("the request that this was handed to is over")
             if actor is None:
                 actor = await self._find_actor()
             inputs = _inputs_of(questions, actor, point.env)
@@ -160,7 +180,9 @@ class Capabilities(msgspec.Struct, eq=False):
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
         point = self._point
         try:
-            actor = self.actor
+            listener, actor = self._listener, self.actor
+            if listener is not None and listener.ended:
+                raise RequestEnded("the request that this was handed to is over")
             if actor is None:
                 actor = self._find_actor_now()
             inputs = _inputs_of(questions, actor, point.env)
@@ -189,7 +211,7 @@ class Capabilities(msgspec.Struct, eq=False):
 
     def _remember(self, actor: Any) -> Any:
         if type(actor) not in ACTORS:
-            raise TypeError(f"the actor is a {type(actor).__name__}")
+            raise ActorUnknown(actor, "is what was returned for the actor")
         self.actor = actor
         return actor
 
@@ -199,13 +221,10 @@ class Capabilities(msgspec.Struct, eq=False):
         point, facts, decisions = self._point, None, []
         for input, result in zip(inputs, results, strict=True):
             if type(result) is not Allow:
-                decision = Decision(input, result, new_decision_id(), policy)
                 facts = facts or RequestFacts.of(self._scope, cause=cause)
-                point.log.denied(decision, facts)
+                decision = self._settled(point.settle_denial(Decision(input, result, new_decision_id(), policy), facts))
             else:
-                decision = Decision(input, result, None, policy)
-                if self._listener is not None:
-                    self._listener.note_allow()
+                decision = self._settled(Decision(input, result, None, policy))
                 if point.samples_allows:
                     facts = facts or RequestFacts.of(self._scope, cause=cause)
                     point.log.allowed(decision, facts)
@@ -214,7 +233,13 @@ class Capabilities(msgspec.Struct, eq=False):
 
     def _deny_all(self, questions: Sequence[Any], cause: BaseException) -> list[Decision]:
         """Deny ``questions``, which nobody could be asked, with one event."""
-        return [deny_unasked(cause, self._point, self._scope)] * len(questions)
+        return [self._settled(settle_unasked(cause, self._point, self._scope))] * len(questions)
+
+    def _settled(self, decision: Decision) -> Decision:
+        """Return ``decision``, of which the listener is told where it is an allow."""
+        if self._listener is not None and type(decision.result) is Allow:
+            self._listener.note_allow()
+        return decision
 
     def _insist(self, decisions: list[Decision]) -> None:
         for decision in decisions:

@@ -1,16 +1,19 @@
 """Holds the capabilities that are in force here: those of the request that is being served.
 
 A context variable, so it holds for the worker threads and background tasks of a request too. Python copies it to every
-task that is started there, and one that outlives the request goes on in its name. What is to run in nobody's name, such
-as a worker that the first request starts for all, is started elsewhere, or says for whom it acts with :func:`using`.
+task that is started there, and one that outlives the request goes on in its name: for ever, unless the setting
+``capabilities_end_with_request`` ends it. What is to run in nobody's name, such as a worker that the first request
+starts for all, is started elsewhere, or says for whom it acts with :func:`using`.
 Where nothing is current there is nobody to ask for, and that is a denial.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 
 from ..checker.base import PolicyChecker
@@ -19,6 +22,13 @@ from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from .capabilities import Capabilities, require_actor
 from .point import EnforcementPoint, deny_unasked
+
+_log = logging.getLogger("capgate")
+
+_HINT: Final = (
+    "no request of a gate is being served here; add CapabilityMiddleware to the application, and wrap jobs in"
+    " using(capabilities_for(checker, actor))"
+)
 
 #: The middleware sets it for each request; elsewhere :func:`using` does.
 CURRENT: Final[ContextVar[Capabilities]] = ContextVar("capgate.capabilities")
@@ -52,10 +62,17 @@ def using(capabilities: Capabilities) -> Iterator[Capabilities]:
 def current() -> Capabilities:
     """Return the capabilities of the request that is being served, or of the innermost :func:`using`.
 
-    Raises :class:`CapabilityDenied` (``policy_unavailable``) where there are none.
+    Raises :class:`CapabilityDenied` (``policy_unavailable``) where there are none. The log says so the first time: it
+    may be that the application has no :class:`~capgate.CapabilityMiddleware` at all.
     """
     capabilities = CURRENT.get(None)
     if capabilities is None:
-        hint = "no request is being served here; wrap jobs in using(capabilities_for(checker, actor))"
-        raise CapabilityDenied(deny_unasked(PolicyUnavailable(hint), None, {})) from PolicyUnavailable(hint)
+        _warn_once()
+        missing = PolicyUnavailable(_HINT)
+        raise CapabilityDenied(deny_unasked(missing, None, {})) from missing
     return capabilities
+
+
+@lru_cache(maxsize=1)
+def _warn_once() -> None:
+    _log.warning("something was to be asked, and is denied: %s", _HINT)

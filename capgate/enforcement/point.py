@@ -13,19 +13,20 @@ from typing import Any
 from ..checker.base import Checker, PolicyChecker, denial_for
 from ..checker.foreign import as_checker
 from ..errors import CapabilityDenied
-from ..events import DecisionLog, RequestFacts, new_decision_id
+from ..events import DecisionLog, MonitorPeriod, RequestFacts, new_decision_id
 from ..limits import Limits
-from ..model import DEFAULT_ENVIRONMENT, Decision, Environment
+from ..model import ALLOW, DEFAULT_ENVIRONMENT, Decision, Deny, Environment
 
 
 class EnforcementPoint:
     """What questions are asked with. Made once, and never changed.
 
     ``deadline`` is in seconds; capgate's own checkers have one of their own. ``body_bytes`` is how much of a body is
-    read for its hash. Raises what :func:`~capgate.checker.foreign.as_checker` raises.
+    read for its hash. In ``period`` denials are recorded and do not count; without one they always do. Raises what
+    :func:`~capgate.checker.foreign.as_checker` raises.
     """
 
-    __slots__ = ("body_bytes", "checker", "deadline", "env", "log", "samples_allows", "steady")
+    __slots__ = ("_period", "body_bytes", "checker", "deadline", "env", "log", "samples_allows", "steady")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class EnforcementPoint:
         deadline: float = Limits().deadline,
         sample_allows: float = 0.0,
         body_bytes: int = 1_048_576,
+        period: MonitorPeriod | None = None,
     ) -> None:
         self.checker = checker = as_checker(checker, deadline)
         #: The same where it has one policy for good, so that nobody need ask for :attr:`Checker.current`.
@@ -42,21 +44,44 @@ class EnforcementPoint:
         self.env = env
         self.deadline = deadline
         self.body_bytes = body_bytes
-        self.log = DecisionLog(sample_allows)
+        self.log = DecisionLog(sample_allows, period)
         self.samples_allows = sample_allows > 0
+        self._period = period
+
+    def settle_denial(self, denial: Decision, facts: RequestFacts) -> Decision:
+        """Write the event of ``denial``, and return the decision that counts: that, or an allow while it does not.
+
+        This is the one place in the code that makes an allow of a denial.
+        """
+        period = self._period
+        if period is None or not period.lasts or type(denial.result) is not Deny:
+            self.log.denied(denial, facts)
+            return denial
+        self.log.would_deny(denial, facts)
+        return Decision(denial.input, ALLOW, denial.decision_id, denial.policy)
 
 
 def deny_unasked(cause: BaseException, point: EnforcementPoint | None, scope: Mapping[str, Any]) -> Decision:
     """Return the denial for ``cause``, which left nothing that could be asked, and write its event.
 
-    ``point`` is ``None`` where there is nobody to ask; ``scope`` is that of the request, or empty.
+    ``point`` is ``None`` where there is nobody to ask; ``scope`` is that of the request, or empty. It counts always.
     """
-    policy, env, log = None, DEFAULT_ENVIRONMENT, None
-    if point is not None:
-        policy, env, log = point.checker.policy, point.env, point.log
-    denial = Decision(None, denial_for(cause), new_decision_id(), policy)
-    (log or DecisionLog()).denied(denial, RequestFacts.of(scope, cause=cause, env=env))
+    denial, facts = _unasked(cause, point, scope)
+    (DecisionLog() if point is None else point.log).denied(denial, facts)
     return denial
+
+
+def settle_unasked(cause: BaseException, point: EnforcementPoint, scope: Mapping[str, Any]) -> Decision:
+    """Return what counts where ``cause`` left nothing to ask about: see :meth:`EnforcementPoint.settle_denial`."""
+    return point.settle_denial(*_unasked(cause, point, scope))
+
+
+def _unasked(
+    cause: BaseException, point: EnforcementPoint | None, scope: Mapping[str, Any]
+) -> tuple[Decision, RequestFacts]:
+    policy, env = (None, DEFAULT_ENVIRONMENT) if point is None else (point.checker.policy, point.env)
+    denial = Decision(None, denial_for(cause), new_decision_id(), policy)
+    return denial, RequestFacts.of(scope, cause=cause, env=env)
 
 
 def denial_in(error: BaseException, depth: int = 8) -> Decision | None:

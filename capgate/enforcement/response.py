@@ -6,31 +6,55 @@ import logging
 from typing import Any, Final
 
 import msgspec
-from starlette.types import Scope, Send
+from starlette.types import Message, Scope, Send
 
 from ..events import printable
+from ..model import REASONS, Anonymous, Deny, PolicyInput, Reason
 
 _log = logging.getLogger("capgate")
 
 STATUS: Final = 403
+#: RFC 9110, section 15.5.2: for who is not logged in, together with how to.
+LOGIN_STATUS: Final = 401
+_TITLES: Final = {STATUS: "Forbidden", LOGIN_STATUS: "Unauthorized"}
 #: RFC 6455, section 7.4.1: "policy violation".
 CLOSE_CODE: Final = 1008
 #: Bytes of a close reason, by RFC 6455, section 5.5.
 CLOSE_REASON: Final = 123
 
 
+def asks_for_login(input: PolicyInput | None, result: object) -> bool:
+    """Say whether the denial ``result`` might have been an allow if somebody had been logged in.
+
+    So it is where a policy denied nobody in particular what it was asked for: by its own words, or as not admitted. A
+    fault is none of that, nor what no policy admits for anyone.
+    """
+    if type(input) is not PolicyInput or type(input.actor) is not Anonymous or type(result) is not Deny:
+        return False
+    reason = result.reason
+    return type(reason) is str and (reason == Reason.NOT_IN_ALLOWLIST or reason not in REASONS)
+
+
 async def refuse(
-    scope: Scope, send: Send, decision_id: str, reason: str | None = None, *, accepted: bool = False
+    scope: Scope,
+    send: Send,
+    decision_id: str,
+    reason: str | None = None,
+    *,
+    accepted: bool = False,
+    challenge: str | None = None,
 ) -> None:
     """Tell the client that it was denied. Nothing is read from the client; one that is gone raises nothing.
 
-    ``reason`` is only given where a client may know it. ``http``: 403 with an RFC 9457 problem document. ``websocket``:
-    the same where the server can (extension ``websocket.http.response``), else closed, at the latest after it was
-    ``accepted``. Any other type of scope has no answer that could be known.
+    ``reason`` is only given where a client may know it. ``http``: 403 with an RFC 9457 problem document; with a
+    ``challenge`` 401, and that as ``WWW-Authenticate`` (RFC 9110, section 11.6.1). ``websocket``: 403 where the server
+    can (extension ``websocket.http.response``), else closed, at the latest after it was ``accepted``. Any other type of
+    scope has no answer that could be known.
     """
     try:
         if scope.get("type") == "http":
-            await _respond(send, "http.response", decision_id, reason, empty=scope.get("method") == "HEAD")
+            empty = scope.get("method") == "HEAD"
+            await _respond(send, "http.response", decision_id, reason, challenge, empty=empty)
         elif scope.get("type") == "websocket":
             if not accepted and "websocket.http.response" in (scope.get("extensions") or {}):
                 await _respond(send, "websocket.http.response", decision_id, reason)
@@ -41,26 +65,74 @@ async def refuse(
         _log.debug("a denial could not be sent: %s", type(error).__name__)
 
 
-async def _respond(send: Send, response: str, decision_id: str, reason: str | None, *, empty: bool = False) -> None:
-    body = problem(decision_id, reason)
+async def _respond(
+    send: Send,
+    response: str,
+    decision_id: str,
+    reason: str | None,
+    challenge: str | None = None,
+    *,
+    empty: bool = False,
+) -> None:
+    status = STATUS if challenge is None else LOGIN_STATUS
+    body = problem(decision_id, reason, status)
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode("ascii")),
         (b"cache-control", b"no-store"),
         (b"vary", b"*"),
     ]
-    await send({"type": f"{response}.start", "status": STATUS, "headers": headers})
+    if challenge is not None:
+        headers.append((b"www-authenticate", challenge.encode("ascii")))
+    await send({"type": f"{response}.start", "status": status, "headers": headers})
     await send({"type": f"{response}.body", "body": b"" if empty else body})
 
 
-def problem(decision_id: str, reason: str | None = None) -> bytes:
+def problem(decision_id: str, reason: str | None = None, status: int = STATUS) -> bytes:
     """Return the body of a denial: RFC 9457, with the decision id that the event in the log has too."""
     fields: dict[str, Any] = {
         "type": "about:blank",
-        "title": "Forbidden",
-        "status": STATUS,
+        "title": _TITLES[status],
+        "status": status,
         "decision_id": decision_id,
     }
     if reason is not None:
         fields["reason"] = printable(reason)
     return msgspec.json.encode(fields)
+
+
+#: A denial that was told to a handler is in the way of at most so many bytes of a response of status 5xx.
+HELD_BYTES: Final = 65_536
+
+
+class HeldResponse:
+    """Holds a response with a server error back, until it is certain whether a denial is behind it.
+
+    A handler was told of a denial, and a response with a status of 500 or more begins. Either it is the handler's own
+    answer, or what a framework makes of an exception that nobody handled and then raises again, as Starlette's
+    ``ServerErrorMiddleware`` does. What is certain is only whether the denial comes out of the application afterwards.
+    So the response waits until the application returned or raised: then it is sent as it was, or is dropped for the
+    denial. One of more than :data:`HELD_BYTES` is sent at once, as the handler's own.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._size = 0
+
+    def add(self, message: Message) -> bool:
+        """Keep ``message``. Return ``False`` where that is too much to wait with."""
+        self._messages.append(message)
+        body = message.get("body", b"")
+        self._size += len(body) if isinstance(body, (bytes, bytearray, memoryview)) else 0
+        return self._size <= HELD_BYTES and len(self._messages) <= HELD_BYTES // 64
+
+    async def send(self, send: Send) -> None:
+        """Send what was held back, in its order."""
+        messages, self._messages = self._messages, []
+        for message in messages:
+            await send(message)
+
+
+def is_server_error(message: Message) -> bool:
+    """Say whether ``message`` begins a response of HTTP with a status of 500 or more."""
+    return bool(message["type"] == "http.response.start" and message["status"] >= 500)

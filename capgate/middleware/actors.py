@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Scope
 
+from ..errors import ActorUnknown
 from ..model import ACTORS, ANONYMOUS, Actor, User
+
+#: Where the name of a user is looked for, in this order.
+_NAMES: Final = ("identity", "display_name", "username")
 
 
 def actor_from_user(scope: Scope) -> Actor:
@@ -16,8 +20,8 @@ def actor_from_user(scope: Scope) -> Actor:
     ``identity`` of the user, or with ``display_name`` or ``username`` where the class has none. An :data:`Actor` is
     taken as it is.
 
-    Raises :class:`TypeError` for anything else, a user without a name included: who is not known for certain is denied
-    rather than taken for nobody.
+    Raises :class:`~capgate.errors.ActorUnknown` for anything else, a user without a name included: who is not known for
+    certain is denied rather than taken for nobody.
     """
     user = scope.get("user")
     if user is None:
@@ -47,13 +51,15 @@ def _actor_of(user: Any, *, optional: bool = False) -> Actor:
     if authenticated is False:
         return ANONYMOUS
     if authenticated is not True:
-        seen = type(authenticated).__name__
-        raise TypeError(f"is_authenticated of {type(user).__name__} is a {seen}, not True or False; pass actor=")
+        seen = "no is_authenticated"
+        if authenticated is not None:
+            seen = f"an is_authenticated that is a {type(authenticated).__name__}, not True or False"
+        raise ActorUnknown(user, f"has {seen}", ("is_authenticated",))
     return User(_name(user))
 
 
 def _name(user: Any) -> str:
-    for attribute in ("identity", "display_name", "username"):
+    for attribute in _NAMES:
         try:
             name = getattr(user, attribute)
         except NotImplementedError:
@@ -64,5 +70,6 @@ def _name(user: Any) -> str:
             continue
         if type(name) is str and name:
             return name
-        raise TypeError(f"{attribute} of {type(user).__name__} is {type(name).__name__}, not text; pass actor=")
-    raise TypeError(f"{type(user).__name__} has no name; pass actor=")
+        problem = "is empty" if type(name) is str else f"is a {type(name).__name__}, not a str"
+        raise ActorUnknown(user, f"has an attribute {attribute} that {problem}", (attribute,))
+    raise ActorUnknown(user, f"has no {', no '.join(_NAMES)}", _NAMES)

@@ -23,7 +23,8 @@ from ..checker.base import DENIED as DENIAL
 from ..checker.base import Checker, decisions, denial_for
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import CURRENT
-from ..errors import MalformedInput, ends_task
+from ..enforcement.response import asks_for_login
+from ..errors import ActorUnknown, MalformedInput, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
@@ -140,6 +141,7 @@ class GatedRequest(Seal, eq=False):
         if scope.get("state") is state:
             scope["state"] = state.shared
         self._capabilities = None  # which have the request
+        self.ended = self._startup.ends_capabilities
         try:
             CURRENT.reset(current)
             UNDECIDED.reset(undecided)
@@ -239,7 +241,7 @@ class GatedRequest(Seal, eq=False):
                     self._actor = None
                     self._actor = actor = await actor
                 if type(actor) not in ACTORS:
-                    raise TypeError(f"the actor is a {type(actor).__name__}")
+                    raise ActorUnknown(actor, "is what was returned for the actor")
                 digest = None
                 if _needs_body(requirements):
                     digest = await self._hash_body(receive, point.body_bytes)
@@ -324,6 +326,10 @@ class GatedRequest(Seal, eq=False):
     def _shown_reason(self) -> str | None:
         return self._reason if self._startup.exposes_reasons else None
 
+    def _challenge_for(self, input: PolicyInput | None, result: object) -> str | None:
+        challenge = self._startup.challenge
+        return challenge if challenge is not None and asks_for_login(input, result) else None
+
     def deny_unasked(self) -> None:
         """Deny the request, because it was answered and nothing was asked."""
         self._deny(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
@@ -336,6 +342,7 @@ class GatedRequest(Seal, eq=False):
         self.denied = True
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         self._reason = denial.reason
+        self._challenge = self._challenge_for(self._input, denial)
         self._denial_id = new_decision_id()
         try:
             point = self._point

@@ -3,10 +3,14 @@
 A :class:`Seal` is around one request. It opens after an allow. Of a route that asks in dependencies, and has not yet,
 only what says no may pass: a status of 400 or more. After a denial only the denial passes. Whatever else is sent, by a
 cache, by middleware that answers itself or by an application that nobody declared, is replaced by a denial.
+
+A handler that was told of a denial may answer with what it likes. Only a server error waits until the application
+returned or raised, because it may be what a framework makes of a denial that nobody handled: see :class:`HeldResponse`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
@@ -14,9 +18,11 @@ import msgspec
 from starlette.types import Message, Scope, Send
 
 from ..enforcement.point import denial_in
-from ..enforcement.response import STATUS, problem, refuse
+from ..enforcement.response import LOGIN_STATUS, STATUS, HeldResponse, is_server_error, problem, refuse
 from ..events import new_decision_id
-from ..model import Decision
+from ..model import Decision, PolicyInput
+
+_log = logging.getLogger("capgate")
 
 #: What a response begins with; early hints and the like may come before it.
 _BEGINNINGS: Final = frozenset(
@@ -48,7 +54,10 @@ class Seal(msgspec.Struct, eq=False):
     _raised: Decision | None = None  # the last denial that a handler was told of
     _reason: str | None = None  # why the request was denied
     _denial_id: str | None = None  # of the event of that
+    _challenge: str | None = None  # how to log in, where that might have helped
     _held: Message | None = None  # the start of what may be the denial
+    waiting: HeldResponse | None = None  # what may stand for a denial that a handler was told of
+    ended: bool = False  # the request, and what it was handed where settings say so
 
     @property
     def decided(self) -> bool:
@@ -67,16 +76,19 @@ class Seal(msgspec.Struct, eq=False):
         if self._over:
             return
         name = message["type"]
-        if self._began:
+        if self.waiting is not None and self._state != DENIED:
+            if not self.waiting.add(message):
+                await self.finish()
+        elif self._began:
             await self._send(message)
         elif self._state == DENIED:
             await self._send_denied(message)
         elif name not in _BEGINNINGS:
             if self._state == OPEN:
                 await self._send(message)
-        elif self._raised is not None and _is_server_error(message):
-            # What frameworks make of an exception that they do not know. Any other response is the handler's own.
-            await self.replace(self._raised.result, self._raised.decision_id)
+        elif self._raised is not None and is_server_error(message):
+            self.waiting = HeldResponse()
+            self.waiting.add(message)
         elif self._state == OPEN or (self._state == ASKING and _says_no(message)):
             self._began = True
             await self._send(message)
@@ -90,7 +102,7 @@ class Seal(msgspec.Struct, eq=False):
         if name == "websocket.close":
             self._over = True
             await self._send(message)
-        elif name.endswith("response.start") and message["status"] == STATUS and self._held is None:
+        elif name.endswith("response.start") and message["status"] == self._status and self._held is None:
             self._held = message
         elif name.endswith("response.body") and self._held is not None and self._is_denial(message):
             self._over = self._began = True
@@ -102,9 +114,18 @@ class Seal(msgspec.Struct, eq=False):
     def _is_denial(self, message: Message) -> bool:
         if message.get("more_body", False):
             return False
-        return message.get("body", b"") in (b"", problem(self._denial_id or "", self._shown_reason))
+        return message.get("body", b"") in (b"", problem(self._denial_id or "", self._shown_reason, self._status))
+
+    @property
+    def _status(self) -> int:
+        """The status of the denial."""
+        return LOGIN_STATUS if self._challenge is not None and self.scope.get("type") == "http" else STATUS
 
     # -- denials
+
+    def _challenge_for(self, input: PolicyInput | None, result: object) -> str | None:
+        """Return how to log in, where that might help against the denial ``result`` to ``input``."""
+        raise NotImplementedError
 
     def deny_unasked(self) -> None:
         """Deny the request, because it was answered and nothing was asked."""
@@ -122,7 +143,8 @@ class Seal(msgspec.Struct, eq=False):
     async def refuse(self, scope: Scope, send: Send) -> None:
         """Send the denial, by the ``send`` of where it was denied, so that middleware on the way may add to it."""
         self._denial_id = self._denial_id or new_decision_id()
-        await refuse(scope, send, self._denial_id, self._shown_reason, accepted=self._began)
+        id, reason, challenge = self._denial_id, self._shown_reason, self._challenge
+        await refuse(scope, send, id, reason, accepted=self._began, challenge=challenge)
 
     async def refuse_now(self) -> None:
         """Make the denial the response, past whatever stands inside."""
@@ -133,32 +155,49 @@ class Seal(msgspec.Struct, eq=False):
             await self.refuse(self.scope, self._send)
             self._began = True
 
-    async def replace(self, result: Any, decision_id: str | None) -> None:
+    async def replace(self, denial: Decision) -> None:
         """Make a denial that a handler was told of the response; of a websocket that was accepted, its end."""
         self._over = True
-        self._reason = getattr(result, "reason", None)
-        await refuse(self.scope, self._send, decision_id or new_decision_id(), self._shown_reason, accepted=self._began)
+        self._reason = getattr(denial.result, "reason", None)
+        id, challenge = denial.decision_id or new_decision_id(), self._challenge_for(denial.input, denial.result)
+        await refuse(self.scope, self._send, id, self._shown_reason, accepted=self._began, challenge=challenge)
         self._began = True
 
     async def answers(self, error: Exception) -> bool:
         """Say whether ``error`` is a denial that is now the response, or was already."""
         denial = denial_in(error)
         if denial is None:
+            if self.waiting is not None:
+                try:
+                    await self.finish()
+                except Exception as gone:  # the application's own error is the one to be told
+                    _log.debug("a response could not be sent: %s", type(gone).__name__)
             return False
         if self._over:
             return True
         if self._began and self.scope["type"] == "http":
             return False
+        self.waiting = None
         if self._state == DENIED:
             await self.refuse_now()
         else:
-            await self.replace(denial.result, denial.decision_id)
+            await self.replace(denial)
         return True
 
     async def finish(self) -> None:
-        """Send the denial, where it got lost inside."""
-        if not self._over and not self._began:
-            await self.refuse_now()
+        """Send what was held back, since nobody raised the denial; or the request's own denial, if it got lost inside.
+
+        Nothing that was held back is sent where nothing was decided, or where the request was denied meanwhile.
+        """
+        waiting, self.waiting = self.waiting, None
+        if self._over or self._began:
+            return
+        if waiting is not None and self.decided:
+            self._began = True
+            await waiting.send(self._send)
+            return
+        self.deny_unasked()  # which does nothing where it was denied already
+        await self.refuse_now()
 
     def note(self, denial: Decision) -> None:
         """Note that a handler is told of ``denial``."""
@@ -177,10 +216,6 @@ class Seal(msgspec.Struct, eq=False):
         return []
 
     __repr__ = object.__repr__
-
-
-def _is_server_error(message: Message) -> bool:
-    return bool(message["type"] == "http.response.start" and message["status"] >= 500)
 
 
 def _says_no(message: Message) -> bool:

@@ -1,8 +1,9 @@
 """Starts and closes what requests are asked about with: in the server's lifespan, or at the first request without one.
 
-Nothing that goes wrong here is raised while the application is put together, since servers take an exception of a
-lifespan for "not supported" and serve all the same. It ends start-up with its reason (``lifespan.startup.failed``),
-or is remembered and denies every request ``policy_unavailable``.
+Nothing that goes wrong here is raised while the application is put together. In a lifespan it is said
+(``lifespan.startup.failed``) and then raised, as Starlette's own lifespan does: servers that heard the one exit, and
+test clients raise the other. Only to raise would not do: servers take that for "not supported", and serve all the same.
+Without a lifespan it denies every request ``policy_unavailable``, and later requests try again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 import logging
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Union
 
@@ -23,8 +25,7 @@ from ..checker.base import Checker, PolicyChecker
 from ..checker.foreign import as_checker
 from ..enforcement.point import EnforcementPoint
 from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
-from ..events import printable
-from ..limits import Limits
+from ..events import MonitorPeriod, printable
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from ..routes.canary import check_framework, check_versions
 from ..routes.contract import HandlerContract
@@ -48,10 +49,15 @@ Resolver = Callable[[Scope], Any]
 
 _STRICT: Final = "routes that each declare what they need, or are public; or strict=False, which denies the others"
 
-#: Seconds between two looks at whether another task, perhaps of another event loop, has finished starting.
+#: Seconds between the first two looks at whether another task, perhaps of another event loop, has finished starting.
+#: Each further pause is twice as long, up to :data:`LONGEST_POLL`: whoever waits holds up whoever starts.
 POLL = 0.002
-#: Seconds that starting may take where a request does it: who hangs longer than that holds nobody up, and is denied.
+LONGEST_POLL = 0.05
+#: Seconds that starting may take where a request does it. Requests that wait for it wait no longer, and are denied.
 STARTING = 30.0
+#: Seconds after a failed start until a request tries again. Doubled after each failure, up to :data:`LONGEST_RETRY`.
+RETRY = 1.0
+LONGEST_RETRY = 60.0
 #: Seconds that closing the checker may take when the lifespan ends without a proper shutdown.
 CLOSING = 5.0
 #: Characters of a failure as a log or a server shows it.
@@ -74,6 +80,7 @@ class RequestPoint(EnforcementPoint):
         actor: ActorOf,
         resolver: Resolver | None,
         place: RouterPlace | Needed | Exception,
+        period: MonitorPeriod | None = None,
     ) -> None:
         super().__init__(
             checker,
@@ -81,6 +88,7 @@ class RequestPoint(EnforcementPoint):
             deadline=settings.limits.deadline,
             sample_allows=settings.sample_allows,
             body_bytes=settings.body_bytes,
+            period=period,
         )
         self.actor = actor
         self.public = frozenset(settings.public)
@@ -133,6 +141,7 @@ class Startup:
         self.point: RequestPoint | None = None
         self.failure: BaseException | None = None
         self.settings = settings
+        self._note(settings)
         self._middleware = middleware
         self._given = checker
         self._actor = actor
@@ -142,28 +151,36 @@ class Startup:
         self._owned: Checker | None = None
         # Held while starting, and never waited for: event loops of several threads may ask for the same gate.
         self._starting = threading.Lock()
+        self._failures = 0
+        self._retry_at = 0.0  # by time.monotonic()
+        self._period: MonitorPeriod | None = None
+
+    def _note(self, settings: object) -> None:
+        """Keep what a request looks at: whether clients are told why, how they log in, and what ends with a request."""
+        known = settings if isinstance(settings, Settings) else None
+        self.exposes_reasons = known is not None and known.expose_reasons
+        self.challenge = None if known is None else known.www_authenticate
+        self.ends_capabilities = known is not None and known.capabilities_end_with_request
 
     @property
     def env(self) -> Environment:
         """The environment of events while nothing has started."""
         return self.settings.environment if isinstance(self.settings, Settings) else DEFAULT_ENVIRONMENT
 
-    @property
-    def exposes_reasons(self) -> bool:
-        """Whether clients are told why they were denied."""
-        return isinstance(self.settings, Settings) and self.settings.expose_reasons
-
     async def wait(self, scope: Scope) -> RequestPoint:
         """Return the enforcement point, for a request: started by whoever comes first, awaited by the others.
 
-        Others wait as long as the deadline. Who starts is not interrupted by that, which then begins afterwards, but by
-        :data:`STARTING`. Raises :class:`PolicyUnavailable`.
+        That takes at most :data:`STARTING`, and comes before the deadline of the question. After a failure nobody
+        waits: one request after a while tries again, and the others are denied. Raises :class:`PolicyUnavailable`.
         """
-        limits = self.settings.limits if isinstance(self.settings, Settings) else Limits()
-        with anyio.move_on_after(limits.deadline):
-            while self.point is None and self.failure is None:
+        pause = POLL
+        with anyio.move_on_after(STARTING):
+            while self.point is None and not self._rests():
                 if not self._starting.acquire(blocking=False):
-                    await anyio.sleep(POLL)
+                    if self.failure is not None:
+                        break
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_POLL)
                     continue
                 try:
                     with anyio.move_on_after(STARTING, shield=True) as bound:
@@ -175,21 +192,31 @@ class Startup:
                     break
         point = self.point
         if point is None:
-            raise PolicyUnavailable("starting failed" if self.failure else "starting takes longer than the deadline")
+            raise PolicyUnavailable("starting failed" if self.failure else f"starting takes longer than {STARTING:g} s")
         return point
+
+    def _rests(self) -> bool:
+        """Say whether the last start failed, and it is too soon to try again."""
+        return self.failure is not None and time.monotonic() < self._retry_at
 
     async def _start_once(self, scope: Scope) -> BaseException | None:
         """Start unless that has happened, and return what went wrong, which is logged here and nowhere else."""
-        if self.point is not None or self.failure is not None:
+        if self.point is not None or self._rests():
             return self.failure
         try:
-            self.point = await self._start(scope)
+            point = await self._start(scope)
         except BaseException as error:
+            with anyio.move_on_after(CLOSING, shield=True):
+                await self._close_owned(quietly=True)
             if ends_task(error):
                 raise
+            self._failures += 1
+            self._retry_at = time.monotonic() + min(RETRY * 2 ** min(self._failures - 1, 16), LONGEST_RETRY)
             self.failure = error
             trace = None if isinstance(error, CapgateError) else error
             _log.error("the gate did not start, every request is denied: %s", explain(error), exc_info=trace)
+        else:
+            self.point, self.failure, self._failures = point, None, 0
         return self.failure
 
     async def _start(self, scope: Scope) -> RequestPoint:
@@ -200,6 +227,7 @@ class Startup:
             valid = "none: the routers that requests reach are asked; resolver= where something else is to say it"
             raise ConfigError("router", self._router, valid)
         self.settings = self._settings()
+        self._note(self.settings)
         install()
         check_framework(fastapi=False)
         if "fastapi.routing" in sys.modules:
@@ -212,8 +240,15 @@ class Startup:
             check_policy(contract, checker, self.settings)
         await checker.start()
         actor = self._actor or actor_from_user
-        point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target))
+        period = MonitorPeriod(self.settings.enforced_from) if self.settings.monitors else None
+        point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target), period)
         self._report(self.settings, point, target, scope)
+        self._period = period
+        if period is not None:
+            period.begin()
+            after = self.settings.enforce_after
+            if period.lasts:
+                _log.warning("NO DENIAL COUNTS, %s: enforce is 'monitor'", f"until {after}" if after else "for ever")
         return point
 
     async def _checker(self, settings: Settings) -> PolicyChecker:
@@ -227,6 +262,10 @@ class Startup:
         settings = Settings.from_env() if self.settings is None else self.settings
         if not isinstance(settings, Settings):
             raise ConfigError("settings", settings, "a capgate.Settings")
+        ignored = settings.about_checker() if self._given is not None else ()
+        if ignored:
+            valid = f"none together with {', '.join(ignored)} in settings: one of the two would not count"
+            raise ConfigError("checker", type(self._given).__name__, valid)
         return settings
 
     def contract(self, app: object = None) -> HandlerContract:
@@ -272,12 +311,27 @@ class Startup:
         A checker that was passed in is its owner's to close.
         """
         self.point = self.failure = None
+        self._failures = 0
+        if self._period is not None:
+            self._period.leave()
+        await self._close_owned()
+
+    async def _close_owned(self, *, quietly: bool = False) -> None:
         checker, self._owned = self._owned, None
-        if checker is not None:
+        if checker is None:
+            return
+        try:
             await checker.aclose()
+        except Exception as error:
+            if not quietly:
+                raise
+            _log.error("a policy checker could not be closed: %s", type(error).__name__)
 
     async def lifespan(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass ``lifespan`` through: start before the application does, and close after it."""
+        """Pass ``lifespan`` through: start before the application does, and close after it.
+
+        A start that fails is told to the server, and raised.
+        """
         startup = await receive()
         if startup["type"] == "lifespan.startup":
             self.failure = None
@@ -290,7 +344,9 @@ class Startup:
                 self._starting.release()
             if failure is not None:
                 await send({"type": "lifespan.startup.failed", "message": explain(failure)})
-                return
+                if not isinstance(failure, Exception):  # an engine's panic: nobody is to take it for the end of a task
+                    raise PolicyUnavailable(explain(failure)) from failure
+                raise failure
         passing = _PassingLifespan(self, startup, receive, send)
         try:
             await app(scope, passing.receive, passing.send)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time, timezone
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from ..errors import ConfigError
 from ..limits import Limits
 from ..model import Entrypoint, Environment
 from ..store.public_keys import VALID
-from .table import BY_NAME, LIMITS, PREFIX, SETTINGS, VARIABLES
+from .table import ALWAYS, BY_NAME, LIMITS, MONITOR, OF_CHECKER, PREFIX, SETTINGS, VARIABLES
 
 __all__ = ["PREFIX", "VARIABLES", "Settings"]
 
@@ -46,9 +47,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     service: str = "capgate"
     mode: str = "prod"
     public: tuple[str, ...] = ()
+    enforce: Literal["always", "monitor"] = "always"
+    enforce_from_env: bool = False
+    enforce_after: date | None = None
     expose_reasons: bool = False
+    www_authenticate: str | None = None
     sample_allows: float = 0.0
     body_bytes: int = 1_048_576
+    capabilities_end_with_request: bool = False
     openapi: bool = True
     strict: bool = False
     strict_paths: bool = True
@@ -74,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("artifact_sha256", self.artifact_sha256, "a digest only together with artifact or store")
         if self.store is not None and self.policy_name is None:
             raise ConfigError("policy_name", None, "the name of a policy, together with store")
+        if self.enforce_after is not None and self.enforce != MONITOR:
+            raise ConfigError("enforce_after", self.enforce_after, f"a date only together with enforce={MONITOR!r}")
         self._check_entrypoint()
         self._check_trust()
 
@@ -137,6 +145,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             shown["bundle_keys"] = dict.fromkeys(self.bundle_keys, HIDDEN)
         return list(shown.items())
 
+    def about_checker(self) -> tuple[str, ...]:
+        """Return the names of the settings that say who answers, as far as they are not as they are by default."""
+        defaults = Settings()
+        return tuple(name for name in OF_CHECKER if getattr(self, name) != getattr(defaults, name))
+
+    def without_checker(self) -> Settings:
+        """Return these settings for a gate that is given its checker."""
+        defaults = Settings()
+        return msgspec.structs.replace(self, **{name: getattr(defaults, name) for name in OF_CHECKER})
+
+    @property
+    def monitors(self) -> bool:
+        """Whether denials do not count, until :attr:`enforced_from`."""
+        return self.enforce == MONITOR
+
+    @property
+    def enforced_from(self) -> float | None:
+        """When denials begin to count, in seconds since the epoch; ``None`` where no date is named."""
+        given = self.enforce_after
+        if given is None:
+            return None
+        moment = given if isinstance(given, datetime) else datetime.combine(given, time(), timezone.utc)
+        return moment.timestamp()
+
     @property
     def environment(self) -> Environment:
         """``service`` and ``mode``, as policies see them."""
@@ -157,6 +189,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         names = [setting.name for setting in SETTINGS if setting.name in BY_NAME]
         values = _read(config, [name for name in names if name not in overrides])
         limits = {} if "limits" in overrides else _read(config, [limit.name for limit in LIMITS])
+        if values.get("enforce") == MONITOR and overrides.get("enforce_from_env") is not True:
+            valid = f"{ALWAYS}; {MONITOR} only where the code says Settings.from_env(enforce_from_env=True)"
+            raise ConfigError(BY_NAME["enforce"].variable, MONITOR, valid)
         try:
             if limits:
                 values["limits"] = Limits(**limits)

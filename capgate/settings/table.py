@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
 from ..artifact.bundle.bundle_keys import HIDDEN, are_themselves, parse_bundle_keys
@@ -30,6 +31,9 @@ from ..limits import (
 from ..store.public_keys import ALGORITHM, VALID, parse_keys
 
 PREFIX: Final = "CAPGATE_"
+#: Whether denials count: always, or (monitor) not until ``enforce_after``.
+ALWAYS: Final = "always"
+MONITOR: Final = "monitor"
 
 _ENGINES: Final = ("auto", "wasmer", "wasmtime")
 #: What an entry point of a module that OPA compiled can give, see :class:`~capgate.model.Entrypoint`.
@@ -37,6 +41,11 @@ _RESULTS: Final = ("decision", "denials")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 _SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
+#: A list of challenges, by RFC 9110, section 11.6.1: each a scheme, perhaps with a token or with parameters.
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER: Final = rf'{_WORD} ?= ?(?:{_WORD}|"(?:[ !#-\[\]-~]|\\[ -~])*")'
+_CHALLENGE: Final = rf"{_WORD}(?: (?:{_PARAMETER}(?: ?, ?{_PARAMETER})*|[0-9A-Za-z._~+/-]+=*))?"
+_CHALLENGES: Final = re.compile(rf"{_CHALLENGE}(?: ?, ?{_CHALLENGE})*", re.ASCII)
 _PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
 
 
@@ -45,7 +54,7 @@ class Setting(NamedTuple):
 
     ``parse`` makes a value of the text of an environment variable, or raises ``ValueError``. ``valid`` says what text
     it takes. ``check`` raises :class:`ConfigError` for a value that cannot be used; it is given the name as well.
-    ``help`` says what the setting means, as README shows it.
+    ``help`` says what the setting means, as README shows it. One that has to stand ``in_code`` has no variable.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Setting(NamedTuple):
     parse: Callable[[str], Any]
     valid: str
     check: Callable[[str, Any], None]
+    in_code: bool = False
 
     @property
     def variable(self) -> str:
@@ -92,6 +102,12 @@ def _flag(value: str) -> bool:
     if value not in _FLAGS:
         raise ValueError(value)
     return _FLAGS[value]
+
+
+def _date(value: str) -> date:
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value, re.ASCII) is None:
+        raise ValueError(value)
+    return date.fromisoformat(value)
 
 
 def _list(value: str) -> tuple[str, ...]:
@@ -161,6 +177,12 @@ def _check_bundle_keys(name: str, value: object) -> None:
         raise ConfigError(name, value, _BUNDLE_KEYS)
 
 
+def _check_date(name: str, value: object) -> None:
+    is_date = isinstance(value, date) and (not isinstance(value, datetime) or value.tzinfo is not None)
+    if value is not None and not is_date:
+        raise ConfigError(name, value, f"a datetime.date, or a datetime.datetime with a time zone: {_DATE}")
+
+
 def _check_share(name: str, value: Any) -> None:
     check_number(name, value, 0.0, 1.0, whole=False)
     if 0 < value < 0.01:
@@ -211,6 +233,7 @@ def _limit_row(name: str, help: str) -> Setting:
 
 _TRUSTED_KEYS: Final = f"{VALID}, commas between them; or the path of a file of them"
 _BUNDLE_KEYS: Final = "the path of a JSON or TOML file of keys that verify bundles"
+_DATE: Final = "a date such as 2027-01-31, which begins at 00:00 UTC"
 _SHARE: Final = "0, or a number from 0.01 to 1"
 _LABEL: Final = "printable text of 1 to 256 characters"
 
@@ -232,7 +255,7 @@ SETTINGS: Final = (
     _row("artifact_sha256", DIGEST, f"the only module that is accepted: {DIGEST}", is_digest),
     _choice_row("engine", _ENGINES, "`auto` (wasmer where it imports, else wasmtime), `wasmer` or `wasmtime`"),
     _number_row("pool_size", 1, 1_024, "instances per event loop, 1 to 1,024"),
-    Setting("limits", "bounds on the module and on each call", _text, "a capgate.Limits", _check_limits),
+    Setting("limits", "bounds on the module and on each call", _text, "a capgate.Limits", _check_limits, in_code=True),
     _flag_row("reuse", "the operator's word that a module which capgate did not build keeps no state between calls"),
     _row(
         "entrypoint",
@@ -278,7 +301,30 @@ SETTINGS: Final = (
         f"{_PUBLIC}; separated by commas",
         _check_public,
     ),
+    _choice_row(
+        "enforce",
+        (ALWAYS, MONITOR),
+        "`always`, or `monitor`: then no denial counts. What would have been denied is an event (`would_deny`) and goes"
+        " on, so that a gate can be tried in an application that runs. The variable may say `monitor` only where the"
+        " code says `enforce_from_env`",
+    ),
+    _flag_row("enforce_from_env", "let the variable `CAPGATE_ENFORCE` say `monitor`")._replace(in_code=True),
+    Setting(
+        "enforce_after",
+        "with `monitor`: a date (`2027-01-31`), from 00:00 UTC of which on denials count",
+        _date,
+        _DATE,
+        _check_date,
+    ),
     _flag_row("expose_reasons", "tell clients why they were denied"),
+    _row(
+        "www_authenticate",
+        "a challenge such as 'Bearer realm=\"orders\"', in at most 1,024 characters",
+        'how to log in, as the header `WWW-Authenticate` says it, such as `Bearer realm="orders"`: sent with status'
+        " 401, in place of 403, to who is not logged in and is denied by the policy. Such routes then show that they"
+        " exist",
+        lambda given: isinstance(given, str) and len(given) <= 1_024 and _CHALLENGES.fullmatch(given) is not None,
+    ),
     _number_row(
         "sample_allows", 0.0, 1.0, "fraction of allows that become events, 0 to 1; denials always do", whole=False
     ),
@@ -286,6 +332,11 @@ SETTINGS: Final = (
         "body_bytes",
         *BODY_BYTES,
         "how much of a body is read where a declaration asks for its hash (`args_hash`); more is denied",
+    ),
+    _flag_row(
+        "capabilities_end_with_request",
+        "let capabilities that were handed to a request deny everything (`request_ended`) once it is over, background"
+        " tasks included, so that a task which outlives it does not go on in its name",
     ),
     _flag_row("openapi", "show in a FastAPI application's OpenAPI document what its routes declare"),
     _flag_row(
@@ -366,6 +417,29 @@ LIMITS: Final = (
     _limit_row("compile_megabytes", "memory of the child process that tries it, in MiB"),
 )
 #: Every setting that has a variable, by its name.
-BY_NAME: Final = {row.name: row for row in (*SETTINGS, *LIMITS) if row.name != "limits"}
+BY_NAME: Final = {row.name: row for row in (*SETTINGS, *LIMITS) if not row.in_code}
 #: Every variable that :meth:`Settings.from_env` knows.
 VARIABLES: Final = tuple(row.variable for row in BY_NAME.values())
+#: The settings that say which checker answers and how, which says nothing to one that is there already.
+OF_CHECKER: Final = (
+    "policy",
+    "artifact",
+    "artifact_sha256",
+    "engine",
+    "pool_size",
+    "reuse",
+    "entrypoint",
+    "entrypoint_result",
+    "safe",
+    "cache_size",
+    "trusted_keys",
+    "signature_threshold",
+    "require_signature",
+    "bundle_keys",
+    "bundle_scope",
+    "policy_name",
+    "store",
+    "store_poll",
+    "rollback_share",
+    "keep_expired",
+)

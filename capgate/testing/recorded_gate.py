@@ -19,6 +19,7 @@ from ..middleware.middleware import CapabilityMiddleware
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason, Resource
 from ..policy import Document, RuntimePolicy
 from ..runtime.pool import WasmPool
+from ..settings.settings import Settings
 
 #: Seconds for a question: tests run on busy machines, and few of them are about the deadline.
 PATIENT: Final = Limits(deadline=20.0)
@@ -198,8 +199,9 @@ class RecordedGate(LocalPolicyChecker):
     def replacing(self, app: Any) -> Iterator[RecordedGate]:
         """Make this the checker of ``app`` until the end of the ``with``.
 
-        ``app`` is a Starlette or FastAPI application with a :class:`CapabilityMiddleware`. Its settings stay, but for a
-        contract, which names another policy. Raises :class:`ConfigError` where there is no such middleware.
+        ``app`` is a Starlette or FastAPI application with a :class:`CapabilityMiddleware`. Its settings stay, but for
+        those that describe another checker, and a contract, which names another policy. Raises :class:`ConfigError`
+        where there is no such middleware.
         """
         before, stack = list(getattr(app, "user_middleware", ())), getattr(app, "middleware_stack", None)
         after = [self._replaced(middleware) for middleware in before]
@@ -216,8 +218,8 @@ class RecordedGate(LocalPolicyChecker):
         if not (isinstance(added, type) and issubclass(added, CapabilityMiddleware)):
             return middleware
         options = {**middleware.kwargs, "checker": self}
-        if options.get("settings") is not None:
-            options["settings"] = msgspec.structs.replace(options["settings"], contract=None)
+        settings = options.get("settings") or Settings.from_env()
+        options["settings"] = msgspec.structs.replace(settings.without_checker(), contract=None)
         return type(middleware)(added, *middleware.args, **options)
 
 

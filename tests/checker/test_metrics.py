@@ -11,9 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
+from capgate.enforcement.capabilities import Capabilities
+from capgate.enforcement.point import EnforcementPoint
 from capgate.errors import ConfigError
+from capgate.events import MonitorPeriod
 from capgate.metrics import OTHER, Metrics
-from capgate.model import PolicyInput, Resource
+from capgate.model import ALLOW, PolicyInput, Resource, User
 from capgate.settings.select import select_checker
 
 from ..support.gates import KINDS, POLICY, make_checker
@@ -41,6 +44,26 @@ def closing() -> Iterator[list[Metrics]]:
     yield found
     for one in found:
         one.close()
+
+
+async def test_denials_that_do_not_count_have_a_counter_of_their_own(
+    registry: CollectorRegistry, closing: list[Metrics]
+) -> None:
+    checker = make_checker()
+    closing.append(Metrics(checker, registry))
+    before = read(registry)["capgate_monitoring",]
+    period = MonitorPeriod(None)
+    period.begin()
+    gate = Capabilities(EnforcementPoint(checker, period=period), User("ada"))
+    for question in (("db.read", "sql_query:bad"), ("db.read", "sql_query:bad"), ("no.such.action", None)):
+        assert await gate.check(*question) is ALLOW
+    found = read(registry)
+    assert found["capgate_would_deny_total", "db.read", "not_in_allowlist"] == 2
+    assert found["capgate_would_deny_total", OTHER, "unknown_action"] == 1
+    assert not [name for name, *_ in found if name == "capgate_denials_total"]
+    assert found["capgate_monitoring",] == before + 1
+    period.leave()
+    assert read(registry)["capgate_monitoring",] == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

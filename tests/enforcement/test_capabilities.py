@@ -292,6 +292,8 @@ async def test_a_cause_is_one_denial_with_all_that_is_known() -> None:  # Q-10
     told: list[Decision] = []
 
     class Listener:
+        ended = False
+
         def note(self, denial: Decision) -> None:
             told.append(denial)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import pickle
 from typing import Any
 
@@ -12,6 +13,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,8 +21,9 @@ from starlette.types import Receive, Scope, Send
 
 from capgate.checker.local import LocalPolicyChecker
 from capgate.enforcement.capabilities import Capabilities
-from capgate.enforcement.current import capabilities_for, current, using
+from capgate.enforcement.current import _warn_once, capabilities_for, current, using
 from capgate.errors import CapabilityDenied, ConfigError
+from capgate.fastapi import Requires
 from capgate.limits import Limits
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, ANONYMOUS, Deny, Environment, Reason, Service, User
@@ -38,6 +41,22 @@ async def test_outside_of_requests_there_is_nobody_to_ask_for() -> None:
         current()
     assert caught.value.decision.result == Deny(Reason.POLICY_UNAVAILABLE)
     assert found[0]["decision_id"] == caught.value.decision.decision_id
+
+
+async def test_the_log_says_once_that_there_may_be_no_gate(caplog: pytest.LogCaptureFixture) -> None:  # G-16
+    _warn_once.cache_clear()
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Requires(*GOOD[:1], resource=GOOD[1])])
+    async def endpoint() -> None:
+        raise AssertionError("not reached")
+
+    with caplog.at_level(logging.WARNING, "capgate"):
+        for _ in range(2):
+            with pytest.raises(CapabilityDenied):
+                await Call(http_scope("/")).to(app)
+    (warning,) = [record for record in caplog.records if record.name == "capgate"]
+    assert "CapabilityMiddleware" in warning.getMessage()
 
 
 async def test_jobs_say_for_whom_they_act() -> None:

@@ -107,6 +107,8 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
         "actor_kind": "user",
         "actor_id": "ada",
         "reason": "not_in_allowlist",
+        "would_deny": None,
+        "enforce": "always",
         "policy": "orders",
         "policy_version": "7",
         "policy_sha256": "ab" * 32,

@@ -16,10 +16,14 @@ from starlette.authentication import (
     UnauthenticatedUser,
 )
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.types import Scope
 
+from capgate.errors import ActorUnknown
 from capgate.limits import Limits
+from capgate.middleware.actors import actor_from_user
 from capgate.model import Anonymous, CompilerTool, User
 from capgate.settings.settings import Settings
 
@@ -30,6 +34,7 @@ from ..support.gates import (
     Recording,
     events,
     example,
+    gated,
 )
 from .reasons import reason_for
 
@@ -91,7 +96,55 @@ ACTORS: dict[str, tuple[Any, Any]] = {
     "authenticated is a method": (Plain(is_authenticated=lambda: False, username="ada"), None),
     "authenticated is a number": (Plain(is_authenticated=1, username="ada"), None),
     "does not say": (Plain(username="ada"), None),
+    "empty identity": (Plain(is_authenticated=True, identity="", username="ada"), None),
+    "id and mail": (Plain(is_authenticated=True, id=7, email="ada@example.org"), None),
 }
+
+#: Of those that are denied, the class, what was looked for, and what is wrong with it.
+UNKNOWN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "no name": ("Nameless", ("identity", "display_name", "username")),
+    "id and mail": ("Plain", ("identity", "display_name", "username")),
+    "empty identity": ("Plain", ("identity",)),
+    "number for a name": ("Plain", ("identity",)),
+    "text": ("str", ("is_authenticated",)),
+    "a dict": ("dict", ("is_authenticated",)),
+    "authenticated is a method": ("Plain", ("is_authenticated",)),
+    "authenticated is a number": ("Plain", ("is_authenticated",)),
+    "does not say": ("Plain", ("is_authenticated",)),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+async def test_the_log_says_what_was_looked_for_and_what_to_pass(name: str) -> None:  # G-14
+    seen, attributes = UNKNOWN[name]
+    user = ACTORS[name][0]
+    with pytest.raises(ActorUnknown) as caught:
+        actor_from_user({"user": user})
+    assert (caught.value.seen, caught.value.attributes) == (seen, attributes)
+    with events() as found:
+        await Call(http_scope("/good", user=user)).to(example(Ran()))
+    assert found[0]["reason"] == "internal_error"
+    assert all(text in found[0]["cause"] for text in ("ActorUnknown", seen, *attributes, "actor="))
+    assert not any(text in found[0]["cause"] for text in ("ada", "example.org"))  # O4
+
+
+async def nobody_known(scope: Scope) -> Any:
+    return "ada-t0p-secret"
+
+
+@pytest.mark.parametrize("function", [lambda scope: "ada-t0p-secret", nobody_known])
+async def test_the_log_says_what_an_actor_function_returned(function: Any) -> None:  # G-14
+    async def handler(request: Request) -> Response:
+        return PlainTextResponse(type(await request.state.capabilities.check("db.read", "sql_query:good")).__name__)
+
+    public = gated([Route("/open", handler)], settings=Settings(public=("/open",), limits=PATIENT), actor=function)
+    with events() as found:
+        await Call(http_scope("/good")).to(example(Ran(), actor=function, settings=Settings(limits=PATIENT)))
+        assert (await Call(http_scope("/open")).to(public)).body == b"Deny"
+    for event in found:
+        assert event["cause"].startswith("ActorUnknown: str is what was returned for the actor")
+        assert "t0p-secret" not in str(event)
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(("user", "expected"), ACTORS.values(), ids=ACTORS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from ..support.gates import (
     make_checker,
     read,
 )
+from ..support.serving import served
 from .reasons import reason_for
 
 # -- the body
@@ -111,3 +113,36 @@ async def test_a_body_is_not_read_unless_declared() -> None:
     await call.to(gate)
     assert call.received == 0
     assert received == [call.receive]
+
+
+# -- what strangers see of it
+
+
+async def test_only_a_route_that_hashes_a_body_waits_for_one() -> None:  # S18, G-12
+    """So whoever holds a body back can tell such a route from an unknown path, which README says."""
+    routes = [
+        Route("/hashed", read("bad", args_hash="body")(Ran().endpoint("it")), methods=["POST"]),
+        Route("/denied", read("bad")(Ran().endpoint("it")), methods=["POST"]),
+    ]
+    app = gated(list(routes), settings=Settings(limits=Limits(deadline=0.05)))
+    waits = {}
+    for path in ("/hashed", "/denied", "/unknown"):
+        call = await Call(http_scope(path, "POST"), [], hangs=True).to(app)
+        assert call.status == 403
+        assert sorted(call.json) == ["decision_id", "status", "title", "type"]
+        waits[path] = call.received
+    assert waits == {"/hashed": 1, "/denied": 0, "/unknown": 0}
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_server_asks_for_a_body_that_is_held_back_only_where_it_is_hashed(http: str) -> None:  # S18, G-12
+    route = Route("/hashed", read("bad", args_hash="body")(Ran().endpoint("it")), methods=["POST"])
+    app = gated([route], settings=Settings(limits=Limits(deadline=20.0)))
+    request = "POST {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
+    with served(app, http=http) as port:
+        first = {}
+        for path in ("/hashed", "/unknown"):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(request.format(path).encode())
+                first[path] = connection.makefile("rb").readline().split()[1]
+    assert first == {"/hashed": b"100", "/unknown": b"403"}

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from capgate.artifact.build import build_policy
+from capgate.errors import DigestMismatch
 from capgate.limits import Limits
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import ALLOW, PolicyInput, PolicyResult
@@ -134,7 +135,7 @@ async def test_a_mismatch_stops_the_start_with_both_digests(tmp_path: Path) -> N
     assert lifespan.types == ["startup.failed"]
     assert digest in lifespan.sent[0]["message"]
     assert "0" * 64 in lifespan.sent[0]["message"]
-    assert lifespan.error is None
+    assert isinstance(lifespan.error, DigestMismatch)
     assert log == []
 
 
@@ -345,25 +346,45 @@ async def test_concurrent_first_requests_wait_for_the_one_start() -> None:
     assert [call.status for call in calls] == [200] * 10
 
 
-async def test_who_waits_for_a_slow_start_waits_no_longer_than_the_deadline() -> None:
-    going_on = anyio.Event()
+class Slow(Counting):
+    """Starts when it is told to."""
 
-    class Slow(Counting):
-        async def start(self) -> None:
-            await super().start()
-            await going_on.wait()
+    def __init__(self) -> None:
+        super().__init__()
+        self.going_on = anyio.Event()
 
+    async def start(self) -> None:
+        await super().start()
+        await self.going_on.wait()
+
+
+async def test_a_start_may_take_longer_than_the_deadline_of_a_question() -> None:  # G-8
     checker = Slow()
-    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=Limits(deadline=0.5)))
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=Limits(deadline=1.0)))
+    calls = [Call(http_scope()) for _ in range(20)]
+    async with anyio.create_task_group() as group:
+        for call in calls:
+            group.start_soon(call.to, app)
+        await anyio.sleep(1.1)
+        assert not any(call.sent for call in calls)
+        checker.going_on.set()
+    assert [call.status for call in calls] == [200] * 20
+    assert checker.started == 1
+
+
+async def test_who_waits_for_a_start_waits_no_longer_than_a_start_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = Slow()
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker)
     first, second, third = Call(http_scope()), Call(http_scope()), Call(http_scope())
     async with anyio.create_task_group() as group:
         group.start_soon(first.to, app)
         while not checker.started:
             await anyio.lowlevel.checkpoint()
+        monkeypatch.setattr("capgate.middleware.startup.STARTING", 0.05)
         with events() as found:
             await second.to(app)
         assert [event["reason"] for event in found] == ["policy_unavailable"]
-        going_on.set()
+        checker.going_on.set()
     assert (first.status, second.status) == (200, 403)
     assert (await third.to(app)).status == 200
     assert checker.started == 1

@@ -302,14 +302,16 @@ async def test_strict_refuses_a_class_one_of_whose_methods_is_undeclared() -> No
             return PlainTextResponse("posted")
 
     lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
-    await lifespan.to(gated([Route("/", Some)], settings=Settings(strict=True)))
+    with pytest.raises(ConfigError):
+        await lifespan.to(gated([Route("/", Some)], settings=Settings(strict=True)))
     assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
     assert "POST /" in lifespan.sent[0]["message"]
 
 
 async def test_strict_refuses_an_application_whose_routes_cannot_be_seen() -> None:
     lifespan = Call({"type": "lifespan", "asgi": {"version": "3.0"}})
-    await lifespan.to(CapabilityMiddleware(plain, settings=Settings(strict=True), checker=make_checker()))
+    with pytest.raises(ConfigError):
+        await lifespan.to(CapabilityMiddleware(plain, settings=Settings(strict=True), checker=make_checker()))
     assert [message["type"] for message in lifespan.sent] == ["lifespan.startup.failed"]
 
 

@@ -37,7 +37,8 @@ def _rows() -> Iterator[str]:
 
 
 def _row(row: Setting, keyword: str, default: Any) -> str:
-    cells = (keyword, f"`{row.variable}`", _shown(default), row.help)
+    variable = "" if row.in_code else f"`{row.variable}`"
+    cells = (keyword, variable, _shown(default), row.help)
     return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
 
 

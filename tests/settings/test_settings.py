@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from capgate.limits import FRACTIONS, RANGES, Limits
 from capgate.model import Environment
 from capgate.settings.select import select_checker
 from capgate.settings.settings import VARIABLES, Settings
+from capgate.settings.table import OF_CHECKER
 
 from ..support.keys import KEYS
 
@@ -29,7 +31,12 @@ GOOD: dict[str, list[Any]] = {
     "service": ["a", "Größe", "x" * 256],
     "mode": ["dev", "test", "prod", "canary-eu"],
     "public": [(), ("/health", "/files/{path:path}", "api.example.com/health")],
+    "enforce": ["always", "monitor"],
+    "enforce_from_env": [True, False],
+    "enforce_after": [None, date(2027, 1, 31), datetime(2027, 1, 31, 8, tzinfo=timezone.utc)],
     "expose_reasons": [True, False],
+    "www_authenticate": [None, "Bearer", 'Basic realm="orders", Bearer'],
+    "capabilities_end_with_request": [True, False],
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
     "body_bytes": [0, 1, 1_073_741_824],
     "safe": [(), ("compute.long", "env.read env_var:TZ")],
@@ -74,7 +81,12 @@ BAD: dict[str, list[Any]] = {
     "service": ["", None, 5, "a\nb", "x" * 257, "\x1b[31m", "\ud800"],
     "mode": ["", None, 5, "a\rb", "x" * 257, "\u202eprod"],
     "public": [None, "/health", ["/health"], ("",), ("health",), ("/static/*",), ("/a", "/a"), (5,), ("/a\n",)],
+    "enforce": [None, "", "never", "Monitor", True, False, 0],
+    "enforce_from_env": [None, 0, 1, "true"],
+    "enforce_after": ["2027-01-31", 5, datetime(2027, 1, 31, 8), True],
     "expose_reasons": [None, 0, 1, "false"],
+    "www_authenticate": ["", 5, True, "a b c", "Bearer\r\nX: y"],
+    "capabilities_end_with_request": [None, 0, 1, "yes"],
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
     "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
@@ -97,6 +109,7 @@ BAD: dict[str, list[Any]] = {
 
 #: Settings that mean something only together with others, and those.
 TOGETHER: dict[str, dict[str, Any]] = {
+    "enforce_after": {"enforce": "monitor"},
     "artifact_sha256": {"artifact": "policy.wasm"},
     "trusted_keys": {"artifact": "policy.wasm"},
     "store": {"policy_name": "orders", "trusted_keys": (LINE,)},
@@ -180,7 +193,10 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_SERVICE", "orders", "service", "orders"),
     ("CAPGATE_MODE", "dev", "mode", "dev"),
     ("CAPGATE_PUBLIC", "/health, /ready", "public", ("/health", "/ready")),
+    ("CAPGATE_ENFORCE", "always", "enforce", "always"),
     ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
+    ("CAPGATE_WWW_AUTHENTICATE", 'Basic realm="a, b"', "www_authenticate", 'Basic realm="a, b"'),
+    ("CAPGATE_CAPABILITIES_END_WITH_REQUEST", "true", "capabilities_end_with_request", True),
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
     ("CAPGATE_SAFE", "compute.long, env.read env_var:TZ", "safe", ("compute.long", "env.read env_var:TZ")),
@@ -245,9 +261,13 @@ def test_every_setting_can_come_from_the_environment() -> None:
     bundle = {"CAPGATE_ARTIFACT": "b.tar.gz", "CAPGATE_BUNDLE_KEYS": "keys.json", "CAPGATE_BUNDLE_SCOPE": "write"}
     settings = Settings.from_env(bundle)
     assert (settings.bundle_keys, settings.bundle_scope) == ("keys.json", "write")
+    monitor = {"CAPGATE_ENFORCE": "monitor", "CAPGATE_ENFORCE_AFTER": "2027-01-31"}
+    settings = Settings.from_env(monitor, enforce_from_env=True)
+    assert (settings.enforce, settings.enforce_after) == ("monitor", date(2027, 1, 31))
     tested = (
         {variable for variable, *_ in FROM_ENV}
         | set(store)
+        | set(monitor)
         | set(bundle)
         | set(digest)
         | set(trust)
@@ -278,6 +298,11 @@ def test_an_empty_variable_is_an_error(variable: str) -> None:  # C5
         ("CAPGATE_PUBLIC", "/static/*"),
         ("CAPGATE_ARTIFACT_SHA256", DIGEST.upper()),
         ("CAPGATE_MODE", "a\nb"),
+        ("CAPGATE_ENFORCE", "monitor"),
+        ("CAPGATE_ENFORCE", "MONITOR"),
+        ("CAPGATE_ENFORCE_AFTER", "2027-01-31"),
+        ("CAPGATE_ENFORCE_AFTER", "2027-02-31"),
+        ("CAPGATE_ENFORCE_AFTER", "tomorrow"),
     ],
 )
 def test_a_bad_variable_is_named_with_what_it_holds(variable: str, text: str) -> None:  # C2
@@ -325,3 +350,72 @@ def test_select_checker_takes_what_settings_describe() -> None:
     checker = select_checker(Settings(policy={"name": "p", "sql": ["a"]}, cache_size=0))
     assert isinstance(checker, LocalPolicyChecker)
     assert checker.policy.name == "p"
+
+
+# -- monitoring
+
+
+@pytest.mark.parametrize("overrides", [{}, {"enforce_from_env": False}, {"enforce_after": date(2027, 1, 31)}])
+def test_no_variable_alone_keeps_denials_from_counting(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_ENFORCE": "monitor"}, **overrides)
+    assert (caught.value.setting, caught.value.seen) == ("CAPGATE_ENFORCE", "monitor")
+    assert "enforce_from_env" in caught.value.valid
+
+
+def test_the_permission_cannot_be_given_by_a_variable() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_ENFORCE": "monitor", "CAPGATE_ENFORCE_FROM_ENV": "true"})
+    assert caught.value.setting == "CAPGATE_ENFORCE_FROM_ENV"
+
+
+def test_with_the_permission_the_variable_says() -> None:
+    for text, monitors in (("monitor", True), ("always", False)):
+        assert Settings.from_env({"CAPGATE_ENFORCE": text}, enforce_from_env=True).monitors is monitors
+    assert Settings.from_env({}, enforce_from_env=True).monitors is False
+
+
+def test_what_the_code_says_counts_whatever_the_environment_holds() -> None:
+    environ = {"CAPGATE_ENFORCE": "monitor"}
+    assert Settings.from_env(environ, enforce="always").monitors is False
+    assert Settings.from_env({"CAPGATE_ENFORCE": "always"}, enforce="monitor").monitors is True
+
+
+def test_denials_count_by_default() -> None:
+    assert Settings().monitors is False
+    assert Settings().enforced_from is None
+
+
+@pytest.mark.parametrize(
+    ("given", "moment"),
+    [
+        (date(1970, 1, 2), 86_400.0),
+        (datetime(1970, 1, 1, 1, tzinfo=timezone.utc), 3_600.0),
+        (datetime(1970, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), 0.0),
+        (None, None),
+    ],
+)
+def test_a_date_begins_at_midnight_utc(given: date | None, moment: float | None) -> None:
+    assert Settings(enforce="monitor", enforce_after=given).enforced_from == moment
+
+
+# -- settings and a checker that is given
+
+
+def test_every_setting_is_about_the_checker_or_goes_with_one() -> None:
+    """A new setting belongs to one of the two, and this says so."""
+    with_checker = {
+        "limits", "service", "mode", "public", "enforce", "enforce_from_env", "enforce_after", "expose_reasons",
+        "www_authenticate", "sample_allows", "body_bytes", "capabilities_end_with_request", "openapi", "strict",
+        "strict_paths", "contract",
+    }  # fmt: skip
+    assert with_checker.isdisjoint(OF_CHECKER)
+    assert with_checker | set(OF_CHECKER) == set(Settings.__struct_fields__)
+
+
+def test_without_those_about_the_checker_the_others_stay() -> None:
+    settings = Settings(policy={"sql": []}, engine="wasmtime", mode="dev", public=("/health",))
+    assert settings.about_checker() == ("policy", "engine")
+    rest = settings.without_checker()
+    assert (rest.about_checker(), rest.mode, rest.public) == ((), "dev", ("/health",))
+    assert Settings().about_checker() == ()

@@ -21,9 +21,10 @@ def test_every_field_is_a_row_in_the_same_order() -> None:
     assert [row.name for row in LIMITS] == list(RANGES)
 
 
-def test_every_row_but_that_of_all_limits_has_a_variable_of_its_own() -> None:
+def test_every_row_has_a_variable_of_its_own_but_that_of_all_limits_and_one_that_stands_in_code() -> None:
     assert {f"CAPGATE_{name.upper()}" for name in (*Settings.__struct_fields__, *RANGES)} - set(VARIABLES) == {
-        "CAPGATE_LIMITS"
+        "CAPGATE_LIMITS",
+        "CAPGATE_ENFORCE_FROM_ENV",
     }
     assert len(set(VARIABLES)) == len(VARIABLES) == len(ROWS)
 
