@@ -273,7 +273,7 @@ async def test_metadata_of_actions_that_were_edited_are_refused(local: Case) -> 
 async def test_the_digest_is_compared_before_the_pool_is_filled(kind: str, tmp_path: Path) -> None:
     case = Case(tmp_path, kind)
     checker = make_checker(kind, OTHER_POLICY)
-    error = await case.refusal(case.settings(policy=None, artifact=None), checker=checker)
+    error = await case.refusal(case.settings().without_checker(), checker=checker)
     assert isinstance(error, ContractDrift)
     assert (error.expected, error.actual) == (case.contract.artifact_sha256, checker.policy.sha256)
     if isinstance(checker, WasmPolicyChecker):
@@ -287,7 +287,7 @@ async def test_a_checker_that_was_passed_in_is_held_to_the_contract(kind: str, t
     checker = make_checker(kind)
     contract = contract_of(case.app(Settings()), case.settings(), checker=checker)
     case.write(contract)
-    settings = case.settings(policy=None, artifact=None)
+    settings = case.settings().without_checker()
     async with checker:
         await case.starts(settings, checker=checker)
         case.ran.names.clear()
