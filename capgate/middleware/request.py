@@ -23,7 +23,7 @@ from ..checker.base import DENIED as DENIAL
 from ..checker.base import Checker, decisions, denial_for
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import CURRENT
-from ..enforcement.response import asks_for_login
+from ..enforcement.response import LOGIN_STATUS, asks_for_login
 from ..errors import ActorUnknown, MalformedInput, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
@@ -342,7 +342,10 @@ class GatedRequest(Seal, eq=False):
         self.denied = True
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         self._reason = denial.reason
-        self._challenge = self._challenge_for(self._input, denial)
+        if self._startup.challenge is not None:
+            self._challenge = self._challenge_for(self._input, denial)
+            if self._challenge is not None and scope.get("type") == "http":
+                self._status = LOGIN_STATUS
         self._denial_id = new_decision_id()
         try:
             point = self._point

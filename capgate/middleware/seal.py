@@ -18,7 +18,7 @@ import msgspec
 from starlette.types import Message, Scope, Send
 
 from ..enforcement.point import denial_in
-from ..enforcement.response import LOGIN_STATUS, STATUS, HeldResponse, is_server_error, problem, refuse
+from ..enforcement.response import STATUS, HeldResponse, is_server_error, problem, refuse
 from ..events import new_decision_id
 from ..model import Decision, PolicyInput
 
@@ -55,6 +55,7 @@ class Seal(msgspec.Struct, eq=False):
     _reason: str | None = None  # why the request was denied
     _denial_id: str | None = None  # of the event of that
     _challenge: str | None = None  # how to log in, where that might have helped
+    _status: int = STATUS  # of the denial
     _held: Message | None = None  # the start of what may be the denial
     waiting: HeldResponse | None = None  # what may stand for a denial that a handler was told of
     ended: bool = False  # the request, and what it was handed where settings say so
@@ -115,11 +116,6 @@ class Seal(msgspec.Struct, eq=False):
         if message.get("more_body", False):
             return False
         return message.get("body", b"") in (b"", problem(self._denial_id or "", self._shown_reason, self._status))
-
-    @property
-    def _status(self) -> int:
-        """The status of the denial."""
-        return LOGIN_STATUS if self._challenge is not None and self.scope.get("type") == "http" else STATUS
 
     # -- denials
 

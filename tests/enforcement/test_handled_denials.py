@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from capgate.enforcement.response import HELD_BYTES
@@ -224,3 +224,45 @@ async def test_messages_keep_their_order_around_what_is_held_back() -> None:
 
     call = await Call(http_scope("/")).to(gated([Mount("/", read("good")(endpoint))], None, PATIENT))
     assert call.sent == messages
+
+
+# -- around what the gate itself decides
+
+
+async def test_a_server_error_before_anything_was_decided_does_not_go_out() -> None:
+    """Middleware inside the gate asks, is denied, and answers itself: nothing was asked about the request."""
+
+    class Asking:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await scope["state"]["capabilities"].require(*BAD)
+            except CapabilityDenied:
+                await JSONResponse({"busy": True}, 503)(scope, receive, send)
+
+    call = await Call(http_scope("/")).to(inside_out(catching, middleware=[Middleware(Asking)]))
+    assert (call.status, call.json["reason"]) == (403, "unasked_response")
+
+
+async def test_a_request_that_is_denied_meanwhile_is_answered_with_that() -> None:
+    """A later dispatch in the same request is denied while a server error waits."""
+
+    async def never(request: Request) -> Response:
+        raise AssertionError("not reached")
+
+    inner = Starlette(routes=[Route("/", read("bad")(never))])
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await scope["state"]["capabilities"].require(*BAD)
+        except CapabilityDenied:
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await inner({**scope, "path": "/", "root_path": ""}, receive, send)
+
+    outer = Mount("/", Router([Mount("/", endpoint)]))
+    with events() as found:
+        call = await Call(http_scope("/")).to(gated([read("good")(outer)], None, PATIENT))
+    assert call.status == 403
+    assert found[-1]["decision"] == "deny"

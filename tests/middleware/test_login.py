@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
 from starlette.authentication import SimpleUser
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -189,3 +191,44 @@ def test_challenges_that_are_rejected(value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings(www_authenticate=value)
     assert caught.value.setting == "www_authenticate"
+
+
+async def test_headers_that_middleware_inside_adds_to_the_denial_stay() -> None:
+    """The denial is sent from where it was decided, so middleware on the way sees it and may add to it."""
+
+    class Adding:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+            async def add(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message = {**message, "headers": [*message["headers"], (b"x-added", b"1")]}
+                await send(message)
+
+            await self.app(scope, receive, add)
+
+    inner = Starlette(routes=[Route("/", read("bad")(Ran().endpoint("it")))], middleware=[Middleware(Adding)])
+    call = await Call(http_scope("/")).to(CapabilityMiddleware(inner, settings=LOGIN, checker=make_checker()))
+    assert (call.status, call.headers["www-authenticate"], call.headers["x-added"]) == (401, CHALLENGE, "1")
+    assert call.json["status"] == 401
+
+
+async def test_a_response_of_the_applications_with_the_same_status_is_replaced() -> None:
+    """Only the denial itself passes, with its id: not a page that looks like one."""
+
+    class Own:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+            async def swallow(message: Any) -> None:
+                pass
+
+            await self.app(scope, receive, swallow)
+            await Response("secret", 401)(scope, receive, send)
+
+    inner = Starlette(routes=[Route("/", read("bad")(Ran().endpoint("it")))], middleware=[Middleware(Own)])
+    call = await Call(http_scope("/")).to(CapabilityMiddleware(inner, settings=LOGIN, checker=make_checker()))
+    assert (call.status, call.headers["www-authenticate"]) == (401, CHALLENGE)
+    assert b"secret" not in call.body

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from capgate.enforcement.current import current
+from capgate.errors import ConfigError
 from capgate.fastapi import Requires
 from capgate.middleware.middleware import CapabilityMiddleware
 from capgate.model import Reason
@@ -453,7 +454,9 @@ async def test_a_mount_that_declares_is_asked_for_each_file(tmp_path: Any) -> No
 async def test_a_router_that_only_describes_is_not_taken() -> None:
     with events():
         app = CapabilityMiddleware(Router(), settings=SETTINGS, checker=make_checker(), router=Router())
-        call = await Call({"type": "lifespan"}).to(app)
+        call = Call({"type": "lifespan"})
+        with pytest.raises(ConfigError):
+            await call.to(app)
     assert call.sent[0]["type"] == "lifespan.startup.failed"
     assert "resolver=" in call.sent[0]["message"]
 

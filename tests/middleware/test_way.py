@@ -78,7 +78,6 @@ DENIED = [
     *[("middleware/seal", "send"), ("middleware/seal", "_send_sealed"), ("middleware/seal", "_send_denied")] * 2,
     ("middleware/seal", "_is_denial"),
     ("middleware/request", "_shown_reason"),
-    ("middleware/startup", "exposes_reasons"),
     ("enforcement/response", "problem"),
     ("middleware/request", "leave"),
     ("middleware/seal", "finish"),

@@ -109,7 +109,7 @@ def test_messages_go_to_the_server_in_a_few_places_of_the_seal_and_nowhere_else(
     tree = ast.parse(Path(seal.__file__).read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     sending = {function.name for function in functions if "self._send" in map(ast.unparse, ast.walk(function))}
-    assert sending == {"send", "_send_sealed", "_send_denied", "refuse_now", "replace"}
+    assert sending == {"send", "_send_sealed", "_send_denied", "finish", "refuse_now", "replace"}
     request_tree = ast.parse(Path(request.__file__).read_text())
     assert not [node for node in ast.walk(request_tree) if isinstance(node, ast.Attribute) and node.attr == "_send"]
 
