@@ -102,7 +102,6 @@ def test_without_lifespan_and_policy_everything_is_denied(server: Server, tmp_pa
         assert child.stop() == server.stops_with, child.output
 
 
-@pytest.mark.xfail(strict=True, reason="G-8: without lifespan, a start that failed is not tried again")
 def test_without_lifespan_a_policy_that_comes_later_is_found(tmp_path: Path) -> None:
     variables = missing_policy(tmp_path)
     with running(UVICORN, "starlette", tmp_path, variables, lifespan=False) as child:
