@@ -48,6 +48,11 @@ class EnforcementPoint:
         self.samples_allows = sample_allows > 0
         self._period = period
 
+    @property
+    def only_monitors(self) -> bool:
+        """Whether denials are recorded, and do not count."""
+        return self._period is not None and self._period.lasts
+
     def settle_denial(self, denial: Decision, facts: RequestFacts) -> Decision:
         """Write the event of ``denial``, and return the decision that counts: that, or an allow while it does not.
 

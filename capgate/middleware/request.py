@@ -26,7 +26,7 @@ from ..enforcement.current import CURRENT
 from ..enforcement.response import LOGIN_STATUS, asks_for_login
 from ..errors import ActorUnknown, MalformedInput, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
-from ..model import ACTORS, ALLOW, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
+from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
 from ..routes.framework import Unresolvable
@@ -208,8 +208,7 @@ class GatedRequest(Seal, eq=False):
                         self._report_allows(scope, point, (input,))
                     return True
                 if answer is not None:  # asked again, it might become another one
-                    self._deny(scope, answer)
-                    return False
+                    return self._settle(scope, answer) and self._open(scope, point, (), actor)
                 self._inputs = (input,)
                 return None
         elif not _needs_body(requirements):
@@ -232,7 +231,7 @@ class GatedRequest(Seal, eq=False):
         results: list[PolicyResult] | None = None
         if inputs:
             asked = self._asked or point.checker.current
-            results, _, cause = await asked.ask(inputs, until_denied=True)
+            results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
         else:
             cause = None
             with anyio.move_on_after(point.deadline) as bound:
@@ -247,7 +246,7 @@ class GatedRequest(Seal, eq=False):
                     digest = await self._hash_body(receive, point.body_bytes)
                 inputs = self._questions(point, requirements, params, digest)
                 self._asked = asked = point.checker.current
-                results, _, cause = await asked.ask(inputs, until_denied=True)
+                results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
                 if anyio.current_time() >= bound.deadline:  # no answer counts after it
                     results = None
         if results is None or len(inputs) != len(requirements):
@@ -264,21 +263,28 @@ class GatedRequest(Seal, eq=False):
         cause: BaseException | None,
     ) -> bool:
         """Say whether there is an allow for each of ``inputs``, of which there is at least one."""
+        allowed = []
         for input, result in zip(inputs, results, strict=False):
-            if type(result) is not Allow:
-                self._input = input
-                self._deny(scope, result, cause)
+            if type(result) is Allow:
+                allowed.append(input)
+                continue
+            self._input = input
+            if not self._settle(scope, result, cause):
                 return False
         if not len(results) == len(inputs) > 0:
             self._deny(scope, DENIAL[Reason.MALFORMED_RESULT], cause)
             return False
-        if self._state == DENIED:  # meanwhile, elsewhere
+        return self._open(scope, point, allowed, inputs[0].actor)
+
+    def _open(self, scope: Scope, point: RequestPoint, allowed: Sequence[PolicyInput], actor: Actor) -> bool:
+        """Let the request pass, unless it was denied elsewhere meanwhile. What was ``allowed`` becomes known now."""
+        if self._state == DENIED:
             return False
         self._state = OPEN
         if self._capabilities is not None:
-            self._capabilities.actor = inputs[0].actor
+            self._capabilities.actor = actor
         if point.samples_allows:  # now, because until here it could still become a denial
-            self._report_allows(scope, point, inputs)
+            self._report_allows(scope, point, allowed)
         return True
 
     def _admit_unasked(self, scope: Scope, status: Asked) -> bool:
@@ -288,8 +294,9 @@ class GatedRequest(Seal, eq=False):
             self._state = ASKING
         else:
             reason = Reason.UNDECLARED_ROUTE if status == "undeclared" else Reason.INTERNAL_ERROR
-            self._deny(scope, DENIAL[reason])
-            return False
+            if not self._settle(scope, DENIAL[reason]):
+                return False
+            self._state = OPEN
         return True
 
     def _questions(
@@ -333,6 +340,28 @@ class GatedRequest(Seal, eq=False):
     def deny_unasked(self) -> None:
         """Deny the request, because it was answered and nothing was asked."""
         self._deny(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
+
+    def _settle(self, scope: Scope, result: Any, cause: BaseException | None = None) -> bool:
+        """Say whether the request goes on in spite of a denial, because its gate only monitors; else deny it.
+
+        It never goes on after a denial that counted, nor where the event of this one could not be made.
+        """
+        point = self._point
+        if point is None or not point.only_monitors or self._state == DENIED:
+            self._deny(scope, result, cause)
+            return False
+        denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
+        try:
+            facts = RequestFacts.of(scope, duration_us=self._duration_us(), cause=cause, env=point.env)
+            policy = (self._asked or point.checker).policy
+            settled = point.settle_denial(Decision(self._input, denial, new_decision_id(), policy), facts)
+        except Exception as error:
+            self._deny(scope, denial, error)
+            return False
+        if type(settled.result) is Allow:
+            return True
+        self._deny(scope, denial, cause)  # the time of monitoring ended a moment ago; then this is told twice
+        return False
 
     def _deny(self, scope: Scope, result: Any, cause: BaseException | None = None) -> None:
         """Deny the request for good, and report it. What is not a decision is a denial too."""

@@ -58,6 +58,8 @@ DENIED = [
     ("runtime/abi/fixed", "resource"),
     ("runtime/abi/canonical_abi", "denied"),
     ("runtime/abi/canonical_abi", "deny"),
+    ("middleware/request", "_settle"),
+    ("enforcement/point", "only_monitors"),
     ("middleware/request", "_deny"),
     ("events", "new_decision_id"),
     ("middleware/request", "_duration_us"),

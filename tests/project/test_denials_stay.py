@@ -15,7 +15,7 @@ MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"
 
 #: Every function that gives an allow, and what it gives it for. A new one is a decision that somebody has to make.
 GIVE = {
-    ("checker/cached.py", "Memory._look_up"): "an operation that settings declare safe",
+    ("checker/cached.py", "Memory._recall"): "an operation that settings declare safe",
     ("enforcement/point.py", "EnforcementPoint.settle_denial"): "a denial that does not count: monitoring",
     ("middleware/request.py", "GatedRequest._report_allows"): "the event of an allow",
     ("policy/evaluate.py", "RuntimePolicy.__init__"): "a rule that allows",
@@ -28,6 +28,7 @@ GIVE = {
 }
 #: Who asks whether denials count at the moment, and who only says so.
 PERIODS = {
+    ("enforcement/point.py", "EnforcementPoint.only_monitors"),
     ("enforcement/point.py", "EnforcementPoint.settle_denial"),
     ("events.py", "DecisionLog._enforce"),
     ("events.py", "monitoring"),
@@ -37,6 +38,7 @@ PERIODS = {
 SETTLE = {
     ("enforcement/capabilities.py", "Capabilities._conclude"),
     ("enforcement/point.py", "settle_unasked"),
+    ("middleware/request.py", "GatedRequest._settle"),
 }
 #: Who takes one of what could not be asked at all.
 SETTLE_UNASKED = {
@@ -89,6 +91,7 @@ def test_one_place_makes_an_allow_of_a_denial() -> None:
     assert places("lasts") == PERIODS
     assert places("_period") == {
         ("enforcement/point.py", "EnforcementPoint.__init__"),
+        ("enforcement/point.py", "EnforcementPoint.only_monitors"),
         ("enforcement/point.py", "EnforcementPoint.settle_denial"),
         ("events.py", "DecisionLog.__init__"),
         ("events.py", "DecisionLog._enforce"),
@@ -104,6 +107,11 @@ def test_one_place_makes_an_allow_of_a_denial() -> None:
 def test_only_what_the_code_says_begins_it() -> None:
     """Settings alone say that a gate monitors, and one place reads it."""
     assert places("monitors") == {("middleware/startup.py", "Startup._start")}
+    # Whoever asks the point whether it only monitors takes an allow from settle_denial all the same.
+    assert places("only_monitors") == {
+        ("middleware/request.py", "GatedRequest._settle"),
+        ("middleware/request.py", "GatedRequest.admit"),
+    }
     assert places("MonitorPeriod") - {("events.py", "")} == {
         ("middleware/startup.py", "RequestPoint.__init__"),
         ("middleware/startup.py", "Startup.__init__"),
