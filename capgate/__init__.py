@@ -9,7 +9,8 @@ The way of a request, through the rooms::
 
 To be read in this order:
 
-- ``middleware/middleware.py``: refused, or on to the application
+- ``middleware/middleware.py``: lets a request in, under a seal
+- ``routes/dispatch.py``: finds its route, has it asked about, and runs it
 - ``middleware/request.py``: one request
 - ``checker/base.py``, ``checker/wasm.py``: ``Allow`` or ``Deny``, whatever happens
 - ``runtime/pool.py``: live policy instances
