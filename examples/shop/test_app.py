@@ -143,6 +143,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", TAKEN)
 def test_without_one_capability_no_order_is_placed(open_shop: Any, taken: str) -> None:
     policy, emptied = TAKEN[taken]
@@ -162,6 +163,7 @@ def test_who_is_not_known_orders_nothing(open_shop: Any) -> None:
     assert (shop.orders(), shop.charges) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "status", "cached"),
     [
@@ -186,6 +188,7 @@ def test_what_is_cached_is_read_without_the_database(open_shop: Any) -> None:
     assert shop.client.get("/orders").json() == [{"id": 1, "item": "coffee"}]
 
 
+@pytest.mark.slow
 def test_sql_by_hand_is_asked_for_by_its_name(open_shop: Any) -> None:
     shop = open_shop(without("sql", "orders"))
     shop.add()
@@ -203,6 +206,7 @@ def test_a_report_is_written_in_the_background(open_shop: Any) -> None:
     assert report.read_text() == "coffee,420,CHF\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "status"),
     [
@@ -229,6 +233,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "mode", "allowed", "done"),
     [

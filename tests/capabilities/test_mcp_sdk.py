@@ -176,6 +176,7 @@ async def test_calls_at_the_same_time_each_get_their_answer(workshop: Workshop, 
     assert sorted(workshop.wrote) == sorted(f"{number}," for number in range(12) if number % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KINDS)
 async def test_the_policy_may_be_a_module(engine: str) -> None:
     checker = Recording(make_checker(engine, POLICY))

@@ -37,6 +37,7 @@ async def test_a_policy_that_allows_everything_knows_no_action_more(engine_name:
         assert pool.statistics().calls == 1
 
 
+@pytest.mark.slow
 async def test_a_policy_whose_instances_are_all_held_keeps_no_other_waiting(engine_name: str) -> None:  # P20
     slow = make_pool(engine_name, 1, Limits(deadline=0.01))
     quick = make_pool(engine_name, 1)  # whose answers come in time, whatever the machine is doing

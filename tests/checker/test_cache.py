@@ -467,6 +467,7 @@ INPUTS = st.builds(
 PLAIN = make("local")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(inputs=st.lists(INPUTS, max_size=40), size=st.integers(1, 6))
 async def test_the_same_answers_as_without(inputs: list[PolicyInput], size: int) -> None:

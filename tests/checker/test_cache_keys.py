@@ -231,6 +231,7 @@ async def test_nobody_is_told_what_somebody_else_was_told(kind: str) -> None:
                 assert type(await checker.check(PolicyInput("db.read", actor, WRITE, env=PROD))) is Deny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPECTED_ENGINES)
 async def test_a_rego_policy_whose_manifest_says_what_it_looks_at(kind: str) -> None:
     """It sees attributes with a resource, so an input that has any is asked about each time."""
@@ -334,6 +335,7 @@ ODD: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("document", [PLAIN, {**PLAIN, **BY_ACTOR}], ids=["plain", "by actor"])
 @pytest.mark.parametrize("odd", ODD)

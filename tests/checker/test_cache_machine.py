@@ -167,6 +167,7 @@ async def answers(checker: Checker, inputs: list[PolicyInput], way: str) -> tupl
     return [canonical(result) for result in results], sink.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "patience"), [("local", PATIENCE), *((kind, 2) for kind in ("local", *EXPECTED_ENGINES))]
 )

@@ -40,6 +40,7 @@ async def counted(shelf: Shelf, pattern: str, **options: Any) -> tuple[int, int,
         return now.asked, now.failed, now.fails()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "fails"),
     [

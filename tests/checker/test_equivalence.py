@@ -272,6 +272,7 @@ RULES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [[], RULES], ids=["sections", "rules"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_odd_value_in_every_field(engine_name: str, field: str, rules: list[dict[str, Any]]) -> None:
@@ -291,6 +292,7 @@ def test_what_is_no_input_at_all(engine_name: str) -> None:
     assert answers == [Deny("malformed_input")] * len(inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537])
 @pytest.mark.parametrize("part", ["actor", "resource", "args_hash", "env"])
 def test_the_same_bytes_are_too_many(engine_name: str, part: str, size: int) -> None:

@@ -62,6 +62,7 @@ async def _handler(checker: Any) -> PolicyResult:
 WAYS = [_evaluate, _check, _many, _many_now, _now, _handler]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("cached", [False, True])
 async def test_from_that_moment_on_it_denies(way: Any, cached: bool, engine_name: str) -> None:

@@ -441,6 +441,7 @@ async def test_questions_go_on_while_policies_change(shelf: Shelf, engine: str) 
     assert asked[0] > 50
 
 
+@pytest.mark.slow
 @ENGINES
 async def test_replaced_policies_are_closed(shelf: Shelf, engine: str) -> None:  # P17
     async with follow(shelf, engine=engine) as checker:
@@ -459,6 +460,7 @@ async def test_replaced_policies_are_closed(shelf: Shelf, engine: str) -> None: 
         await answers(checker, 7)
 
 
+@pytest.mark.slow
 async def test_without_anybody_who_holds_it_nobody_looks(shelf: Shelf) -> None:
     checker = follow(shelf, store_poll=0.05)
     await checker.start()

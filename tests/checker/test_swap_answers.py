@@ -77,6 +77,7 @@ async def test_an_event_names_the_policy_that_answered(
         assert await checker.check(ask(2)) == ALLOW  # nothing of the old one was remembered
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize("many", [False, True])
 async def test_the_event_of_a_request_names_the_policy_that_answered(

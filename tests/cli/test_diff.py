@@ -60,6 +60,7 @@ def test_no_difference_is_exit_code_0(folder: Folder, capsys: pytest.CaptureFixt
     assert "no question" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_people_get_a_line_for_each_change(folder: Folder) -> None:
     done = capgate("diff", folder.toml, folder.write("new.toml", TOML.replace('"audit"', '"other"')))
     assert (done.returncode, done.stderr) == (1, "")
@@ -118,6 +119,7 @@ def _sorted_words(line: str) -> list[str]:
     return sorted(line.replace(",", "").split())
 
 
+@pytest.mark.slow
 def test_of_many_only_some_are_told(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     many = folder.write("many.json", json.dumps({"env": [f"V{number}" for number in range(50_000)]}))
     assert call("diff", many, folder.write("none.json", "{}")) == 1
@@ -170,6 +172,7 @@ def decisions(folder: Folder, log: list[str]) -> str:
     return folder.write("decisions.jsonl", "\n".join([*log, '{"message": "of another logger"}', "", ""]))
 
 
+@pytest.mark.slow
 def test_recorded_decisions_are_put_to_both(
     engine_name: str, folder: Folder, decisions: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +230,7 @@ def test_modules_need_questions(folder: Folder, capsys: pytest.CaptureFixture[st
     assert "--replay" in captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "place"),
     [
@@ -247,6 +251,7 @@ def test_records_that_are_none_are_exit_code_2(
     assert place in captured.err
 
 
+@pytest.mark.slow
 def test_limits_are_those_of_the_environment(folder: Folder) -> None:
     recorded = folder.write("q.jsonl", msgspec.json.encode(event_of(ask("y" * 200))))
     always = folder.write("always.wasm", guest())

@@ -183,6 +183,7 @@ async def test_an_actor_that_takes_too_long_is_a_timeout() -> None:
     assert await answer(gated([Route("/", handler)], None, settings, actor=never)) == Reason.POLICY_TIMEOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("questions", "reason"),
     [

@@ -188,6 +188,7 @@ async def test_a_gate_says_loudly_that_it_only_monitors(caplog: pytest.LogCaptur
         assert shown in warning
 
 
+@pytest.mark.slow
 async def test_gates_that_only_monitor_are_counted() -> None:
     gc.collect()  # gates that earlier tests left without closing them
     before, app = monitoring(), monitoring_app(MONITOR)

@@ -89,6 +89,7 @@ def by_pool(path: Path, engine: str, limits: dict[str, Any]) -> dict[str, Any]:
     return {"checker": WasmPolicyChecker(pool), "settings": Settings(limits=PATIENT)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("set_by", [by_settings, by_environment, by_pool])
 async def test_limits_hold_in_each_cell(set_by: Any, cell: str, engine_name: str, tmp_path: Path) -> None:  # C6, G1
@@ -103,6 +104,7 @@ async def test_limits_hold_in_each_cell(set_by: Any, cell: str, engine_name: str
     assert ran.names == ([] if reason else ["good", "ws", "good"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("set_by", [by_settings, by_environment, by_pool])
 async def test_limits_hold_in_worker_threads(

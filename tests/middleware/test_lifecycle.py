@@ -280,6 +280,7 @@ async def test_a_checker_that_cannot_be_closed_fails_the_shutdown(monkeypatch: p
     assert "sticky" in lifespan.sent[-1]["message"]
 
 
+@pytest.mark.slow
 async def test_a_lifespan_that_is_cancelled_closes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     checker = Counting()
     monkeypatch.setattr("capgate.middleware.startup.select_checker", lambda settings: checker)
@@ -358,6 +359,7 @@ class Slow(Counting):
         await self.going_on.wait()
 
 
+@pytest.mark.slow
 async def test_a_start_may_take_longer_than_the_deadline_of_a_question() -> None:  # G-8
     checker = Slow()
     app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=Limits(deadline=1.0)))

@@ -200,6 +200,7 @@ def test_pipelined_requests_are_judged_one_by_one(http: str) -> None:  # S23
     assert [id for _, id in checker.questions] == ["good", "bad", "good", "good", "bad"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lifespan", ["on", "off"])
 def test_with_and_without_lifespan(lifespan: str, kind: str) -> None:  # P13

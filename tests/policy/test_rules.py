@@ -290,6 +290,7 @@ def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, docume
 texts = st.text(st.sampled_from("a/.:é\U0001f511\uffff\0"), max_size=7)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(stems=st.sets(texts.map(lambda text: text + "/"), max_size=12), ids=st.lists(texts, min_size=1, max_size=12))
 @example(stems={"a/", "a/b/", "a/b/c/"}, ids=["a/", "a/b", "a/b/", "a/b/c", "a/b/c/d", "a/bb/c", "a0", "a"])

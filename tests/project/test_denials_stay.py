@@ -76,6 +76,7 @@ def gives_allow(node: ast.AST, parent: ast.AST) -> bool:
     return named and not isinstance(parent, ast.Compare) and isinstance(getattr(node, "ctx", None), ast.Load)
 
 
+@pytest.mark.slow
 def test_every_allow_is_given_for_a_reason_that_is_known() -> None:
     found = set()
     for module in MODULES:

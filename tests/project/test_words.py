@@ -52,6 +52,7 @@ def test_a_room_says_which_file_to_read_first(room: str) -> None:
     assert named, text
 
 
+@pytest.mark.slow
 def test_checkers_are_told_apart_at_the_door_only() -> None:
     """Nobody asks a checker for its class but the door that wraps what applications bring."""
     names = {"Checker", "PolicyChecker", "LocalPolicyChecker", "WasmPolicyChecker", "CachedChecker", "FollowingChecker"}

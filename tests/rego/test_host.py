@@ -35,6 +35,7 @@ def call(number: int, argument: int = TEXT) -> str:
 # Abort
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pointer", [TEXT, 0, 2 * PAGE - 1, 2 * PAGE, 2**31, 2**32 - 1])
 def test_an_abort_denies_wherever_its_message_is(engine_name: str, pointer: int) -> None:
     module = liar(eval=f"(call $abort (i32.const {pointer})) (i32.const 0)", extra=data(TEXT, b"conflict\0"))
@@ -113,6 +114,7 @@ def test_printing_without_end_takes_no_longer_than_the_deadline(engine_name: str
 # Builtins
 
 
+@pytest.mark.slow
 def test_a_builtin_gets_its_arguments_and_gives_its_result(engine_name: str) -> None:
     interpreter = opened(engine_name, opa_policy(DOCUMENT, spare=4), Entrypoint("capgate/builtin"), Limits())
     for id in ("upsert_user", "", '\u00e9\U0001d11e\n"\\'):

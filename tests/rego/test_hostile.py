@@ -54,6 +54,7 @@ def test_hostile_arguments(name: str) -> None:  # M5, M11
                 call(name, [*usual[:position], hostile, *usual[position + 1 :]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUILTINS))
 def test_the_same_hostile_value_for_every_argument(name: str) -> None:
     for hostile in HOSTILE:
@@ -75,7 +76,7 @@ def test_any_values(name: str, values: list[object]) -> None:
     call(name, values[: BUILTINS[name].arity])
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @settings(max_examples=2_000 if FULL else 100, deadline=None)
 @given(st.text("%#0+- *[]123.vTdbcoOqxXUeEfFgGspté", max_size=20), st.lists(VALUES, max_size=4))
 def test_any_format(format: str, values: list[object]) -> None:

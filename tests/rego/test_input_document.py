@@ -166,6 +166,7 @@ def test_all_text_is_within_the_limit() -> None:
             document(PolicyInput("db.write", resource=Resource("k", "k", {key: value + "b"})), 1_024)
 
 
+@pytest.mark.slow
 def test_malformed_input_leaves_the_instance_fit_for_use(engine_name: str) -> None:
     interpreter = opened(engine_name, opa_policy({}, spare=8), Entrypoint("capgate/allow"), Limits())
     with pytest.raises(MalformedInput):

@@ -64,6 +64,7 @@ def test_memory_of_which_the_last_byte_is_not_there(engine_name: str) -> None:
 # M4, M16: addresses of texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pointer", [0, *EDGES[1:]])
 def test_a_text_is_where_there_is_no_memory(engine_name: str, pointer: int) -> None:
     lies = liar(opa_eval_ctx_get_result=constant(pointer))

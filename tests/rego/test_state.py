@@ -117,6 +117,7 @@ def test_the_size_of_memory_tells_nothing(engine_name: str) -> None:
     assert pool.statistics().spent == 5
 
 
+@pytest.mark.slow
 def test_a_question_leaves_nothing_behind(engine_name: str) -> None:
     """M14: the memory that answers a question is, byte for byte, what it was before any."""
     interpreter = opened(engine_name, opa_artifact(DOCUMENT, spare=4).data, Entrypoint("capgate/decision"), Limits())

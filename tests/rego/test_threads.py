@@ -29,7 +29,7 @@ def switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("entrypoint", ["capgate/builtin", "capgate/input"])
 def test_each_answer_is_to_the_question_that_was_asked(engine_name: str, entrypoint: str) -> None:

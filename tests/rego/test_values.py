@@ -23,7 +23,7 @@ from .strategies import HOSTILE, SPELLED, VALUES, nested
 MANY = settings(max_examples=2_000 if FULL else 150, deadline=None)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @MANY
 @given(VALUES)
 def test_values_survive_their_text(value: Value) -> None:

@@ -201,7 +201,7 @@ async def answer(built: Built, app: ASGIApp, request: tuple[str, str, str, str])
 KINDS = st.sampled_from((Starlette, FastAPI, Router, APIRouter))
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @settings(max_examples=examples(600))
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=3, max_size=8))
 async def test_as_without(kind: type, children: Any, requests: list[tuple[str, str, str, str]]) -> None:
@@ -233,7 +233,7 @@ async def test_as_without(kind: type, children: Any, requests: list[tuple[str, s
         assert all(questions[0][0] == "env.read" for _, questions in always.last.asked)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @settings(max_examples=examples(2000))
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=1, max_size=12))
 def test_the_table_finds_what_a_linear_search_finds(kind: type, children: Any, requests: list[Any]) -> None:
@@ -264,7 +264,7 @@ def test_the_table_finds_what_a_linear_search_finds(kind: type, children: Any, r
 REGEXES = st.text(st.sampled_from("ab/|()[]?*+{}\\.^$-_ \nä1,"), max_size=10).map(lambda text: "^" + text + "$")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @settings(max_examples=examples(5000))
 @given(
     st.one_of(REGEXES, REGEXES.map(lambda text: text[:-1])), st.text(st.sampled_from("ab/|.^$-_ \nä1,("), max_size=8)

@@ -67,6 +67,7 @@ def shown(app: FastAPI) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_described_once_for_each_version_of_the_routes() -> None:  # G-5
     app = nested(40)
     describe(app, find_target(app))
@@ -82,6 +83,7 @@ def test_described_once_for_each_version_of_the_routes() -> None:  # G-5
     assert len(again) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listing", [lambda app: report_routes(find_target(app)), lambda app: app.openapi()])
 def test_what_listing_costs_grows_as_the_routes_do(listing: Any) -> None:  # G-5
     counts = []

@@ -65,6 +65,7 @@ def test_every_flipped_bit_of_the_signatures_is_refused(threshold: int) -> None:
 
 
 # A1, A5: all of the manifest is signed, and nothing but it.
+@pytest.mark.slow
 def test_every_flipped_bit_of_the_manifest_is_refused() -> None:
     keys = trust(KEYS[0])
     for position in range(len(MADE.manifest)):

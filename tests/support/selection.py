@@ -1,7 +1,8 @@
 """Chooses which tests a run takes, and holds it to them.
 
-The quick run, without an option, leaves out what is marked ``slow``. It gives what is marked ``sampled`` a tenth of its
-examples, and each property of Hypothesis fewer than elsewhere. ``--full`` runs everything with all examples. ``--rest``
+The quick run, without an option, leaves out what is marked ``slow``, and the second async backend of each test that
+runs on both. It gives what is marked ``sampled`` a tenth of its examples, and each property of Hypothesis fewer than
+elsewhere. ``--full`` runs everything with all examples. ``--rest``
 runs what a quick run leaves out or only samples: both together are a full run. A test that was chosen and did not run
 fails a ``--full`` or ``--rest`` run.
 """
@@ -29,6 +30,14 @@ def _is_sampled(item: pytest.Item) -> bool:
     return item.get_closest_marker("sampled") is not None or hasattr(getattr(item, "obj", None), "hypothesis")
 
 
+def _is_slow(item: pytest.Item) -> bool:
+    """Say whether the quick run leaves ``item`` out: marked so, or its second backend."""
+    callspec = getattr(item, "callspec", None)
+    return item.get_closest_marker("slow") is not None or (
+        callspec is not None and callspec.params.get("anyio_backend") == "trio"
+    )
+
+
 class Selection:
     """Chooses the tests of one run. Registered as a plugin of pytest's."""
 
@@ -48,7 +57,7 @@ class Selection:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        slow = {item for item in items if item.get_closest_marker("slow")}
+        slow = {item for item in items if _is_slow(item)}
         sampled = {item for item in items if _is_sampled(item)} - slow
         left_out = slow if self.run == QUICK else set(items) - slow - sampled if self.run == REST else set()
         self._counts = {

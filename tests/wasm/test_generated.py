@@ -111,7 +111,7 @@ def test_no_difference(engine_name: str, modules: list[bytes]) -> None:
     assert events > 3 * len(modules)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_fuel_is_what_wasmtime_counts(modules: list[bytes]) -> None:
     """# pitfalls 1 to 8"""
     calls = 0

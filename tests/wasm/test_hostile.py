@@ -38,6 +38,7 @@ def test_every_guest_is_stopped(engine_name: str) -> None:
     assert len(stopped) > 25
 
 
+@pytest.mark.slow
 def test_recursion_in_a_thread_with_a_small_stack(engine_name: str) -> None:
     """The counted depth ends it before the native stack does, in 256 KiB too.  # G4 G5"""
     done = subprocess.run(

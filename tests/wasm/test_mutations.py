@@ -37,6 +37,7 @@ def by_hostile_guests(name: str) -> set[str]:
     return set() if all(as_expected(item.expected, item.got) for item in results) else {"hostile"}
 
 
+@pytest.mark.slow
 def test_nothing_shows_without_a_mutation() -> None:
     """Otherwise a detector that always shows something would count as one that works."""
     assert {name for name, detector in DETECTORS.items() if detector()} == set()

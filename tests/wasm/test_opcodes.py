@@ -36,6 +36,7 @@ def encoded(row: Opcode) -> bytes:
     return bytes([row.code]) if row.code < 0x100 else bytes([row.code >> 8]) + unsigned(row.code & 0xFF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
 def test_name_number_immediates_and_effect(row: Opcode) -> None:
     """The assembler turns the name into this opcode, and the validator finds exactly these operands and results."""

@@ -110,6 +110,7 @@ def test_units() -> None:
     assert not UnitPrice(3).capped
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs() -> None:
     """Each program and each probe is a module that can be metered, runs, and pays."""
     assert all(fuel_of(compile_wat(text), 10) > 10 for text, _, _ in PROGRAMS.values())

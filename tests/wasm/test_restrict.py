@@ -128,6 +128,7 @@ def test_fifty_thousand_locals() -> None:
     assert rule_of(many)[0] == "parameters"
 
 
+@pytest.mark.slow
 def test_a_long_function_without_branches(engine_name: str) -> None:
     """240 kB of straight code are paid before any of it runs; a megabyte is refused.  # G6, pitfall 2"""
     steps = 60_000

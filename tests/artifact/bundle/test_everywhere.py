@@ -158,6 +158,7 @@ def test_only_a_regular_file_is_read(tmp_path: Path) -> None:  # A14
 # -- a running application
 
 
+@pytest.mark.slow
 def test_a_bundle_answers_as_its_document(engine_name: str) -> None:
     interpreter = WasmInterpreter(WasmArtifact.from_bytes(bundle(1)), engine=engine_name, entrypoint=DECISION)
     assert interpreter.call_policy_check(ask(1)) == ALLOW
@@ -188,6 +189,7 @@ async def test_an_application_with_a_bundle(tmp_path: Path, engine_name: str) ->
         select_checker(msgspec.structs.replace(settings, artifact_sha256=None))
 
 
+@pytest.mark.slow
 async def test_both_kinds_of_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # A2, A4
     """capgate's manifest around a bundle with OPA's signature in it: each of them has to hold."""
     inside = files(opa_policy(document(1)), "capgate/decision")
@@ -349,6 +351,7 @@ def test_capgate_test(command: Command) -> None:
     assert command("test", "bundle.tar.gz") == 1  # which of its entry points, nobody said
 
 
+@pytest.mark.slow
 def test_fixtures_in_programs(tmp_path: Path) -> None:
     path = tmp_path / "orders.tgz"
     path.write_bytes(bundle(1))
@@ -359,6 +362,7 @@ def test_fixtures_in_programs(tmp_path: Path) -> None:
     assert all(outcome.passed for outcome in run_fixtures(policy, read_fixtures(fixture)))
 
 
+@pytest.mark.slow
 async def test_an_application_that_does_not_say_what_to_ask_does_not_start(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar.gz"
     path.write_bytes(bundle(1))
@@ -367,6 +371,7 @@ async def test_an_application_that_does_not_say_what_to_ask_does_not_start(tmp_p
             pass
 
 
+@pytest.mark.slow
 def test_capgate_explain(command: Command) -> None:
     told = command.json("explain", "bundle.tar.gz", "question.json", *ENTRY)
     assert (told["result"], told["by"], told["policy"]["kind"]) == ({"kind": "allow"}, "module", "module")
@@ -374,6 +379,7 @@ def test_capgate_explain(command: Command) -> None:
     assert command("explain", "new.tar.gz", "question.json", *ENTRY) == 1
 
 
+@pytest.mark.slow
 def test_capgate_diff(command: Command) -> None:
     told = command.json("diff", "bundle.tar.gz", "new.tar.gz", "--replay", "fixtures", *ENTRY, code=1)
     assert (told["questions"], told["changed"]) == (1, 1)
@@ -381,6 +387,7 @@ def test_capgate_diff(command: Command) -> None:
     assert command("diff", "policy.json", "bundle.tar.gz", *ENTRY) == 2  # a bundle has no rules to be compared
 
 
+@pytest.mark.slow
 def test_commands_require_signatures_where_applications_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys that were forgotten, none of them loads, or runs, what nobody has verified."""  # A3
     assert command("keygen", "release.pem") == 0
@@ -447,6 +454,7 @@ def test_sign_takes_an_entry_point(command: Command) -> None:
     assert not Path("own.wasm.manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_activation_refuses_an_entry_point_that_is_not_there(command: Command) -> None:
     given = ("--key", "release.pem", "--version", "1", "--name", "orders", "--entrypoint", "capgate/none")
     keys = ("--trusted-keys", "release.pem.pub")

@@ -177,6 +177,7 @@ def test_guest_and_python_agree(engine_name: str, document: dict[str, Any], aske
         assert instance.ask(question) == policy.evaluate(question), question
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["fs", "egress"])
 def test_texts_of_every_length(engine_name: str, section: str) -> None:
     action, kind = {"fs": ("fs.read", "path"), "egress": ("http.outbound", "host")}[section]
@@ -189,6 +190,7 @@ def test_texts_of_every_length(engine_name: str, section: str) -> None:
             assert instance.ask(PolicyInput(action, resource=Resource(kind, other))) == Deny(Reason.NOT_IN_ALLOWLIST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [*range(128), 0xC9, 0xDA, 0xE9, 0x212A, 0x130, 0xFF21])
 def test_exactly_the_letters_a_to_z_fold(engine_name: str, code: int) -> None:
     host = f"xx{chr(code)}xx.example"

@@ -36,6 +36,7 @@ def test_the_guest_judges_as_the_rules_read(engine_name: str, data: st.DataObjec
 LENGTHS = [*range(1, 40), 63, 64, 65, 127, 200]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["path", "host"])
 def test_beginnings_of_every_length(engine_name: str, kind: str) -> None:
     """Where an id differs from a beginning in any one character, or ends with it, the beginning does not match."""

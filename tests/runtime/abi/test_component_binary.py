@@ -98,6 +98,7 @@ def test_every_fixture_has_its_answer_in_a_component_on_either_host(engine_name:
         assert canonical(hosted(binary).ask(fixture.input)) == fixture.answer, fixture.name
 
 
+@pytest.mark.slow
 def test_what_is_known_of_a_component(engine_name: str, component_of: Component) -> None:
     loaded = WasmArtifact.from_bytes(component_of(BUILT))
     assert loaded.is_component

@@ -114,7 +114,7 @@ def is_malformed(input: PolicyInput, limits: Limits) -> bool:
     return False
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @settings(max_examples=examples(100), deadline=None)
 @given(first=INPUTS, steps=STEPS, limits=st.sampled_from(LIMITS))
 def test_the_record_is_that_of_the_question(

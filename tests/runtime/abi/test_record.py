@@ -102,6 +102,7 @@ def test_absent_is_not_empty(recorder: Recorder) -> None:
     assert len({repr(item) for item in seen}) == len(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letter", LETTERS)
 @pytest.mark.parametrize("part", ["actor", "action", "kind", "id", "args_hash", "service", "mode"])
 def test_input_bytes_is_the_most_text_that_is_asked(engine_name: str, way: str, part: str, letter: str) -> None:

@@ -79,6 +79,7 @@ class Faults:
         return True
 
 
+@pytest.mark.slow
 def test_an_error_at_any_line_leaves_nothing_of_the_question_behind(engine_name: str) -> None:
     """As a signal handler might raise it. It looks like malformed input then, and the instance stays in use."""
     first = PolicyInput("a", User("alice"), Resource("k", "one"), "h1", Environment("s", "m"), 1)

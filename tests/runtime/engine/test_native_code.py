@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import capgate
 
 from ...support.tools import ROOT
@@ -38,6 +40,7 @@ def test_nothing_compiled_is_ever_read_or_unpickled() -> None:
 
 
 # A20
+@pytest.mark.slow
 def test_nothing_compiled_is_left_for_the_next_process(engine_name: str, tmp_path: Path) -> None:
     folders = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR")}
     environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **folders}

@@ -82,6 +82,7 @@ def test_an_instance_on_another_thread_is_a_trap_where_the_engine_forbids_it(eng
     assert kinds == (["engine_fault"] if load_engine(engine_name).thread_bound else [])  # P5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GUESTS)
 def test_the_last_reference_may_go_on_another_thread(
     engine_name: str, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -94,6 +94,7 @@ def test_every_kind_that_a_guest_can_bring_about_is_listed() -> None:
     assert {kind for _, _, kind in TRAPS} == set(TRAP_KINDS) - not_by_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("export", "argument", "kind"), TRAPS)
 def test_a_trap_has_its_kind(engine_name: str, export: str, argument: int, kind: str) -> None:
     instance = open_instance(engine_name)
@@ -182,10 +183,12 @@ def run_python(program: str, engine_name: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_recursion_on_a_thread_with_a_small_stack_ends_the_call_and_not_the_process(engine_name: str) -> None:
     assert run_python(SMALL_STACK, engine_name) == ["stack_overflow"] * 2  # G4
 
 
+@pytest.mark.slow
 def test_a_trap_ends_the_call_and_not_the_process_where_faulthandler_came_later(engine_name: str) -> None:
     assert run_python(TAKEN_SIGNALS, engine_name) == [kind for _, _, kind in TRAPS]  # G19
 

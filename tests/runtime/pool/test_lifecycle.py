@@ -261,6 +261,7 @@ def test_a_refill_that_was_due_on_a_loop_that_ended(engine_name: str, backend: s
     RUNNERS[backend](ask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", RUNNERS)
 @pytest.mark.parametrize("close", [False, True])
 def test_what_a_loop_that_ended_held_and_waited_for(engine_name: str, backend: str, close: bool) -> None:  # P12

@@ -234,6 +234,7 @@ inputs = st.builds(
 reasons = texts.filter(lambda text: text != "\ud800")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(inputs, reasons), min_size=1, max_size=4), st.sampled_from([None, 1, "\t"]))
 def test_what_is_written_is_what_is_read(tmp_path: Path, cases: list[tuple[PolicyInput, str]], indent: Any) -> None:

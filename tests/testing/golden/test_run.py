@@ -269,6 +269,7 @@ def test_actions_of_applications(engine_name: str) -> None:
 # -- fixtures that bring their policy
 
 
+@pytest.mark.slow
 def test_the_project_s_fixtures_pass(engine_name: str) -> None:
     """A8: local and Wasm, byte for byte."""
     some = golden.read_fixtures(ROOT / "fixtures" / "policy")[::8]
@@ -359,6 +360,7 @@ def without(*blocked: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_not_here() -> None:
     assert without("wasmer") == {
         "all": ["local", "wasmtime"],
