@@ -10,6 +10,7 @@ fails a ``--full`` or ``--rest`` run.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, Final
 
 import pytest
@@ -23,6 +24,9 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("which tests run")
     group.addoption("--full", action="store_true", help="run everything, with all examples")
     group.addoption("--rest", action="store_true", help="run what the quick run leaves out or only samples")
+    # Here, since a conftest of a room may import the variable's reader before pytest has parsed anything.
+    if {"--full", "--rest"}.intersection(sys.argv):
+        os.environ[VARIABLE] = "1"
 
 
 def _is_sampled(item: pytest.Item) -> bool:
@@ -43,12 +47,14 @@ class Selection:
 
     def __init__(self, config: pytest.Config) -> None:
         self.run = FULL if config.getoption("full") else REST if config.getoption("rest") else QUICK
-        if self.run != QUICK:
-            os.environ[VARIABLE] = "1"
+        if self.run != QUICK and os.environ.get(VARIABLE) != "1":
+            raise pytest.UsageError(f"--{self.run} is read from the command line only: set {VARIABLE}=1 as well")
         self._config = config
         self._counts: dict[str, int] = {}
         self._ran: set[str] = set()
-        self._narrowed = bool(config.getoption("keyword") or config.getoption("markexpr"))
+        self._narrowed = bool(
+            config.getoption("keyword") or config.getoption("markexpr") or config.getoption("collectonly")
+        )
 
     @property
     def examples(self) -> int:
