@@ -22,7 +22,7 @@ from .strategies import TEXTS, VALUES
 
 pytestmark = pytest.mark.slow
 
-MANY = settings(max_examples=3_000 if FULL else 150, deadline=None)
+MANY = settings(max_examples=1_000 if FULL else 150, deadline=None)
 INT64 = st.integers(INT_MIN, INT_MAX)
 
 
