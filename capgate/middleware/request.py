@@ -33,7 +33,7 @@ from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .request_state import RequestState
-from .seal import ASKING, DENIED, OPEN, Seal
+from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
 from .startup import RequestPoint, Startup
 
 _log = logging.getLogger("capgate")
@@ -183,7 +183,7 @@ class GatedRequest(Seal, eq=False):
         if not (path.isascii() and path.isprintable()) and not self._is_well_formed(scope, point):
             return False
         if status != "declared":
-            return self._admit_unasked(scope, status)
+            return self._admit_unasked(scope, point, status)
         actor: Any = point.actor(scope)
         self._actor = actor
         if type(actor) not in ACTORS:
@@ -287,13 +287,17 @@ class GatedRequest(Seal, eq=False):
             self._report_allows(scope, point, allowed)
         return True
 
-    def _admit_unasked(self, scope: Scope, status: Asked) -> bool:
+    def _admit_unasked(self, scope: Scope, point: RequestPoint, status: Asked) -> bool:
         if status in ("public", "delegated"):
             self._state = OPEN
         elif status == "deferred":
             self._state = ASKING
+        elif status == "unrouted" and point.passes_unknown_routes:
+            if self._state == CLOSED:
+                self._state = UNROUTED
         else:
-            reason = Reason.UNDECLARED_ROUTE if status == "undeclared" else Reason.INTERNAL_ERROR
+            unresolved = status not in ("undeclared", "unrouted")
+            reason = Reason.INTERNAL_ERROR if unresolved else Reason.UNDECLARED_ROUTE
             if not self._settle(scope, DENIAL[reason]):
                 return False
             self._state = OPEN
@@ -337,9 +341,9 @@ class GatedRequest(Seal, eq=False):
         challenge = self._startup.challenge
         return challenge if challenge is not None and asks_for_login(input, result) else None
 
-    def deny_unasked(self) -> None:
-        """Deny the request, because it was answered and nothing was asked."""
-        self._deny(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
+    def settle_response(self) -> bool:
+        """Deny the request, because it was answered and nothing was asked. Say whether it goes on all the same."""
+        return self._settle(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
 
     def _settle(self, scope: Scope, result: Any, cause: BaseException | None = None) -> bool:
         """Say whether the request goes on in spite of a denial, because its gate only monitors; else deny it.

@@ -39,6 +39,7 @@ from ..routes.seat import PUBLIC
 from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings
+from ..settings.table import PASS
 from .actors import actor_from_user
 from .contract import around, check_application, check_policy, contract_of, read_contract
 
@@ -71,7 +72,7 @@ class RequestPoint(EnforcementPoint):
     needs, and where that is not certain, the reason.
     """
 
-    __slots__ = ("actor", "by_resolver", "place", "public", "resolver", "strict_paths")
+    __slots__ = ("actor", "by_resolver", "passes_unknown_routes", "place", "public", "resolver", "strict_paths")
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class RequestPoint(EnforcementPoint):
         self.actor = actor
         self.public = frozenset(settings.public)
         self.strict_paths = settings.strict_paths
+        self.passes_unknown_routes = settings.unknown_routes == PASS
         self.by_resolver = resolver is not None
         #: Gives what a request needs, in place of the routes. Raises whatever the application's resolver raises.
         self.resolver: Callable[[Scope], Needed] | None = (

@@ -7,7 +7,7 @@ on: an application that is used outside of a gate as well is there as ever.
 A router is searched once. What was found is asked about, and then pinned: the framework runs it and cannot choose
 another (:mod:`capgate.routes.pinned`). Whatever goes wrong on the way is a denial. Only a full match counts as a route.
 A request that the application would answer with 404, 405 or a redirect has no endpoint, thus no declaration. It is
-denied like any other, and which routes exist is not told to strangers.
+``unrouted`` where that is certain (:mod:`capgate.routes.unrouted`), else undeclared.
 
 What cannot be resolved for certain raises :class:`~capgate.routes.framework.Unresolvable`, and is denied: a route that
 matches without an endpoint, a router that dispatches in its own way, one that contains itself.
@@ -32,6 +32,7 @@ from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
 from .route_table import STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .unrouted import is_not_allowed
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 _DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
@@ -100,12 +101,14 @@ class Dispatch:
                     if status == "undeclared" and at.admitted:
                         admitted = not request.denied
                     else:
+                        if status == "undeclared" and runs_nothing(view, reached, scope):
+                            status = "unrouted"
                         admitted = request.admit_now(scope, receive, status, requirements, params)
                         if admitted is None:
                             admitted = await request.admit(scope, receive, status, requirements, params)
                     if request.replay is not None:
                         receive, request.replay = request.replay, None
-                    inner = Seat(request, INSIDE, True, inner)
+                    inner = Seat(request, INSIDE, status != "unrouted", inner)
                 if admitted is not True:
                     break
         except BaseException as error:
@@ -157,6 +160,13 @@ class Dispatch:
         if reached is None or reached[1] is not Match.FULL:
             return Rest(self.router, table, scope, reached)
         return View((pin(reached),), self.router.__dict__.get("form_limits"))
+
+
+def runs_nothing(view: View | Rest | None, reached: Found | None, scope: Scope) -> bool:
+    """Say whether the framework answers by itself, and no endpoint and no application runs."""
+    if type(view) is Rest:
+        return view.runs_nothing
+    return reached is not None and is_not_allowed(reached[0], reached[2].get("endpoint"), scope)
 
 
 def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:

@@ -21,8 +21,9 @@ SEAT: Final = "capgate.seat"
 
 
 #: What a router says of a route when it has it asked about. Of what is ``deferred``, FastAPI's dependencies ask before
-#: the endpoint runs. Of what is ``delegated``, an application asks, and refuses in words of its own.
-Asked = Literal[Status, "delegated"]
+#: the endpoint runs. Of what is ``delegated``, an application asks, and refuses in words of its own. Where a request is
+#: ``unrouted``, nothing runs: the framework answers it with 404, 405 or a redirect.
+Asked = Literal[Status, "delegated", "unrouted"]
 
 
 class _Public:
