@@ -32,6 +32,7 @@ from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
 from .route_table import STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .ungated import note_ungated
 from .unrouted import is_not_allowed
 
 _NOTHING: Final[Needed] = ("undeclared", ())
@@ -245,7 +246,10 @@ async def refuse_for(request: SeatedRequest, scope: Scope, send: Send, cause: Ex
 
 
 def install() -> None:
-    """Have each router that is called with a seat in its scope get a dispatch. Does nothing the second time."""
+    """Have each router that is called with a seat in its scope get a dispatch. Does nothing the second time.
+
+    Of what runs without any gate, and declares something, the log says so once.
+    """
     original = Router.__call__
     if hasattr(original, _MARK):
         return
@@ -260,6 +264,12 @@ def install() -> None:
             return
         if scope["type"] != "lifespan":
             waiting = UNDECIDED.get() if seat is None else seat.request
+            if waiting is None and type(stack) is not Dispatch:
+                try:
+                    await (stack(scope, receive, send) if pristine else original(self, scope, receive, send))
+                finally:
+                    note_ungated(self, scope)
+                return
             if waiting is not None and not (seat is None and waiting.decided):
                 try:
                     arm(self)

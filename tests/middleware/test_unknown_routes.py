@@ -22,7 +22,11 @@ from capgate.settings.settings import Settings
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.gates import PATIENT, Ran, events, make_checker, read
 
-pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
 
 PASS = Settings(unknown_routes="pass", expose_reasons=True, limits=PATIENT)
 HIDE = Settings(expose_reasons=True, limits=PATIENT)
