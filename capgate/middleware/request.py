@@ -29,6 +29,7 @@ from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
+from ..routes.fitting import fitting_for
 from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
@@ -59,6 +60,7 @@ class GatedRequest(Seal, eq=False):
     _asked: Checker | None = None  # what gave the last answer
     _resolved: Any = None  # what a resolver was asked about last
     by_resolver: bool = False
+    undeclared: tuple[Any, str] | None = None
     replay: Receive | None = None
     _started: int = msgspec.field(default_factory=time.time_ns)
 
@@ -356,7 +358,8 @@ class GatedRequest(Seal, eq=False):
             return False
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         try:
-            facts = RequestFacts.of(scope, duration_us=self._duration_us(), cause=cause, env=point.env)
+            duration, fitting = self._duration_us(), self._fitting(scope, denial)
+            facts = RequestFacts.of(scope, duration_us=duration, cause=cause, env=point.env, fitting=fitting)
             policy = (self._asked or point.checker).policy
             settled = point.settle_denial(Decision(self._input, denial, new_decision_id(), policy), facts)
         except Exception as error:
@@ -366,6 +369,12 @@ class GatedRequest(Seal, eq=False):
             return True
         self._deny(scope, denial, cause)  # the time of monitoring ended a moment ago; then this is told twice
         return False
+
+    def _fitting(self, scope: Scope, denial: Deny) -> str | None:
+        """Return the line that would declare the route, where it was the want of one that would have been denied."""
+        if denial.reason != Reason.UNDECLARED_ROUTE or self.undeclared is None:
+            return None
+        return fitting_for(*self.undeclared, scope.get("method"))
 
     def _deny(self, scope: Scope, result: Any, cause: BaseException | None = None) -> None:
         """Deny the request for good, and report it. What is not a decision is a denial too."""

@@ -244,7 +244,7 @@ class Startup:
         actor = self._actor or actor_from_user
         period = MonitorPeriod(self.settings.enforced_from) if self.settings.monitors else None
         point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target), period)
-        self._report(self.settings, point, target, scope)
+        self._report(self.settings, point, target, scope, monitored=period is not None)
         self._period = period
         if period is not None:
             period.begin()
@@ -292,12 +292,14 @@ class Startup:
         check_application(contract, target, settings)
         return contract
 
-    def _report(self, settings: Settings, point: RequestPoint, target: Target, scope: Scope) -> None:
+    def _report(
+        self, settings: Settings, point: RequestPoint, target: Target, scope: Scope, *, monitored: bool
+    ) -> None:
         denied: list[str] = []
         try:
             check_inside(self._app, _log)
             if self._resolver is None:
-                denied = check_routes(target, point.public, _log)
+                denied = check_routes(target, point.public, _log, monitored=monitored)
         except Exception as error:  # only a report: what it cannot describe is denied all the same
             _log.warning("the routes could not be reported", exc_info=True)
             if settings.strict:

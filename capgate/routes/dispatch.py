@@ -102,8 +102,8 @@ class Dispatch:
                     if status == "undeclared" and at.admitted:
                         admitted = not request.denied
                     else:
-                        if status == "undeclared" and runs_nothing(view, reached, scope):
-                            status = "unrouted"
+                        if status == "undeclared":
+                            status = self._undeclared(at, reached, view, scope)
                         admitted = request.admit_now(scope, receive, status, requirements, params)
                         if admitted is None:
                             admitted = await request.admit(scope, receive, status, requirements, params)
@@ -155,6 +155,16 @@ class Dispatch:
             if needed[0] == "deferred" and getattr(route, "dependant", None) is None:
                 return _DELEGATED, params
         return needed, params
+
+    def _undeclared(self, seat: Seat, reached: Found | None, view: View | Rest | None, scope: Scope) -> Asked:
+        """Return the status of what declares nothing, and tell the request which route it is, if it is one."""
+        if runs_nothing(view, reached, scope):
+            return "unrouted"
+        if reached is not None and not seat.request.by_resolver:
+            place = seat.place
+            prefix = place.prefix if place.router is self.router else place.prefix + _NAMELESS
+            seat.request.undeclared = reached[0].route, prefix
+        return "undeclared"
 
     def _view(self, reached: Found | None, table: Table, scope: Scope) -> View | Rest:
         """Return what the framework is to run in place of the router, before anything is waited for."""

@@ -38,6 +38,8 @@ PUBLIC: Final = _Public()
 class SeatedRequest(Protocol):
     """A request behind a gate, as routers see it."""
 
+    #: The route that was reached last and declares nothing, and the path of the mounts around it.
+    undeclared: tuple[Any, str] | None
     #: What gives the application the body that was read for its hash, if it was.
     replay: Receive | None
 

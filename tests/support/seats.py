@@ -37,6 +37,7 @@ class Doorman:
         self.passes = passes
         self.public = public
         self.replay: Receive | None = None
+        self.undeclared: tuple[Any, str] | None = None
         self.decided = self.denied = False
         self.by_resolver = resolver is not None
         self.asked: list[Noted] = []
