@@ -305,7 +305,7 @@ class Startup:
             if settings.strict:
                 raise ConfigError("strict", f"{type(error).__name__} while routes were listed", _STRICT) from error
         if settings.openapi and self._resolver is None:
-            describe(scope.get("app"), target, point.public)
+            describe(scope.get("app"), target, point.public, settings.www_authenticate)
         if settings.strict and denied:
             raise ConfigError("strict", ", ".join(denied), _STRICT)
 
