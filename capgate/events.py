@@ -32,6 +32,8 @@ from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 LOGGER: Final = "capgate.decisions"
 #: Characters of one field; of longer text the event says how long it was.
 TEXT_LIMIT: Final = 256
+#: Characters of a declaration that is proposed.
+FITTING_LIMIT: Final = 1_024
 
 
 class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,8 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     ``timestamp`` is nanoseconds since the epoch, ``duration_us`` microseconds from the question to the answer.
     ``would_deny`` is the reason of a denial that was recorded and did not count, so that ``decision`` is ``allow``.
+    ``would_fit`` is then, of a route that declares nothing, the line that would declare it, as
+    :mod:`capgate.routes.fitting` proposes it.
     ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
     ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
     :class:`~capgate.errors.ActorUnknown`, whose text consists of names in the application's code, it is the text.
@@ -57,6 +61,7 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     actor_id: str | None
     reason: str | None
     would_deny: str | None
+    would_fit: str | None
     enforce: str
     policy: str | None
     policy_version: str | None
@@ -150,7 +155,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
     """What is known of a request besides its question.
 
     ``duration_us`` is in microseconds. ``cause`` is what went wrong, if anything did. ``env`` counts where nothing got
-    as far as a question, which has an environment of its own.
+    as far as a question, which has an environment of its own. ``fitting`` is a declaration that would fit.
     """
 
     method: str | None = None
@@ -158,6 +163,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
     duration_us: float | None = None
     cause: BaseException | None = None
     env: Environment = DEFAULT_ENVIRONMENT
+    fitting: str | None = None
 
     @classmethod
     def of(
@@ -167,9 +173,10 @@ class RequestFacts(msgspec.Struct, frozen=True):
         duration_us: float | None = None,
         cause: BaseException | None = None,
         env: Environment = DEFAULT_ENVIRONMENT,
+        fitting: str | None = None,
     ) -> RequestFacts:
         """Return the facts of the request of ``scope``, which is empty outside of requests."""
-        return cls(scope.get("method", scope.get("type")), scope.get("path"), duration_us, cause, env)
+        return cls(scope.get("method", scope.get("type")), scope.get("path"), duration_us, cause, env, fitting)
 
 
 _NO_FACTS: Final = RequestFacts()
@@ -265,6 +272,7 @@ def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool
         actor_id=printable(getattr(actor, "id", None)),
         reason=reason if counts else None,
         would_deny=None if counts else reason or "",
+        would_fit=None if counts or facts.fitting is None else printable(facts.fitting, FITTING_LIMIT),
         enforce=enforce,
         policy=printable(getattr(policy, "name", None)),
         policy_version=printable(getattr(policy, "version", None)),

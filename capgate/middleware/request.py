@@ -29,11 +29,12 @@ from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
+from ..routes.fitting import fitting_for
 from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .request_state import RequestState
-from .seal import ASKING, DENIED, OPEN, Seal
+from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
 from .startup import RequestPoint, Startup
 
 _log = logging.getLogger("capgate")
@@ -59,6 +60,7 @@ class GatedRequest(Seal, eq=False):
     _asked: Checker | None = None  # what gave the last answer
     _resolved: Any = None  # what a resolver was asked about last
     by_resolver: bool = False
+    undeclared: tuple[Any, str] | None = None
     replay: Receive | None = None
     _started: int = msgspec.field(default_factory=time.time_ns)
 
@@ -183,7 +185,7 @@ class GatedRequest(Seal, eq=False):
         if not (path.isascii() and path.isprintable()) and not self._is_well_formed(scope, point):
             return False
         if status != "declared":
-            return self._admit_unasked(scope, status)
+            return self._admit_unasked(scope, point, status)
         actor: Any = point.actor(scope)
         self._actor = actor
         if type(actor) not in ACTORS:
@@ -287,13 +289,17 @@ class GatedRequest(Seal, eq=False):
             self._report_allows(scope, point, allowed)
         return True
 
-    def _admit_unasked(self, scope: Scope, status: Asked) -> bool:
+    def _admit_unasked(self, scope: Scope, point: RequestPoint, status: Asked) -> bool:
         if status in ("public", "delegated"):
             self._state = OPEN
         elif status == "deferred":
             self._state = ASKING
+        elif status == "unrouted" and point.passes_unknown_routes:
+            if self._state == CLOSED:
+                self._state = UNROUTED
         else:
-            reason = Reason.UNDECLARED_ROUTE if status == "undeclared" else Reason.INTERNAL_ERROR
+            unresolved = status not in ("undeclared", "unrouted")
+            reason = Reason.INTERNAL_ERROR if unresolved else Reason.UNDECLARED_ROUTE
             if not self._settle(scope, DENIAL[reason]):
                 return False
             self._state = OPEN
@@ -337,9 +343,9 @@ class GatedRequest(Seal, eq=False):
         challenge = self._startup.challenge
         return challenge if challenge is not None and asks_for_login(input, result) else None
 
-    def deny_unasked(self) -> None:
-        """Deny the request, because it was answered and nothing was asked."""
-        self._deny(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
+    def settle_response(self) -> bool:
+        """Deny the request, because it was answered and nothing was asked. Say whether it goes on all the same."""
+        return self._settle(self.scope, DENIAL[Reason.UNASKED_RESPONSE])
 
     def _settle(self, scope: Scope, result: Any, cause: BaseException | None = None) -> bool:
         """Say whether the request goes on in spite of a denial, because its gate only monitors; else deny it.
@@ -352,7 +358,8 @@ class GatedRequest(Seal, eq=False):
             return False
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         try:
-            facts = RequestFacts.of(scope, duration_us=self._duration_us(), cause=cause, env=point.env)
+            duration, fitting = self._duration_us(), self._fitting(scope, denial)
+            facts = RequestFacts.of(scope, duration_us=duration, cause=cause, env=point.env, fitting=fitting)
             policy = (self._asked or point.checker).policy
             settled = point.settle_denial(Decision(self._input, denial, new_decision_id(), policy), facts)
         except Exception as error:
@@ -362,6 +369,12 @@ class GatedRequest(Seal, eq=False):
             return True
         self._deny(scope, denial, cause)  # the time of monitoring ended a moment ago; then this is told twice
         return False
+
+    def _fitting(self, scope: Scope, denial: Deny) -> str | None:
+        """Return the line that would declare the route, where it was the want of one that would have been denied."""
+        if denial.reason != Reason.UNDECLARED_ROUTE or self.undeclared is None:
+            return None
+        return fitting_for(*self.undeclared, scope.get("method"))
 
     def _deny(self, scope: Scope, result: Any, cause: BaseException | None = None) -> None:
         """Deny the request for good, and report it. What is not a decision is a denial too."""

@@ -1,8 +1,10 @@
 """Lets no response begin that was not decided about.
 
 A :class:`Seal` is around one request. It opens after an allow. Of a route that asks in dependencies, and has not yet,
-only what says no may pass: a status of 400 or more. After a denial only the denial passes. Whatever else is sent, by a
-cache, by middleware that answers itself or by an application that nobody declared, is replaced by a denial.
+only what says no may pass: a status of 400 or more. Where no route was reached, and settings let strangers know that,
+only a status with which the framework says so may pass: :data:`UNROUTED_STATUSES`. After a denial only the denial
+passes. Whatever else is sent, by a cache, by middleware that answers itself or by an application that nobody declared,
+is replaced by a denial.
 
 A handler that was told of a denial may answer with what it likes. Only a server error waits until the application
 returned or raised, because it may be what a framework makes of a denial that nobody handled: see :class:`HeldResponse`.
@@ -37,6 +39,11 @@ OPEN: Final = 1
 ASKING: Final = 2
 #: It was denied, for good.
 DENIED: Final = 3
+#: No route was reached, and nothing of the application's runs.
+UNROUTED: Final = 4
+
+#: What the framework answers where no route was reached: a redirect to a path with or without a slash, 404 and 405.
+UNROUTED_STATUSES: Final = frozenset({307, 308, 404, 405})
 
 
 class Seal(msgspec.Struct, eq=False):
@@ -90,12 +97,17 @@ class Seal(msgspec.Struct, eq=False):
         elif self._raised is not None and is_server_error(message):
             self.waiting = HeldResponse()
             self.waiting.add(message)
-        elif self._state == OPEN or (self._state == ASKING and _says_no(message)):
+        elif self._state == OPEN or self._may_begin(message) or self.settle_response():
             self._began = True
             await self._send(message)
         else:
-            self.deny_unasked()
             await self.refuse_now()
+
+    def _may_begin(self, message: Message) -> bool:
+        """Say whether a response may begin that no policy was asked about."""
+        if self._state == UNROUTED:
+            return message.get("status") in UNROUTED_STATUSES
+        return self._state == ASKING and _says_no(message)
 
     async def _send_denied(self, message: Message) -> None:
         """Pass on the denial as it was made by :meth:`refuse`, with what middleware added to its headers."""
@@ -123,8 +135,8 @@ class Seal(msgspec.Struct, eq=False):
         """Return how to log in, where that might help against the denial ``result`` to ``input``."""
         raise NotImplementedError
 
-    def deny_unasked(self) -> None:
-        """Deny the request, because it was answered and nothing was asked."""
+    def settle_response(self) -> bool:
+        """Deny the request, because it was answered and nothing was asked. Say whether it goes on all the same."""
         raise NotImplementedError
 
     @property
@@ -192,8 +204,11 @@ class Seal(msgspec.Struct, eq=False):
             self._began = True
             await waiting.send(self._send)
             return
-        self.deny_unasked()  # which does nothing where it was denied already
-        await self.refuse_now()
+        if not self.settle_response():
+            await self.refuse_now()
+        elif waiting is not None:
+            self._began = True
+            await waiting.send(self._send)
 
     def note(self, denial: Decision) -> None:
         """Note that a handler is told of ``denial``."""

@@ -39,6 +39,7 @@ from ..routes.seat import PUBLIC
 from ..routes.target import Target, find_target
 from ..settings.select import select_checker
 from ..settings.settings import Settings
+from ..settings.table import PASS
 from .actors import actor_from_user
 from .contract import around, check_application, check_policy, contract_of, read_contract
 
@@ -71,7 +72,7 @@ class RequestPoint(EnforcementPoint):
     needs, and where that is not certain, the reason.
     """
 
-    __slots__ = ("actor", "by_resolver", "place", "public", "resolver", "strict_paths")
+    __slots__ = ("actor", "by_resolver", "passes_unknown_routes", "place", "public", "resolver", "strict_paths")
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class RequestPoint(EnforcementPoint):
         self.actor = actor
         self.public = frozenset(settings.public)
         self.strict_paths = settings.strict_paths
+        self.passes_unknown_routes = settings.unknown_routes == PASS
         self.by_resolver = resolver is not None
         #: Gives what a request needs, in place of the routes. Raises whatever the application's resolver raises.
         self.resolver: Callable[[Scope], Needed] | None = (
@@ -242,7 +244,7 @@ class Startup:
         actor = self._actor or actor_from_user
         period = MonitorPeriod(self.settings.enforced_from) if self.settings.monitors else None
         point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target), period)
-        self._report(self.settings, point, target, scope)
+        self._report(self.settings, point, target, scope, monitored=period is not None)
         self._period = period
         if period is not None:
             period.begin()
@@ -290,18 +292,20 @@ class Startup:
         check_application(contract, target, settings)
         return contract
 
-    def _report(self, settings: Settings, point: RequestPoint, target: Target, scope: Scope) -> None:
+    def _report(
+        self, settings: Settings, point: RequestPoint, target: Target, scope: Scope, *, monitored: bool
+    ) -> None:
         denied: list[str] = []
         try:
             check_inside(self._app, _log)
             if self._resolver is None:
-                denied = check_routes(target, point.public, _log)
+                denied = check_routes(target, point.public, _log, monitored=monitored)
         except Exception as error:  # only a report: what it cannot describe is denied all the same
             _log.warning("the routes could not be reported", exc_info=True)
             if settings.strict:
                 raise ConfigError("strict", f"{type(error).__name__} while routes were listed", _STRICT) from error
         if settings.openapi and self._resolver is None:
-            describe(scope.get("app"), target, point.public)
+            describe(scope.get("app"), target, point.public, settings.www_authenticate)
         if settings.strict and denied:
             raise ConfigError("strict", ", ".join(denied), _STRICT)
 

@@ -133,6 +133,8 @@ def requires(
     requirement = Requirement.parse(action, resource=resource, args_hash=args_hash, always=always)
 
     def declare(endpoint: _T) -> _T:
+        from .dispatch import install  # which knows declarations, and is known by everything that makes one
+
         if not callable(endpoint) or _is_leaf(endpoint):
             valid = "a function, a class, a router, a Mount or an ASGI application; of another route, its endpoint"
             raise ConfigError("endpoint", endpoint, valid)
@@ -143,6 +145,7 @@ def requires(
             setattr(endpoint, ATTRIBUTE, (*declared(endpoint), requirement))
         except (AttributeError, TypeError):
             raise ConfigError("endpoint", endpoint, "an object that takes attributes; declare its function") from None
+        install()  # so that the log says where it runs and there is no gate
         return endpoint
 
     return declare

@@ -7,7 +7,7 @@ on: an application that is used outside of a gate as well is there as ever.
 A router is searched once. What was found is asked about, and then pinned: the framework runs it and cannot choose
 another (:mod:`capgate.routes.pinned`). Whatever goes wrong on the way is a denial. Only a full match counts as a route.
 A request that the application would answer with 404, 405 or a redirect has no endpoint, thus no declaration. It is
-denied like any other, and which routes exist is not told to strangers.
+``unrouted`` where that is certain (:mod:`capgate.routes.unrouted`), else undeclared.
 
 What cannot be resolved for certain raises :class:`~capgate.routes.framework.Unresolvable`, and is denied: a route that
 matches without an endpoint, a router that dispatches in its own way, one that contains itself.
@@ -32,6 +32,8 @@ from .pinned import Pinned, Rest, View, pin
 from .precedence import Needed, RouterPlace, rest, step
 from .route_table import STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .ungated import note_ungated
+from .unrouted import is_not_allowed
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 _DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
@@ -100,12 +102,14 @@ class Dispatch:
                     if status == "undeclared" and at.admitted:
                         admitted = not request.denied
                     else:
+                        if status == "undeclared":
+                            status = self._undeclared(at, reached, view, scope)
                         admitted = request.admit_now(scope, receive, status, requirements, params)
                         if admitted is None:
                             admitted = await request.admit(scope, receive, status, requirements, params)
                     if request.replay is not None:
                         receive, request.replay = request.replay, None
-                    inner = Seat(request, INSIDE, True, inner)
+                    inner = Seat(request, INSIDE, status != "unrouted", inner)
                 if admitted is not True:
                     break
         except BaseException as error:
@@ -152,11 +156,28 @@ class Dispatch:
                 return _DELEGATED, params
         return needed, params
 
+    def _undeclared(self, seat: Seat, reached: Found | None, view: View | Rest | None, scope: Scope) -> Asked:
+        """Return the status of what declares nothing, and tell the request which route it is, if it is one."""
+        if runs_nothing(view, reached, scope):
+            return "unrouted"
+        if reached is not None and not seat.request.by_resolver:
+            place = seat.place
+            prefix = place.prefix if place.router is self.router else place.prefix + _NAMELESS
+            seat.request.undeclared = reached[0].route, prefix
+        return "undeclared"
+
     def _view(self, reached: Found | None, table: Table, scope: Scope) -> View | Rest:
         """Return what the framework is to run in place of the router, before anything is waited for."""
         if reached is None or reached[1] is not Match.FULL:
             return Rest(self.router, table, scope, reached)
         return View((pin(reached),), self.router.__dict__.get("form_limits"))
+
+
+def runs_nothing(view: View | Rest | None, reached: Found | None, scope: Scope) -> bool:
+    """Say whether the framework answers by itself, and no endpoint and no application runs."""
+    if type(view) is Rest:
+        return view.runs_nothing
+    return reached is not None and is_not_allowed(reached[0], reached[2].get("endpoint"), scope)
 
 
 def entered(place: RouterPlace, router: Router, scope: Scope) -> RouterPlace:
@@ -235,7 +256,10 @@ async def refuse_for(request: SeatedRequest, scope: Scope, send: Send, cause: Ex
 
 
 def install() -> None:
-    """Have each router that is called with a seat in its scope get a dispatch. Does nothing the second time."""
+    """Have each router that is called with a seat in its scope get a dispatch. Does nothing the second time.
+
+    Of what runs without any gate, and declares something, the log says so once.
+    """
     original = Router.__call__
     if hasattr(original, _MARK):
         return
@@ -250,6 +274,12 @@ def install() -> None:
             return
         if scope["type"] != "lifespan":
             waiting = UNDECIDED.get() if seat is None else seat.request
+            if waiting is None and type(stack) is not Dispatch:
+                try:
+                    await (stack(scope, receive, send) if pristine else original(self, scope, receive, send))
+                finally:
+                    note_ungated(self, scope)
+                return
             if waiting is not None and not (seat is None and waiting.decided):
                 try:
                     arm(self)

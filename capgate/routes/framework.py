@@ -16,6 +16,8 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 DEPTH: Final = 32
 #: The end of the path of what leads to routes or applications of its own.
 REST: Final = "/{path:path}"
+#: How the frontends of a router are listed, behind its path. They cannot be public.
+FRONTENDS: Final = "/{frontend:path}"
 
 #: Those whose ``matches`` writes nothing to the scope, and gives an endpoint with a match.
 _ROUTES: Final = (Route, WebSocketRoute, Mount, Host)

@@ -16,9 +16,8 @@ import msgspec
 from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
-from .framework import Unresolvable
 from .route_table import Found, Table
-from .walk import Entry
+from .unrouted import answers_not_found, require_not_allowed
 
 _NOT: Any = (Match.NONE, {})
 
@@ -69,7 +68,7 @@ class View(msgspec.Struct, eq=False):
 class Rest:
     """A router in which no route matches in full: it answers 405, redirects, or calls what is there for the rest."""
 
-    __slots__ = ("_frontend", "default", "form_limits", "redirect_slashes", "routes")
+    __slots__ = ("_frontend", "default", "form_limits", "redirect_slashes", "routes", "runs_nothing")
 
     def __init__(self, router: Any, table: Table, scope: Scope, reached: Found | None) -> None:
         self.form_limits = router.__dict__.get("form_limits")
@@ -78,13 +77,37 @@ class Rest:
         if reached is None:
             self.routes: tuple[Any, ...] = (_Redirects(table, scope),)
         else:
-            _refuse_own_handling(reached[0])
-            self.routes = (pin(reached),)
+            require_not_allowed(reached[0], scope)
+            self.routes = (_NotAllowed(reached, pin(reached)),)
         match_frontend = getattr(router, "_match_low_priority", None)
         self._frontend = None if match_frontend is None else match_frontend(scope)
+        #: Whether the framework answers this by itself, and runs nothing of the application's.
+        self.runs_nothing = (
+            scope["type"] == "http"
+            and (self._frontend is None or self._frontend[0] is Match.NONE)
+            and (reached is not None or answers_not_found(self.default))
+        )
 
     def _match_low_priority(self, scope: Scope) -> Any:
         return self._frontend
+
+
+class _NotAllowed:
+    """A route that was found in part, which is looked at once more before it answers 405."""
+
+    __slots__ = ("_entry", "_pinned", "matches", "path_format")
+
+    def __init__(self, reached: Found, pinned: Any) -> None:
+        self._entry = reached[0]
+        self._pinned = pinned
+        self.matches = pinned.matches
+        self.path_format = pinned.path_format
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        require_not_allowed(self._entry, scope)  # outer gates may have waited meanwhile
+        if scope.get("route") is self:
+            scope["route"] = self._pinned
+        return self._pinned.handle(scope, receive, send)  # type: ignore[no-any-return]
 
 
 class _Redirects:
@@ -119,14 +142,6 @@ def pin(reached: Found) -> Any:
         route = make(included, match, answer, route, context)
         context, answer = None, {}
     return Pinned(top, (match, {}), route.handle)
-
-
-def _refuse_own_handling(entry: Entry) -> None:
-    """Raise if a route that matches in part could run all the same: its class handles requests in its own way."""
-    route = entry.selected
-    owner = next((cls for cls in type(route).__mro__ if "handle" in vars(cls)), type(route))
-    if owner.__module__ not in ("starlette.routing", "fastapi.routing"):
-        raise Unresolvable(f"{type(route).__name__} handles requests in its own way")
 
 
 @functools.cache

@@ -12,15 +12,15 @@ from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Host, Mount, Router, WebSocketRoute
 
+from ..events import FITTING_LIMIT, printable
 from .declare import Requirements, declared, does_ask_itself, handler_name, is_class_based
 from .fastapi_routes import asked_in_dependencies, frontends
-from .framework import DEPTH, REST, Unresolvable, template
+from .fitting import fitting_declaration
+from .framework import DEPTH, FRONTENDS, REST, Unresolvable, template
 from .precedence import Needed, RouterPlace, Status, rest, start, step
 from .target import Target, inner_app
 from .walk import Entry, walk
 
-#: How the frontends of a router are listed, behind its path. They cannot be public.
-FRONTENDS: Final = "/{frontend:path}"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 _UNRESOLVABLE: Final[Needed] = ("unresolvable", ())
 
@@ -162,9 +162,10 @@ def _missing(requirements: Requirements, params: frozenset[str]) -> tuple[str, .
 # -- warnings at start-up
 
 
-def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[str]:
+def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitored: bool = False) -> list[str]:
     """Log what will be denied for want of a declaration, and what is wrong with declarations and public routes.
 
+    ``monitored`` says that denials do not count: then a line that would fit is proposed for each undeclared route.
     Returns the routes that are denied whoever asks.
     """
     routes = report_routes(target, public)
@@ -174,7 +175,10 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
     for status in ("undeclared", "unresolvable"):
         names = [str(route) for route in routes if route.status == status]
         if names:
-            log.warning("%s routes, which are denied: %s", status, ", ".join(names))
+            what = "are recorded" if monitored and status == "undeclared" else "are denied"
+            log.warning("%s routes, which %s: %s", status, what, ", ".join(names))
+    if monitored:
+        _propose([route for route in routes if route.status == "undeclared"], log)
     denied = [str(route) for route in routes if route.missing or route.status in ("undeclared", "unresolvable")]
     denied += ["every path"] * nowhere
     for route in routes:
@@ -189,6 +193,13 @@ def check_routes(target: Target, public: frozenset[str], log: Logger) -> list[st
         elif len(opened) > 1:
             log.warning("public route %a opens %d routes: %s", name, len(opened), ", ".join(map(str, opened)))
     return denied
+
+
+def _propose(undeclared: Iterable[RouteReport], log: Logger) -> None:
+    for route in undeclared:
+        line = fitting_declaration(route.template, route.methods)
+        if line is not None:
+            log.warning("%s declares nothing; what would fit: %s", route, printable(line, FITTING_LIMIT))
 
 
 def check_inside(app: object, log: Logger) -> None:

@@ -21,8 +21,9 @@ SEAT: Final = "capgate.seat"
 
 
 #: What a router says of a route when it has it asked about. Of what is ``deferred``, FastAPI's dependencies ask before
-#: the endpoint runs. Of what is ``delegated``, an application asks, and refuses in words of its own.
-Asked = Literal[Status, "delegated"]
+#: the endpoint runs. Of what is ``delegated``, an application asks, and refuses in words of its own. Where a request is
+#: ``unrouted``, nothing runs: the framework answers it with 404, 405 or a redirect.
+Asked = Literal[Status, "delegated", "unrouted"]
 
 
 class _Public:
@@ -37,6 +38,8 @@ PUBLIC: Final = _Public()
 class SeatedRequest(Protocol):
     """A request behind a gate, as routers see it."""
 
+    #: The route that was reached last and declares nothing, and the path of the mounts around it.
+    undeclared: tuple[Any, str] | None
     #: What gives the application the body that was read for its hash, if it was.
     replay: Receive | None
 

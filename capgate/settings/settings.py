@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     service: str = "capgate"
     mode: str = "prod"
     public: tuple[str, ...] = ()
+    unknown_routes: Literal["hide", "pass"] = "hide"
     enforce: Literal["always", "monitor"] = "always"
     enforce_from_env: bool = False
     enforce_after: date | None = None

@@ -6,6 +6,7 @@ value of any setting means "unlimited" or "allow if in doubt".
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable
@@ -34,6 +35,9 @@ PREFIX: Final = "CAPGATE_"
 #: Whether denials count: always, or (monitor) not until ``enforce_after``.
 ALWAYS: Final = "always"
 MONITOR: Final = "monitor"
+#: What strangers are told of paths that no route answers: nothing, or what the application says of them.
+HIDE: Final = "hide"
+PASS: Final = "pass"  # noqa: S105  # no password
 
 _ENGINES: Final = ("auto", "wasmer", "wasmtime")
 #: What an entry point of a module that OPA compiled can give, see :class:`~capgate.model.Entrypoint`.
@@ -214,8 +218,13 @@ def _flag_row(name: str, help: str, *, or_none: bool = False) -> Setting:
 
 
 def _choice_row(name: str, choices: tuple[str, ...], help: str) -> Setting:
+    def check(name: str, given: object) -> None:
+        if not isinstance(given, str) or given not in choices:
+            close = difflib.get_close_matches(given.lower(), choices, 1) if isinstance(given, str) else []
+            raise ConfigError(name, given, f"{close[0]}, which is closest; {valid}" if close else valid)
+
     valid = f"one of {', '.join(choices)}"
-    return _row(name, valid, help, lambda given: isinstance(given, str) and given in choices, or_none=False)
+    return Setting(name, help, _text, valid, check)
 
 
 def _number_row(name: str, low: float, high: float, help: str, *, whole: bool = True, or_none: bool = False) -> Setting:
@@ -300,6 +309,13 @@ SETTINGS: Final = (
         _list,
         f"{_PUBLIC}; separated by commas",
         _check_public,
+    ),
+    _choice_row(
+        "unknown_routes",
+        (HIDE, PASS),
+        "what no route answers: `hide` denies it like a route that declares nothing; `pass` leaves it to the"
+        " framework's own 404, 405 or redirect of slashes, where for certain nothing else runs. Strangers then learn"
+        " which paths and methods exist",
     ),
     _choice_row(
         "enforce",

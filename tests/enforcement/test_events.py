@@ -108,6 +108,7 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
         "actor_id": "ada",
         "reason": "not_in_allowlist",
         "would_deny": None,
+        "would_fit": None,
         "enforce": "always",
         "policy": "orders",
         "policy_version": "7",

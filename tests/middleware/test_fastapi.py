@@ -400,6 +400,42 @@ async def test_the_openapi_document_shows_what_is_asked() -> None:
         assert "403" not in paths["/health"]["get"]["responses"]
 
 
+async def test_the_openapi_document_says_how_to_log_in_where_clients_are_told() -> None:  # G-10
+    public = ("/health", "/openapi.json")
+    for challenge in ('Bearer realm="orders"', None):
+        app = shop(Settings(public=public, www_authenticate=challenge, limits=Limits(deadline=20.0)))
+        paths = (await get(app, "/openapi.json")).json["paths"]
+        for path, method in (("/declared", "get"), ("/in/default", "get"), ("/users/{name}/{rest}", "put")):
+            responses = paths[path][method]["responses"]
+            if challenge is None:
+                assert "401" not in responses
+                continue
+            assert responses["401"]["headers"]["WWW-Authenticate"]["example"] == challenge
+            assert responses["401"]["content"] == responses["403"]["content"]
+        assert "401" not in paths["/health"]["get"]["responses"]
+
+
+async def test_what_the_application_says_of_its_401_stays() -> None:
+    settings = Settings(public=("/openapi.json",), www_authenticate="Bearer", limits=Limits(deadline=20.0))
+    app = application(settings=settings)
+    header = {"description": "Ours", "schema": {"type": "string"}}
+    said: dict[str, Any] = {"description": "Log in", "headers": {"WWW-Authenticate": header}}
+    for path, given in (("/own", said), ("/elsewhere", {"$ref": "#/components/responses/Login"})):
+
+        async def endpoint() -> None: ...
+
+        own: dict[int | str, dict[str, Any]] = {401: given}
+        app.get(path, dependencies=[Requires("db.read", resource="sql_query:good")], responses=own)(endpoint)
+
+    paths = (await get(app, "/openapi.json")).json["paths"]
+    shown = paths["/own"]["get"]["responses"]["401"]
+    assert (shown["description"], shown["headers"]) == ("Log in", {"WWW-Authenticate": header})
+    assert list(shown["content"]) == ["application/problem+json"]
+    elsewhere = paths["/elsewhere"]["get"]["responses"]["401"]
+    assert "$ref" in elsewhere
+    assert "content" not in elsewhere
+
+
 async def test_what_the_application_says_of_its_403_stays() -> None:
     app = application(settings=Settings(public=("/openapi.json",), limits=Limits(deadline=20.0)))
     own: dict[int | str, dict[str, Any]] = {403: {"description": "Not yours", "content": {"text/plain": {}}}}

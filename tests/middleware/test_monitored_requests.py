@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -140,3 +141,18 @@ async def test_what_was_denied_before_it_ended_stays_so_and_what_follows_counts(
     enforced = Monitored(Settings())
     assert await get(enforced, "/bad") == (403, ["not_in_allowlist"])
     assert enforced.ran == []
+
+
+async def test_what_middleware_inside_answers_is_sent_and_recorded() -> None:
+    class Cache:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await PlainTextResponse("kept")(scope, receive, send)
+
+    for settings, expected in ((MONITOR, 200), (OVER, 403)):
+        monitored = Monitored(settings)
+        monitored.app.user_middleware.append(Middleware(Cache))
+        assert await get(monitored, "/bad") == (expected, ["unasked_response"])
+        assert monitored.ran == []

@@ -205,8 +205,8 @@ KINDS = st.sampled_from((Starlette, FastAPI, Router, APIRouter))
 @settings(max_examples=examples(600))
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=3, max_size=8))
 async def test_as_without(kind: type, children: Any, requests: list[tuple[str, str, str, str]]) -> None:
-    bare, gated, around = (Built(kind, children) for _ in range(3))
-    seated = Seated(gated.app)
+    bare, gated, around, passing = (Built(kind, children) for _ in range(4))
+    seated, passed = Seated(gated.app), Seated(passing.app, passes=True)
     always = Seated(requires("env.read", resource="env_var:X", always=True)(around.app))
     for request in requests:
         expected, ran = await answer(bare, bare.app, request)
@@ -221,6 +221,16 @@ async def test_as_without(kind: type, children: Any, requests: list[tuple[str, s
             assert last.refusals == 1
             assert not any(last.allow for _, questions in last.asked if questions) or type(expected) is str
         event("ran" if ran else "no endpoint ran")
+
+        found, reached = await answer(passing, passed, request)
+        assert reached == ran
+        if passed.last.refusals:
+            assert not ran
+            event("passed: no, and there is something opaque, or a websocket")
+        else:
+            assert found == expected
+        if not ran and request[1] != "websocket" and not passed.last.causes:
+            assert not passed.last.refusals, passed.last.asked
 
         found, reached = await answer(around, always, request)
         if type(expected) is str:  # what a converter raises is a denial; what is raised where nothing matches is not

@@ -25,9 +25,9 @@ from starlette.types import Receive, Scope, Send
 from capgate.fastapi import Requires
 from capgate.middleware.contract import contract_of
 from capgate.routes.declare import asks_itself, is_around
-from capgate.routes.framework import Unresolvable
+from capgate.routes.framework import FRONTENDS, Unresolvable
 from capgate.routes.openapi import EXTENSION, add_capabilities
-from capgate.routes.route_report import FRONTENDS, RouteReport, report_routes
+from capgate.routes.route_report import RouteReport, report_routes
 from capgate.routes.seat import PUBLIC
 from capgate.routes.target import find_target
 from capgate.settings.settings import Settings

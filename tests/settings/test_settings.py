@@ -31,6 +31,7 @@ GOOD: dict[str, list[Any]] = {
     "service": ["a", "Größe", "x" * 256],
     "mode": ["dev", "test", "prod", "canary-eu"],
     "public": [(), ("/health", "/files/{path:path}", "api.example.com/health")],
+    "unknown_routes": ["hide", "pass"],
     "enforce": ["always", "monitor"],
     "enforce_from_env": [True, False],
     "enforce_after": [None, date(2027, 1, 31), datetime(2027, 1, 31, 8, tzinfo=timezone.utc)],
@@ -81,6 +82,7 @@ BAD: dict[str, list[Any]] = {
     "service": ["", None, 5, "a\nb", "x" * 257, "\x1b[31m", "\ud800"],
     "mode": ["", None, 5, "a\rb", "x" * 257, "\u202eprod"],
     "public": [None, "/health", ["/health"], ("",), ("health",), ("/static/*",), ("/a", "/a"), (5,), ("/a\n",)],
+    "unknown_routes": [None, "", "Pass", "404", "show", True, 404],
     "enforce": [None, "", "never", "Monitor", True, False, 0],
     "enforce_from_env": [None, 0, 1, "true"],
     "enforce_after": ["2027-01-31", 5, datetime(2027, 1, 31, 8), True],
@@ -193,6 +195,7 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_SERVICE", "orders", "service", "orders"),
     ("CAPGATE_MODE", "dev", "mode", "dev"),
     ("CAPGATE_PUBLIC", "/health, /ready", "public", ("/health", "/ready")),
+    ("CAPGATE_UNKNOWN_ROUTES", "pass", "unknown_routes", "pass"),
     ("CAPGATE_ENFORCE", "always", "enforce", "always"),
     ("CAPGATE_EXPOSE_REASONS", "1", "expose_reasons", True),
     ("CAPGATE_WWW_AUTHENTICATE", 'Basic realm="a, b"', "www_authenticate", 'Basic realm="a, b"'),
@@ -299,6 +302,7 @@ def test_an_empty_variable_is_an_error(variable: str) -> None:  # C5
         ("CAPGATE_ARTIFACT_SHA256", DIGEST.upper()),
         ("CAPGATE_MODE", "a\nb"),
         ("CAPGATE_ENFORCE", "monitor"),
+        ("CAPGATE_UNKNOWN_ROUTES", "hidden"),
         ("CAPGATE_ENFORCE", "MONITOR"),
         ("CAPGATE_ENFORCE_AFTER", "2027-01-31"),
         ("CAPGATE_ENFORCE_AFTER", "2027-02-31"),
@@ -407,7 +411,7 @@ def test_every_setting_is_about_the_checker_or_goes_with_one() -> None:
     with_checker = {
         "limits", "service", "mode", "public", "enforce", "enforce_from_env", "enforce_after", "expose_reasons",
         "www_authenticate", "sample_allows", "body_bytes", "capabilities_end_with_request", "openapi", "strict",
-        "strict_paths", "contract",
+        "strict_paths", "contract", "unknown_routes",
     }  # fmt: skip
     assert with_checker.isdisjoint(OF_CHECKER)
     assert with_checker | set(OF_CHECKER) == set(Settings.__struct_fields__)
@@ -419,3 +423,21 @@ def test_without_those_about_the_checker_the_others_stay() -> None:
     rest = settings.without_checker()
     assert (rest.about_checker(), rest.mode, rest.public) == ((), "dev", ("/health",))
     assert Settings().about_checker() == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nearest"),
+    [("unknown_routes", "PASS", "pass"), ("unknown_routes", "hidden", "hide"), ("enforce", "Monitor", "monitor")],
+)
+def test_a_choice_that_is_none_names_the_nearest(name: str, value: str, nearest: str) -> None:
+    made: Any = Settings
+    for make in (
+        lambda: made(**{name: value}),
+        lambda: Settings.from_env({f"CAPGATE_{name.upper()}": value}, enforce_from_env=True),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            make()
+        assert caught.value.valid.startswith(nearest)
+    with pytest.raises(ConfigError) as caught:
+        made(**{name: "xyz"})
+    assert caught.value.valid.startswith("one of")

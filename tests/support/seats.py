@@ -22,7 +22,7 @@ Noted = tuple[str, tuple[tuple[str, Any], ...]]
 
 class Doorman:
     """One request. ``allow`` is what a policy says of an action and a resource id, ``during`` what happens while it is
-    waited for."""
+    waited for; ``passes`` says whether the framework may answer what no route does."""
 
     def __init__(
         self,
@@ -31,10 +31,13 @@ class Doorman:
         public: frozenset[str] = frozenset(),
         during: Callable[[], None] | None = None,
         resolver: Callable[[Scope], Requirements] | None = None,
+        passes: bool = False,
     ) -> None:
         self.allow = allow
+        self.passes = passes
         self.public = public
         self.replay: Receive | None = None
+        self.undeclared: tuple[Any, str] | None = None
         self.decided = self.denied = False
         self.by_resolver = resolver is not None
         self.asked: list[Noted] = []
@@ -50,6 +53,8 @@ class Doorman:
             return None
         filled = tuple((one.action, getattr(one.resource(params), "id", None)) for one in requirements)
         self.asked.append((status, filled))
+        if status == "unrouted":
+            return self.passes
         self.decided = status != "undeclared" and all(self.allow(*question) for question in filled)
         return self.decided
 
