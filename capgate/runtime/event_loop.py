@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+import anyio
+
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
 _left_behind: object = None
 
@@ -29,6 +31,20 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
     """Have ``loop``, the current one, call ``function`` once the current task gives way."""
     schedule: Callable[[Callable[[], None]], object] = getattr(loop, "run_sync_soon", None) or loop.call_soon  # type: ignore[attr-defined]
     schedule(function)
+
+
+def call_later(loop: object, seconds: float, function: Callable[[], None]) -> None:
+    """Have ``loop``, the current one, call ``function`` in ``seconds``. It must not raise: that would end trio's."""
+    schedule: Callable[[float, Callable[[], None]], object] | None = getattr(loop, "call_later", None)
+    if schedule is None:
+        sys.modules["trio"].lowlevel.spawn_system_task(_sleep_and_call, seconds, function)
+    else:
+        schedule(seconds, function)
+
+
+async def _sleep_and_call(seconds: float, function: Callable[[], None]) -> None:
+    await anyio.sleep(seconds)
+    function()
 
 
 def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
