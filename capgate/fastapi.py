@@ -104,7 +104,7 @@ async def _hash_body(connection: HTTPConnection, capabilities: Capabilities) -> 
     if not hasattr(connection, "_body"):
         async with aclosing(connection.stream()) as stream:
             await body.read(stream, capabilities)
-        connection._body = bytes(body.data)
+        connection._body = body.data
     else:
         await body.read(_Kept(connection._body), capabilities)
     return body.hexdigest

@@ -5,6 +5,7 @@ No piece that is hashed, or handed on, at once is larger than :data:`PIECE`, how
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Final, Protocol
@@ -17,6 +18,8 @@ from ..runtime.bounded_wait import BoundedWait
 
 #: Bytes that are hashed at once; more of them have other tasks take their turns in between. Less than 100 microseconds.
 PIECE: Final = 65_536
+#: Chunks with fewer bytes are put together.
+SMALL: Final = 4_096
 
 
 class BodyBounds(Protocol):
@@ -36,7 +39,9 @@ class HashedBody:
     """A body in memory, and its SHA-256 as far as it was read."""
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        self.size = 0
+        self._pieces: deque[bytes] = deque()
+        self._small = bytearray()  # what came in small chunks, which would take more memory one by one
         self._digest = sha256()
 
     @property
@@ -44,50 +49,58 @@ class HashedBody:
         """The SHA-256, as 64 hex digits."""
         return self._digest.hexdigest()
 
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return b"".join((*self._pieces, self._small))
+
     async def read(self, chunks: AsyncIterator[bytes], bounds: BodyBounds) -> None:
         """Read all of ``chunks``. Raises :class:`MalformedInput` where they have more than ``bounds.body_bytes``,
         :class:`BodyTimeout`, or what ``chunks`` raise."""
         limit = bounds.body_bytes
         with BoundedWait(bounds.body_seconds) as whole, BoundedWait(bounds.body_idle_seconds) as pause:
             async for chunk in chunks:
-                if len(self.data) + len(chunk) > limit:
+                self.size += len(chunk)
+                if self.size > limit:
                     raise MalformedInput(f"the body has more than {limit} bytes")
-                start = len(self.data)
-                self.data += chunk
-                await self._hash_from(start)
+                for start in range(0, len(chunk), PIECE):
+                    if start:
+                        await anyio.lowlevel.checkpoint()
+                    self._add(bytes(chunk[start : start + PIECE]))  # a copy only where it is no bytes, or is cut
                 pause.renew()
         if pause.expired:
             raise BodyTimeout("body_idle_seconds", bounds.body_idle_seconds)
         if whole.expired:
             raise BodyTimeout("body_seconds", bounds.body_seconds)
 
-    async def _hash_from(self, start: int) -> None:
-        """Hash what is there from ``start`` on: never what may change meanwhile, but what is given again."""
-        for at in range(start, len(self.data), PIECE):
-            if at > start:
-                await anyio.lowlevel.checkpoint()
-            self._digest.update(self.data[at : at + PIECE])
+    def _add(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        if len(self._small) + len(piece) > PIECE or len(piece) >= SMALL:
+            self._put_away()
+        if len(piece) >= SMALL:
+            self._pieces.append(piece)
+        else:
+            self._small += piece
+
+    def _put_away(self) -> None:
+        if self._small:
+            self._pieces.append(bytes(self._small))
+            self._small.clear()
 
     def again(self, receive: Receive) -> Receive:
-        """Return a ``receive`` that gives the body once more, and then goes on with ``receive``."""
-        return _Replay(self.data, receive)
+        """Return a ``receive`` that gives the body once more, in pieces, and then goes on with ``receive``."""
+        self._put_away()
+        pieces, ended = self._pieces, False
 
+        async def receive_again() -> Message:
+            nonlocal ended
+            if ended:
+                return await receive()
+            body = pieces.popleft() if pieces else b""
+            ended = not pieces
+            return {"type": "http.request", "body": body, "more_body": not ended}
 
-class _Replay:
-    def __init__(self, data: bytearray, receive: Receive) -> None:
-        self._data: bytearray | None = data
-        self._at = 0
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        data = self._data
-        if data is None:
-            return await self._receive()
-        start, self._at = self._at, self._at + PIECE
-        more = self._at < len(data)
-        if not more:
-            self._data = None
-        return {"type": "http.request", "body": bytes(data[start : self._at]), "more_body": more}
+        return receive_again
 
 
 class Chunks:
