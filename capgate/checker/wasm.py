@@ -119,6 +119,9 @@ class WasmPolicyChecker(Checker):
         if len(inputs) == 1:  # which fuel bounds
             result = self.answer_now(inputs[0])
             return None if result is None else [result]
+        loop = self.pool.loop_to_ask()
+        if loop is not None:
+            return self._answer_many_there(loop, inputs)
         work, results = _Work(self._deadline), []
         for input in inputs:
             result = self.answer_now(input)
@@ -128,6 +131,27 @@ class WasmPolicyChecker(Checker):
             if work.is_over():
                 return [_TIMEOUT] * len(inputs)
         return results
+
+    def _answer_many_there(self, loop: object, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        """Have ``loop`` answer ``inputs``, all at once where it has the instances."""
+        results: list[PolicyResult] = []
+
+        def ask() -> bool:
+            work = _Work(self._deadline)
+            while len(results) < len(inputs):
+                result = self.answer_now(inputs[len(results)])
+                if result is None:
+                    return True
+                results.append(result)
+                if work.is_over():
+                    results[:] = [_TIMEOUT] * len(inputs)
+            return False
+
+        try:
+            self.pool.do_there(loop, ask)
+        except PoolExhausted:
+            return None
+        return results if len(results) == len(inputs) else None
 
     async def _wait(self, input: PolicyInput, seconds: float) -> tuple[PolicyResult, float]:
         """Wait up to ``seconds`` for an instance, since none is idle. Returns its answer, which counts however late it
