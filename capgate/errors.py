@@ -20,7 +20,11 @@
     ├── PolicyError               at run time: each becomes a deny with .code
     │   ├── MalformedInput
     │   ├── PolicyTrap            .kind
-    │   ├── PolicyTimeout
+    │   ├── PolicyTimeout         .limit
+    │   ├── WaitTimeout           .limit .seconds
+    │   │   ├── ActorTimeout
+    │   │   ├── BodyTimeout
+    │   │   └── StartTimeout
     │   ├── AbiError              .rule
     │   ├── BuiltinError          .builtin .reason
     │   ├── PoolExhausted
@@ -287,9 +291,41 @@ class PolicyTrap(PolicyError):
 
 
 class PolicyTimeout(PolicyError):
-    """Fuel or the deadline ran out before there was an answer."""
+    """``fuel``, or else the ``deadline``, ran out before there was an answer; ``limit`` is the name of that one."""
 
     code = "policy_timeout"
+
+    def __init__(self, message: str = "", *, limit: str = "fuel") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class WaitTimeout(PolicyError):
+    """Something that a question needs was not there in time. ``limit`` is the name in
+    :class:`~capgate.limits.Limits` of the ``seconds`` that there were."""
+
+    def __init__(self, limit: str, seconds: float) -> None:
+        super().__init__(f"{limit} are {seconds:g}")
+        self.limit = limit
+        self.seconds = seconds
+
+
+class ActorTimeout(WaitTimeout):
+    """The application did not say in time who is asking."""
+
+    code = "actor_timeout"
+
+
+class BodyTimeout(WaitTimeout):
+    """The body of a request, which was to be hashed, was not there in time."""
+
+    code = "body_timeout"
+
+
+class StartTimeout(WaitTimeout):
+    """The gate did not start in time."""
+
+    code = "start_timeout"
 
 
 class AbiError(PolicyError):

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from .errors import ActorUnknown
+from .errors import ActorTimeout, ActorUnknown, BodyTimeout, StartTimeout
 from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 
 LOGGER: Final = "capgate.decisions"
@@ -45,7 +45,8 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     :mod:`capgate.routes.fitting` proposes it.
     ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
     ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
-    :class:`~capgate.errors.ActorUnknown`, whose text consists of names in the application's code, it is the text.
+    :class:`~capgate.errors.ActorUnknown` or a :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the
+    application's code and of settings, it is the text.
     """
 
     event: str
@@ -298,12 +299,16 @@ def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
     return escaped if len(text) <= limit else f"{escaped}...({len(text)} characters)"
 
 
+#: Errors whose text is made of names in code and of settings alone.
+_SPOKEN: Final = frozenset({ActorUnknown, ActorTimeout, BodyTimeout, StartTimeout})
+
+
 def describe(error: BaseException) -> str:
     """Say which error it is, and where it was raised; not what it says, since that may quote a secret.
 
-    An :class:`ActorUnknown` quotes none: of that, what it says.
+    An :class:`ActorUnknown` and a :class:`WaitTimeout` quote none: of these, what they say.
     """
-    if type(error) is ActorUnknown:
+    if type(error) in _SPOKEN:
         return printable(f"{type(error).__name__}: {error}") or ""
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     trace = error.__traceback__

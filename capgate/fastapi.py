@@ -16,17 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from hashlib import sha256
 from typing import Annotated, Any
 
-import anyio
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
 from .enforcement.capabilities import Capabilities
 from .enforcement.current import current
-from .errors import ConfigError, MalformedInput, PolicyTimeout
+from .errors import ConfigError, MalformedInput
 from .middleware.actors import actor_of
+from .middleware.bodies import HashedBody
 from .routes.declare import ATTRIBUTE, Requirement, asks_itself
 
 
@@ -101,22 +100,26 @@ async def _hash_body(connection: HTTPConnection, capabilities: Capabilities) -> 
     """
     if not isinstance(connection, Request):
         raise MalformedInput("only a request of HTTP has a body")
+    body = HashedBody()
     if not hasattr(connection, "_body"):
-        with anyio.move_on_after(capabilities.deadline) as bound:
-            connection._body = await _read_body(connection, capabilities.body_bytes)
-        if bound.cancelled_caught:
-            raise PolicyTimeout("the body was not there within the deadline")
-    if len(connection._body) > capabilities.body_bytes:
-        raise MalformedInput(f"the body has more than {capabilities.body_bytes} bytes")
-    return sha256(connection._body).hexdigest()
+        async with aclosing(connection.stream()) as stream:
+            await body.read(stream, capabilities)
+        connection._body = body.data
+    else:
+        await body.read(_Kept(connection._body), capabilities)
+    return body.hexdigest
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    chunks, size = [], 0
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise MalformedInput(f"the body has more than {limit} bytes")
-    return b"".join(chunks)
+class _Kept:
+    """A body that is there already, as chunks."""
+
+    def __init__(self, body: bytes) -> None:
+        self._chunks = [body]
+
+    def __aiter__(self) -> _Kept:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._chunks:
+            raise StopAsyncIteration
+        return self._chunks.pop()

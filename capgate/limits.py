@@ -14,6 +14,10 @@ from .errors import ConfigError
 RANGES: Final[dict[str, tuple[float, float]]] = {
     "fuel": (1_000, 10_000_000_000),
     "deadline": (0.001, 60.0),
+    "body_seconds": (0.01, 3_600.0),
+    "body_idle_seconds": (0.01, 600.0),
+    "actor_seconds": (0.01, 60.0),
+    "start_seconds": (0.1, 600.0),
     "memory_pages": (1, 16_384),
     "table_elements": (0, 1_000_000),
     "call_depth": (64, 100_000),
@@ -31,7 +35,13 @@ STORE_POLL: Final = (0.05, 3_600.0)
 #: Most keys that can be trusted at once, and most signatures of one manifest.
 MOST_KEYS: Final = 32
 #: Those limits that need not be whole numbers.
-FRACTIONS: Final = frozenset({"deadline", "compile_seconds"})
+FRACTIONS: Final = frozenset(
+    {"deadline", "body_seconds", "body_idle_seconds", "actor_seconds", "start_seconds", "compile_seconds"}
+)
+#: Those limits that a policy cannot need: they bound what it waits for, and who waits for it.
+OF_WAITING: Final = frozenset(
+    {"deadline", "body_seconds", "body_idle_seconds", "actor_seconds", "start_seconds", "waiters"}
+)
 #: What a SHA-256 looks like wherever one is given or written.
 DIGEST: Final = "64 lower-case hex digits"
 
@@ -42,7 +52,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
     ``fuel``            what one call may spend; a million is about a millisecond of computing
-    ``deadline``        seconds from the question to the answer, waiting for an instance included
+    ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
+                        answer; processor seconds of a batch of questions, and of one with Rego's builtins
+    ``body_seconds``       seconds in which a body has to be there that is read for its hash
+    ``body_idle_seconds``  seconds without a piece of that body
+    ``actor_seconds``      seconds that the application may take to say who is asking
+    ``start_seconds``      seconds that a request may wait for the gate to start
     ``memory_pages``    linear memory, in pages of 64 KiB
     ``table_elements``  elements in a table
     ``call_depth``      nested calls inside the guest, weighted by frame size
@@ -58,6 +73,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     fuel: int = 10_000_000
     deadline: float = 0.1
+    body_seconds: float = 30.0
+    body_idle_seconds: float = 5.0
+    actor_seconds: float = 5.0
+    start_seconds: float = 30.0
     memory_pages: int = 1_024
     table_elements: int = 10_000
     call_depth: int = 2_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import anyio
 import anyio.from_thread
 
-from ..errors import ConfigError, ends_task
+from ..errors import ConfigError, PolicyTimeout, ends_task
 from ..limits import Limits
 from ..model import Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..runtime.bounded_wait import BoundedWait
 from ..runtime.pool import PoolStatistics
 from .base import DENIED, BatchResult, Checker, FollowStatus, PolicyChecker, decision, denial_for
 from .cached import CachedChecker
@@ -138,15 +138,15 @@ class ForeignChecker(Checker):
     async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> BatchResult:
         results: list[PolicyResult] = []
         try:
-            with anyio.move_on_after(self._deadline) as bound:
+            with BoundedWait(self._deadline) as bound:
                 for input in inputs:
                     results.append(decision(await self._given.check(input)))
                     if until_denied and type(results[-1]) is not Allow:
                         break
-                if anyio.current_time() < bound.deadline:
-                    return BatchResult(results, self.policy, None)
-            denials = _denials(DENIED[Reason.POLICY_TIMEOUT], results, len(inputs), until_denied)
-            return BatchResult(denials, self.policy, None)
+            if not bound.expired:
+                return BatchResult(results, self.policy, None)
+            late = PolicyTimeout(f"the checker did not answer within {self._deadline:g} s", limit="deadline")
+            return BatchResult(_denials(denial_for(late), results, len(inputs), until_denied), self.policy, late)
         except BaseException as error:
             if ends_task(error):
                 raise

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import Final
-
-import anyio
 
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import PoolExhausted, ends_task
 from ..events import DecisionLog
 from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..runtime.bounded_wait import BoundedWait
 from ..runtime.pool import PoolStatistics, WasmPool
 from .base import DENIED, Checker
 
@@ -19,6 +19,7 @@ _MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 _TIMEOUT: Final = DENIED[Reason.POLICY_TIMEOUT]
+_EXHAUSTED: Final = DENIED[Reason.POOL_EXHAUSTED]
 _UNAVAILABLE: Final = DENIED[Reason.POLICY_UNAVAILABLE]
 
 
@@ -59,14 +60,14 @@ class WasmPolicyChecker(Checker):
         if result is ALLOW:
             return result
         if result is None:
-            result = await self._wait(input)
+            result, _ = await self._wait(input, self._deadline)
         if type(result) is Deny:
             self._report(input, result, self)
         return result
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)
-        return await self._wait(input) if result is None else result
+        return (await self._wait(input, self._deadline))[0] if result is None else result
 
     @property
     def expired(self) -> bool:
@@ -78,7 +79,6 @@ class WasmPolicyChecker(Checker):
 
         The path of nearly every check: nothing waits, so no cancel scope is entered.
         """
-        started = monotonic()
         try:
             if self.expires is not None and self.expired:
                 return _UNAVAILABLE
@@ -93,48 +93,82 @@ class WasmPolicyChecker(Checker):
             if ends_task(error):
                 raise
             return self._fault(error, input)
-        if monotonic() - started > self._deadline:
-            return _TIMEOUT  # an answer, but too late
         resource = input.resource
         if (resource is None or resource.id is None) and type(result) is Allow and self._lacks_resource(input):
             return _MISSING_RESOURCE
         return result
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
-        started, results = monotonic(), []
+        """Answer each of ``inputs``. All of them together wait no longer for instances than the deadline, and several
+        have no more processor time."""
+        left, results = self._deadline, []
+        work = _Work(self._deadline if len(inputs) > 1 else math.inf)
         for input in inputs:
-            left = self._deadline - (monotonic() - started)
-            result = self.answer_now(input) if left > 0 else _TIMEOUT
-            results.append(await self._wait(input, left) if result is None else result)
-        return results if monotonic() - started <= self._deadline else [_TIMEOUT] * len(results)
+            result = self.answer_now(input)
+            if result is None:
+                before = thread_time()
+                result, left = await self._wait(input, left)
+                work.leave_out(thread_time() - before)  # in which other tasks had their turns
+            results.append(result)
+            if work.is_over():
+                return [_TIMEOUT] * len(inputs)
+        return results
 
     def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
         """Answer each of ``inputs`` where instances are idle, else return ``None``."""
-        started, results = monotonic(), []
+        if len(inputs) == 1:  # which fuel bounds
+            result = self.answer_now(inputs[0])
+            return None if result is None else [result]
+        loop = self.pool.loop_to_ask()
+        if loop is not None:
+            return self._answer_many_there(loop, inputs)
+        work, results = _Work(self._deadline), []
         for input in inputs:
             result = self.answer_now(input)
             if result is None:
                 return None
             results.append(result)
-            if monotonic() - started > self._deadline:
+            if work.is_over():
                 return [_TIMEOUT] * len(inputs)
         return results
 
-    async def _wait(self, input: PolicyInput, left: float | None = None) -> PolicyResult:
-        """Wait for an instance, since none is idle, and for its answer: ``left`` seconds, or else the deadline."""
-        started = monotonic()
+    def _answer_many_there(self, loop: object, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
+        """Have ``loop`` answer ``inputs``, all at once where it has the instances."""
+        results: list[PolicyResult] = []
+
+        def ask() -> bool:
+            work = _Work(self._deadline)
+            while len(results) < len(inputs):
+                result = self.answer_now(inputs[len(results)])
+                if result is None:
+                    return True
+                results.append(result)
+                if work.is_over():
+                    results[:] = [_TIMEOUT] * len(inputs)
+            return False
+
         try:
-            with anyio.fail_after(self._deadline if left is None else left):
+            self.pool.do_there(loop, ask)
+        except PoolExhausted:
+            return None
+        return results if len(results) == len(inputs) else None
+
+    async def _wait(self, input: PolicyInput, seconds: float) -> tuple[PolicyResult, float]:
+        """Wait up to ``seconds`` for an instance, since none is idle. Returns its answer, which counts however late it
+        is, and the seconds that are left."""
+        result: PolicyResult = _EXHAUSTED
+        left = seconds
+        try:
+            with BoundedWait(seconds) as bound:
                 result = await self.pool.wait_and_call(input)
+            left = bound.left
             if type(result) is Allow and self._lacks_resource(input):
-                return _MISSING_RESOURCE
-            return _TIMEOUT if monotonic() - started > self._deadline else result
-        except TimeoutError:
-            return DENIED[Reason.POOL_EXHAUSTED]
+                result = _MISSING_RESOURCE
         except BaseException as error:
             if ends_task(error):
                 raise
-            return self._fault(error, input)
+            result = self._fault(error, input)
+        return result, left
 
     def statistics(self) -> PoolStatistics:
         return self.pool.statistics()
@@ -144,3 +178,22 @@ class WasmPolicyChecker(Checker):
 
     async def aclose(self) -> None:
         await self.pool.aclose()
+
+
+class _Work:
+    """What answering a batch has taken. Only this thread's own processor time counts, which costs a system call: so it
+    is looked at where the time on the wall says that it may be over."""
+
+    __slots__ = ("_processor", "_seconds", "_since")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since, self._processor = monotonic(), thread_time()
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave out so many seconds of processor time."""
+        self._processor += seconds
+
+    def is_over(self) -> bool:
+        """Say whether there are no seconds left."""
+        return monotonic() - self._since > self._seconds and thread_time() - self._processor > self._seconds

@@ -27,7 +27,7 @@ from .wasm import WasmPolicyChecker
 
 _log = logging.getLogger("capgate.store")
 
-#: Seconds that an event loop gets to make its instances; afterwards it makes them when it needs them.
+#: Seconds that an event loop gets to make its instances. Where it stands still for longer, the policy before goes on.
 WARMING: Final = 10.0
 #: Seconds after which a policy that was rejected is tried again, doubling from the first to the second.
 RETRY: Final = (1.0, 300.0)
@@ -408,11 +408,13 @@ class Watcher:
 
     def _close(self, generation: Generation) -> None:
         pool = generation.checker.pool
-        self._on_loops(pool.close_here)
+        with suppress(TimeoutError):  # then they go with the pool
+            self._on_loops(pool.close_here)
         pool.close()
 
     def _on_loops(self, function: Callable[[], object]) -> None:
-        """Have each loop that asks call ``function``, and forget those that are gone."""
+        """Have each loop that asks call ``function``, and forget those that are gone. Raises ``TimeoutError`` where one
+        stands still."""
         for loop in list(self.loops):
             if not on_loop(loop, function, WARMING):
                 with suppress(ValueError):  # all were forgotten meanwhile

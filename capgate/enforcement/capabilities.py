@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol, Union
 
-import anyio
 import anyio.from_thread
 import msgspec
 
 from ..checker.base import BatchResult, denial_for
-from ..errors import ActorUnknown, CapabilityDenied, ConfigError, MalformedInput, PolicyTimeout, RequestEnded, ends_task
+from ..errors import ActorUnknown, CapabilityDenied, ConfigError, MalformedInput, RequestEnded, ends_task
 from ..events import RequestFacts, new_decision_id
 from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
-from .point import EnforcementPoint, deny_unasked, settle_unasked
+from .point import EnforcementPoint, actor_in_time, deny_unasked, settle_unasked
 
 #: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
 ResourceLike = Union[str, Resource, None]
@@ -151,9 +150,14 @@ class Capabilities(msgspec.Struct, eq=False):
         return Capabilities(self._point, None, lambda _: find(scope), self._scope or scope, self._listener)
 
     @property
-    def deadline(self) -> float:
-        """Seconds that finding out what is to be asked may take."""
-        return self._point.deadline
+    def body_seconds(self) -> float:
+        """Seconds in which a body has to be there that is read for its hash."""
+        return self._point.body_seconds
+
+    @property
+    def body_idle_seconds(self) -> float:
+        """Seconds without a piece of that body."""
+        return self._point.body_idle_seconds
 
     @property
     def body_bytes(self) -> int:
@@ -195,10 +199,7 @@ class Capabilities(msgspec.Struct, eq=False):
     async def _find_actor(self) -> Any:
         actor = None if self._find is None else self._find(self._scope)
         if inspect.isawaitable(actor):
-            with anyio.move_on_after(self._point.deadline) as bound:
-                actor = await actor
-            if bound.cancelled_caught:
-                raise PolicyTimeout("the actor was not known within the deadline")
+            actor = await actor_in_time(actor, self._point.actor_seconds)
         return self._remember(actor)
 
     def _find_actor_now(self) -> Any:

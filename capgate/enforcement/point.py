@@ -7,33 +7,48 @@ looked for in what an application raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
 
 from ..checker.base import Checker, PolicyChecker, denial_for
 from ..checker.foreign import as_checker
-from ..errors import CapabilityDenied
+from ..errors import ActorTimeout, CapabilityDenied
 from ..events import DecisionLog, MonitorPeriod, RequestFacts, new_decision_id
 from ..limits import Limits
 from ..model import ALLOW, DEFAULT_ENVIRONMENT, Decision, Deny, Environment
+from ..runtime.bounded_wait import BoundedWait
+
+_USUAL: Final = Limits()
 
 
 class EnforcementPoint:
     """What questions are asked with. Made once, and never changed.
 
     ``deadline`` is in seconds; capgate's own checkers have one of their own. ``body_bytes`` is how much of a body is
-    read for its hash. In ``period`` denials are recorded and do not count; without one they always do. Raises what
-    :func:`~capgate.checker.foreign.as_checker` raises.
+    read for its hash; ``limits`` say how long that, and an actor, are waited for. In ``period`` denials are recorded
+    and do not count; without one they always do. Raises what :func:`~capgate.checker.foreign.as_checker` raises.
     """
 
-    __slots__ = ("_period", "body_bytes", "checker", "deadline", "env", "log", "samples_allows", "steady")
+    __slots__ = (
+        "_period",
+        "actor_seconds",
+        "body_bytes",
+        "body_idle_seconds",
+        "body_seconds",
+        "checker",
+        "env",
+        "log",
+        "samples_allows",
+        "steady",
+    )
 
     def __init__(
         self,
         checker: PolicyChecker,
         env: Environment = DEFAULT_ENVIRONMENT,
         *,
-        deadline: float = Limits().deadline,
+        deadline: float = _USUAL.deadline,
+        limits: Limits = _USUAL,
         sample_allows: float = 0.0,
         body_bytes: int = 1_048_576,
         period: MonitorPeriod | None = None,
@@ -42,8 +57,10 @@ class EnforcementPoint:
         #: The same where it has one policy for good, so that nobody need ask for :attr:`Checker.current`.
         self.steady: Checker | None = checker.steady
         self.env = env
-        self.deadline = deadline
+        self.actor_seconds = limits.actor_seconds
         self.body_bytes = body_bytes
+        self.body_seconds = limits.body_seconds
+        self.body_idle_seconds = limits.body_idle_seconds
         self.log = DecisionLog(sample_allows, period)
         self.samples_allows = sample_allows > 0
         self._period = period
@@ -64,6 +81,15 @@ class EnforcementPoint:
             return denial
         self.log.would_deny(denial, facts)
         return Decision(denial.input, ALLOW, denial.decision_id, denial.policy)
+
+
+async def actor_in_time(actor: Awaitable[Any], seconds: float) -> Any:
+    """Return what ``actor`` gives. Raises :class:`ActorTimeout` after ``seconds``, or what ``actor`` raises."""
+    with BoundedWait(seconds) as bound:
+        given = await actor
+    if bound.expired:
+        raise ActorTimeout("actor_seconds", seconds)
+    return given
 
 
 def deny_unasked(cause: BaseException, point: EnforcementPoint | None, scope: Mapping[str, Any]) -> Decision:

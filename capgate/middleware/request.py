@@ -1,12 +1,11 @@
 """Decides about one request, wherever a router of the application reaches a route: see :mod:`capgate.routes.dispatch`.
 
 The way of nearly every request awaits nothing but the checker, and enters no cancel scope. What can wait (an
-asynchronous actor, a body) is together under one deadline.
+asynchronous actor, a body) has a limit of its own each, and a checker keeps its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 import re
@@ -15,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from contextvars import Token
 from typing import Any, Final
 
-import anyio
 import msgspec
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from ..checker.base import DENIED as DENIAL
 from ..checker.base import Checker, decisions, denial_for
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import CURRENT
+from ..enforcement.point import actor_in_time
 from ..enforcement.response import LOGIN_STATUS, asks_for_login
-from ..errors import ActorUnknown, MalformedInput, ends_task
+from ..errors import ActorUnknown, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
@@ -33,6 +32,7 @@ from ..routes.fitting import fitting_for
 from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .bodies import Chunks, HashedBody
 from .request_state import RequestState
 from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
 from .startup import RequestPoint, Startup
@@ -230,29 +230,26 @@ class GatedRequest(Seal, eq=False):
         if self._state == DENIED or point is None:
             return False
         inputs, self._inputs = self._inputs, ()
-        results: list[PolicyResult] | None = None
         if inputs:
             asked = self._asked or point.checker.current
             results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
         else:
-            cause = None
-            with anyio.move_on_after(point.deadline) as bound:
-                actor = self._actor
-                if inspect.isawaitable(actor):
-                    self._actor = None
-                    self._actor = actor = await actor
-                if type(actor) not in ACTORS:
-                    raise ActorUnknown(actor, "is what was returned for the actor")
-                digest = None
-                if _needs_body(requirements):
-                    digest = await self._hash_body(receive, point.body_bytes)
-                inputs = self._questions(point, requirements, params, digest)
-                self._asked = asked = point.checker.current
-                results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
-                if anyio.current_time() >= bound.deadline:  # no answer counts after it
-                    results = None
-        if results is None or len(inputs) != len(requirements):
-            self._deny(scope, DENIAL[Reason.POLICY_TIMEOUT])
+            actor = self._actor
+            if inspect.isawaitable(actor):
+                self._actor = None
+                self._actor = actor = await actor_in_time(actor, point.actor_seconds)
+            if type(actor) not in ACTORS:
+                raise ActorUnknown(actor, "is what was returned for the actor")
+            digest = None
+            if _needs_body(requirements):
+                body = HashedBody()
+                await body.read(Chunks(receive), point)
+                self.replay, digest = body.again(receive), body.hexdigest
+            inputs = self._questions(point, requirements, params, digest)
+            self._asked = asked = point.checker.current
+            results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
+        if len(inputs) != len(requirements):
+            self._deny(scope, DENIAL[Reason.INTERNAL_ERROR])
             return False
         return self._conclude(scope, point, inputs, results, cause)
 
@@ -410,42 +407,6 @@ class GatedRequest(Seal, eq=False):
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000
 
-    # -- bodies
-
-    async def _hash_body(self, receive: Receive, limit: int) -> str:
-        """Return the SHA-256 of the body in 64 hex digits, and keep the body for the application.
-
-        It has at most ``limit`` bytes. Raises :class:`MalformedInput`, or what ``receive`` raises.
-        """
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise MalformedInput(f"{message['type']} where a body was declared")
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise MalformedInput(f"the body has more than {limit} bytes")
-            if chunk:
-                chunks.append(chunk)
-            more = message.get("more_body", False)
-        body = b"".join(chunks)
-        self.replay = _replay(body, receive)
-        return hashlib.sha256(body).hexdigest()
-
 
 def _needs_body(requirements: Requirements) -> bool:
     return any(requirement.args_hash is not None for requirement in requirements)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    replayed = False
-
-    async def receive_again() -> Message:
-        nonlocal replayed
-        if replayed:
-            return await receive()
-        replayed = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_again

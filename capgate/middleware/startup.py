@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..checker.base import Checker, PolicyChecker
 from ..checker.foreign import as_checker
 from ..enforcement.point import EnforcementPoint
-from ..errors import CapgateError, ConfigError, PolicyUnavailable, ends_task
+from ..errors import CapgateError, ConfigError, PolicyUnavailable, StartTimeout, ends_task
 from ..events import MonitorPeriod, printable
+from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from ..routes.canary import check_framework, check_versions
 from ..routes.contract import HandlerContract
@@ -37,6 +38,7 @@ from ..routes.precedence import Needed, RouterPlace, start
 from ..routes.route_report import check_inside, check_routes
 from ..routes.seat import PUBLIC
 from ..routes.target import Target, find_target
+from ..runtime.bounded_wait import BoundedWait
 from ..settings.select import select_checker
 from ..settings.settings import Settings
 from ..settings.table import PASS
@@ -54,8 +56,6 @@ _STRICT: Final = "routes that each declare what they need, or are public; or str
 #: Each further pause is twice as long, up to :data:`LONGEST_POLL`: whoever waits holds up whoever starts.
 POLL = 0.002
 LONGEST_POLL = 0.05
-#: Seconds that starting may take where a request does it. Requests that wait for it wait no longer, and are denied.
-STARTING = 30.0
 #: Seconds after a failed start until a request tries again. Doubled after each failure, up to :data:`LONGEST_RETRY`.
 RETRY = 1.0
 LONGEST_RETRY = 60.0
@@ -87,6 +87,7 @@ class RequestPoint(EnforcementPoint):
             checker,
             settings.environment,
             deadline=settings.limits.deadline,
+            limits=settings.limits,
             sample_allows=settings.sample_allows,
             body_bytes=settings.body_bytes,
             period=period,
@@ -172,11 +173,12 @@ class Startup:
     async def wait(self, scope: Scope) -> RequestPoint:
         """Return the enforcement point, for a request: started by whoever comes first, awaited by the others.
 
-        That takes at most :data:`STARTING`, and comes before the deadline of the question. After a failure nobody
-        waits: one request after a while tries again, and the others are denied. Raises :class:`PolicyUnavailable`.
+        That takes at most ``limits.start_seconds``, and comes before any limit of the question. After a failure nobody
+        waits: one request after a while tries again, and the others are denied. Raises :class:`StartTimeout`, or
+        :class:`PolicyUnavailable` where starting failed.
         """
-        pause = POLL
-        with anyio.move_on_after(STARTING):
+        pause, seconds = POLL, self._start_seconds()
+        with BoundedWait(seconds):
             while self.point is None and not self._rests():
                 if not self._starting.acquire(blocking=False):
                     if self.failure is not None:
@@ -185,17 +187,24 @@ class Startup:
                     pause = min(2 * pause, LONGEST_POLL)
                     continue
                 try:
-                    with anyio.move_on_after(STARTING, shield=True) as bound:
+                    with BoundedWait(seconds, shield=True) as bound:
                         await self._start_once(scope)
                 finally:
                     self._starting.release()
-                if bound.cancelled_caught:
-                    _log.error("the gate did not start within %g s; the next request tries again", STARTING)
+                if bound.expired and self.point is None:
+                    _log.error("the gate did not start within %g s; the next request tries again", seconds)
                     break
         point = self.point
         if point is None:
-            raise PolicyUnavailable("starting failed" if self.failure else f"starting takes longer than {STARTING:g} s")
+            raise PolicyUnavailable("starting failed") if self.failure else StartTimeout("start_seconds", seconds)
         return point
+
+    def _start_seconds(self) -> float:
+        """Return the seconds that a request waits: of settings that are not read yet, as they would be read now."""
+        try:
+            return self._settings().limits.start_seconds
+        except Exception:  # which starting will say
+            return Limits().start_seconds
 
     def _rests(self) -> bool:
         """Say whether the last start failed, and it is too soon to try again."""

@@ -11,7 +11,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Final
 
+import anyio
+
+#: Seconds after which whoever waits for a loop of another thread looks whether that still runs.
+LOOK: Final = 0.1
 #: Trio's loop that was running when this process was forked, and is still reported in the child, where nothing runs it.
 _left_behind: object = None
 
@@ -31,23 +36,51 @@ def call_soon(loop: object, function: Callable[[], None]) -> None:
     schedule(function)
 
 
-def on_loop(loop: object, function: Callable[[], object], seconds: float) -> bool:
+def call_later(loop: object, seconds: float, function: Callable[[], None]) -> None:
+    """Have ``loop``, the current one, call ``function`` in ``seconds``. It must not raise: that would end trio's."""
+    schedule: Callable[[float, Callable[[], None]], object] | None = getattr(loop, "call_later", None)
+    if schedule is None:
+        sys.modules["trio"].lowlevel.spawn_system_task(_sleep_and_call, seconds, function)
+    else:
+        schedule(seconds, function)
+
+
+async def _sleep_and_call(seconds: float, function: Callable[[], None]) -> None:
+    await anyio.sleep(seconds)
+    function()
+
+
+def is_running(loop: object) -> bool:
+    """Say whether ``loop``, of any thread, runs. Of trio's that cannot be seen: it refuses what it is given later."""
+    return not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_running()
+
+
+def on_loop(loop: object, function: Callable[[], object], seconds: float, pause: float = 0.0) -> bool:
     """Have ``loop``, of any thread, call ``function`` until it returns something false, other tasks having their turns
-    in between; and wait for that, ``seconds`` at most. Returns False where the loop is gone. Raises what ``function``
-    raises."""
+    in between, and ``pause`` seconds passing; and wait for that.
+
+    Returns False where the loop is gone. Raises ``TimeoutError`` after ``seconds``, and what ``function`` raises.
+    """
     if current_loop() is loop:
         while function():
             pass
         return True
-    if isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running():
-        return False  # stopped, and perhaps never closed: it would take what it is given, and do nothing
-    steps = _Steps(loop, function)
+    steps = _Steps(loop, function, pause)
     try:
+        if not is_running(loop):
+            return False  # stopped, and perhaps never closed: it would take what it is given, and do nothing
         steps.schedule(steps)
     except RuntimeError:  # closed; trio's RunFinishedError is one too
         return False
-    steps.done.wait(seconds)
-    steps.done.set()
+    left = seconds  # less one look at a time, so that a process which was stopped meanwhile has lost but one
+    while not steps.done.wait(min(LOOK, left)):
+        left -= LOOK
+        if not is_running(loop):
+            steps.done.set()
+            return False
+        if left <= 0:
+            steps.done.set()
+            raise TimeoutError(f"the event loop did not do it within {seconds:g} s")
     if steps.failure is not None:
         raise steps.failure
     return True
@@ -57,20 +90,23 @@ class _Steps:
     """Calls ``function`` again and again. No closure: one that schedules itself would be a cycle, which keeps what it
     is about, a pool, until a garbage collection."""
 
-    def __init__(self, loop: object, function: Callable[[], object]) -> None:
+    def __init__(self, loop: object, function: Callable[[], object], pause: float) -> None:
         self.done = threading.Event()
         self.failure: BaseException | None = None
         self.schedule: Callable[[Callable[[], None]], object] = (
             getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[attr-defined]
         )
-        self._function = function
+        self._loop, self._function, self._pause = loop, function, pause
 
     def __call__(self) -> None:
         if self.done.is_set():
             return  # nobody waits any more
         try:
             if self._function():
-                self.schedule(self)
+                if self._pause:
+                    call_later(self._loop, self._pause, self)
+                else:
+                    self.schedule(self)
                 return
         except (KeyboardInterrupt, SystemExit):
             self.done.set()

@@ -73,6 +73,11 @@ class Maker:
         self._tokens, self._tokens_at = float(REPLACEMENT_BURST), time.monotonic()
         self._backoff, self._not_before = BACKOFF[0], 0.0
 
+    @property
+    def has_compiled(self) -> bool:
+        """Whether instances can be made without compiling."""
+        return self._compiled is not None
+
     def retired(self) -> None:
         """Note that an instance failed: one of those made from now on replaces it."""
         self._retired += 1

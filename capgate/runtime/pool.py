@@ -1,21 +1,25 @@
 """Keeps a pool of live policy instances: made at start-up, taken in a microsecond, replaced off the request path.
 
 Engine objects belong to the thread that made them, so each thread has instances of its own. The event loop's thread has
-``size`` of them, a worker thread a single one. A call into the guest is synchronous and never awaits. So cancellation
-cannot come between taking an idle instance, asking it and giving it back, which cost no lock, no semaphore and no
-cancel scope. Only a caller that finds nothing idle waits, and that is under the deadline of whoever asks.
+``size`` of them, a worker thread a single one. Where compiled modules belong to a thread too, a worker thread has none,
+and has the event loop ask: nothing is compiled on the way of a question.
+
+A call into the guest is synchronous and never awaits. So cancellation cannot come between taking an idle instance,
+asking it and giving it back, which cost no lock, no semaphore and no cancel scope. Only a caller that finds nothing
+idle waits, and that is under the deadline of whoever asks.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -23,13 +27,22 @@ import anyio.to_thread
 import msgspec
 
 from ..artifact.load import WasmArtifact
-from ..errors import PolicyTrap, PolicyUnavailable, PoolExhausted
+from ..errors import PolicyTrap, PolicyUnavailable, PoolExhausted, ends_task
 from ..limits import Limits, check_number
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .engine import Engine, load_engine
+from .event_loop import current_loop, is_running, on_loop
 from .instantiation import Compiler, InstanceCounts
 from .interpreter import PreparedPolicy, WasmInterpreter
 from .thread_instances import Ownership, ThreadInstances, drop_orphans, leave_orphans_behind
+
+_log = logging.getLogger("capgate.pool")
+
+#: Seconds that a thread waits for an event loop that does not run, be it stopped or blocked. A loop that waits for the
+#: thread itself never would.
+STANDSTILL: Final = 10.0
+#: Seconds until the loop tries again for a thread, where none of its instances was idle.
+PAUSE: Final = 0.001
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -181,6 +194,9 @@ class WasmPool:
             instances: ThreadInstances = self._local.instances
             interpreter = instances.idle.pop()
         except (AttributeError, IndexError):
+            loop = self.loop_to_ask()
+            if loop is not None:
+                return self._call_there(loop, input)
             instances, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
         try:
@@ -195,6 +211,68 @@ class WasmPool:
         else:
             instances.give_back(interpreter, self._reuse)
         return result
+
+    def loop_to_ask(self) -> object | None:
+        """Return the event loop whose instances answer what this thread asks; ``None`` where it has its own.
+
+        That is so on an event loop, beside none that has instances, and wherever compiled modules belong to no thread.
+        """
+        if not self._engine.thread_bound or current_loop() is not None:
+            return None
+        here: ThreadInstances | None = getattr(self._local, "instances", None)
+        if here is not None and here.has_compiled:
+            return None
+        loops = (each.loop for each in list(self._of_threads) if each.has_compiled)
+        return next((loop for loop in loops if loop is not None and is_running(loop)), None)
+
+    def do_there(self, loop: object, step: Callable[[], bool]) -> None:
+        """Have ``loop`` call ``step``, which asks instances of its thread, until it says that nothing is left to do.
+
+        It must raise nothing but what ends the task. Raises :class:`PoolExhausted` where it lacks instances for as long
+        as ``limits.deadline``, in which the loop runs; or where that stands still for too long. A loop that is gone
+        does nothing, so that ``step`` is called here.
+        """
+        tries = 0
+
+        def again() -> bool:
+            nonlocal tries
+            tries += 1
+            return step() and tries * PAUSE <= self.limits.deadline
+
+        try:
+            if on_loop(loop, again, self.limits.deadline + STANDSTILL, PAUSE):
+                return
+        except TimeoutError:
+            _log.error("an event loop stood still for %g s while a thread asked it; does it wait for it?", STANDSTILL)
+            raise PoolExhausted(f"the event loop stood still for {STANDSTILL:g} s") from None
+        for each in list(self._of_threads):
+            each.forget_loop(loop)
+        step()
+
+    def _call_there(self, loop: object, input: PolicyInput) -> PolicyResult:
+        """Have ``loop`` do what :meth:`call` does. Raises the same."""
+        answers: list[PolicyResult] = []
+        failures: list[BaseException] = [PoolExhausted("no instance of the event loop was idle in time")]
+
+        def ask() -> bool:
+            try:
+                answers.append(self.call(input))
+            except PoolExhausted as error:
+                failures[0] = without_frames(error)
+                return True
+            except BaseException as error:
+                if ends_task(error):
+                    raise
+                failures[0] = without_frames(error)
+            return False
+
+        self.do_there(loop, ask)
+        if answers:
+            return answers[0]
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()  # whose traceback has this frame
 
     def _take_slowly(self) -> tuple[ThreadInstances, WasmInterpreter]:
         """Take an instance at the first call of a thread, or where nothing is idle."""
@@ -309,6 +387,12 @@ class WasmPool:
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce__()
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return ``error`` without what its tracebacks keep: engine objects, to be dropped on this thread."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 #: Instances from before a fork. Their engine's threads and locks did not come along, so nothing of them runs again,

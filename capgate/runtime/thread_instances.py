@@ -53,7 +53,22 @@ class ThreadInstances:
         self._size = 1
         self._loop_size = loop_size
         self._loop: object | None = None
+        self._gone: object | None = None
         self._refill_due_on: object | None = None
+
+    @property
+    def loop(self) -> object | None:
+        """The event loop that the thread ran last, if any, unless that is known to be gone."""
+        return None if self._loop is self._gone else self._loop
+
+    def forget_loop(self, loop: object) -> None:
+        """Note that ``loop`` is gone. Any thread may find that out."""
+        self._gone = loop
+
+    @property
+    def has_compiled(self) -> bool:
+        """Whether this thread has the policy compiled, so that instances can be made at once."""
+        return self._maker.has_compiled
 
     # -- making
 

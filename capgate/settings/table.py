@@ -421,7 +421,15 @@ SETTINGS: Final = (
 #: The limits, of which each has a variable of its own.
 LIMITS: Final = (
     _limit_row("fuel", "what one call may spend; see below"),
-    _limit_row("deadline", "seconds from the question to the answer, waiting included"),
+    _limit_row(
+        "deadline",
+        "seconds that a question waits for an instance (`pool_exhausted`), and for the answer of an application's own"
+        " checker (`policy_timeout`)",
+    ),
+    _limit_row("body_seconds", "seconds in which a body that is hashed has to be there (`body_timeout`)"),
+    _limit_row("body_idle_seconds", "seconds that may pass without a piece of it (`body_timeout`)"),
+    _limit_row("actor_seconds", "seconds that an asynchronous `actor` may take (`actor_timeout`)"),
+    _limit_row("start_seconds", "seconds that a request waits for the gate to start (`start_timeout`)"),
     _limit_row("memory_pages", "64 KiB each"),
     _limit_row("table_elements", "elements in a table"),
     _limit_row("call_depth", "nested calls inside the guest, weighted by frame size"),

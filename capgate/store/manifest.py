@@ -32,7 +32,7 @@ import msgspec
 
 from ..artifact.load import CAPGATE, OPA, WasmArtifact
 from ..errors import ManifestError
-from ..limits import DIGEST, RANGES, Limits, is_digest
+from ..limits import DIGEST, OF_WAITING, RANGES, Limits, is_digest
 from ..model import Entrypoint
 from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
@@ -49,7 +49,7 @@ HIGHEST_VERSION: Final = 2**53 - 1
 #: Parts of a policy input, of which a policy may look at some.
 INPUTS: Final = ("action", "actor", "args_hash", "mode", "resource", "service", "timestamp")
 #: Limits which a manifest may ask for. A policy cannot need a deadline, nor callers who wait.
-LIMITS: Final = tuple(sorted(set(RANGES) - {"deadline", "waiters"}))
+LIMITS: Final = tuple(sorted(set(RANGES) - OF_WAITING))
 #: Seconds that this clock may be behind the one of whoever signed.
 CLOCK_SKEW: Final = 300
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,25 @@ def test_a_loop_that_stopped_is_not_waited_for(shelf: Shelf) -> None:  # P12
     assert checker.evaluate_now(ask(2)) == ALLOW
     stopped.run_until_complete(checker.aclose())
     stopped.close()
+
+
+@ENGINES
+async def test_a_loop_that_stands_still_keeps_its_policy(
+    shelf: Shelf, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # T-2
+    """Its first question would have to wait for a compilation."""
+    monkeypatch.setattr("capgate.checker.watcher.WARMING", 0.1)
+    async with follow(shelf, engine=engine) as checker:
+        shelf.release(2)
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(checker._watcher.look).result(60) is False  # the loop waits for it
+        assert await checker.evaluate(ask(1)) == ALLOW
+        problem = checker.status().problem
+        assert problem is not None
+        assert "TimeoutError" in problem
+        checker._watcher._rejected._not_before = 0.0
+        assert await checker.refresh() is True
+        assert await checker.evaluate(ask(2)) == ALLOW
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -179,8 +179,8 @@ async def test_an_actor_that_takes_too_long_is_a_timeout() -> None:
     async def handler(request: Request) -> Response:
         return JSONResponse((await request.state.capabilities.check(*GOOD)).reason)
 
-    settings = Settings(public=("/",), limits=Limits(deadline=0.01))
-    assert await answer(gated([Route("/", handler)], None, settings, actor=never)) == Reason.POLICY_TIMEOUT
+    settings = Settings(public=("/",), limits=Limits(actor_seconds=0.01))
+    assert await answer(gated([Route("/", handler)], None, settings, actor=never)) == Reason.ACTOR_TIMEOUT
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ ACTOR_FUNCTIONS: list[tuple[Callable[[Scope], Any | Awaitable[Any]], str | None]
     (async_actor, None),
     (raising_actor, "internal_error"),
     (raising_at_once, "internal_error"),
-    (slow_actor, "policy_timeout"),
+    (slow_actor, "actor_timeout"),
     (wrong_actor, "internal_error"),
     (lambda scope: "ada", "internal_error"),
     (lambda scope: None, "internal_error"),
@@ -199,7 +199,7 @@ ACTOR_FUNCTIONS: list[tuple[Callable[[Scope], Any | Awaitable[Any]], str | None]
 @pytest.mark.parametrize(("function", "reason"), ACTOR_FUNCTIONS)
 async def test_actor_functions(function: Any, reason: str | None) -> None:
     ran = Ran()
-    limits = Limits(deadline=0.05) if reason == "policy_timeout" else PATIENT
+    limits = Limits(actor_seconds=0.05) if reason == "actor_timeout" else PATIENT
     app = example(ran, settings=Settings(limits=limits), actor=function)
     with events() as found:
         await Call(http_scope("/good")).to(app)

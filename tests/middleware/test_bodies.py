@@ -6,6 +6,7 @@ import hashlib
 import socket
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -21,6 +22,7 @@ from ..support.gates import (
     SETTINGS,
     Ran,
     Recording,
+    events,
     gated,
     make_checker,
     read,
@@ -31,8 +33,8 @@ from .reasons import reason_for
 # -- the body
 
 
-def body_app(ran: Ran, checker: Any, limit: int = 100) -> Any:
-    settings = Settings(body_bytes=limit, limits=PATIENT, expose_reasons=True)
+def body_app(ran: Ran, checker: Any, limit: int = 100, limits: Limits = PATIENT) -> Any:
+    settings = Settings(body_bytes=limit, limits=limits, expose_reasons=True)
     endpoint = read("good", args_hash="body")(read("other")(ran.endpoint("body")))
     return gated([Route("/", endpoint, methods=["POST"])], checker, settings)
 
@@ -83,13 +85,16 @@ async def test_bodies_that_are_denied(messages: list[dict[str, Any]], reason: st
     assert (ran.names, checker.asked) == ([], [])
 
 
-async def test_a_body_that_never_comes_is_denied_at_the_deadline() -> None:
-    app = gated(
-        [Route("/", read("good", args_hash="body")(Ran().endpoint("body")))],
-        None,
-        Settings(limits=Limits(deadline=0.03)),
-    )
-    assert await reason_for(app, http_scope(), messages=[], hangs=True) == "policy_timeout"
+@pytest.mark.parametrize("limit", ["body_seconds", "body_idle_seconds"])
+@pytest.mark.parametrize("parts", [[], chunks(b"x", b"y")[:1], [{"type": "http.request", "more_body": True}]])
+async def test_a_body_that_never_comes_is_denied(limit: str, parts: list[dict[str, Any]]) -> None:
+    ran = Ran()
+    app = body_app(ran, None, limits=msgspec.structs.replace(PATIENT, **{limit: 0.03}))
+    with events() as found:
+        await Call(http_scope(method="POST"), parts, hangs=True).to(app)
+    assert [event["reason"] for event in found] == ["body_timeout"]
+    assert f"BodyTimeout: {limit} are 0.03" in found[0]["cause"]
+    assert ran.names == []
 
 
 async def test_a_websocket_has_no_body() -> None:
@@ -124,7 +129,7 @@ async def test_only_a_route_that_hashes_a_body_waits_for_one() -> None:  # S18, 
         Route("/hashed", read("bad", args_hash="body")(Ran().endpoint("it")), methods=["POST"]),
         Route("/denied", read("bad")(Ran().endpoint("it")), methods=["POST"]),
     ]
-    app = gated(list(routes), settings=Settings(limits=Limits(deadline=0.05)))
+    app = gated(list(routes), settings=Settings(limits=Limits(body_seconds=0.05)))
     waits = {}
     for path in ("/hashed", "/denied", "/unknown"):
         call = await Call(http_scope(path, "POST"), [], hangs=True).to(app)

@@ -257,14 +257,14 @@ async def test_a_body_is_read_up_to_the_limit(read_before: bool) -> None:  # S18
 
 
 async def test_a_body_that_does_not_come_is_a_timeout() -> None:
-    app = application(settings=Settings(expose_reasons=True, limits=Limits(deadline=0.01)))
+    app = application(settings=Settings(expose_reasons=True, limits=Limits(body_seconds=0.01)))
 
     @app.post("/", dependencies=[HASHED])
     async def endpoint() -> None:
         RAN.append("ran")
 
     call = await Call(http_scope("/", "POST"), [], hangs=True).to(app)
-    assert (call.status, call.json["reason"], RAN) == (403, Reason.POLICY_TIMEOUT, [])
+    assert (call.status, call.json["reason"], RAN) == (403, Reason.BODY_TIMEOUT, [])
 
 
 @pytest.mark.parametrize("included", [False, True])

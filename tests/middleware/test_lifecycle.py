@@ -374,22 +374,20 @@ async def test_a_start_may_take_longer_than_the_deadline_of_a_question() -> None
     assert checker.started == 1
 
 
-async def test_who_waits_for_a_start_waits_no_longer_than_a_start_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_for_a_start_waits_no_longer_than_a_start_may_take() -> None:
     checker = Slow()
-    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker)
-    first, second, third = Call(http_scope()), Call(http_scope()), Call(http_scope())
-    async with anyio.create_task_group() as group:
-        group.start_soon(first.to, app)
-        while not checker.started:
-            await anyio.lowlevel.checkpoint()
-        monkeypatch.setattr("capgate.middleware.startup.STARTING", 0.05)
-        with events() as found:
-            await second.to(app)
-        assert [event["reason"] for event in found] == ["policy_unavailable"]
-        checker.going_on.set()
-    assert (first.status, second.status) == (200, 403)
-    assert (await third.to(app)).status == 200
-    assert checker.started == 1
+    limits = Limits(start_seconds=0.2)
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=limits))
+    calls = [Call(http_scope()) for _ in range(2)]
+    with events() as found:
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(call.to, app)
+    assert [event["reason"] for event in found] == ["start_timeout"] * 2
+    assert all("start_seconds are 0.2" in event["cause"] for event in found)
+    assert [call.status for call in calls] == [403] * 2
+    checker.going_on.set()
+    assert (await Call(http_scope()).to(app)).status == 200
 
 
 async def test_a_first_request_that_is_cancelled_leaves_the_gate_started() -> None:  # P2
@@ -543,10 +541,9 @@ async def test_a_lifespan_that_comes_while_a_request_starts_the_gate() -> None: 
     assert (call.status, checker.started) == (200, 1)
 
 
-async def test_a_start_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:  # P13
-    monkeypatch.setattr("capgate.middleware.startup.STARTING", 0.05)
+async def test_a_start_that_never_ends_is_given_up() -> None:  # P13
     checker = Counting(slow=math.inf)
-    app = lifecycle_app([], settings=Settings(), checker=checker)
+    app = lifecycle_app([], settings=Settings(limits=Limits(start_seconds=0.1)), checker=checker)
     with anyio.fail_after(20):
         for tried in (1, 2):
             call = await Call(http_scope("/state")).to(app)

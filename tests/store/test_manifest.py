@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from capgate.actions import VOCABULARY, Vocabulary
 from capgate.errors import ManifestError
-from capgate.limits import Limits
+from capgate.limits import OF_WAITING, Limits
 from capgate.model import Entrypoint
 from capgate.store import Audience, Manifest
 from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST_BYTES, check_audience, check_time
@@ -153,6 +153,8 @@ def test_another_form_is_refused(data: bytes) -> None:
                 {"fuel": 1e6},
                 {"deadline": 1},
                 {"waiters": 1},
+                {"body_seconds": 1},
+                {"actor_seconds": 1},
                 {"x": 1},
                 None,
             ],
@@ -197,7 +199,7 @@ def test_a_field_that_is_wrong_in_a_file_is_named_with_its_path() -> None:
 
 
 def test_the_limits_that_it_may_ask_for() -> None:
-    assert set(LIMITS) == set(Limits.__struct_fields__) - {"deadline", "waiters"}
+    assert set(LIMITS) == set(Limits.__struct_fields__) - OF_WAITING
 
 
 @given(st.binary(max_size=400))

@@ -28,7 +28,7 @@ from .policy_under_test import ALL, LOCAL, PolicyLike, PolicyUnderTest
 
 PASSED, FAILED, DISAGREEMENT = "passed", "failed", "disagreement"
 
-#: How often at most a question is asked that was not answered because of the machine, or of the questions before it.
+#: How often at most a question is asked that was not answered because of the questions before it.
 AGAIN: Final = 3
 #: Seconds until a pool replaces failed instances again.
 REPLACING: Final = 0.01
@@ -126,23 +126,17 @@ class Runner:
 
 
 def _ask(pool: WasmPool, checker: WasmPolicyChecker, input: PolicyInput, unasked: list[int]) -> PolicyResult:
-    """Return the answer to ``input``, asked again where the machine is to blame for it.
-
-    That is where it came too late, or where so many instances failed before it that the pool did not replace them as
-    fast. ``unasked`` counts the latter.
-    """
+    """Return the answer to ``input``, asked again where so many instances failed before it that the pool did not
+    replace them as fast. ``unasked`` counts those."""
     for attempt in range(AGAIN):
-        started = time.monotonic()
         result = checker.evaluate_now(input)
         reason = result.reason if type(result) is Deny else None
-        if attempt == AGAIN - 1 or not _is_due_to_haste(pool, reason, time.monotonic() - started, unasked):
+        if attempt == AGAIN - 1 or not _is_due_to_haste(pool, reason, unasked):
             break
     return result
 
 
-def _is_due_to_haste(pool: WasmPool, reason: str | None, seconds: float, unasked: list[int]) -> bool:
-    if reason == Reason.POLICY_TIMEOUT:
-        return seconds > pool.limits.deadline
+def _is_due_to_haste(pool: WasmPool, reason: str | None, unasked: list[int]) -> bool:
     if reason != Reason.POLICY_UNAVAILABLE:
         return False
     now = pool.statistics()

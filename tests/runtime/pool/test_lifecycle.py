@@ -22,7 +22,6 @@ from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ConfigError, PolicyUnavailable
 from capgate.limits import Limits
 from capgate.model import ALLOW, Allow, Deny, PolicyResult
-from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy
 from capgate.runtime.pool import WasmPool
 
@@ -59,7 +58,7 @@ async def test_never_started_it_starts_with_the_first_question(engine_name: str,
             await checkpoint()
 
 
-async def test_it_is_compiled_once_for_each_thread_that_needs_it(
+async def test_it_is_compiled_once_for_each_event_loop(  # T-2
     engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[CompiledPolicy] = []
@@ -79,7 +78,7 @@ async def test_it_is_compiled_once_for_each_thread_that_needs_it(
             await pool.wait_and_call(order())
         assert len(compiled) == 1
         await anyio.to_thread.run_sync(ask, pool)
-        assert len(compiled) == (2 if load_engine(engine_name).thread_bound else 1)
+        assert len(compiled) == 1
 
 
 async def test_never_started_it_starts_with_the_first_acquire(engine_name: str) -> None:  # P13

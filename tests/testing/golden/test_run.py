@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
@@ -18,7 +17,6 @@ import pytest
 from capgate.actions import Vocabulary
 from capgate.artifact.build import build_policy
 from capgate.artifact.load import WasmArtifact
-from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
     ArtifactError,
     ArtifactNotFound,
@@ -220,29 +218,9 @@ def test_the_limits_are_those_of_production(engine_name: str) -> None:
     enough, too_little = Limits(deadline=20.0, fuel=1_000_000_000), Limits(deadline=20.0, fuel=1_000_000)
     assert reasons(run_fixtures(obedient(), [told(COMPUTE, ALLOW)], engine_name, enough)) == [["allow"]]
     assert reasons(run_fixtures(obedient(), [told(COMPUTE, ALLOW)], engine_name, too_little)) == [["policy_timeout"]]
-    # Ten million steps take longer than a millisecond on any machine, however often they are tried.
+    # Ten million steps take longer than a millisecond on any machine: what fuel allows is an answer, however late.
     late = Limits(deadline=0.001, fuel=1_000_000_000)
-    assert reasons(run_fixtures(obedient(), [told(COMPUTE, ALLOW)], engine_name, late)) == [["policy_timeout"]]
-
-
-def test_an_answer_that_is_late_for_want_of_a_processor_is_asked_for_again(
-    engine_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[PolicyInput] = []
-    clock = [0.0]
-
-    def slow(self: WasmPolicyChecker, input: PolicyInput) -> PolicyResult:
-        calls.append(input)
-        if input.action == "db.write" and len(calls) == 2:  # the first one is not a fixture's
-            clock[0] += PATIENT.deadline + 1
-            return Deny("policy_timeout")
-        return original(self, input)
-
-    original = WasmPolicyChecker.evaluate_now
-    monkeypatch.setattr(WasmPolicyChecker, "evaluate_now", slow)
-    monkeypatch.setattr("capgate.testing.golden.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    assert kinds(run_fixtures(DOCUMENT, [ALLOWED], engine_name, PATIENT)) == ["passed"]
-    assert len(calls) == 3
+    assert reasons(run_fixtures(obedient(), [told(COMPUTE, ALLOW)], engine_name, late)) == [["allow"]]
 
 
 # -- which actions are known

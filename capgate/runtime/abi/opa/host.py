@@ -1,7 +1,8 @@
 """Provides what the guest may call: ``opa_abort``, ``opa_println`` and the builtins that the policy needs.
 
-Every one of them looks at the clock before and after, because their work costs no fuel. A question that has taken
-longer than ``limits.deadline`` ends with :class:`PolicyTimeout`. They are there for questions only, and not while the
+Every one of them looks at the clock before and after, because their work costs no fuel. A question that has taken more
+processor time than ``limits.deadline`` ends with :class:`PolicyTimeout`; time in which its thread did not run is not
+its fault. They are there for questions only, and not while the
 guest is loaded. Whatever goes wrong raises, which ends the question; and ``failed`` stays set, so that no answer counts
 that comes afterwards.
 """
@@ -9,7 +10,7 @@ that comes afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import monotonic
+from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from ....errors import AbiError, PolicyTimeout, PolicyTrap
@@ -61,7 +62,7 @@ class Host:
         self._builtins: Mapping[int, Builtin] = {}
         self._guest: Values | None = None
         self._loading: Values | None = None
-        self._until = 0.0
+        self._until = self._processor_until = 0.0
         self._timestamp = 0
         self._context: Context | None = None
 
@@ -90,7 +91,7 @@ class Host:
         no room for them on the stack."""
         require_room()
         self._guest = guest  # first: from here on, nobody else may ask
-        self._until = monotonic() + self._deadline
+        self._until = 0.0  # set at the first call: what the guest does by itself, fuel bounds
         self._timestamp, self._context = timestamp, None
 
     def end(self) -> None:
@@ -112,12 +113,16 @@ class Host:
         guest = self._guest
         if guest is None or self._busy:
             self._raise(AbiError("host_call", "not while a question is evaluated"))
+        if not self._until:
+            self._until = monotonic() + self._deadline
+            self._processor_until = thread_time() + self._deadline
         self._in_time()
         return guest
 
     def _in_time(self) -> None:
-        if monotonic() > self._until:
-            self._raise(PolicyTimeout(f"not answered within {self._deadline} s, builtins included"))
+        if monotonic() > self._until and thread_time() > self._processor_until:
+            message = f"not answered within {self._deadline:g} s of processor time, builtins included"
+            self._raise(PolicyTimeout(message, limit="deadline"))
 
     def _abort(self, pointer: int) -> NoReturn:
         """Serve ``opa_abort``: the policy cannot go on, and must not."""
