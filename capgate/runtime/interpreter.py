@@ -25,13 +25,16 @@ from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from ..wasm import Loading, Metered, Module, decode, meter
 from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
-from ..wasm.state import with_state
+from ..wasm.state import leaves_state
 from .abi import canonical_abi, fixed, opa
+from .abi.memory_image import MemoryImage
 from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small, load_engine
 
 #: No cancellation is among them, as in :func:`~capgate.errors.ends_task`: none arrives in a call that never awaits, so
 #: what looks like one is a fault of the engine.
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+#: Pages of memory that are restored at most: some 60 microseconds, which is what an instance takes at the least.
+RESTORED_PAGES: Final = 64
 _NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
 
 
@@ -44,16 +47,26 @@ class PreparedPolicy:
 
     ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
     says that an answer cannot depend on earlier questions, so that an instance may be used again. That is so where the
-    bytes are those which capgate's own build gives, and with a module of OPA's ABI whose whole state can be restored.
-    Only the former is known to be easy to compile. ``compilable_with`` are the engines that are known to compile it
-    within the limits.
+    bytes are those which capgate's own build gives, and where the whole state of an instance can be restored.
+    ``restores`` says that this is done before each question, so that what was used is as good as new, and has to be
+    looked at after each answer. Only capgate's own modules are known to be easy to compile. ``compilable_with`` are the
+    engines that are known to compile it within the limits.
+
+    ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
     than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
     """
 
-    def __init__(self, artifact: WasmArtifact, limits: Limits, entrypoint: Entrypoint = ONLY_ENTRYPOINT) -> None:
+    def __init__(
+        self,
+        artifact: WasmArtifact,
+        limits: Limits,
+        entrypoint: Entrypoint = ONLY_ENTRYPOINT,
+        *,
+        restore: bool = True,
+    ) -> None:
         module = decode(artifact.module)
         self.artifact = artifact
         self.limits = limits
@@ -61,31 +74,41 @@ class PreparedPolicy:
         self.original = artifact.module
         self.facts: opa.ModuleFacts | None = None
         # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
-        self._is_own = is_built_by_capgate(self.original)
-        self._image = b""
-        self.has_post = False
-        self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module)
+        self.is_own = is_built_by_capgate(self.original)
+        self._image: MemoryImage | None = None
+        self.has_post = self.takes_one_block = False
+        self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module, restore)
         self.compilable_with: set[str] = set()
 
-    def _prepare_own(self, module: Module) -> Metered:
+    def _prepare_own(self, module: Module, restore: bool) -> Metered:
         if self.entrypoint.name is not None:
             raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
         canonical_abi.check_exports(module)
-        self.pure = self._is_own
+        self.restores = restore and not self.is_own and _is_restorable(module)
+        self.pure = self.is_own or self.restores
         self.has_post = module.export(canonical_abi.POST) is not None
-        return meter(self.original, self.limits, entries=(canonical_abi.CHECK, canonical_abi.REALLOC))
+        self.takes_one_block = module.export(canonical_abi.ONE_BLOCK) is not None
+        entries = (canonical_abi.CHECK, canonical_abi.REALLOC)
+        return meter(self.original, self.limits, entries=entries, keeps_state=self.restores)
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
         if self.facts.memory.minimum > self.limits.memory_pages:
             detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
-        self.pure = self.facts.restorable
+        self.pure, self.restores = self.facts.restorable, True
         fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
         loading = Loading(fuel, frozenset({opa.LOADING}))
-        return meter(with_state(module), self.limits, entries=opa.ENTRIES, imports=opa.IMPORTS, loading=loading)
+        return meter(
+            self.original,
+            self.limits,
+            entries=opa.ENTRIES,
+            imports=opa.IMPORTS,
+            loading=loading,
+            keeps_state=True,
+        )
 
     def compile_in_child(self, engine: Engine) -> None:
         """Make sure, once, that ``engine`` can compile this within the limits, and block meanwhile.
@@ -95,21 +118,28 @@ class PreparedPolicy:
         """
         if engine.name in self.compilable_with:
             return
-        if not self._is_own and not is_small(self.metered.data):
+        if not self.is_own and not is_small(self.metered.data):
             compile_in_child(engine, self.original, self.metered.data, self.limits)
         self.compilable_with.add(engine.name)
 
-    def share(self, image: bytes) -> bytes:
-        """Return ``image``, or the same bytes as an earlier instance has them: with much data, each needs less."""
+    def image_of(self, memory: memoryview) -> MemoryImage:
+        """Return what ``memory`` holds, if possible the image of an earlier instance: with much data, each needs
+        less."""
         known = self._image
-        if known == image:
-            return known
-        self._image = image
-        return image
+        if known is None or not known.is_of(memory):
+            known = self._image = MemoryImage(memory)
+        return known
 
     def info(self, engine: str) -> PolicyInfo:
         """Name the policy and ``engine``."""
         return self.artifact.info(engine)
+
+
+def _is_restorable(module: Module) -> bool:
+    """Say whether memory and globals are all that an instance of ``module`` can remember, and setting them back takes
+    less than making another instance."""
+    small = all(memory.minimum <= RESTORED_PAGES for memory in module.all_memories())
+    return small and not module.imports and not leaves_state(module)
 
 
 class CompiledPolicy:
@@ -138,7 +168,7 @@ class CompiledPolicy:
         prepared = self.prepared
         if prepared.facts is None:
             raise TypeError("not a module of OPA's ABI")
-        return self.load(opa.Listing(self.module, prepared.facts, prepared.limits, prepared.metered.entries))
+        return self.load(opa.Listing(self.module, prepared.facts, prepared.limits, prepared.metered))
 
     def load(self, guest: _Guest) -> _Guest:
         """Load ``guest``, an instance of this. Raises why it cannot be loaded."""
@@ -190,7 +220,7 @@ class WasmInterpreter:
     answers no more.
     """
 
-    __slots__ = ("_compiled", "_guest", "_instance", "ask", "broken", "prepared", "uses")
+    __slots__ = ("_call", "_compiled", "_guest", "_instance", "ask", "broken", "prepared", "uses")
 
     def __init__(
         self,
@@ -212,19 +242,28 @@ class WasmInterpreter:
     def _bind(self, compiled: CompiledPolicy) -> None:
         self._compiled = compiled
         prepared = self.prepared = compiled.prepared
-        limits, entries, facts = prepared.limits, prepared.metered.entries, prepared.facts
+        limits, metered, facts = prepared.limits, prepared.metered, prepared.facts
         self._guest: opa.Guest | None = None
+        self._call: canonical_abi.CanonicalCall | None = None
         self.ask: canonical_abi.Ask
         if facts is not None:
-            guest = opa.Guest(compiled.module, facts, limits, entries, prepared.entrypoint, share=prepared.share)
+            guest = opa.Guest(compiled.module, facts, limits, metered, prepared.entrypoint, image_of=prepared.image_of)
             self._guest = compiled.load(guest)
             instance, self.ask = guest.instance, guest.ask
         else:
             instance = compiled.module.instantiate()
-            if prepared.pure:
-                self.ask = fixed.fixed_call(instance, limits, entries)
+            if prepared.is_own:
+                self.ask = fixed.fixed_call(instance, limits, metered.entries)
             else:
-                self.ask = canonical_abi.CanonicalCall(instance, limits, entries, has_post=prepared.has_post).ask
+                call = canonical_abi.CanonicalCall(
+                    instance,
+                    limits,
+                    metered,
+                    has_post=prepared.has_post,
+                    one_block=prepared.takes_one_block,
+                    image_of=prepared.image_of if prepared.restores else None,
+                )
+                self._call, self.ask = call, call.ask
         self._instance: Instance | None = instance
         self.uses = 0
         self.broken = False
@@ -232,7 +271,8 @@ class WasmInterpreter:
     @property
     def spent(self) -> bool:
         """Whether this answered, and is not to be asked again though the policy is pure: its memory grew."""
-        return self._guest is not None and self._guest.grown
+        asked = self._guest or self._call
+        return asked is not None and asked.grown
 
     def call_policy_check(self, input: PolicyInput) -> PolicyResult:
         """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
@@ -252,7 +292,7 @@ class WasmInterpreter:
             if isinstance(error, MalformedInput):
                 raise error
             instance, self._instance = self._instance, None
-            self.broken, self.ask, self._guest = True, _ask_no_more, None
+            self.broken, self.ask, self._guest, self._call = True, _ask_no_more, None, None
             if isinstance(error, _ENDINGS):
                 raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):

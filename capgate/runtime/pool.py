@@ -69,10 +69,11 @@ class PoolStatistics(msgspec.Struct, frozen=True):
 class WasmPool:
     """Instances of one policy, for every thread and event loop of this process.
 
-    ``size`` instances (1 to 1024) are made on the thread that starts the pool. ``reuse`` lets an operator say that a
-    module is pure of which that is not known. Without it, such an instance answers one question and is replaced
-    afterwards. ``entrypoint`` is for modules that OPA compiled. An async context manager; without one it starts, and
-    compiles, at the first call. Raises what :class:`WasmInterpreter` raises.
+    ``size`` instances (1 to 1024) are made on the thread that starts the pool. Each is set back to where it was before
+    each further question. One whose state cannot be set back answers a single question, and is replaced afterwards.
+    ``reuse`` lets an operator say that the module keeps no state, so that neither is done. ``entrypoint`` is for
+    modules that OPA compiled. An async context manager; without one it starts, and compiles, at the first call. Raises
+    what :class:`WasmInterpreter` raises.
 
     Making a pool decodes and rewrites the module, and has a child process compile it first unless it is small. That
     takes seconds for a large one. So an application that serves already makes it in a worker thread
@@ -94,13 +95,13 @@ class WasmPool:
         self.limits = limits or Limits()
         self.artifact = artifact
         self._engine: Engine = load_engine(engine)
-        self._prepared = PreparedPolicy(artifact, self.limits, entrypoint)
+        self._prepared = PreparedPolicy(artifact, self.limits, entrypoint, restore=not reuse)
         self._prepared.compile_in_child(self._engine)
         self._reuse = reuse or self._prepared.pure
-        # An instance of OPA's ABI has to be looked at after each answer.
-        self._keeps = self._reuse and self._prepared.facts is None
+        # An instance that is restored has to be looked at after each answer.
+        self._keeps = self._reuse and not self._prepared.restores
         # What was restored is as good as new, so that asking a new one would bring nothing else.
-        self._retries = self._prepared.facts is None
+        self._retries = not self._prepared.restores
         self._closed = False
         self._reset()
         _POOLS.add(self)

@@ -265,7 +265,11 @@ SETTINGS: Final = (
     _choice_row("engine", _ENGINES, "`auto` (wasmer where it imports, else wasmtime), `wasmer` or `wasmtime`"),
     _number_row("pool_size", 1, 1_024, "instances per event loop, 1 to 1,024"),
     Setting("limits", "bounds on the module and on each call", _text, "a capgate.Limits", _check_limits, in_code=True),
-    _flag_row("reuse", "the operator's word that a module which capgate did not build keeps no state between calls"),
+    _flag_row(
+        "reuse",
+        "the operator's word that a module keeps no state between questions, so that its instances are neither set "
+        "back nor replaced",
+    ),
     _row(
         "entrypoint",
         "the path of a rule, as given to opa build, such as 'orders/allow'",

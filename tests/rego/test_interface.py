@@ -141,7 +141,7 @@ def test_a_memory_that_may_not_be_what_it_has_to_be() -> None:
 
 def test_names_of_ours_are_refused() -> None:
     """G23, G24."""
-    for name in ("capgate-state:restore", "capgate-state:x", "capgate-meter:fuel"):
+    for name in ("capgate-meter:restore", "capgate-meter:x", "capgate-meter:fuel"):
         assert refusal(liar(extra=f'(func (export "{name}"))'))[0] == "reserved_name"
 
 

@@ -52,6 +52,9 @@ _CASES: Final = {
 _SWITCH: Final = "".join(
     f"(if (i64.eq (local.get $order) (i64.const {order})) (then {do}))" for order, do in _CASES.items()
 )
+#: Code that would change a table: a module that has it cannot be set back, so that it is used once unless somebody says
+#: that it may be reused.
+TABLE: Final = "(table $t 1 funcref) (func (table.set $t (i32.const 0) (ref.null func)))"
 #: The allocator starts anew with every call, so that an instance can be used for ever. ``$calls`` is the state that
 #: nobody may see: how often this instance was asked.
 OBEDIENT: Final = guest(
@@ -61,7 +64,7 @@ OBEDIENT: Final = guest(
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
     {_SWITCH}
     (i32.const {RESULT})""",
-    extra=f"""(global $calls (mut i32) (i32.const 0))
+    extra=f"""(global $calls (mut i32) (i32.const 0)) {TABLE}
     (func $deeper (param i32) (result i32) (i32.add (call $deeper (local.get 0)) (i32.const 1)))
     {data(RESULT, _RECORDS)} {data(REASON, TOLD.reason.encode())} {data(REASON + 64, bytes((0xC3, 0x28)))}""",
 )

@@ -61,7 +61,7 @@ def put(owner: Any, name: str | int, value: Any) -> None:
         setattr(owner, str(name), value)
 
 
-UNPROVED: list[Replacement] = [(metering, "verify", lambda *_: None)]
+UNPROVED: list[Replacement] = [(metering, "verify", lambda *_, **__: None)]
 METHODS = blocks._METHODS
 #: The package has a function of that name too.
 restrict = importlib.import_module("capgate.wasm.restrict")

@@ -17,7 +17,7 @@ from pathlib import Path
 VERSION = "0.17.1"
 HERE = Path(__file__).resolve().parent
 INTERFACE = "capgate:policy/policy@0.1.0#policy-check"
-EXPORTS = ("cabi_realloc", INTERFACE, f"cabi_post_{INTERFACE}")
+EXPORTS = ("cabi_realloc", INTERFACE, f"cabi_post_{INTERFACE}", "capgate_one_block")
 #: Nothing newer than bulk memory: the oldest engine that runs the guest has a compiler of 2021.
 FEATURES = "mvp+sign_ext+bulk_memory+mutable_globals"
 OPTIONS = (

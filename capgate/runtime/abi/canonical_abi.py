@@ -14,29 +14,34 @@ little-endian::
            72 timestamp  u64, nanoseconds
 
 :class:`CanonicalCall` serves any guest: one ``cabi_realloc`` per string, every pointer that it gives is checked, and
-``cabi_post_…`` is called afterwards. The guest that capgate builds is asked in a quicker way, see
-:mod:`capgate.runtime.abi.fixed`.
+``cabi_post_…`` is called afterwards. A guest that exports :data:`ONE_BLOCK` says that it frees or moves no string of a
+question singly, so that record and strings are one allocation. Whoever says so wrongly corrupts its own memory alone.
+The guest that capgate builds is asked in a quicker way, see :mod:`capgate.runtime.abi.fixed`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Final
 
 from ...errors import AbiError, RestrictedModule
 from ...limits import Limits
 from ...model import ALLOW, Deny, PolicyInput, PolicyResult
-from ...wasm import Module
+from ...wasm import Metered, Module
 from ...wasm.module import I32
-from ..engine import Instance
+from ..engine import Instance, RawFunction
 from .lowering import INPUT_ALIGN, INPUT_SIZE, Lowered, lower, record
+from .memory_image import MemoryImage
 
 INTERFACE: Final = "capgate:policy/policy@0.1.0"
 CHECK: Final = f"{INTERFACE}#policy-check"
 POST: Final = f"cabi_post_{CHECK}"
 REALLOC: Final = "cabi_realloc"
 MEMORY: Final = "memory"
+#: An export of this name, of whatever kind, is a declaration: see above. Nothing calls it.
+ONE_BLOCK: Final = "capgate_one_block"
 
 RESULT_SIZE: Final = 12
 RESULT_ALIGN: Final = 4
@@ -100,33 +105,87 @@ class Reasons:
 
 
 class CanonicalCall:
-    """Ask any guest. ``ask`` raises :class:`PolicyError`, or what the engine raises."""
+    """Ask any guest. ``ask`` raises :class:`PolicyError`, or what the engine raises.
 
-    def __init__(self, instance: Instance, limits: Limits, entries: Mapping[str, str], *, has_post: bool) -> None:
+    With ``image_of``, which notes what a memory holds, the instance is set back before each question but the first. It
+    sets memory and globals to what they are now, which has to be all that the instance can remember. The size of a
+    memory cannot be set back. One that grew says so by ``grown``, and its instance is to be replaced.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        limits: Limits,
+        metered: Metered,
+        *,
+        has_post: bool = False,
+        one_block: bool = False,
+        image_of: Callable[[memoryview], MemoryImage] | None = None,
+    ) -> None:
+        self.grown = False
         self._instance = instance
         self._limits = limits
         # The first call into the guest begins with all the fuel, and those after it go on with what is left: allocating
         # and answering are one budget.
-        self._begin = instance.function(entries[REALLOC], 4, 1)
+        self._begin = instance.function(metered.entries[REALLOC], 4, 1)
         self._realloc = instance.function(REALLOC, 4, 1)
         self._check = instance.function(CHECK, 1, 1)
         self._post = instance.function(POST, 1, 0) if has_post else None
+        self._store = self._store_block if one_block else self._store_singly
         self._reasons = Reasons(limits.output_bytes)
+        self._image: MemoryImage | None = None
+        self._is_asked = self._used = False
+        if image_of is not None:
+            self._restore = instance.function(metered.restore, 0, 0)
+            instance.function(metered.save, 0, 0)()
+            self._image = image_of(instance.memory_view())
 
     def ask(self, input: PolicyInput) -> PolicyResult:
         lowered = lower(input, self._limits.input_bytes)
-        at, taken = self._store(lowered)
-        pointer = self._check(at) & MASK
-        result = self._load(pointer, taken)
-        if self._post is not None:
-            self._post(pointer)
-        return result
+        if self._is_asked:  # by a signal's handler, say: what that one leaves behind must not answer the other
+            raise AbiError("nested", "the instance is answering a question already")
+        self._is_asked = True
+        try:
+            at, taken = self._store(lowered, self._ready())
+            pointer = self._check(at) & MASK
+            result = self._load(pointer, taken)
+            if self._post is not None:
+                self._post(pointer)
+            if self._image is not None:
+                self.grown = self._instance.memory_size() != self._image.size
+            return result
+        finally:
+            self._is_asked = False
 
-    def _store(self, lowered: Lowered) -> tuple[int, Spans]:
+    def _ready(self) -> RawFunction:
+        """Take the instance back to where it was, if it was asked before. Returns the allocator to call first."""
+        if not self._used or self._image is None:
+            self._used = True
+            return self._begin
+        self._image.restore(self._instance.memory_view())
+        self._restore()
+        return self._realloc
+
+    def _store_block(self, lowered: Lowered, begin: RawFunction) -> tuple[int, Spans]:
+        """Write the input into one allocation: the record, and its strings behind it."""
+        texts = lowered[0]
+        *starts, size = accumulate(map(len, texts), initial=INPUT_SIZE)
+        at = begin(0, 0, INPUT_ALIGN, size) & MASK
+        memory = self._instance.memory_view()  # after the allocation, which may have moved it
+        if at % INPUT_ALIGN:
+            raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
+        if at + size > len(memory):
+            raise AbiError("allocation_out_of_bounds", f"{at:#x} + {size:#x} of {len(memory):#x}")
+        if not at:
+            raise AbiError("allocation_failed", "cabi_realloc gave 0")
+        memory[at : at + size] = record(lowered, tuple([at + start for start in starts])) + b"".join(texts)
+        return at, [(at, at + size)]
+
+    def _store_singly(self, lowered: Lowered, begin: RawFunction) -> tuple[int, Spans]:
         """Write the input. Returns where its record is, and every span that now belongs to the input."""
         first, *others = lowered[0]
         pointers = (
-            self._begin(0, 0, 1, len(first)) & MASK,
+            begin(0, 0, 1, len(first)) & MASK,
             *(self._realloc(0, 0, 1, len(text)) & MASK for text in others),
         )
         at = self._realloc(0, 0, INPUT_ALIGN, INPUT_SIZE) & MASK
@@ -171,7 +230,9 @@ def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: 
     have allocated them."""
     if at % INPUT_ALIGN:
         raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
-    spans = sorted((p, p + len(text)) for p, text in (*zip(pointers, texts, strict=True), (at, bytes(INPUT_SIZE))))
+    spans = [(pointer, pointer + len(text)) for pointer, text in zip(pointers, texts, strict=True)]
+    spans.append((at, at + INPUT_SIZE))
+    spans.sort()
     end, taken = 0, []
     for low, high in spans:
         if high > size:

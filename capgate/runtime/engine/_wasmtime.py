@@ -179,6 +179,7 @@ class WasmtimeInstance:
         self._is_unchecked = unchecked
         self._raised: Raised = [] if raised is None else raised
         self._memory: tuple[ctypes.c_void_p, ctypes.c_void_p, wasmtime.Memory] | None = None
+        self._view = memoryview(b"")
         if memory is not None:
             self._keep(memory)
 
@@ -197,7 +198,10 @@ class WasmtimeInstance:
 
     def memory_view(self) -> memoryview:
         context, memory = self._linear_memory()
-        return memory_at(_memory_data(context, memory), _memory_data_size(context, memory))
+        size = _memory_data_size(context, memory)
+        if len(self._view) != size:  # it moves only when it grows
+            self._view = memory_at(_memory_data(context, memory), size)
+        return self._view
 
     def _linear_memory(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
         context, memory, _ = self._memory or self._keep(self._export("memory", wasmtime.Memory))

@@ -10,6 +10,7 @@ latest on the way out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -152,6 +153,20 @@ def entry_body(counters: Counters, target: int, parameters: int, fuel: int, dept
     """Write a function of the type of ``target``: begin a call of it with this fuel and depth."""
     arguments = b"".join(_LOCAL_GET + unsigned(index) for index in range(parameters))
     return _set(counters, i64_const(fuel), i32_const(depth)) + arguments + _CALL + unsigned(target) + _END
+
+
+def move_body(moves: Mapping[int, int]) -> bytes:
+    """Write () -> (): set each global of ``moves`` to what its key has."""
+    return _moves(moves) + _END
+
+
+def begin_body(counters: Counters, moves: Mapping[int, int], fuel: int, depth: int) -> bytes:
+    """Write () -> (): begin a call with this fuel and depth, and move globals as :func:`move_body` does."""
+    return _set(counters, i64_const(fuel), i32_const(depth)) + _moves(moves) + _END
+
+
+def _moves(moves: Mapping[int, int]) -> bytes:
+    return b"".join(_GLOBAL_GET + unsigned(source) + _GLOBAL_SET + unsigned(target) for source, target in moves.items())
 
 
 def start_body(counters: Counters, target: int, fuel: int, depth: int) -> bytes:

@@ -24,7 +24,7 @@ from ..restrict import ImportNames, admit
 from .module_proof import verify
 from .plan import Loading
 from .prices import Prices, prices_for
-from .rewrite import FUEL, RESET, STATUS, Rewriter, memory_maximum
+from .rewrite import FUEL, RESET, RESTORE_STATE, SAVE_STATE, STATUS, Rewriter, memory_maximum
 
 
 class Metered(msgspec.Struct, frozen=True):
@@ -42,6 +42,12 @@ class Metered(msgspec.Struct, frozen=True):
                 :data:`~capgate.wasm.metering.charges.OUT_OF_FUEL`, :data:`~capgate.wasm.metering.charges.TOO_DEEP`
 
     An exhausted instance has no fuel left until a reset.
+
+    Of a module whose state is kept two more take its globals back to where they were:
+
+    ``save``     () -> () notes the values of all mutable globals that the guest defines
+    ``restore``  () -> () begins a call as an entry does, and sets them to what was noted; until then, to what they were
+                 at first
     """
 
     data: bytes
@@ -49,6 +55,8 @@ class Metered(msgspec.Struct, frozen=True):
     reset: str = RESET
     fuel: str = FUEL
     status: str = STATUS
+    save: str = SAVE_STATE
+    restore: str = RESTORE_STATE
 
 
 def meter(
@@ -59,18 +67,20 @@ def meter(
     entries: Iterable[str] | None = None,
     imports: ImportNames = (),
     loading: Loading | None = None,
+    keeps_state: bool = False,
 ) -> Metered:
     """Restrict ``data``, and rewrite it so that it pays fuel. Raises ``DecodeError`` or ``RestrictedModule``.
 
     ``prices``   replace the cost table that the size of the memory calls for
     ``entries``  are the names of the exported functions that get an entry; all, if ``None``
     ``imports``  are the pairs of module and name that may be imported
+    ``keeps_state``  adds the exports ``save`` and ``restore``
     ``loading``  says what has other fuel than a call: the start function, and entries that get an instance ready
     """
     limits = limits or Limits()
     loading = loading or Loading(limits.fuel)
     module = admit(data, limits, imports)
     table = prices or prices_for(memory_maximum(module, limits))
-    output, names = Rewriter(module, limits, table, loading).run(entries)
-    verify(module, output, limits, table, loading)
+    output, names = Rewriter(module, limits, table, loading, keeps_state=keeps_state).run(entries)
+    verify(module, output, limits, table, loading, keeps_state=keeps_state)
     return Metered(output, names)

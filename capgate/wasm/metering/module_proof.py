@@ -26,7 +26,15 @@ _PREFIX: Final = "capgate-meter:"
 _VERBATIM: Final = (0, 9, 11, 12)
 
 
-def verify(original: Module, metered: bytes, limits: Limits, prices: Prices, loading: Loading | None = None) -> None:
+def verify(
+    original: Module,
+    metered: bytes,
+    limits: Limits,
+    prices: Prices,
+    loading: Loading | None = None,
+    *,
+    keeps_state: bool = False,
+) -> None:
     """Raise ``RestrictedModule`` with the rule ``unproven`` unless ``metered`` pays at these prices and is
     ``original``."""
     if not prices.prices_cycles():
@@ -36,7 +44,7 @@ def verify(original: Module, metered: bytes, limits: Limits, prices: Prices, loa
     except DecodeError as error:
         _fail("module", f"does not decode: {error}")
     try:
-        _ModuleProof(original, module, limits, prices, loading or Loading(limits.fuel)).check()
+        _ModuleProof(original, module, limits, prices, loading or Loading(limits.fuel), keeps_state).check()
     except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
         _fail("module", f"is not put together like the original: {error}")
 
@@ -46,7 +54,9 @@ def _fail(where: str, what: str) -> NoReturn:
 
 
 class _ModuleProof:
-    def __init__(self, original: Module, module: Module, limits: Limits, prices: Prices, loading: Loading) -> None:
+    def __init__(
+        self, original: Module, module: Module, limits: Limits, prices: Prices, loading: Loading, keeps_state: bool
+    ) -> None:
         self.original = original
         self.module = module
         self.limits = limits
@@ -55,6 +65,10 @@ class _ModuleProof:
         self.functions = len(original.function_types())
         self.globals = len(original.globals) + len(original.imported("global"))
         self.first_added = len(original.code)
+        imported = len(original.imported("global"))
+        #: The guest's mutable globals, each of which has a copy behind the counters, in their order.
+        self.kept = [n for n, item in enumerate(original.globals, imported) if item.type.mutable and keeps_state]
+        self.keeps_state = keeps_state
 
     def check(self) -> None:
         self.check_verbatim()
@@ -83,11 +97,13 @@ class _ModuleProof:
 
     def check_counters(self) -> None:
         """Check that the counters are three private mutable globals, all zero: a call before any reset finds no
-        fuel."""
+        fuel. Where state is kept, equals of the guest's own mutable globals follow."""
         added = self.module.globals[len(self.original.globals) :]
         fuel = Global(GlobalType(I64, True), b"\x42\0\x0b")
         other = Global(GlobalType(I32, True), b"\x41\0\x0b")
-        if added != [fuel, other, other]:
+        imported = self.globals - len(self.original.globals)
+        copies = [self.original.globals[index - imported] for index in self.kept]
+        if added != [fuel, other, other, *copies]:
             _fail("globals", "the counters are others")
 
     def check_bounds(self) -> None:
@@ -151,6 +167,15 @@ class _ModuleProof:
         if body := p.RESET_BODY.fullmatch(code):
             self.check_numbers(body.groups(), (fuel, depth, status))
             return "reset", -1
+        if self.keeps_state and (body := p.BEGIN_BODY.fullmatch(code)):
+            self.check_numbers((body[2], body[4], body[5]), (fuel, depth, status))
+            if (signed_number(body[1]), signed_number(body[3])) != (self.limits.fuel, self.limits.call_depth):
+                _fail("added function", "sets other limits")
+            self.check_moves(body[6], back=True)
+            return "restore", -1
+        if self.keeps_state and (body := p.MOVE_BODY.fullmatch(code)):
+            self.check_moves(body[1], back=False)
+            return "save", -1
         if body := p.START_BODY.fullmatch(code):
             self.check_numbers((body[2], body[4], body[5], body[7]), (fuel, depth, status, fuel))
             return "start", self.target(body[1], body[3], body[6], signature, self.loading.fuel)
@@ -163,6 +188,13 @@ class _ModuleProof:
             role = "entry" if fuel == self.limits.fuel else "loading"
             return role, self.target(body[1], body[3], body[7], signature, fuel)
         _fail("added function", code.hex())
+
+    def check_moves(self, moves: bytes, *, back: bool) -> None:
+        """Check that every kept global is moved to its copy, or all of them ``back``, and nothing else."""
+        pairs = [(number(a), number(b)) for a, b in p.MOVE.findall(moves)]
+        expected = [(index, self.globals + 3 + place) for place, index in enumerate(self.kept)]
+        if pairs != [(b, a) if back else (a, b) for a, b in expected]:
+            _fail("added function", "other globals are noted, or set back")
 
     def check_numbers(self, indices: tuple[bytes, ...], expected: tuple[int, ...]) -> None:
         if tuple(map(number, indices)) != expected:
@@ -199,7 +231,11 @@ class _ModuleProof:
         return "loading" if is_loading else "entry"
 
     def services(self) -> tuple[tuple[str, str, int], ...]:
-        return ("read", "fuel", self.globals), ("read", "status", self.globals + 2), ("reset", "reset", -1)
+        of_state = (("save", "save", -1), ("restore", "restore", -1)) if self.keeps_state else ()
+        return (
+            *(("read", "fuel", self.globals), ("read", "status", self.globals + 2), ("reset", "reset", -1)),
+            *of_state,
+        )
 
     def check_start(self) -> None:
         before, after = self.original.start, self.module.start

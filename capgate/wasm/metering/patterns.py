@@ -74,7 +74,15 @@ RESET_BODY: Final = _pattern(rb"\x00 \x20\x00 \x24<u> \x20\x01 \x24<u> \x41\x00 
 ENTRY_BODY: Final = _pattern(
     rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> ((?:\x20" + _U + rb")*) \x10<u> \x0b"
 )
-#: The same without arguments, and leave no fuel. Captures amount, fuel, amount, depth, status, function, fuel.
+#: Move globals. Captures the moves.
+MOVE_BODY: Final = _pattern(rb"\x00 ((?:\x23" + _U + rb"\x24" + _U + rb")*) \x0b")
+#: Set the counters, then move globals. Captures amount, fuel, amount, depth, status, moves.
+BEGIN_BODY: Final = _pattern(
+    rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> ((?:\x23" + _U + rb"\x24" + _U + rb")*) \x0b"
+)
+#: One move. Captures the global that is read, and the one that is set.
+MOVE: Final = _pattern(rb"\x23<u> \x24<u>")
+#: An entry without arguments that leaves no fuel. Captures amount, fuel, amount, depth, status, function, fuel.
 START_BODY: Final = _pattern(rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> \x10<u> \x42\x00 \x24<u> \x0b")
 
 

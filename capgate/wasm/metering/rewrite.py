@@ -20,17 +20,32 @@ from ..encode import (
     vector,
 )
 from ..leb128 import signed, unsigned
-from ..module import I32, I64, Body, Export, FuncType, Import, MemoryType, Module, TableType
+from ..module import I32, I64, Body, Export, FuncType, Global, Import, MemoryType, Module, TableType
 from ..references import Shape, check_index, check_references
 from ..restrict import RESERVED_PREFIX
 from .blocks import Planner
-from .charges import Counters, Writer, entry_body, memory_room, read_body, reset_body, start_body, stop_body, table_room
+from .charges import (
+    Counters,
+    Writer,
+    begin_body,
+    entry_body,
+    memory_room,
+    move_body,
+    read_body,
+    reset_body,
+    start_body,
+    stop_body,
+    table_room,
+)
 from .plan import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Loading, Plan, Site
 from .prices import Prices, frame_weight
 
 FUEL: Final = RESERVED_PREFIX + "fuel"
 STATUS: Final = RESERVED_PREFIX + "status"
 RESET: Final = RESERVED_PREFIX + "reset"
+#: Of a module whose state is kept: note all globals; begin a call, and set them back to what was noted.
+SAVE_STATE: Final = RESERVED_PREFIX + "save"
+RESTORE_STATE: Final = RESERVED_PREFIX + "restore"
 ENTRY: Final = RESERVED_PREFIX + "call:"
 
 #: How many times longer the code may get, and by how much for each function besides: real code grows by half.
@@ -61,7 +76,15 @@ def memory_maximum(module: Module, limits: Limits) -> int:
 class Rewriter:
     """The rewriting of one module. Raises ``RestrictedModule`` where it cannot be metered."""
 
-    def __init__(self, module: Module, limits: Limits, prices: Prices, loading: Loading | None = None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        limits: Limits,
+        prices: Prices,
+        loading: Loading | None = None,
+        *,
+        keeps_state: bool = False,
+    ) -> None:
         self.module = module
         self.limits = limits
         self.prices = prices
@@ -70,6 +93,13 @@ class Rewriter:
         check_references(module, self.shape)
         first = self.shape.globals
         self.counters = Counters(first, first + 1, first + 2, len(self.shape.functions))
+        self.keeps_state = keeps_state
+        #: Global of the guest -> its copy.
+        self.copies: dict[int, int] = {}
+        if keeps_state:
+            imported = len(module.imported("global"))
+            changed = [imported + number for number, item in enumerate(module.globals) if item.type.mutable]
+            self.copies = {index: first + 3 + place for place, index in enumerate(changed)}
         self.type_indices = module.function_types()
         self.types: dict[FuncType, int] = {}
         self.functions: list[int] = []
@@ -206,6 +236,11 @@ class Rewriter:
         self.add_function(self.type_index(FuncType((), (I64,))), read_body(counters.fuel), FUEL)
         self.add_function(self.type_index(FuncType((), (I32,))), read_body(counters.status), STATUS)
         self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters), RESET)
+        if self.keeps_state:
+            limits, back = self.limits, {copy: index for index, copy in self.copies.items()}
+            begin = begin_body(counters, back, limits.fuel, limits.call_depth)
+            self.add_function(self.type_index(FuncType((), ())), move_body(self.copies), SAVE_STATE)
+            self.add_function(self.type_index(FuncType((), ())), begin, RESTORE_STATE)
 
     def add_entries(self, wanted: Iterable[str] | None) -> dict[str, str]:
         exported = {item.name: item.index for item in self.module.exports if item.kind == "function"}
@@ -233,11 +268,13 @@ class Rewriter:
     def assembled(self, metered: list[bytes], start: int | None) -> Module:
         module = self.module
         counters = [b"\x7e\1" + i64_const(0) + b"\x0b", *[b"\x7f\1" + i32_const(0) + b"\x0b"] * 2]
+        imported = len(module.imported("global"))
+        copies = [_copy(module.globals[index - imported]) for index in self.copies]
         out = Module(b"", module.sections)
         for section, count, items in (
             (_TYPES, len(module.types), [func_type(signature) for signature in self.types]),
             (_FUNCTIONS, len(module.functions), [unsigned(index) for index in self.functions]),
-            (_GLOBALS, len(module.globals), counters),
+            (_GLOBALS, len(module.globals), counters + copies),
             (_EXPORTS, len(module.exports), [export_entry(item) for item in self.exports]),
         ):
             out.sections = extended(out, section, count, items)
@@ -274,3 +311,8 @@ class Rewriter:
 
     def clamped_table(self, declared: TableType) -> TableType:
         return TableType(declared.type, declared.minimum, clamped(declared.maximum, self.limits.table_elements))
+
+
+def _copy(item: Global) -> bytes:
+    """Return a private global that starts with what ``item`` starts with."""
+    return bytes([item.type.type, 1]) + item.init

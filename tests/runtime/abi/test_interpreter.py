@@ -68,7 +68,10 @@ def test_it_counts_its_questions_malformed_ones_too(engine_name: str) -> None:
     ids=["built", "empty", "any", "one section more", "one byte changed"],
 )
 def test_only_what_capgate_built_is_known_to_be_pure(module: bytes, is_pure: bool) -> None:
-    assert PreparedPolicy(artifact(module), Limits()).pure is is_pure  # G21
+    """Of any other it is known only where it is set back before each question; see ``test_restoring.py``."""
+    prepared = PreparedPolicy(artifact(module), Limits())
+    assert (prepared.pure, prepared.restores) == (True, not is_pure)  # G21
+    assert PreparedPolicy(artifact(module), Limits(), restore=False).pure is is_pure
 
 
 ENDLESS: Final = "(loop $again (br $again))"

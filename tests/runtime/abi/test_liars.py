@@ -15,7 +15,7 @@ from capgate.errors import AbiError, PolicyTrap, PolicyUnavailable
 from capgate.model import Allow, Anonymous, CompilerTool, Deny, Environment, PolicyInput, Resource, Service, User
 from capgate.runtime.interpreter import WasmInterpreter
 
-from ...support.guests import HEAP, PAGE, REASON, RESULT
+from ...support.guests import HEAP, PAGE, REASON, RESULT, artifact, guest
 from ...support.tools import examples
 from .liar import CALLS, LIMITS, RECORD, TEXT, Liar, Liars, Outcome, encode, judge, layout
 
@@ -201,3 +201,40 @@ LIARS = st.builds(
 @given(liar=LIARS, input=st.sampled_from(INPUTS))
 def test_lies_together(engine_name: str, liar: Liar, input: PolicyInput) -> None:
     event(hold(engine_name, liar, input))
+
+
+BLOCK: Final = 80 + sum(map(len, encode(INPUTS[0])))
+
+
+@pytest.mark.parametrize(
+    ("gives", "rule"),
+    [
+        *((address, "allocation_failed") for address in (0,)),
+        *((address, "allocation_misaligned") for address in (1, 4, HEAP + 1, PAGE - 1, 2**32 - 1)),
+        *((address, "allocation_out_of_bounds") for address in (PAGE, 2**31, 2**32 - 8, (PAGE - BLOCK) // 8 * 8 + 8)),
+        *((address, "result_overlaps_input") for address in (RESULT, RESULT - BLOCK // 8 * 8)),
+    ],
+)
+@pytest.mark.parametrize("pages", [0, 1])
+def test_lies_about_one_block(engine_name: str, gives: int, rule: str, pages: int) -> None:
+    """T-9: a guest that declares to want record and texts in one allocation, and gives no such one."""
+    grows = f"(drop (memory.grow (i32.const {pages})))"
+    at = gives + pages * PAGE if rule == "allocation_out_of_bounds" and gives < 2 * PAGE else gives
+    realloc = f'(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {grows} (i32.const {at}))'
+    module = guest(realloc=realloc, extra='(func (export "capgate_one_block"))')
+    interpreter = WasmInterpreter(artifact(module), engine=engine_name)
+    with pytest.raises(AbiError) as caught:
+        interpreter.call_policy_check(INPUTS[0])
+    assert caught.value.rule == rule
+    assert interpreter.broken
+
+
+@pytest.mark.parametrize("pages", [0, 1])
+def test_one_block_up_to_the_last_byte(engine_name: str, pages: int) -> None:
+    input = PolicyInput("x" * (8 - (BLOCK - 2) % 8) + "db", env=Environment("", ""))
+    size = 80 + len(input.action)
+    at = (1 + pages) * PAGE - (size + 7) // 8 * 8
+    realloc = f"""(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+        (drop (memory.grow (i32.const {pages}))) (i32.const {at}))"""
+    module = guest(realloc=realloc, extra='(global (export "capgate_one_block") i32 (i32.const 0))')
+    assert outcome(WasmInterpreter(artifact(module), engine=engine_name), input) == ("allow", None)

@@ -45,7 +45,7 @@ class Moving:
         store = wasmtime.Store(engine)
         instance = wasmtime.Instance(store, wasmtime.Module(engine, prepared.metered.data), [])
         self.instance = _wasmtime.WasmtimeInstance(store, instance, unchecked)
-        self.ask = CanonicalCall(self.instance, Limits(), prepared.metered.entries, has_post=has_post).ask
+        self.ask = CanonicalCall(self.instance, Limits(), prepared.metered, has_post=has_post).ask
 
     def address(self) -> int:
         return ctypes.addressof(ctypes.c_char.from_buffer(self.instance.memory_view()))

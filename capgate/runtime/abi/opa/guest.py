@@ -19,8 +19,9 @@ from ....errors import AbiError, ConfigError, RestrictedModule
 from ....limits import Limits
 from ....model import ONLY_ENTRYPOINT, Entrypoint, PolicyInput, PolicyResult
 from ....policy.strict import is_unicode, parse_json
-from ....wasm.state import RESTORE, SAVE
+from ....wasm import Metered
 from ...engine import CompiledModule, RawFunction
+from ..memory_image import MemoryImage
 from .answer import JSON_AROUND, JSON_FACTOR, AnswerReader
 from .host import Host, require_room
 from .input_document import document
@@ -43,9 +44,9 @@ _SHOWN: Final = 200
 
 
 class Guest:
-    """One instance: to be loaded once, and then asked. ``entries`` are those of the metered module.
+    """One instance: to be loaded once, and then asked. ``metered`` is what was compiled.
 
-    ``share`` is given what the instance is restored from, and gives the bytes to keep. Raises :class:`PolicyError`
+    ``image_of`` notes what the memory holds when it is loaded. Raises :class:`PolicyError`
     where the start function traps.
 
     A question takes several calls. ``opa_eval`` of ABI 1.2 would be one, 3 microseconds of 25 quicker, but it does not
@@ -57,14 +58,14 @@ class Guest:
         compiled: CompiledModule,
         facts: ModuleFacts,
         limits: Limits,
-        entries: Mapping[str, str],
+        metered: Metered,
         entrypoint: Entrypoint,
         *,
-        share: Callable[[bytes], bytes] = bytes,
+        image_of: Callable[[memoryview], MemoryImage] = MemoryImage,
     ) -> None:
         self.grown = False
         self._entrypoint = entrypoint
-        self._share = share
+        self._image_of = image_of
         self._limits = limits
         self._host = Host(limits)
         self._answers = AnswerReader(entrypoint, limits.output_bytes)
@@ -85,8 +86,9 @@ class Guest:
             for name in ("opa_json_parse", "opa_json_dump", "eval", "opa_eval_ctx_set_input", "opa_eval_ctx_get_result")
         )
         self._call = call
-        self._begin_loading = self.instance.function(entries[LOADING], 1, 1)
-        self._begin = self.instance.function(entries[RESTORE], 0, 0)
+        self._begin_loading = self.instance.function(metered.entries[LOADING], 1, 1)
+        self._begin = self.instance.function(metered.restore, 0, 0)
+        self._save = self.instance.function(metered.save, 0, 0)
         self._used = False
 
     # -- loading
@@ -105,7 +107,7 @@ class Guest:
             self._prepare(_number(self.names("entrypoints"), self._entrypoint), data)
         finally:
             self._host.end()
-        self._image = self._share(bytes(self.instance.memory_view()))
+        self._image = self._image_of(self.instance.memory_view())
 
     def _prepare(self, number: int, data: bytes) -> None:
         """Have the guest read the data, and make a context with them and the entry point."""
@@ -118,7 +120,7 @@ class Guest:
         call["opa_eval_ctx_set_entrypoint"](context, number)
         self._context = context
         self._reserve()
-        self.instance.function(SAVE, 0, 0)()
+        self._save()
 
     def _reserve(self) -> None:
         """Make the memory large enough for a question behind the heap, so that few questions make it grow."""
@@ -152,7 +154,7 @@ class Guest:
         try:
             host.begin(self, input.timestamp)
             if self._used:
-                self.restore()
+                self._image.restore(self.instance.memory_view())
             self._used = True
             self._begin()
             pointer = self._evaluated(text)
@@ -161,15 +163,8 @@ class Guest:
             host.end()
         if host.failed:
             raise AbiError("answer_after_failure", "the policy went on after the host had ended it")
-        self.grown = self.instance.memory_size() != len(self._image)
+        self.grown = self.instance.memory_size() != self._image.size
         return self._answers.read(raw)
-
-    def restore(self) -> None:
-        """Set the memory to what it was when the instance was loaded. The globals are set back by the first call."""
-        memory, image = self.instance.memory_view(), self._image
-        memory[: len(image)] = image
-        if len(memory) > len(image):
-            memory[len(image) :] = bytes(len(memory) - len(image))
 
     def _evaluated(self, text: bytes) -> int:
         """Have the guest evaluate the input ``text``. Returns the address of the answer."""
@@ -228,10 +223,8 @@ class Listing(Guest):
     entrypoints: tuple[str, ...]
     builtins: tuple[str, ...]
 
-    def __init__(
-        self, compiled: CompiledModule, facts: ModuleFacts, limits: Limits, entries: Mapping[str, str]
-    ) -> None:
-        super().__init__(compiled, facts, limits, entries, ONLY_ENTRYPOINT)
+    def __init__(self, compiled: CompiledModule, facts: ModuleFacts, limits: Limits, metered: Metered) -> None:
+        super().__init__(compiled, facts, limits, metered, ONLY_ENTRYPOINT)
 
     def load(self, data: bytes = b"{}") -> None:
         """Ask for the names, with the fuel of one question. The data are left alone."""

@@ -11,7 +11,7 @@ from ....limits import Limits
 from ....wasm import Module
 from ....wasm.leb128 import read_signed
 from ....wasm.module import I32, Export, MemoryType
-from ....wasm.state import RESTORE, leaves_state
+from ....wasm.state import leaves_state
 
 VERSION: Final = "opa_wasm_abi_version"
 MINOR: Final = "opa_wasm_abi_minor_version"
@@ -58,9 +58,9 @@ EVAL_SINCE: Final = 2
 #: Since 1.1 the memory is exported, too.
 MEMORY_SINCE: Final = 1
 
-#: What the host calls first: loading begins with all the fuel, and so does every question.
+#: What the host calls first to load: that begins with all the fuel. A question begins by being set back.
 LOADING: Final = "opa_malloc"
-ENTRIES: Final = (LOADING, RESTORE)
+ENTRIES: Final = (LOADING,)
 
 
 #: Fuel for loading beside that of a question, for each byte of the module's code and data segments, up to so many, and
