@@ -43,6 +43,7 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     ``would_deny`` is the reason of a denial that was recorded and did not count, so that ``decision`` is ``allow``.
     ``would_fit`` is then, of a route that declares nothing, the line that would declare it, as
     :mod:`capgate.routes.fitting` proposes it.
+    ``rule`` is the number of the rule in the policy, from 0, where it is one that only monitors.
     ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
     ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
     :class:`~capgate.errors.ActorUnknown` or a :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the
@@ -63,6 +64,7 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     would_deny: str | None
     would_fit: str | None
+    rule: int | None
     enforce: str
     policy: str | None
     policy_version: str | None
@@ -156,7 +158,8 @@ class RequestFacts(msgspec.Struct, frozen=True):
     """What is known of a request besides its question.
 
     ``duration_us`` is in microseconds. ``cause`` is what went wrong, if anything did. ``env`` counts where nothing got
-    as far as a question, which has an environment of its own. ``fitting`` is a declaration that would fit.
+    as far as a question, which has an environment of its own. ``fitting`` is a declaration that would fit,
+    ``rule`` the number of the rule that would have denied it.
     """
 
     method: str | None = None
@@ -165,6 +168,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
     cause: BaseException | None = None
     env: Environment = DEFAULT_ENVIRONMENT
     fitting: str | None = None
+    rule: int | None = None
 
     @classmethod
     def of(
@@ -274,6 +278,7 @@ def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool
         reason=reason if counts else None,
         would_deny=None if counts else reason or "",
         would_fit=None if counts or facts.fitting is None else printable(facts.fitting, FITTING_LIMIT),
+        rule=None if counts else facts.rule,
         enforce=enforce,
         policy=printable(getattr(policy, "name", None)),
         policy_version=printable(getattr(policy, "version", None)),

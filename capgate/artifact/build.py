@@ -2,7 +2,8 @@
 
 No toolchain is needed. The module consists of the compiled guest (``guest/evaluator.wasm``), a memory of fixed size,
 the image of the document at :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with
-its label.
+its label. Rules that only monitor are in a section ``capgate:monitor``, for the host alone. The image, and so each
+answer, is that of the document without them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import msgspec
 
 from ..errors import ConfigError, DecodeError
 from ..limits import RANGES, Limits, check_number
-from ..policy import ALWAYS, INPUTS, RuntimePolicy, is_label
+from ..policy import ALWAYS, INPUTS, MonitoredRules, RuntimePolicy, is_label
 from ..wasm import Module, decode, encode, with_custom, with_data, with_memory
 from .guest import IMAGE_BASE, evaluator, make_image
 from .guest.image import Progress, image_inputs
 
 POLICY_SECTION: Final = "capgate:policy"
+MONITOR_SECTION: Final = "capgate:monitor"
 FORMAT: Final = 2
 PAGE: Final = 65_536
 #: Beside the text of an input: its record, alignment, and what a host allocates in pieces.
@@ -61,7 +63,8 @@ def build_policy(
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
     if pages > _MAX_PAGES:
         raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")
-    return _assemble(image, pages, Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs))))
+    label = Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs)))
+    return _assemble(image, pages, label, policy.monitored)
 
 
 def is_built_by_capgate(data: bytes) -> bool:
@@ -83,7 +86,21 @@ def is_built_by_capgate(data: bytes) -> bool:
         label.inputs
     ):
         return False
-    return _assemble(image, pages, label) == data
+    try:
+        monitored = read_monitored(module)
+    except (ConfigError, ValueError):
+        return False
+    return _assemble(image, pages, label, monitored) == data
+
+
+def read_monitored(module: Module) -> MonitoredRules | None:
+    """Return the rules of a module that only monitor; ``None`` where it has none.
+
+    Raises ``ValueError`` where its section is not as :func:`build_policy` writes it, and :class:`ConfigError` where
+    they are too many. No answer depends on them, so whoever made the module may say them.
+    """
+    content = module.custom(MONITOR_SECTION)
+    return None if content is None else MonitoredRules.decode(content)
 
 
 def read_label(module: Module) -> Label | None:
@@ -103,6 +120,7 @@ def _is_sound(label: Label) -> bool:
     return sound or not label.inputs
 
 
-def _assemble(image: bytes, pages: int, label: Label) -> bytes:
+def _assemble(image: bytes, pages: int, label: Label, monitored: MonitoredRules | None) -> bytes:
     module = with_memory(decode(evaluator(), bodies=False), pages, pages)
-    return encode(with_custom(with_data(module, IMAGE_BASE, image), POLICY_SECTION, msgspec.json.encode(label)))
+    module = with_custom(with_data(module, IMAGE_BASE, image), POLICY_SECTION, msgspec.json.encode(label))
+    return encode(module if monitored is None else with_custom(module, MONITOR_SECTION, monitored.encode()))

@@ -26,12 +26,12 @@ from ..errors import (
 )
 from ..limits import Limits, check_digest
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo
-from ..policy import RuntimePolicy
+from ..policy import MonitoredRules, RuntimePolicy
 from ..policy.strict import JSON, TOML, parse
 from ..wasm import Module, decode
 from ..wasm.component import core_module
 from ..wasm.decode import MAGIC
-from .build import Label, is_built_by_capgate, read_label
+from .build import MONITOR_SECTION, Label, is_built_by_capgate, read_label, read_monitored
 from .bundle import Bundle, BundleKeys, is_archive, read_bundle
 
 DEFAULT_LIMITS: Final = Limits()
@@ -67,6 +67,7 @@ class WasmArtifact:
     ``version``  of the policy, from the same section; else a bundle's revision; else ``""``
     ``inputs``   the fields of a question that answers may depend on, as in :attr:`RuntimePolicy.inputs`; ``None`` where
                  that is not known, because only for capgate's own modules a label proves something
+    ``monitored``  the rules that only monitor, which no answer depends on; ``None`` where there are none
     ``abi``      how the module is asked: ``"capgate"`` (the interface of ``policy.wit``), or ``"opa"`` for one that
                  exports the global ``opa_wasm_abi_version``
     ``rego_data``  for ``"opa"`` the JSON object that policies see as ``data``: ``{}`` for a bare module
@@ -88,6 +89,7 @@ class WasmArtifact:
     name: str = field(init=False)
     version: str = field(init=False)
     inputs: frozenset[str] | None = field(init=False)
+    monitored: MonitoredRules | None = field(init=False, repr=False, compare=False)
     abi: str = field(init=False)
     rego_data: bytes = field(init=False, repr=False, compare=False)
     bundle: Bundle | None = field(init=False, repr=False, compare=False)
@@ -110,10 +112,16 @@ class WasmArtifact:
             raise BundleError(message, reason="module", member=bundle.module, path=self.path)
         label = read_label(module)
         name, version = _label(label, self.path)
+        try:
+            monitored = read_monitored(module)
+        except (ConfigError, ValueError) as error:
+            message = f"rules that only monitor ({MONITOR_SECTION}) are not as capgate builds them: {error}"
+            raise ArtifactError(message, path=self.path) from error
         inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
         fields = {
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
+            "monitored": monitored,
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)

@@ -13,6 +13,7 @@ from ..actions import VOCABULARY, Vocabulary
 from ..errors import PolicyError, ends_task
 from ..events import DecisionLog
 from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..policy import MonitoredRule
 from ..runtime.pool import PoolStatistics
 
 _log = logging.getLogger("capgate")
@@ -121,6 +122,15 @@ class Checker:
     @property
     def remembered(self) -> int | None:
         """How many decisions are remembered now; ``None`` where none ever are."""
+        return None
+
+    @property
+    def monitors_rules(self) -> bool:
+        """Whether the policy that answers now has rules that only monitor."""
+        return False
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        """Return the first rule that only monitors, and would deny ``input``, which was allowed."""
         return None
 
     def statistics(self) -> PoolStatistics | None:
@@ -252,6 +262,13 @@ class ChangingChecker(Checker):
     @property
     def steady(self) -> Checker | None:
         return None
+
+    @property
+    def monitors_rules(self) -> bool:
+        return self.current.monitors_rules
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        return self.current.would_deny(input)
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
         return self.current.answer_now(input)

@@ -32,7 +32,7 @@ from ..model import (
     Service,
     User,
 )
-from ..policy import is_well_formed
+from ..policy import MonitoredRule, is_well_formed
 from ..runtime.abi.fixed import SLOTS
 from ..runtime.pool import PoolStatistics
 from .base import ChangingChecker, Checker, FollowStatus
@@ -231,6 +231,14 @@ class Memory(Checker):
 
     def statistics(self) -> PoolStatistics | None:
         return self.asked.statistics()
+
+    @property
+    def monitors_rules(self) -> bool:
+        return self.asked.monitors_rules
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        """Return what :attr:`asked` does, also of an answer that was remembered; ``None`` of what is safe."""
+        return None if self._safe and _is_safe(input, self._safe) else self.asked.would_deny(input)
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self.answer_now(input)

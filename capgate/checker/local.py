@@ -10,7 +10,7 @@ from ..errors import ends_task
 from ..events import DecisionLog
 from ..limits import Limits
 from ..model import Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
-from ..policy import RuntimePolicy
+from ..policy import MonitoredRule, RuntimePolicy
 from ..runtime.abi.lowering import check_lowerable
 from .base import DENIED, Checker
 
@@ -39,6 +39,14 @@ class LocalPolicyChecker(Checker):
         self._limits = limits or Limits()
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
         self.inputs = policy.inputs
+
+    @property
+    def monitors_rules(self) -> bool:
+        return self._policy.monitored is not None
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        monitored = self._policy.monitored
+        return None if monitored is None else monitored.first(input)
 
     async def evaluate(self, input: PolicyInput) -> PolicyResult:
         return self.evaluate_now(input)

@@ -11,6 +11,7 @@ from ..actions import VOCABULARY, Vocabulary
 from ..errors import PoolExhausted, ends_task
 from ..events import DecisionLog
 from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..policy import MonitoredRule
 from ..runtime.bounded_wait import BoundedWait
 from ..runtime.pool import PoolStatistics, WasmPool
 from .base import DENIED, Checker
@@ -73,6 +74,14 @@ class WasmPolicyChecker(Checker):
     def expired(self) -> bool:
         """Whether the policy has expired, so that it denies everything."""
         return self.expires is not None and not self._clock() < self.expires
+
+    @property
+    def monitors_rules(self) -> bool:
+        return self.pool.artifact.monitored is not None
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        monitored = self.pool.artifact.monitored
+        return None if monitored is None else monitored.first(input)
 
     def answer_now(self, input: PolicyInput) -> PolicyResult | None:
         """Answer ``input`` where an instance is idle, else return ``None``.

@@ -18,6 +18,7 @@ import msgspec
 from ..errors import CapgateError, StoreError
 from ..limits import check_number
 from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
+from ..policy import MonitoredRule
 from ..runtime.event_loop import on_loop
 from ..runtime.pool import PoolStatistics
 from ..store.records import Active
@@ -113,6 +114,13 @@ class Generation(Checker):
     @property
     def expired(self) -> bool:
         return self.checker.expired
+
+    @property
+    def monitors_rules(self) -> bool:
+        return self.checker.monitors_rules
+
+    def would_deny(self, input: PolicyInput) -> MonitoredRule | None:
+        return self.checker.would_deny(input)
 
     def statistics(self) -> PoolStatistics:
         return self.checker.statistics()

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, Protocol, Union
 import anyio.from_thread
 import msgspec
 
-from ..checker.base import BatchResult, denial_for
+from ..checker.base import BatchResult, Checker, denial_for
 from ..errors import ActorUnknown, CapabilityDenied, ConfigError, MalformedInput, RequestEnded, ends_task
 from ..events import RequestFacts, new_decision_id
 from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
@@ -179,7 +179,8 @@ class Capabilities(msgspec.Struct, eq=False):
             if ends_task(error):
                 raise
             return self._deny_all(questions, error)
-        return self._conclude(inputs, await point.checker.ask(inputs))
+        asked = point.checker.current
+        return self._conclude(inputs, await asked.ask(inputs), asked)
 
     def _ask_now(self, questions: Sequence[Any]) -> list[Decision]:
         point = self._point
@@ -194,7 +195,8 @@ class Capabilities(msgspec.Struct, eq=False):
             if ends_task(error):
                 raise
             return self._deny_all(questions, error)
-        return self._conclude(inputs, point.checker.ask_now(inputs))
+        asked = point.checker.current
+        return self._conclude(inputs, asked.ask_now(inputs), asked)
 
     async def _find_actor(self) -> Any:
         actor = None if self._find is None else self._find(self._scope)
@@ -216,7 +218,7 @@ class Capabilities(msgspec.Struct, eq=False):
         self.actor = actor
         return actor
 
-    def _conclude(self, inputs: list[PolicyInput], answers: BatchResult) -> list[Decision]:
+    def _conclude(self, inputs: list[PolicyInput], answers: BatchResult, asked: Checker) -> list[Decision]:
         """Return a decision for each of ``inputs``, and write the events."""
         results, policy, cause = answers
         point, facts, decisions = self._point, None, []
@@ -226,9 +228,9 @@ class Capabilities(msgspec.Struct, eq=False):
                 decision = self._settled(point.settle_denial(Decision(input, result, new_decision_id(), policy), facts))
             else:
                 decision = self._settled(Decision(input, result, None, policy))
-                if point.samples_allows:
+                if point.looks_at_allows:
                     facts = facts or RequestFacts.of(self._scope, cause=cause)
-                    point.log.allowed(decision, facts)
+                    point.report_allow(asked, decision, facts)
             decisions.append(decision)
         return decisions
 

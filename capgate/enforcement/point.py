@@ -7,8 +7,11 @@ looked for in what an application raised.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Mapping
 from typing import Any, Final
+
+import msgspec
 
 from ..checker.base import Checker, PolicyChecker, denial_for
 from ..checker.foreign import as_checker
@@ -19,6 +22,8 @@ from ..model import ALLOW, DEFAULT_ENVIRONMENT, Decision, Deny, Environment
 from ..runtime.bounded_wait import BoundedWait
 
 _USUAL: Final = Limits()
+
+_log = logging.getLogger("capgate")
 
 
 class EnforcementPoint:
@@ -38,7 +43,7 @@ class EnforcementPoint:
         "checker",
         "env",
         "log",
-        "samples_allows",
+        "looks_at_allows",
         "steady",
     )
 
@@ -62,7 +67,8 @@ class EnforcementPoint:
         self.body_seconds = limits.body_seconds
         self.body_idle_seconds = limits.body_idle_seconds
         self.log = DecisionLog(sample_allows, period)
-        self.samples_allows = sample_allows > 0
+        #: Whether :meth:`report_allow` may have something to write.
+        self.looks_at_allows = sample_allows > 0 or self.steady is None or self.steady.monitors_rules
         self._period = period
 
     @property
@@ -81,6 +87,21 @@ class EnforcementPoint:
             return denial
         self.log.would_deny(denial, facts)
         return Decision(denial.input, ALLOW, denial.decision_id, denial.policy)
+
+    def report_allow(self, asked: Checker, allow: Decision, facts: RequestFacts) -> None:
+        """Write the event of ``allow``: always if a rule of ``asked`` that only monitors would have denied it.
+
+        Else it is sampled. Never raises: the allow is the policy's, and stands.
+        """
+        try:
+            watching = asked.would_deny(allow.input) if asked.monitors_rules and allow.input is not None else None
+            if watching is None:
+                self.log.allowed(allow, facts)
+                return
+            denial = Decision(allow.input, Deny(watching.rule.reason), new_decision_id(), allow.policy)
+            self.log.would_deny(denial, msgspec.structs.replace(facts, rule=watching.number))
+        except Exception as error:
+            _log.error("an allow could not be reported: %s", type(error).__name__)
 
 
 async def actor_in_time(actor: Awaitable[Any], seconds: float) -> Any:

@@ -206,7 +206,7 @@ class GatedRequest(Seal, eq=False):
                     capabilities = self._capabilities
                     if capabilities is not None:
                         capabilities.actor = actor
-                    if point.samples_allows:
+                    if point.looks_at_allows:
                         self._report_allows(scope, point, (input,))
                     return True
                 if answer is not None:  # asked again, it might become another one
@@ -282,7 +282,7 @@ class GatedRequest(Seal, eq=False):
         self._state = OPEN
         if self._capabilities is not None:
             self._capabilities.actor = actor
-        if point.samples_allows:  # now, because until here it could still become a denial
+        if point.looks_at_allows:  # now, because until here it could still become a denial
             self._report_allows(scope, point, allowed)
         return True
 
@@ -399,10 +399,11 @@ class GatedRequest(Seal, eq=False):
 
     def _report_allows(self, scope: Scope, point: RequestPoint, inputs: Sequence[PolicyInput]) -> None:
         """Report an allow for each of ``inputs``."""
-        policy = (self._asked or point.checker).policy
-        facts = RequestFacts.of(scope, duration_us=self._duration_us())
+        asked = self._asked or point.checker.current
+        policy = asked.policy
+        facts = RequestFacts.of(scope, duration_us=self._duration_us(), env=point.env)
         for input in inputs:
-            point.log.allowed(Decision(input, ALLOW, None, policy), facts)
+            point.report_allow(asked, Decision(input, ALLOW, None, policy), facts)
 
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .document import Document, PolicySection, is_label
 from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy
+from .monitored import MonitoredRule, MonitoredRules
 from .rules import Pattern, Rule
 from .strict import ascii_lower
 from .wellformed import is_well_formed
@@ -17,6 +18,8 @@ __all__ = [
     "ActionEntry",
     "Document",
     "Explanation",
+    "MonitoredRule",
+    "MonitoredRules",
     "Pattern",
     "PolicySection",
     "Rule",

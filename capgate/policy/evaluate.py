@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from .document import EVERY, OPERATION_BITS, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, ModeIndex
+from .monitored import monitored_rules
 from .rules import HOST_KIND
 from .strict import JSON, ascii_lower, is_unicode, locate, mistake, parse
 from .wellformed import actor_of, exact, is_readable, is_well_formed, mode_of
@@ -27,12 +28,14 @@ class Explanation(msgspec.Struct, frozen=True):
     ``by`` is ``"rule"`` (``rule`` is its number in the document, from 0), ``"section"`` (``section`` is its path, such
     as ``"sql"`` or ``"actions.invoice.send"``), ``"default"`` where nothing admits the question, or what ends the
     judgement before that: ``"unknown_action"``, ``"missing_resource"``, ``"wrong_kind"``, ``"malformed_input"``.
+    ``monitored`` is of an allow the number of the first rule that only monitors, and would deny it.
     """
 
     result: PolicyResult
     by: str
     rule: int | None = None
     section: str | None = None
+    monitored: int | None = None
 
 
 _MALFORMED: Final = Explanation(Deny(Reason.MALFORMED_INPUT), "malformed_input")
@@ -75,7 +78,8 @@ class RuntimePolicy:
 
     ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none). ``sha256`` is of its
     bytes as given, or of its canonical JSON if it was a dict. ``rules`` are the document's, and ``actions`` has one
-    :class:`ActionEntry` for each known action.
+    :class:`ActionEntry` for each known action. No answer depends on the rules that only monitor, which are
+    ``monitored`` if there are any.
 
     ``inputs`` names the fields of a question that answers may depend on, of :data:`INPUTS`. All well-formed questions
     that agree in these have one answer.
@@ -86,10 +90,13 @@ class RuntimePolicy:
         self.version: Final = document.version
         self.sha256: Final = sha256
         self.rules: Final = document.rules
+        self.monitored: Final = monitored_rules(document.rules)
+        self._document = document
+        counting = [rule for rule in document.rules if not rule.monitor]
         self.actions: Final = {entry.action: entry for entry in _entries(document)}
         self.inputs: Final = ALWAYS.union(
-            {"actor"} if any(rule.actors is not None for rule in document.rules) else (),
-            {"mode"} if any(rule.modes is not None for rule in document.rules) else (),
+            {"actor"} if any(rule.actors is not None for rule in counting) else (),
+            {"mode"} if any(rule.modes is not None for rule in counting) else (),
         )
         self._by_rule: Final = tuple(
             Explanation(Deny(rule.reason) if rule.denies else ALLOW, "rule", rule=number)
@@ -140,7 +147,17 @@ class RuntimePolicy:
     def explain(self, input: PolicyInput) -> Explanation:
         """Return the answer to ``input`` as :meth:`evaluate` gives it, and which rule or section it comes from."""
         explanation = self._explain(input)
-        return _MALFORMED if explanation.result is ALLOW and not is_well_formed(input) else explanation
+        if explanation.result is not ALLOW:
+            return explanation
+        if not is_well_formed(input):
+            return _MALFORMED
+        monitored = None if self.monitored is None else self.monitored.first(input)
+        return explanation if monitored is None else msgspec.structs.replace(explanation, monitored=monitored.number)
+
+    def counting_all(self) -> RuntimePolicy:
+        """Return the policy that this would be if rules that only monitor counted, with the same digest."""
+        rules = tuple(msgspec.structs.replace(rule, monitor=False) for rule in self.rules)
+        return RuntimePolicy(msgspec.structs.replace(self._document, rules=rules), self.sha256)
 
     def _explain(self, input: PolicyInput) -> Explanation:
         if not is_readable(input):

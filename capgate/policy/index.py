@@ -143,7 +143,10 @@ class ModeIndex(msgspec.Struct, frozen=True):
 
 
 class Indexer:
-    """Makes the indexes of a document's rules. Raises :class:`ConfigError` where they would be too large."""
+    """Makes the indexes of a document's rules, but for those that only monitor.
+
+    Raises :class:`ConfigError` where they would be too large.
+    """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
@@ -155,7 +158,7 @@ class Indexer:
         """Return an index for each action that rules are about."""
         covering: dict[str, list[int]] = {}
         for number, rule in enumerate(self._rules):
-            for action in rule.covers:
+            for action in () if rule.monitor else rule.covers:
                 covering.setdefault(action, []).append(number)
         made: dict[Numbers, ModeIndex] = {}
         indexes = {}

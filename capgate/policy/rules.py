@@ -7,14 +7,16 @@
      "actors": ["service", "user:alice", "service:ci/*"],   absent: whoever asks
      "modes": ["dev"],                                      exact; absent: in every mode
      "resources": ["sql_query:audit", "path:reports/*"],    "sql_query" alone: any id, or none; absent: any, or none
-     "reason": "text"}                                      of a denial; "not_in_allowlist" where it has none
+     "reason": "text",                                      of a denial; "not_in_allowlist" where it has none
+     "monitor": true}                                       of a denial: it does not count, and is recorded
 
 ``*`` stands at the end only, after ``:``, ``/`` or ``.`` (in an action's name after a dot), for one character or more:
 ``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. An id that contains ``*`` cannot be written. Ids of the
 kind ``host`` compare with A to Z as a to z, everything else exactly.
 
 A name that is neither built in nor in the section ``actions`` is an application's own action, known to the policy
-because a rule has it; it needs no resource. A ``*`` makes no action known. Rules that could never match are errors,
+because a rule has it; it needs no resource. Neither a ``*`` nor a rule that only monitors makes an action known, for
+without the latter every answer is the same (see ``monitored.py``). Rules that could never match are errors,
 because a denial with a slip of the pen would deny nothing. Such are a ``*`` that no known action begins with, and a
 kind of resource that no action of the rule acts on.
 """
@@ -41,7 +43,7 @@ ACTOR_KINDS: Final = ("anonymous", "user", "service", "compiler_tool")
 HOST_KIND: Final = "host"
 BUILTIN_KINDS: Final = {action.name: action.kind for action in BUILTIN_ACTIONS}
 
-RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason")
+RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason", "monitor")
 _SEPARATORS: Final = (":", "/", ".")
 _STAR: Final = "'*' only as the last segment, after ':', '/' or '.'; an id that contains a '*' cannot be written"
 _ACTOR: Final = "'anonymous', or 'user', 'service' or 'compiler_tool', alone or with ':' and an id"
@@ -75,7 +77,8 @@ class Pattern(msgspec.Struct, frozen=True):
 
 class Rule(msgspec.Struct, frozen=True):
     """A checked rule. ``None`` instead of a list: the rule does not look at it. ``actions`` are as written, and
-    ``covers`` are the known actions that they stand for, sorted."""
+    ``covers`` are the known actions that they stand for, sorted. With ``monitor`` it is a denial that does not
+    count."""
 
     effect: str
     actions: tuple[str, ...]
@@ -84,10 +87,11 @@ class Rule(msgspec.Struct, frozen=True):
     resources: tuple[Pattern, ...] | None = None
     reason: str = Reason.NOT_IN_ALLOWLIST
     covers: tuple[str, ...] = ()
+    monitor: bool = False
 
     @property
     def denies(self) -> bool:
-        """Whether this is a denial, which beats whatever allows."""
+        """Whether this is a denial, which beats whatever allows, unless it only monitors."""
         return self.effect == DENY_EFFECT
 
     def unmet(self, mode: str, actor: Half, resource: Half) -> tuple[str, ...]:
@@ -131,6 +135,7 @@ def _rule(where: Key, raw: object) -> Rule:
         _list((*where, "modes"), raw["modes"], _mode) if "modes" in raw else None,
         _list((*where, "resources"), raw["resources"], _resource) if "resources" in raw else None,
         _reason((*where, "reason"), raw["reason"], effect) if "reason" in raw else Reason.NOT_IN_ALLOWLIST,
+        monitor=_monitor((*where, "monitor"), raw["monitor"], effect) if "monitor" in raw else False,
     )
 
 
@@ -194,10 +199,19 @@ def _reason(where: Key, raw: object, effect: str) -> str:
     return raw
 
 
+def _monitor(where: Key, raw: object, effect: str) -> bool:
+    if effect != DENY_EFFECT:
+        raise mistake(where, shallow(raw), "no monitor, because only a denial can be recorded and not count")
+    if raw is not True and raw is not False:
+        raise mistake(where, shallow(raw), "true, for a denial that is recorded and does not count, or false")
+    return raw
+
+
 def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
     """Return the rules with what they cover. Raises :class:`ConfigError` for an entry that can never match."""
-    named = {name for rule in rules for name in rule.actions if not name.endswith("*")}
-    below = _by_beginning({*BUILTIN_KINDS, *declared, *named})
+    named = {name for rule in rules if not rule.monitor for name in rule.actions if not name.endswith("*")}
+    known = {*BUILTIN_KINDS, *declared, *named}
+    below = _by_beginning(known)
     covering, count = [], 0
     for index, rule in enumerate(rules):
         names: set[str] = set()
@@ -205,6 +219,9 @@ def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
             covered = below.get(action[:-1], []) if action.endswith("*") else [action]
             if not covered:
                 raise mistake((*_HERE, index, "actions", at), action, "the beginning of an action that is known")
+            if rule.monitor and action not in known and not action.endswith("*"):
+                valid = "an action that is known without this rule, which only monitors"
+                raise mistake((*_HERE, index, "actions", at), action, valid)
             names.update(covered)
             count += len(covered)
             check_entries(count)

@@ -128,9 +128,13 @@ def _rule() -> Schema:
                 "maxLength": MAX_REASON,
                 "not": {"pattern": r"[\u0000-\u001f\u007f-\u009f]"},
             },
+            "monitor": {
+                "description": "Of a denial: it is recorded, and does not count. Without this it counts.",
+                "type": "boolean",
+            },
         },
         "if": {"properties": {"effect": {"const": ALLOW_EFFECT}}},
-        "then": {"properties": {"reason": False}},
+        "then": {"properties": {"reason": False, "monitor": False}},
     }
 
 

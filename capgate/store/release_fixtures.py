@@ -28,13 +28,14 @@ FIXTURES_BYTES: Final = 4 << 20
 _BUILTIN: Final = frozenset(action.name for action in BUILTIN_ACTIONS)
 _NEEDED: Final = ("input", "expected")
 #: What the file of a release holds of a fixture.
-_RELEASED: Final = (*_NEEDED, "description", "policy", "register", "name")
+_RELEASED: Final = (*_NEEDED, "would_deny", "description", "policy", "register", "name")
 _EMPTY: Final[tuple[Any, ...]] = (None, "", [], ())
 
 
 class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A golden fixture: a question, the answer that is expected, and where it stands.
 
+    ``would_deny`` is the reason of the first rule that only monitors and would deny it; without it, nobody looks.
     ``name`` tells it from others, and only the file of a release holds it. ``path`` and ``line`` are where it was read;
     no file holds them.
     """
@@ -47,6 +48,7 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     path: str = ""
     line: int = 1
+    would_deny: str | None = None
 
     @property
     def answer(self) -> bytes:
@@ -65,6 +67,11 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if isinstance(self.expected, Deny) and not is_unicode(self.expected.reason):
             return "expected.reason", "a lone surrogate, which no policy can answer with"
+        if self.would_deny is not None:
+            if isinstance(self.expected, Deny):
+                return "would_deny", "a rule that only monitors records nothing where the answer is a denial"
+            if not self.would_deny or not is_unicode(self.would_deny):
+                return "would_deny", "no reason of a rule, which is text that is not empty"
         for number, action in enumerate(self.register):
             if not is_action_name(action) or action in _BUILTIN:
                 reason = f"{action[:128]!a} is no name of an application's own action, such as 'invoice.send'"
@@ -128,7 +135,10 @@ def _encode(fixtures: Iterable[Fixture]) -> bytes:
 
 def _plain(fixture: Fixture) -> dict[str, Any]:
     fields = {field: msgspec.to_builtins(getattr(fixture, field)) for field in _RELEASED}
-    return {field: value for field, value in fields.items() if field in _NEEDED or value not in _EMPTY}
+    kept = (
+        {*_NEEDED} if fixture.would_deny is None else {*_NEEDED, "would_deny"}
+    )  # an empty one is an error, and not lost
+    return {field: value for field, value in fields.items() if field in kept or value not in _EMPTY}
 
 
 def _check_size(data: bytes) -> None:

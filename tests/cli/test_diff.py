@@ -274,3 +274,20 @@ def test_too_many_classes_are_exit_code_2(folder: Folder, capsys: pytest.Capture
     )
     assert call("diff", old, new) == 2
     assert "--replay" in capsys.readouterr().err
+
+
+def test_rules_that_only_monitor_are_a_part_of_their_own(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    watched = {**DOCUMENT, "rules": [{**DOCUMENT["rules"][0], "monitor": True}]}
+    bare = {"sql": DOCUMENT["sql"]}
+    files = [folder.write(f"{at}.json", json.dumps(each)) for at, each in enumerate((bare, watched, DOCUMENT))]
+    code, told = compared(files[0], files[1], capsys=capsys)
+    assert (code, told["changes"]) == (1, [])
+    denied = [change["after"] for change in told["recorded"] if change["effect"] == "denied"]
+    assert denied == [{"kind": "deny", "reason": "the books are closed"}]
+    code, told = compared(files[1], files[2], capsys=capsys)  # and now it counts
+    assert (code, told["denied"], told["recorded"]) == (1, 1, [])
+    assert compared(files[1], files[1], capsys=capsys)[0] == 0
+    assert call("diff", files[0], files[1]) == 1
+    out = capsys.readouterr().out
+    assert "no question" in out
+    assert "- db." in out

@@ -261,3 +261,27 @@ def test_where_nothing_was_asked_nothing_is() -> None:
     event = msgspec.to_builtins(event_of(READ))
     for change in ({"action": None}, {"actor_kind": None}, {"actor_kind": "<int>"}, {"actor_id": None}):
         assert question_of({**event, **change}) == NOTHING
+
+
+WATCHED: dict[str, Any] = {
+    "sql": ["audit"],
+    "rules": [{"effect": "deny", "actions": ["db.*"], "actors": ["user:bob"], "reason": "not bob", "monitor": True}],
+}
+
+
+def test_a_rule_that_only_monitors(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    document = folder.write("watched.json", json.dumps(WATCHED))
+    code, told = explained(document, folder.ask(READ), capsys=capsys)
+    assert (code, told["result"], told["by"], told["monitored"]) == (0, {"kind": "allow"}, "section", 0)
+    assert told["rules"] == [{"rule": 0, "effect": "deny", "unmet": [], "monitor": True}]
+    patches = [way["patch"] for need in told["remedies"][0] for way in need["ways"]]
+    assert [{"op": "remove", "path": "/rules/0/monitor"}] in patches
+    for patch in patches:
+        changed = RuntimePolicy.from_document(apply(WATCHED, tuple(patch)))
+        assert changed.evaluate(READ) != ALLOW
+    assert call("explain", document, folder.ask(READ)) == 0
+    assert "rules[0] (" in capsys.readouterr().out
+    other = msgspec.structs.replace(READ, resource=Resource("sql_query", "other"))
+    code, told = explained(document, folder.ask(other), capsys=capsys)  # it stands in nobody's way
+    assert (code, told["monitored"]) == (1, None)
+    assert all("/rules/0" not in operation["path"] for operation in told["remedies"][0][0]["ways"][0]["patch"])

@@ -63,6 +63,17 @@ def test_a_document(inspect: Inspect) -> None:
     assert inspect(b"\xff", code=1)["kind"] == "document"
 
 
+def test_rules_that_only_monitor_are_named(inspect: Inspect) -> None:
+    rules = [
+        {"effect": "deny", "actions": ["db.write"]},
+        {"effect": "deny", "actions": ["db.read"], "reason": "not yet", "monitor": True},
+    ]
+    document = {"sql": "any", "rules": rules}
+    for data in (json.dumps(document).encode(), build_policy(document)):
+        assert inspect(data)["monitored"] == ["rules[1] not yet"]
+    assert "monitored" not in inspect(build_policy({"sql": "any", "rules": rules[:1]}))
+
+
 def test_a_module_that_capgate_built(inspect: Inspect) -> None:
     data = build_policy({"name": "orders", "version": "3", "cache": ["orders"]})
     found = inspect(data)

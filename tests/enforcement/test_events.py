@@ -109,6 +109,7 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
         "reason": "not_in_allowlist",
         "would_deny": None,
         "would_fit": None,
+        "rule": None,
         "enforce": "always",
         "policy": "orders",
         "policy_version": "7",

@@ -16,7 +16,7 @@ from capgate.policy.analysis.advice import Account, RuleMatch, account_for
 from capgate.policy.analysis.patch import apply
 
 from ..support.documents import documents, questions
-from ..support.judgement import ACTORS, BUILTIN, action_fits, fits, judge
+from ..support.judgement import ACTORS, BUILTIN, action_fits, fits, judge, recorded
 from ..support.policy_fixtures import Fixture, load_fixtures
 from ..support.tools import examples
 
@@ -39,7 +39,7 @@ def standings(document: dict[str, Any], asked: PolicyInput) -> list[RuleMatch]:
         about = asked.resource
         if "resources" in rule and not (about and any(fits(p, about.kind, about.id) for p in rule["resources"])):
             unmet.append("resources")
-        found.append(RuleMatch(number, rule["effect"], tuple(unmet)))
+        found.append(RuleMatch(number, rule["effect"], tuple(unmet), rule.get("monitor", False)))
     return found
 
 
@@ -68,6 +68,7 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
     assert (account.result, account.by, account.rule, account.section) == (
         *(found.result, found.by, found.rule, found.section),
     )
+    assert account.monitored == recorded(document, asked)
     assert list(account.rules) == (standings(document, asked) if account.by != "unknown_action" else [])
     was_allowed = isinstance(found.result, Allow)
     for needs in account.remedies:

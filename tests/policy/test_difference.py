@@ -110,7 +110,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
         if key in other:
             new[key] = other[key]
     rules = new["rules"]
-    change = draw(st.sampled_from(["add", "drop", "turn", "reverse", "none"]))
+    change = draw(st.sampled_from(["add", "drop", "turn", "monitor", "reverse", "none"]))
     if change == "add":
         rules[:] = [*rules[: len(rules) // 2], *other["rules"][:1], *rules[len(rules) // 2 :]]
     elif change == "drop" and rules:
@@ -118,7 +118,12 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     elif change == "turn" and rules:
         rule = rules[draw(st.integers(0, len(rules) - 1))]
         rule.pop("reason", None)
+        rule.pop("monitor", None)
         rule["effect"] = "deny" if rule["effect"] == "allow" else "allow"
+    elif change == "monitor" and rules:
+        rule = rules[draw(st.integers(0, len(rules) - 1))]
+        if rule["effect"] == "deny":
+            rule["monitor"] = not rule.get("monitor", False)
     elif change == "reverse":
         rules.reverse()
     return old, new
@@ -141,7 +146,17 @@ def test_each_question_changes_as_its_class_does(
     if not is_document(new):
         return
     asked = data.draw(st.lists(questions(old) | questions(new), min_size=8, max_size=24))
-    check(old, new, asked)
+    found = check(old, new, asked)
+    if not any(rule.get("monitor") for document in pair for rule in document["rules"]):
+        assert found.recorded == ()
+        return
+    counting = difference(*(RuntimePolicy.from_document(all_counting(document)) for document in pair))
+    assert found.recorded == counting.changes
+
+
+def all_counting(document: dict[str, Any]) -> dict[str, Any]:
+    rules = [{key: value for key, value in rule.items() if key != "monitor"} for rule in document["rules"]]
+    return {**document, "rules": rules}
 
 
 OWN_AND_HOST: dict[str, Any] = {

@@ -18,7 +18,7 @@ from capgate.policy.index import MAX_NESTED
 from capgate.policy.rules import MAX_REASON, MAX_RULES
 
 from ..support.documents import documents, questions
-from ..support.judgement import judge
+from ..support.judgement import judge, recorded
 from ..support.tools import examples
 
 
@@ -71,6 +71,12 @@ BAD: list[tuple[Any, str]] = [
     ([deny(actions=["bd.*"])], "rules[0].actions[0]"),  # that no action begins so
     ([deny(), deny(actions=["db.*", "db.read.*"])], "rules[1].actions[1]"),
     ([deny(actions=["invoice.*"])], "rules[0].actions[0]"),
+    ([allow(monitor=True)], "rules[0].monitor"),
+    ([allow(monitor=False)], "rules[0].monitor"),
+    ([deny(), deny(monitor=1)], "rules[1].monitor"),
+    ([deny(monitor="true")], "rules[0].monitor"),
+    ([deny(monitor=None)], "rules[0].monitor"),
+    ([deny(actions=["invoice.send"], monitor=True)], "rules[0].actions[0]"),  # it makes no action known
     ([deny(actors=None)], "rules[0].actors"),
     ([deny(actors=[])], "rules[0].actors"),
     ([deny(actors="user")], "rules[0].actors"),
@@ -153,7 +159,7 @@ def test_an_unknown_key_and_a_wrong_kind_are_answered_with_the_valid_ones() -> N
     with pytest.raises(ConfigError) as caught:
         read_document({"rules": [deny(when="now")]})
     keys = set(caught.value.valid.replace("the keys ", "").split(", "))
-    assert keys == {"effect", "actions", "actors", "modes", "resources", "reason"}
+    assert keys == {"effect", "actions", "actors", "modes", "resources", "reason", "monitor"}
     with pytest.raises(ConfigError) as caught:
         read_document({"rules": [deny(actions=["db.*", "http.outbound"], resources=["hosts:x"])]})
     assert caught.value.valid.endswith(": host, sql_query")
@@ -268,6 +274,7 @@ def test_the_index_judges_as_the_rules_read(data: st.DataObject, document: dict[
     for asked in data.draw(st.lists(questions(document), min_size=4, max_size=16)):
         found = policy.explain(asked)
         assert (found.result, found.rule) == judge(document, asked), asked
+        assert found.monitored == recorded(document, asked), asked
 
 
 @pytest.mark.slow

@@ -73,6 +73,10 @@ def rules(draw: st.DrawFn, declared: tuple[str, ...] = ()) -> dict[str, Any]:
         )
     if rule["effect"] == "deny" and draw(st.booleans()):
         rule["reason"] = draw(st.sampled_from(REASONS))
+    if rule["effect"] == "deny" and draw(st.integers(0, 2)) == 0:
+        rule["monitor"] = draw(st.booleans())
+        if any(name in OWN and name not in declared for name in rule["actions"]):
+            rule["monitor"] = False  # it makes no action known
     return rule
 
 

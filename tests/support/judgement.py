@@ -27,7 +27,7 @@ def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, i
     """The answer to a well-formed question, and the number of the rule that gave it."""
     rules = document.get("rules", [])
     own = document.get("actions", {})
-    named = {action for rule in rules for action in rule["actions"] if "*" not in action}
+    named = {action for rule in rules if not only_monitors(rule) for action in rule["actions"] if "*" not in action}
     resource = input.resource
     if input.action not in BUILTIN and input.action not in own and input.action not in named:
         return Deny("unknown_action"), None
@@ -39,9 +39,21 @@ def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, i
         return Deny("not_in_allowlist"), None
     for effect in ("deny", "allow"):
         for number, rule in enumerate(rules):
-            if rule["effect"] == effect and matches(rule, input):
+            if rule["effect"] == effect and not only_monitors(rule) and matches(rule, input):
                 return (ALLOW if effect == "allow" else Deny(rule.get("reason", "not_in_allowlist"))), number
     return (ALLOW if admitted(document, input) else Deny("not_in_allowlist")), None
+
+
+def only_monitors(rule: dict[str, Any]) -> bool:
+    return bool(rule.get("monitor", False))
+
+
+def recorded(document: dict[str, Any], input: PolicyInput) -> int | None:
+    """The number of the first rule that only monitors, and would deny what the document allows."""
+    if judge(document, input)[0] is not ALLOW:
+        return None
+    rules = enumerate(document.get("rules", []))
+    return next((number for number, rule in rules if only_monitors(rule) and matches(rule, input)), None)
 
 
 def matches(rule: dict[str, Any], input: PolicyInput) -> bool:

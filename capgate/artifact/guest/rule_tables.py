@@ -17,7 +17,8 @@ Offsets and numbers are as in ``image.py``. An offset or a set that is 0 says th
     denial        as the canonical ABI lays a result out: 0 1     4 address and 8 length of the reason
 
 Of a question's mode and actor the guest visits every part that fits. Of its resource it visits the most specific one
-only, whose match has those of the others in it. A text of the kind ``host`` is in lower case.
+only, whose match has those of the others in it. A text of the kind ``host`` is in lower case. Rules that only monitor
+are not in the image.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class RuleTables:
     def __init__(self, policy: RuntimePolicy, tables: Tables) -> None:
         self._tables = tables
         self._made: dict[int, int] = {}
-        denials = [(number, rule) for number, rule in enumerate(policy.rules) if rule.denies]
+        denials = [(number, rule) for number, rule in enumerate(policy.rules) if rule.denies and not rule.monitor]
         self._places = {number: place for place, (number, _) in enumerate(denials, 1)}
         texts = [rule.reason.encode() for _, rule in denials]
         addresses = [IMAGE_BASE + tables.add_text(text) for text in texts]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from ...artifact.load import PolicyFile, read_policy
@@ -56,6 +58,8 @@ def diff(
     others) that serve requests. The questions are lines of the log `capgate.decisions`, or golden fixtures. Events have
     neither the hash of arguments nor attributes of resources, so these are not in the questions.
 
+    Where either document has rules that only monitor, a second part says what would change if all of these counted.
+
     Exit codes: 0 no difference; 1 some; 2 usage, or a file that cannot be used.
 
     Try:
@@ -78,10 +82,10 @@ def diff(
     differing = difference(_document(before), _document(after))
     if as_json:
         facts = {"classes": differing.classes, **_counts(differing), "changes": differing.changes}
-        print_json({**policies, "exact": True, **facts})
+        print_json({**policies, "exact": True, **facts, "recorded": differing.recorded})
     else:
         _show(differing)
-    raise typer.Exit(1 if differing.changes else 0)
+    raise typer.Exit(1 if differing.changes or differing.recorded else 0)
 
 
 def _document(policy: PolicyFile) -> RuntimePolicy:
@@ -100,12 +104,19 @@ def _counts(differing: Difference) -> dict[str, int]:
 
 def _show(differing: Difference) -> None:
     out = console()
-    for change in differing.changes:
-        sign, style = _SIGNS[change.effect]
-        out.print(Text(f"{sign} {change_text(change)}", style))
+    _show_changes(out, differing.changes)
     counts = _counts(differing).values()
     told = "{} allowed that was not, {} denied that was not, {} denied for another reason".format(*counts)
     out.print(told if differing.changes else "no question is answered otherwise")
+    if differing.recorded:
+        out.print("\nIf rules that only monitor counted, before and after:")
+        _show_changes(out, differing.recorded)
+
+
+def _show_changes(out: Console, changes: Iterable[AnswerChange]) -> None:
+    for change in changes:
+        sign, style = _SIGNS[change.effect]
+        out.print(Text(f"{sign} {change_text(change)}", style))
 
 
 def change_text(change: AnswerChange) -> str:

@@ -71,7 +71,7 @@ def explain(
         account = account_for(file.raw, input)
         result = account.result
         if as_json:
-            parts = ("by", "rule", "section", "rules", "remedies")
+            parts = ("by", "rule", "section", "monitored", "rules", "remedies")
             print_json({**facts, "result": result, **{part: getattr(account, part) for part in parts}})
         else:
             _show_account(file, input, account)
@@ -102,6 +102,9 @@ def _show_account(file: PolicyFile, input: PolicyInput, account: Account) -> Non
     out = console()
     _show_answer(out, input, account.result)
     out.print(f"  {_why(file, account)}")
+    if account.monitored is not None:
+        line = _line(file, account.monitored)
+        out.print(f"  recorded: rules[{account.monitored}]{line} would deny it, and only monitors")
     _show_rules(out, input, account)
     _show_remedies(out, account)
 
@@ -130,9 +133,9 @@ def _line(file: PolicyFile, rule: int) -> str:
 
 def _rule(match: RuleMatch) -> str:
     unmet, effect = match.unmet, match.effect
-    verb = "denies" if effect == "deny" else "allows"
+    verb = "allows" if effect == "allow" else "would deny" if match.monitor else "denies"
     how = f"does not match: its {' and its '.join(unmet)}" if unmet else f"matches and {verb} it"
-    return f"rules[{match.rule}] ({effect}) {how}"
+    return f"rules[{match.rule}] ({effect}{', which only monitors' if match.monitor else ''}) {how}"
 
 
 def _show_remedies(out: Console, account: Account) -> None:

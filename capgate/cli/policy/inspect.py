@@ -15,7 +15,7 @@ from ...artifact.bundle import Bundle, BundleKeys, is_archive
 from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_bytes
 from ...errors import BundleError, CapgateError, SignatureInvalid
 from ...limits import Limits
-from ...policy import RuntimePolicy
+from ...policy import MonitoredRules, RuntimePolicy
 from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
@@ -108,6 +108,7 @@ def _inspect_document(findings: Findings, data: bytes, path: Path) -> None:
     # Of a document the digest is that of what it says.
     findings.facts |= {"name": policy.name, "version": policy.version, "policy_sha256": policy.sha256}
     findings.facts["inputs"] = sorted(policy.inputs)
+    findings.facts |= _about_monitored(policy.monitored)
 
 
 def _inspect_module(
@@ -130,6 +131,7 @@ def _inspect_module(
         findings.facts["bundle"] |= _about_bundle(artifact.bundle, len(artifact.rego_data))
     if artifact.inputs is not None:
         findings.facts["inputs"] = sorted(artifact.inputs)
+    findings.facts |= _about_monitored(artifact.monitored)
     findings.facts["module"] = _about_module(decode(artifact.module), len(artifact.module))
     _prepare(findings, artifact, engine, limits)
 
@@ -163,6 +165,13 @@ def _about_bundle(bundle: Bundle, data_bytes: int) -> dict[str, object]:
         "data_bytes": data_bytes,
         "files": bundle.files,
     }
+
+
+def _about_monitored(monitored: MonitoredRules | None) -> dict[str, object]:
+    """Return which rules only monitor, where there are some."""
+    if monitored is None:
+        return {}
+    return {"monitored": [f"rules[{each.number}] {each.rule.reason}" for each in monitored.rules]}
 
 
 def _about_module(module: Module, size: int) -> dict[str, object]:

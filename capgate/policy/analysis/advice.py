@@ -33,15 +33,17 @@ _BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
 _OPERATIONS: Final = ("read", "write", "migrate")
 
 
-class RuleMatch(msgspec.Struct, frozen=True):
+class RuleMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a rule about the action matches the question. ``rule`` counts from 0.
 
     ``unmet`` are the lists (``actors``, ``modes``, ``resources``) that keep it from matching; none do where it matches.
+    With ``monitor`` it denies nothing, and is recorded.
     """
 
     rule: int
     effect: str
     unmet: tuple[str, ...]
+    monitor: bool = False
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -62,7 +64,8 @@ class Account(msgspec.Struct, frozen=True):
     """An answer, what it comes from (as in :class:`~capgate.policy.Explanation`), and what would turn it round.
 
     ``rules`` are those about its action, in the order of the document. Any one of the ``remedies`` turns the answer
-    round if each of its needs is met.
+    round if each of its needs is met. ``monitored`` is of an allow the number of the first rule that only monitors, and
+    would deny it.
 
     The paths of all patches are those of the document as it is: of several, removals come last, and from the end. An
     application's own action also has to be registered by it, which is not of the document.
@@ -74,6 +77,7 @@ class Account(msgspec.Struct, frozen=True):
     section: str | None
     rules: tuple[RuleMatch, ...]
     remedies: tuple[tuple[Obstacle, ...], ...]
+    monitored: int | None = None
 
 
 def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
@@ -91,7 +95,8 @@ def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
         tried = (question.proven(needs) for needs in question.to_be_allowed(explanation.by))
         remedies = [next(filter(None, tried), ())]  # those that follow are for where the first does not do
     kept = tuple(remedy for remedy in remedies if remedy)
-    return Account(explanation.result, explanation.by, explanation.rule, explanation.section, question.matches, kept)
+    said = explanation
+    return Account(said.result, said.by, said.rule, said.section, question.matches, kept, said.monitored)
 
 
 class _Question:
@@ -107,7 +112,7 @@ class _Question:
         self.resource: Half = (None, None) if resource is None else (resource.kind, resource.id)
         self.id = self.resource[1]
         self.matches = tuple(
-            RuleMatch(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource))
+            RuleMatch(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource), rule.monitor)
             for number, rule in enumerate(policy.rules)
             if self.action in rule.covers
         )
@@ -120,7 +125,9 @@ class _Question:
         if by == "unknown_action" and not is_action_name(self.action):
             return []
         deny = [
-            self._rule_need(match.rule) for match in self.matches if match.effect == DENY_EFFECT and not match.unmet
+            self._rule_need(match.rule)
+            for match in self.matches
+            if match.effect == DENY_EFFECT and not match.unmet and not match.monitor
         ]
         allowing = [match for match in self.matches if match.effect == ALLOW_EFFECT and not match.unmet]
         admitted = Obstacle(self._why_not_admitted(by), tuple(self._admitting(by)))
@@ -132,13 +139,18 @@ class _Question:
     def to_be_denied(self) -> list[tuple[Obstacle, ...]]:
         rule = self._new_rule(DENY_EFFECT)
         path, value = ("/rules/-", rule) if "rules" in self.document else ("/rules", [rule])
-        way = Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},))
+        ways = [
+            Way(f"have rules[{match.rule}] count", ({"op": "remove", "path": f"/rules/{match.rule}/monitor"},))
+            for match in self.matches
+            if match.monitor and not match.unmet
+        ]
+        ways.append(Way(f"add the rule {_json(rule)}", ({"op": "add", "path": path, "value": value},)))
         needs = [
             self._rule_need(match.rule) for match in self.matches if match.effect == ALLOW_EFFECT and not match.unmet
         ]
         if self._section_admits():
             needs.append(self._section_need())
-        return [(Obstacle("no rule denies it", (way,)),), tuple(needs)]
+        return [(Obstacle("no rule denies it", tuple(ways)),), tuple(needs)]
 
     def proven(self, needs: tuple[Obstacle, ...]) -> tuple[Obstacle, ...]:
         """Return ``needs`` with those ways that do turn the answer round.

@@ -69,14 +69,28 @@ class AnswerChange(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """All changes, none of which overlap, and how many classes of questions were asked about."""
+    """All changes, none of which overlap, and how many classes of questions were asked about.
+
+    ``recorded`` are the changes that there would be if all rules counted that only monitor, on both sides. It is empty
+    where no such rule is on either side.
+    """
 
     changes: tuple[AnswerChange, ...]
     classes: int
+    recorded: tuple[AnswerChange, ...] = ()
 
 
 def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) -> Difference:
     """Return what changes from ``old`` to ``new``. Raises :class:`ConfigError` above ``limit`` classes."""
+    changes, classes = _changes(old, new, limit)
+    if old.monitored is None and new.monitored is None:
+        return Difference(changes, classes)
+    recorded, more = _changes(old.counting_all(), new.counting_all(), limit - classes)
+    return Difference(changes, classes + more, recorded)
+
+
+def _changes(old: RuntimePolicy, new: RuntimePolicy, limit: int) -> tuple[tuple[AnswerChange, ...], int]:
+    """Return the changes and how many classes of questions were asked about."""
     names_by_change: dict[tuple[PolicyResult, PolicyResult, Region, Region, Region], list[str]] = {}
     classes = 0
     for name in sorted({*old.actions, *new.actions}):
@@ -90,7 +104,7 @@ def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) ->
         for (before, after, *regions), names in names_by_change.items()
     ]
     order = ("allowed", "denied", "reason")
-    return Difference(tuple(sorted(changes, key=lambda change: order.index(change.effect))), classes)
+    return tuple(sorted(changes, key=lambda change: order.index(change.effect))), classes
 
 
 def _effect(before: PolicyResult, after: PolicyResult) -> Effect:
@@ -110,7 +124,7 @@ class _Action:
             (side, number): rule
             for side, policy in enumerate(sides)
             for number, rule in enumerate(policy.rules)
-            if name in rule.covers
+            if name in rule.covers and not rule.monitor
         }
         self._spaces = (self._actors(), self._modes(), self._resources())
         self._classes = [list(space.classes().items()) for space in self._spaces]

@@ -1,7 +1,8 @@
 """Says which parts of a policy document fixtures are about: the rules, and the entries of its sections.
 
 A part is covered when it decides the answer to some fixture. A rule that only matches, while another one decides, is
-not: without it, the answer would be the same.
+not: without it, the answer would be the same. A rule that only monitors is covered when it would have denied some
+fixture that was allowed.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def coverage_of(policy: RuntimePolicy, inputs: Iterable[PolicyInput]) -> Coverag
 
 def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPart]:
     explanation = policy.explain(input)
-    if explanation.rule is not None:
-        yield DocumentPart(f"rules[{explanation.rule}]")
+    for rule in (explanation.rule, explanation.monitored):
+        if rule is not None:
+            yield DocumentPart(f"rules[{rule}]")
     if explanation.section is None:
         return
     action = policy.actions[input.action]

@@ -7,6 +7,7 @@
                "resource": {"kind": "sql_query", "id": "audit"}},                      a policy input
      "register": ["invoice.send"],                    optional: actions that the application brings
      "policy": {"sql": ["list_users"]},               optional: the document that this fixture is about
+     "would_deny": "not yet",                         optional, of an allow: what a rule that only monitors records
      "expected": {"kind": "deny", "reason": "not_in_allowlist"}}
 
 A file holds one of these or a list of them. A ``.jsonl`` (or ``.ndjson``) file has one on each line. ``expected`` may

@@ -78,7 +78,7 @@ def _resource(resource: Resource) -> str:
 
 def describe_rule(rule: Rule) -> str:
     """Return a rule in short, such as ``deny db.* for user:alice in mode dev``."""
-    parts = [rule.effect, ", ".join(rule.actions)]
+    parts = ["monitored " * rule.monitor + rule.effect, ", ".join(rule.actions)]
     if rule.resources is not None:
         parts += ["on", ", ".join(map(_pattern, rule.resources))]
     if rule.actors is not None:
@@ -114,13 +114,22 @@ def difference(outcome: Outcome) -> list[tuple[str, str]]:
 
     ``-`` is what was expected, ``+`` what came instead and from whom, a blank a runtime that answered as expected.
     """
-    expected, by_answer = outcome.fixture.answer, dict[bytes, list[str]]()
+    fixture, by_answer = outcome.fixture, dict[tuple[bytes, str], list[str]]()
     for given in outcome.answers:
-        by_answer.setdefault(canonical(given.result), []).append(given.runtime)
-    lines = [("-", f"{answer(outcome.fixture.expected)}  expected")]
+        by_answer.setdefault((canonical(given.result), _recorded(fixture, given.would_deny)), []).append(given.runtime)
+    expected = fixture.answer, _recorded(fixture, fixture.would_deny)
+    lines = [("-", f"{answer(fixture.expected)}{expected[1]}  expected")]
     for actual, runtimes in by_answer.items():
-        lines.append((" " if actual == expected else "+", f"{short(actual.decode())}  {', '.join(runtimes)}"))
+        told = f"{short(actual[0].decode())}{actual[1]}  {', '.join(runtimes)}"
+        lines.append((" " if actual == expected else "+", told))
     return lines
+
+
+def _recorded(fixture: Fixture, reason: str | None) -> str:
+    """Return what rules that only monitor recorded, in words, where ``fixture`` looks at it."""
+    if fixture.would_deny is None:
+        return ""
+    return " recorded as nothing" if reason is None else f" recorded as {short(reason)!r}"
 
 
 def details(outcome: Outcome, policy: RuntimePolicy | None) -> list[tuple[str, str]]:
@@ -181,6 +190,7 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
         "input": fixture.input,
         "expected": fixture.expected,
         "answers": {given.runtime: given.result for given in outcome.answers},
+        "would_deny": {given.runtime: given.would_deny for given in outcome.answers},
         "explanation": outcome.explanation,
     }
     return dict(msgspec.to_builtins(data))
@@ -221,10 +231,11 @@ def _add_case(
         file=printable(fixture.path),
         line=str(fixture.line),
     )
-    result = next(given.result for given in outcome.answers if given.runtime == runtime)
-    if canonical(result) == fixture.answer:
+    given = next(given for given in outcome.answers if given.runtime == runtime)
+    if canonical(given.result) == fixture.answer and fixture.would_deny in (None, given.would_deny):
         return False
-    message = f"expected {answer(fixture.expected)}, {runtime} answers {answer(result)}"
+    wanted, actual = (_recorded(fixture, reason) for reason in (fixture.would_deny, given.would_deny))
+    message = f"expected {answer(fixture.expected)}{wanted}, {runtime} answers {answer(given.result)}{actual}"
     failure = ElementTree.SubElement(case, "failure", type=outcome.kind, message=message)
     failure.text = "\n".join(f"{sign} {text}".rstrip() for sign, text in details(outcome, document))
     return True

@@ -18,7 +18,7 @@ from ...checker.local import LocalPolicyChecker
 from ...checker.wasm import WasmPolicyChecker
 from ...errors import CapgateError, ConfigError, FixtureError, FixturesFailed
 from ...limits import Limits
-from ...model import ONLY_ENTRYPOINT, Deny, Entrypoint, PolicyInput, PolicyResult, Reason, canonical
+from ...model import ONLY_ENTRYPOINT, Allow, Deny, Entrypoint, PolicyInput, PolicyResult, Reason, canonical
 from ...policy import Explanation
 from ...runtime.event_loop import current_loop
 from ...runtime.pool import WasmPool
@@ -38,10 +38,14 @@ _T = TypeVar("_T")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What one runtime (``"local"``, or an engine's name) answered."""
+    """What one runtime (``"local"``, or an engine's name) answered.
+
+    ``would_deny`` is the reason of the first rule that only monitors and would have denied it, if there is one.
+    """
 
     runtime: str
     result: PolicyResult
+    would_deny: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -58,7 +62,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether every runtime gave the expected answer, byte for byte as canonical JSON."""
+        """Whether every runtime gave the expected answer, byte for byte as canonical JSON.
+
+        And what rules that only monitor recorded is what the fixture says, if it says anything.
+        """
         return self.kind == PASSED
 
 
@@ -88,11 +95,20 @@ class Runner:
         return self._outcome(fixture, (runtime,))
 
     def _outcome(self, fixture: Fixture, runtimes: Iterable[str]) -> Outcome:
-        answers = tuple(Answer(name, self.answer(name, fixture)) for name in runtimes)
+        answers = tuple(self._answer(name, fixture) for name in runtimes)
         given = {canonical(answer.result) for answer in answers}
-        kind = DISAGREEMENT if len(given) > 1 else PASSED if given == {fixture.answer} else FAILED
+        recorded = {answer.would_deny for answer in answers}
+        is_expected = given == {fixture.answer} and (fixture.would_deny is None or recorded == {fixture.would_deny})
+        kind = DISAGREEMENT if len(given) > 1 or len(recorded) > 1 else PASSED if is_expected else FAILED
         document = self.policy.document
         return Outcome(fixture, answers, kind, None if document is None else document.explain(fixture.input))
+
+    def _answer(self, runtime: str, fixture: Fixture) -> Answer:
+        result = self.answer(runtime, fixture)
+        document = self.policy.document
+        rules = document.monitored if runtime == LOCAL and document is not None else self.policy.artifact.monitored
+        watching = None if rules is None or type(result) is not Allow else rules.first(fixture.input)
+        return Answer(runtime, result, None if watching is None else watching.rule.reason)
 
     def answer(self, runtime: str, fixture: Fixture) -> PolicyResult:
         """Return what ``runtime`` answers."""
