@@ -3,7 +3,8 @@
 Applications are generated: Starlette, FastAPI and bare routers, with routes, class-based endpoints, mounts, hosts,
 included routers, converters, declarations around and inside, and root paths. Between the gate and the routers, and in
 mounted applications, there is middleware, or a subclass, that changes method, path, root path and query, or answers
-itself. Routes come, go and change their order while requests are served. Each application is built twice from the same
+itself. Some applications are mounted twice, under different declarations, and some are called past the gate as well.
+Routes come, go and change their order while requests are served. Each application is built twice from the same
 plan, once with the gate and once without. What ran without it is what may run with it, and what the policy is to be
 asked is what that endpoint declares, with the path parameters that the endpoint itself saw. Nothing here looks at how
 the gate finds a route.
@@ -82,6 +83,8 @@ class Group(msgspec.Struct, frozen=True):
     on_mount: bool
     children: tuple[Union[Endpoint, Group], ...]
     meddling: Meddling = Meddling()
+    #: What is declared on a second mount of the same application, one segment further down, if there is one.
+    twin: Union[tuple[Declaration, ...], None] = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,6 +94,15 @@ class Plan(msgspec.Struct, frozen=True):
     declared: tuple[Declaration, ...]
     children: tuple[Union[Endpoint, Group], ...]
     meddling: Meddling = Meddling()
+    unknown_routes: Literal["hide", "pass"] = "hide"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A way to an endpoint: the parameters of second mounts on it, the path as it is written, and what is around."""
+
+    twins: frozenset[str]
+    template: str
+    around: Around
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -155,8 +167,9 @@ class Application:
     def __init__(self, plan: Plan) -> None:
         self.ran: list[Ran] = []
         self.public: set[str] = set()
-        self._templates: list[tuple[str, bool]] = []
         self._number = 0
+        self._places: dict[int, list[Place]] = {}
+        self._twins: frozenset[str] = frozenset()
         self.app: Any
         number, around = self._inside(plan.declared, ((), ()))
         self.around = around
@@ -179,12 +192,17 @@ class Application:
             routes.pop()
         elif how == "add":
             added = Endpoint("/a", "function", ("GET",), (("cache.read", None, False),), False)
-            routes.insert(0, self._route(added, "", self.around))
+            routes[:0] = self._route(added, "", self.around)
 
     def _routes(self, children: Sequence[Endpoint | Group], prefix: str, around: Around) -> list[BaseRoute]:
-        return [self._route(child, prefix, around) for child in children]
+        return [route for child in children for route in self._route(child, prefix, around)]
 
-    def _route(self, child: Endpoint | Group, prefix: str, around: Around, included: str = "") -> BaseRoute:
+    def _route(self, child: Endpoint | Group, prefix: str, around: Around, included: str = "") -> list[BaseRoute]:
+        if isinstance(child, Group) and child.kind != "host":
+            return self._group(child, prefix, around)
+        return [self._single(child, prefix, around, included)]
+
+    def _single(self, child: Endpoint | Group, prefix: str, around: Around, included: str) -> BaseRoute:
         if isinstance(child, Endpoint):
             made = self._endpoint(child, prefix, around)
             if child.kind == "websocket":
@@ -192,12 +210,34 @@ class Application:
             if child.kind == "opaque":
                 return Mount(child.path, made)
             return Route(child.path, made, methods=None if child.kind == "class" else list(child.methods))
+        number, around = self._inside(child.declared, around)
+        inner = Router(self._routes(child.children, prefix + "h.example" + included, around))
+        host = Host("h.example", inner)
+        declare(host if child.on_mount else inner, child, number)
+        return host
+
+    def _group(self, child: Group, prefix: str, around: Around) -> list[BaseRoute]:
+        """The mount of an application, and before it the second one, if there is one."""
+        if child.twin is None:
+            return [self._mount(child, prefix, around)[0]]
+        # Of what is inside, the numbers are the same. What is built the second time only says what is around it there.
+        twin, path = Group("", "router", "", child.twin, True, ()), f"{child.path}/{{tw{self._number}}}"
+        twin_number, further = self._inside(child.twin, around)
+        start = self._number
+        mount, inside = self._mount(child, prefix, around)
+        end, self._number, twins = self._number, start, self._twins
+        self._twins |= {path.rpartition("{")[2].rstrip("}")}
+        shared = msgspec.structs.replace(child, path=path, declared=() if child.on_mount else child.declared)
+        if child.kind == "wrapped":
+            shared = msgspec.structs.replace(shared, declared=child.declared)
+        self._mount(shared, prefix, further)
+        self._number, self._twins = end, twins
+        middleware = middleware_of(child.meddling) if child.kind == "routes" else None
+        return [declare(Mount(path, app=inside, middleware=middleware), twin, twin_number), mount]
+
+    def _mount(self, child: Group, prefix: str, around: Around) -> tuple[Mount, ASGIApp]:
+        """The mount of an application, and that."""
         number, around = self._inside(child.declared, around, wrapper=child.kind == "wrapped")
-        if child.kind == "host":
-            inner = Router(self._routes(child.children, prefix + "h.example" + included, around))
-            host = Host("h.example", inner)
-            declare(host if child.on_mount else inner, child, number)
-            return host
         inside: Any
         if child.kind == "fastapi":
             inside = fastapi(child.root_path, meddled(FastAPI, child.meddling))
@@ -208,12 +248,13 @@ class Application:
             options: dict[str, Any] = {} if child.kind == "routes" else {"middleware": middleware_of(child.meddling)}
             inside = build(routes=self._routes(child.children, prefix + child.path, around), **options)
         if child.kind == "wrapped":
-            return Mount(child.path, app=Wrapper(declare(Wrapper(inside), child, number)))
+            inside = Wrapper(declare(Wrapper(inside), child, number))
         mount = Mount(
             child.path, app=inside, middleware=middleware_of(child.meddling) if child.kind == "routes" else None
         )
-        declare(mount if child.on_mount else inside, child, number)
-        return mount
+        if child.kind != "wrapped":
+            declare(mount if child.on_mount else inside, child, number)
+        return mount, inside
 
     def _fill(
         self,
@@ -240,9 +281,9 @@ class Application:
             else:
                 router = target.router if isinstance(target, FastAPI) else target
                 if isinstance(child, Group) and child.kind == "host":
-                    router.routes.append(self._route(child, prefix, around, included))
+                    router.routes.extend(self._route(child, prefix, around, included))
                 else:
-                    router.routes.append(self._route(child, prefix + included, around))
+                    router.routes.extend(self._route(child, prefix + included, around))
 
     def _next(self, declared: tuple[Declaration, ...]) -> tuple[int, tuple[Question, ...]]:
         self._number += 1
@@ -262,13 +303,17 @@ class Application:
     def _endpoint(self, child: Endpoint, prefix: str, around: Around, *, asks: bool = False) -> Any:
         number, own = self._next(child.declared)
         asked_by, asked = self._next(child.dependency if asks else ())
-        always, default = around
         template = prefix + child.path + ("/{path:path}" if child.kind == "opaque" else "")
         if child.public:
             self.public.add(template)
+        self._places.setdefault(number, []).append(Place(self._twins, template, around))
 
         def note(connection: HTTPConnection) -> None:
             params: Mapping[str, Any] = connection.path_params
+            twins = {name for name in params if name.startswith("tw")}
+            (place,) = [place for place in self._places[number] if place.twins == twins]
+            template, (always, default) = place.template, place.around
+            event("reached by a second mount" if twins else "reached")
             public = template in self.public and not (always or own or asked)
             before = (*always, *(own or (() if public or asked else default)))
             questions = tuple(
@@ -379,7 +424,13 @@ def groups(draw: st.DrawFn, known: tuple[str, ...], depth: int) -> Group:
     inside = known + parameters(path)
     declared = draw(cached(declarations, inside)) if draw(one_of(True, False)) else ()
     root_path, on_mount = draw(one_of("", "", "/a", "/r")), draw(one_of(True, False))
-    return Group(path, kind, root_path, declared, on_mount, draw(trees(inside, depth + 1)), draw(MEDDLING))
+    children = draw(trees(inside, depth + 1))
+    twin = (
+        draw(cached(declarations, inside))
+        if kind not in ("host", "include") and draw(one_of(True, False, False))
+        else None
+    )
+    return Group(path, kind, root_path, declared, on_mount, children, draw(MEDDLING), twin)
 
 
 @cache
@@ -419,6 +470,7 @@ PLANS = st.builds(
     st.one_of(st.just(()), cached(declarations, ())),
     trees((), 0),
     MEDDLING,
+    one_of("hide", "pass"),
 )
 
 
@@ -432,6 +484,8 @@ def targets(children: Sequence[Endpoint | Group], prefix: str = "") -> Iterator[
             yield prefix + child.path + ("/x" if child.kind == "opaque" else "")
         else:
             yield from targets(child.children, prefix + child.path)
+            if child.twin is not None:
+                yield from targets(child.children, prefix + child.path + "/{tw}")
 
 
 PIECES = {
@@ -505,24 +559,32 @@ async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowe
         reject()
     options: dict[str, Any] = {
         "checker": checker,
-        "settings": Settings(limits=PATIENT, public=tuple(sorted(gated.public - {""}))),
+        "settings": Settings(
+            limits=PATIENT, public=tuple(sorted(gated.public - {""})), unknown_routes=plan.unknown_routes
+        ),
     }
     app: ASGIApp = gated.app
     bare: ASGIApp = free.app
+    outside: ASGIApp | None = None  # the way past the gate to the very application that is behind it
     if plan.inside and plan.kind != "router":
         gated.app.add_middleware(CapabilityMiddleware, **options)
     elif plan.kind == "router":
-        bare, app = Middle(free.app, plan.meddling), CapabilityMiddleware(Middle(gated.app, plan.meddling), **options)
+        bare, outside = Middle(free.app, plan.meddling), Middle(gated.app, plan.meddling)
+        app = CapabilityMiddleware(outside, **options)
     else:
-        app = CapabilityMiddleware(gated.app, **options)
+        outside, app = gated.app, CapabilityMiddleware(gated.app, **options)
     with quiet():
-        for change, scope in scopes:
+        for turn, (change, scope) in enumerate(scopes):
             free.change(change)
             gated.change(change)
             for part in (free.ran, gated.ran, checker.asked):
                 part.clear()
             with using(EVERYTHING):  # for dependencies
                 await call(bare, scope)
+                if turn % 2 and outside is not None:
+                    await call(outside, scope)
+                    assert (gated.ran, checker.asked) == (free.ran, [])
+                    gated.ran.clear()
             answer = await call(app, scope)
             hold(free.ran, gated.ran, checker, scope)
             assert b"kept" not in answer.body
