@@ -15,7 +15,11 @@ import msgspec
 from ..model import PolicyInput
 from .index import NO_RULE, Indexer
 from .rules import MAX_RULES, Rule
+from .strict import mistake
 from .wellformed import actor_of, exact, mode_of
+
+#: Bytes of the text that a module carries.
+MAX_BYTES: Final = 16 << 20
 
 
 class MonitoredRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,8 +50,14 @@ class MonitoredRules:
         return None if number == NO_RULE else self.rules[number]
 
     def encode(self) -> bytes:
-        """Return the text that :meth:`decode` reads: the same rules always give the same."""
-        return msgspec.json.encode(self.rules)
+        """Return the text that :meth:`decode` reads: the same rules always give the same.
+
+        Raises :class:`ConfigError` above :data:`MAX_BYTES`.
+        """
+        text = msgspec.json.encode(self.rules)
+        if len(text) > MAX_BYTES:
+            raise mistake(("rules",), f"{len(text)} bytes of rules that only monitor", f"at most {MAX_BYTES}")
+        return text
 
     @classmethod
     def decode(cls, data: bytes) -> MonitoredRules:
@@ -55,6 +65,8 @@ class MonitoredRules:
 
         Raises ``ValueError`` for whatever :meth:`encode` does not write, and :class:`ConfigError` for too many.
         """
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"{len(data)} bytes, the limit is {MAX_BYTES}")
         rules = msgspec.json.decode(data, type=tuple[MonitoredRule, ...])
         numbers = [each.number for each in rules]
         if not 0 < len(rules) <= MAX_RULES or numbers != sorted({*numbers}) or numbers[0] < 0:

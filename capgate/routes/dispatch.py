@@ -158,6 +158,7 @@ class Dispatch:
 
     def _undeclared(self, seat: Seat, reached: Found | None, view: View | Rest | None, scope: Scope) -> Asked:
         """Return the status of what declares nothing, and tell the request which route it is, if it is one."""
+        seat.request.undeclared = None
         if runs_nothing(view, reached, scope):
             return "unrouted"
         if reached is not None and not seat.request.by_resolver:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from capgate.artifact.build import MONITOR_SECTION, build_policy, is_built_by_capgate
 from capgate.artifact.guest import make_image
 from capgate.artifact.load import WasmArtifact
-from capgate.errors import ArtifactError
+from capgate.errors import ArtifactError, ConfigError
 from capgate.model import Allow, Environment, PolicyInput, Resource, User
 from capgate.policy import MonitoredRules, RuntimePolicy
 from capgate.policy.rules import MAX_RULES
@@ -137,6 +137,26 @@ BAD: dict[str, bytes] = {
     "no Unicode": b'[{"number":0,"rule":{"effect":"deny","actions":["\xff"]}}]',
     "deep": b"[" * 100_000,
 }
+
+
+def test_there_is_a_limit_to_what_a_module_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitored = RuntimePolicy.from_document(WATCHED).monitored
+    assert monitored is not None
+    content = monitored.encode()
+    monkeypatch.setattr("capgate.policy.monitored.MAX_BYTES", len(content))
+    assert MonitoredRules.decode(build_and_read()) is not None
+    monkeypatch.setattr("capgate.policy.monitored.MAX_BYTES", len(content) - 1)
+    with pytest.raises(ConfigError) as caught:
+        build_policy(WATCHED)
+    assert caught.value.setting == "rules"
+    with pytest.raises(ValueError, match="limit"):
+        MonitoredRules.decode(content)
+
+
+def build_and_read() -> bytes:
+    content = decode(build_policy(WATCHED)).custom(MONITOR_SECTION)
+    assert content is not None
+    return content
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)

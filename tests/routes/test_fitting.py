@@ -163,3 +163,23 @@ async def test_a_resolver_needs_no_line() -> None:
     with events() as found:
         assert (await Call(http_scope("/a")).to(app)).status == 200
     assert [(event["would_deny"], event["would_fit"]) for event in found] == [("undeclared_route", None)]
+
+
+async def test_of_two_routers_each_has_its_own() -> None:
+    first, second = Router([Route("/a", Ran().endpoint("a"))]), Router()
+
+    class Cascade:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            for router in (first, second):
+                await Call(dict(scope)).to(router)
+            await self.app(scope, receive, send)
+
+    app = Cascade(Router())
+    gate = CapabilityMiddleware(app, settings=Settings(enforce="monitor", limits=PATIENT), checker=make_checker())
+    with events() as found:
+        await Call(http_scope("/a")).to(gate)
+    line = '@requires("db.read", resource="sql_query:a")'
+    assert [event["would_fit"] for event in found] == [line, None, None]
