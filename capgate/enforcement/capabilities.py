@@ -229,8 +229,7 @@ class Capabilities(msgspec.Struct, eq=False):
             else:
                 decision = self._settled(Decision(input, result, None, policy))
                 if point.looks_at_allows:
-                    facts = facts or RequestFacts.of(self._scope, cause=cause)
-                    point.report_allow(asked, decision, facts)
+                    point.report_allow(asked, input, lambda: RequestFacts.of(self._scope, cause=cause))
             decisions.append(decision)
         return decisions
 

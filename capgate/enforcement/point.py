@@ -8,7 +8,7 @@ looked for in what an application raised.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,7 @@ from ..checker.foreign import as_checker
 from ..errors import ActorTimeout, CapabilityDenied
 from ..events import DecisionLog, MonitorPeriod, RequestFacts, new_decision_id
 from ..limits import Limits
-from ..model import ALLOW, DEFAULT_ENVIRONMENT, Decision, Deny, Environment
+from ..model import ALLOW, DEFAULT_ENVIRONMENT, Decision, Deny, Environment, PolicyInput
 from ..runtime.bounded_wait import BoundedWait
 
 _USUAL: Final = Limits()
@@ -36,6 +36,7 @@ class EnforcementPoint:
 
     __slots__ = (
         "_period",
+        "_samples_allows",
         "actor_seconds",
         "body_bytes",
         "body_idle_seconds",
@@ -67,8 +68,9 @@ class EnforcementPoint:
         self.body_seconds = limits.body_seconds
         self.body_idle_seconds = limits.body_idle_seconds
         self.log = DecisionLog(sample_allows, period)
+        self._samples_allows = sample_allows > 0
         #: Whether :meth:`report_allow` may have something to write.
-        self.looks_at_allows = sample_allows > 0 or self.steady is None or self.steady.monitors_rules
+        self.looks_at_allows = self._samples_allows or self.steady is None or self.steady.monitors_rules
         self._period = period
 
     @property
@@ -88,18 +90,18 @@ class EnforcementPoint:
         self.log.would_deny(denial, facts)
         return Decision(denial.input, ALLOW, denial.decision_id, denial.policy)
 
-    def report_allow(self, asked: Checker, allow: Decision, facts: RequestFacts) -> None:
-        """Write the event of ``allow``: always if a rule of ``asked`` that only monitors would have denied it.
+    def report_allow(self, asked: Checker, input: PolicyInput, facts: Callable[[], RequestFacts]) -> None:
+        """Write the event of an allow, always if a rule of ``asked`` that only monitors would have denied ``input``.
 
         Else it is sampled. Never raises: the allow is the policy's, and stands.
         """
         try:
-            watching = asked.would_deny(allow.input) if asked.monitors_rules and allow.input is not None else None
-            if watching is None:
-                self.log.allowed(allow, facts)
-                return
-            denial = Decision(allow.input, Deny(watching.rule.reason), new_decision_id(), allow.policy)
-            self.log.would_deny(denial, msgspec.structs.replace(facts, rule=watching.number))
+            watching = asked.would_deny(input)
+            if watching is not None:
+                denial = Decision(input, Deny(watching.rule.reason), new_decision_id(), asked.policy)
+                self.log.would_deny(denial, msgspec.structs.replace(facts(), rule=watching.number))
+            elif self._samples_allows:
+                self.log.allowed(Decision(input, ALLOW, None, asked.policy), facts())
         except Exception as error:
             _log.error("an allow could not be reported: %s", type(error).__name__)
 

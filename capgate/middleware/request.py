@@ -400,10 +400,8 @@ class GatedRequest(Seal, eq=False):
     def _report_allows(self, scope: Scope, point: RequestPoint, inputs: Sequence[PolicyInput]) -> None:
         """Report an allow for each of ``inputs``."""
         asked = self._asked or point.checker.current
-        policy = asked.policy
-        facts = RequestFacts.of(scope, duration_us=self._duration_us(), env=point.env)
         for input in inputs:
-            point.report_allow(asked, Decision(input, ALLOW, None, policy), facts)
+            point.report_allow(asked, input, lambda: RequestFacts.of(scope, duration_us=self._duration_us()))
 
     def _duration_us(self) -> float:
         return (time.time_ns() - self._started) / 1_000

@@ -17,7 +17,7 @@ MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"
 GIVE = {
     ("checker/cached.py", "Memory._recall"): "an operation that settings declare safe",
     ("enforcement/point.py", "EnforcementPoint.settle_denial"): "a denial that does not count: monitoring",
-    ("middleware/request.py", "GatedRequest._report_allows"): "the event of an allow",
+    ("enforcement/point.py", "EnforcementPoint.report_allow"): "the event of an allow",
     ("policy/evaluate.py", "RuntimePolicy.__init__"): "a rule that allows",
     ("policy/evaluate.py", "_entries"): "a section that admits",
     ("runtime/abi/canonical_abi.py", "CanonicalCall._load"): "the guest's answer",
