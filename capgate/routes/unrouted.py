@@ -5,7 +5,8 @@ Where that is not certain, what would run is an endpoint or an application that 
 
 from __future__ import annotations
 
-from types import MethodType
+import inspect
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 from starlette.endpoints import HTTPEndpoint
@@ -18,7 +19,12 @@ from .walk import Entry
 
 _FRAMEWORK: Final = ("starlette.routing", "fastapi.routing")
 #: What of a class-based endpoint runs where it has no function for a method.
-_RUNS: Final = ("__init__", "__await__", "__new__", "__getattribute__", "dispatch", "method_not_allowed")
+_RUNS: Final = (
+    *("__init__", "__await__", "__new__", "__getattribute__", "__setattr__"),
+    *("dispatch", "method_not_allowed"),
+)
+#: What starlette sets on each of its instances.
+_SET: Final = ("scope", "receive", "send", "_allowed_methods")
 #: The methods for which :class:`~starlette.endpoints.HTTPEndpoint` looks for a function, in all of its versions.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -53,9 +59,16 @@ def is_not_allowed(entry: Entry, endpoint: object, scope: Scope) -> bool:
         and getattr(route, "app", None) is endpoint
         and type(endpoint) is type
         and all(getattr(endpoint, name) is getattr(HTTPEndpoint, name) for name in _RUNS)
-        and not hasattr(endpoint, "__getattr__")
+        and not any(hasattr(endpoint, name) for name in ("__getattr__", *_SET))
+        and all(_is_plain(endpoint, name.lower()) for name in (*_METHODS, "QUERY"))
         and getattr(endpoint, handler_name(endpoint, method), None) is None
     )
+
+
+def _is_plain(endpoint: type, name: str) -> bool:
+    """Say whether to look for this function runs nothing."""
+    member = inspect.getattr_static(endpoint, name, None)
+    return member is None or type(member) in (FunctionType, staticmethod, classmethod)
 
 
 def _handles_as_usual(route: Any) -> bool:

@@ -228,7 +228,10 @@ async def test_methods_that_change_meanwhile() -> None:
     assert ran.names == []
 
 
-@pytest.mark.parametrize("member", ["__init__", "dispatch", "method_not_allowed", "__await__", "__getattr__", "meta"])
+@pytest.mark.parametrize(
+    "member",
+    ["__init__", "dispatch", "method_not_allowed", "__await__", "__getattr__", "__setattr__", "post", "scope", "meta"],
+)
 async def test_a_class_that_answers_in_its_own_way(member: str) -> None:
     ran = Ran()
 
@@ -243,7 +246,7 @@ async def test_a_class_that_answers_in_its_own_way(member: str) -> None:
 
     base: Any = Meta("Base", (HTTPEndpoint,), {} if member == "meta" else {member: own})
     if member != "meta":
-        base = type("Base", (HTTPEndpoint,), {member: own})
+        base = type("Base", (HTTPEndpoint,), {member: property(own, own) if member in ("post", "scope") else own})
     plain = type("View", (base,), {"get": ran.endpoint("get")})
     app = add_gate(Starlette(routes=[Route("/class", plain)]))
     ran.names.clear()
