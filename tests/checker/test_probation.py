@@ -216,9 +216,7 @@ async def test_a_good_release_stays_while_many_threads_ask_for_the_first_time(sh
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("engine", EXPECTED_ENGINES)
-async def test_of_many_releases_each_bad_one_is_left_and_no_good_one(
-    shelf: Shelf, engine: str
-) -> None:  # T-3
+async def test_of_many_releases_each_bad_one_is_left_and_no_good_one(shelf: Shelf, engine: str) -> None:  # T-3
     """Every third one traps at every question. All the while ten requests ask at once, in threads."""
     done = False
     reasons: set[Any] = set()
