@@ -11,6 +11,8 @@ A limit is never short of the time on the wall, and the clock goes only while so
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic, thread_time
 from types import TracebackType
 from typing import Final
@@ -73,6 +75,19 @@ class BoundedWait:
         return max(0.0, self.until - self._clock.ran)
 
 
+@contextmanager
+def nobodys_time() -> Iterator[None]:
+    """Leave out what this thread does in the ``with`` block, where it runs an event loop: nobody who waits is to pay
+    for a compilation."""
+    clock = None if current_loop() is None else _clock_here()
+    before = thread_time()
+    try:
+        yield
+    finally:
+        if clock is not None:
+            clock.leave_out(thread_time() - before)
+
+
 class _LoopClock:
     """Counts for one event loop. Keeps no reference to it: the loop's variables keep this."""
 
@@ -98,6 +113,10 @@ class _LoopClock:
 
     def forget(self, wait: BoundedWait) -> None:
         self._waits.discard(wait)
+
+    def leave_out(self, seconds: float) -> None:
+        """Count so many seconds of processor time less, of those since the last tick."""
+        self._processor += seconds
 
     def _again(self) -> None:
         self._processor = thread_time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from capgate.runtime import bounded_wait
-from capgate.runtime.bounded_wait import LATE, TICK, BoundedWait
+from capgate.runtime.bounded_wait import LATE, TICK, BoundedWait, nobodys_time
 from capgate.runtime.event_loop import call_later
 
 #: No test waits for this.
@@ -112,6 +113,24 @@ async def test_time_in_which_the_loop_computed_is_counted(clocks: Clocks) -> Non
         await ticked()
     assert bound.left < 1.0
     assert not bound.expired
+
+
+async def test_a_compilation_on_the_loop_is_nobodys_time(clocks: Clocks) -> None:  # T-2
+    with BoundedWait(2.0) as bound:
+        for _ in range(3):
+            with nobodys_time():
+                clocks.wall += 1.0
+                clocks.processor += 1.0
+            await ticked()
+    assert not bound.expired
+    assert bound.left > 1.0
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_where_no_loop_runs_nobody_waits(raises: bool) -> None:
+    with pytest.raises(ValueError, match="mine") if raises else nullcontext(), nobodys_time():
+        if raises:
+            raise ValueError("mine")
 
 
 async def test_what_arrives_while_the_loop_stands_still_is_in_time(clocks: Clocks) -> None:
