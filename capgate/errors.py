@@ -376,6 +376,18 @@ class PolicyUnavailable(PolicyError):
     code = "policy_unavailable"
 
 
+def is_by_policy(error: BaseException) -> bool:
+    """Say whether ``error`` tells what a policy did: it trapped, used up its fuel or broke its interface.
+
+    A limit of waiting that passed, a failure of the engine or a fault of capgate's is the host's doing.
+    """
+    if isinstance(error, PolicyTrap):
+        return error.kind != "engine_fault"
+    if isinstance(error, BuiltinError):
+        return error.reason != "internal"
+    return isinstance(error, (PolicyTimeout, AbiError))
+
+
 class CapabilityDenied(CapgateError):
     """A policy did not allow an effect, which therefore did not happen. Answered with 403 by the middleware.
 

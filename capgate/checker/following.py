@@ -5,10 +5,10 @@ Then each loop that asks makes its instances. Then one attribute is replaced, wh
 once. So it is answered by one policy or by the other, and its event names that one. Whatever fails leaves the running
 policy where it is, and is told: in :meth:`FollowingChecker.status` and in the log.
 
-For a while after it became active a policy is on probation. If too many of its answers are faults (a trap, a timeout, a
-malformed result), the one before answers again, at once. The store is rolled back by whichever process comes first.
-That happens once for each activation, and only to what the record of the activation says was there before. Nothing goes
-back to a policy that somebody has left.
+For a while after it became active a policy is on probation. If it fails at too many questions (a trap, no fuel left, a
+malformed result), the one before answers again, at once. What befalls the host is no failure of the policy. The store
+is rolled back by whichever process comes first. That happens once for each activation, and only to what the record of
+the activation says was there before. Nothing goes back to a policy that somebody has left.
 """
 
 from __future__ import annotations

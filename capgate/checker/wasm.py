@@ -8,7 +8,7 @@ from time import monotonic, thread_time, time
 from typing import Final
 
 from ..actions import VOCABULARY, Vocabulary
-from ..errors import PoolExhausted, ends_task
+from ..errors import PoolExhausted, ends_task, is_by_policy
 from ..events import DecisionLog
 from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
@@ -29,9 +29,12 @@ class WasmPolicyChecker(Checker):
 
     From ``expires`` on, in seconds since the epoch by ``clock``, every answer is ``policy_unavailable``. The fields
     ``inputs`` are what the policy looks at, where its module does not show that itself but its manifest says so.
+
+    ``faults`` counts the questions at which the policy itself failed, see :func:`~capgate.errors.is_by_policy`. Threads
+    that count at once may lose a few.
     """
 
-    __slots__ = ("_call", "_clock", "_deadline", "expires", "inputs", "policy", "pool")
+    __slots__ = ("_call", "_clock", "_deadline", "expires", "faults", "inputs", "policy", "pool")
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
@@ -51,6 +54,7 @@ class WasmPolicyChecker(Checker):
         self.expires = expires
         self._clock = clock
         self.pool = pool
+        self.faults = 0
         self.policy = pool.info
         self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
         self._call = pool.call
@@ -178,6 +182,11 @@ class WasmPolicyChecker(Checker):
                 raise
             result = self._fault(error, input)
         return result, left
+
+    def _fault(self, error: BaseException, input: object) -> Deny:
+        if is_by_policy(error):
+            self.faults += 1
+        return super()._fault(error, input)
 
     def statistics(self) -> PoolStatistics:
         return self.pool.statistics()

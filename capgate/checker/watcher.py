@@ -32,16 +32,11 @@ _log = logging.getLogger("capgate.store")
 WARMING: Final = 10.0
 #: Seconds after which a policy that was rejected is tried again, doubling from the first to the second.
 RETRY: Final = (1.0, 300.0)
-#: Answers that say something about the policy, and not about the question.
-FAULTS: Final = frozenset(
-    {
-        Reason.POLICY_TRAP,
-        Reason.POLICY_TIMEOUT,
-        Reason.POLICY_UNAVAILABLE,
-        Reason.MALFORMED_RESULT,
-        Reason.INTERNAL_ERROR,
-    }
-)
+#: Answers to questions that no policy was asked, for want of an instance or by a fault of the host: they say nothing
+#: about it.
+UNASKED: Final = frozenset({Reason.POOL_EXHAUSTED, Reason.POLICY_UNAVAILABLE, Reason.INTERNAL_ERROR})
+#: Answers at which the policy itself may have failed.
+FAULTS: Final = frozenset({Reason.POLICY_TRAP, Reason.POLICY_TIMEOUT, Reason.MALFORMED_RESULT})
 
 Make = Callable[[VerifiedPolicy], WasmPolicyChecker]
 
@@ -76,12 +71,23 @@ class Generation(Checker):
     Whatever becomes active meanwhile, a question, its answer and ``policy`` belong together. ``age`` is how many
     seconds ago it became active.
 
-    The counts are of its probation: every question that was answered, from memory as well, and those of them that were
-    answered with faults, which no memory has. So what is remembered changes nothing about when it is rolled back.
-    Threads that count at once may lose a few.
+    The counts are of its probation: every question that was ``asked`` and answered, from memory as well. Of these the
+    policy itself ``failed`` at some, which no memory has. So what is remembered changes nothing about when it is rolled
+    back; nor does what the host could not ask. Threads that count at once may lose a few.
     """
 
-    __slots__ = ("_alarm", "_probation", "active", "asked", "checker", "failed", "inputs", "policy", "signers", "since")
+    __slots__ = (
+        "_alarm",
+        "_faults_before",
+        "_probation",
+        "active",
+        "asked",
+        "checker",
+        "inputs",
+        "policy",
+        "signers",
+        "since",
+    )
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
@@ -102,7 +108,8 @@ class Generation(Checker):
         self.policy = checker.policy
         self.inputs = checker.inputs
         self.signers = signers
-        self.asked = self.failed = 0
+        self.asked = 0
+        self._faults_before = checker.faults
         self.since = time.monotonic() - age
         self._probation = probation
         self._alarm = alarm
@@ -153,10 +160,16 @@ class Generation(Checker):
     def _count_answer(self) -> None:
         self.asked += 1
 
+    @property
+    def failed(self) -> int:
+        """At how many questions the policy itself failed."""
+        return self.checker.faults - self._faults_before
+
     def _counted(self, result: PolicyResult) -> PolicyResult:
+        if type(result) is Deny and result.reason in UNASKED:
+            return result
         self.asked += 1
         if type(result) is Deny and result.reason in FAULTS:
-            self.failed += 1
             alarm = self._alarm
             if alarm is not None and self.fails():
                 self._alarm = None  # once: who looks may have nowhere to go back to

@@ -11,12 +11,15 @@ A limit is never short of the time on the wall, and the clock goes only while so
 from __future__ import annotations
 
 import math
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic, thread_time
 from types import TracebackType
 from typing import Final
 
 import anyio
-import anyio.lowlevel
 
 from .event_loop import call_later, current_loop
 
@@ -73,12 +76,26 @@ class BoundedWait:
         return max(0.0, self.until - self._clock.ran)
 
 
+@contextmanager
+def nobodys_time() -> Iterator[None]:
+    """Leave out what this thread does in the ``with`` block, where it runs an event loop: nobody who waits is to pay
+    for a compilation."""
+    clock = None if current_loop() is None else _clock_here()
+    before = thread_time()
+    try:
+        yield
+    finally:
+        if clock is not None:
+            clock.leave_out(thread_time() - before)
+
+
 class _LoopClock:
-    """Counts for one event loop. Keeps no reference to it: the loop's variables keep this."""
+    """Counts for one event loop, which it does not keep."""
 
-    __slots__ = ("__weakref__", "_goes", "_next", "_processor", "_since", "_waits", "ran")
+    __slots__ = ("__weakref__", "_goes", "_next", "_processor", "_since", "_waits", "loop", "ran")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: object) -> None:
+        self.loop = weakref.ref(loop)
         self.ran = 0.0
         self._waits: set[BoundedWait] = set()
         self._next = math.inf
@@ -98,6 +115,10 @@ class _LoopClock:
 
     def forget(self, wait: BoundedWait) -> None:
         self._waits.discard(wait)
+
+    def leave_out(self, seconds: float) -> None:
+        """Count so many seconds of processor time less, of those since the last tick."""
+        self._processor += seconds
 
     def _again(self) -> None:
         self._processor = thread_time()
@@ -124,13 +145,14 @@ class _LoopClock:
         self._next = min((wait.until for wait in self._waits), default=math.inf)
 
 
-_CLOCK: Final[anyio.lowlevel.RunVar[_LoopClock]] = anyio.lowlevel.RunVar("capgate.clock")
+#: The clock of the loop that a thread runs, or ran last. A loop's own variables are there for its tasks alone, and not
+#: for what it calls.
+_local = threading.local()
 
 
 def _clock_here() -> _LoopClock:
-    try:
-        return _CLOCK.get()
-    except LookupError:
-        clock = _LoopClock()
-        _CLOCK.set(clock)
-        return clock
+    loop, clock = current_loop(), getattr(_local, "clock", None)
+    if clock is None or clock.loop() is not loop:
+        clock = _local.clock = _LoopClock(loop)
+    known: _LoopClock = clock
+    return known

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import PolicyUnavailable
+from .bounded_wait import nobodys_time
 from .engine import Engine
 from .interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 
@@ -54,7 +55,8 @@ class Compiler:
             if self._engine.name in _left_behind:
                 raise PolicyUnavailable(f"{self._engine.name} compiled something before a fork, and cannot any more")
             _has_compiled.add(self._engine.name)
-            return CompiledPolicy(self._prepared, self._engine)
+            with nobodys_time():
+                return CompiledPolicy(self._prepared, self._engine)
         with self._lock:
             if self._compiled is None:
                 self._compiled = CompiledPolicy(self._prepared, self._engine)

@@ -17,7 +17,15 @@ from capgate.checker.cached import CachedChecker
 from capgate.checker.following import FollowingChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.checker.watcher import RETRY, Alarm, Generation, Probation
-from capgate.errors import ArtifactError, ConfigError, SignatureInvalid
+from capgate.errors import (
+    AbiError,
+    ArtifactError,
+    ConfigError,
+    PolicyError,
+    PolicyTimeout,
+    PolicyTrap,
+    SignatureInvalid,
+)
 from capgate.model import ALLOW, Deny, Reason
 from capgate.runtime.pool import WasmPool
 from capgate.settings.select import select_checker
@@ -375,19 +383,24 @@ def test_probation_ends() -> None:
     checker = WasmPolicyChecker(WasmPool(WasmArtifact.from_bytes(document(1)), 1))
     alarm = Alarm()
     generation = Generation(None, checker, Probation(0.5, 4, 10.0), alarm)  # type: ignore[arg-type]
-    for result in (ALLOW, Deny(Reason.POLICY_TRAP), Deny(Reason.POLICY_TIMEOUT)):
-        generation._counted(result)
+
+    def failed(error: PolicyError) -> None:
+        generation._counted(checker._fault(error, None))
+
+    generation._counted(ALLOW)
+    for error in (PolicyTrap("unreachable"), PolicyTimeout()):
+        failed(error)
         assert not generation.fails()
     generation._counted(Deny(Reason.NOT_IN_ALLOWLIST))
     assert generation.fails()
     generation._counted(ALLOW)
     assert not generation.fails()
     assert not alarm.event.is_set()
-    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    failed(AbiError("discriminant"))
     assert generation.fails()
     assert alarm.event.is_set()
     alarm.event.clear()
-    generation._counted(Deny(Reason.MALFORMED_RESULT))
+    failed(AbiError("discriminant"))
     assert not alarm.event.is_set()  # rung once, whatever becomes of it
     generation.since -= 10.5
     assert not generation.fails()

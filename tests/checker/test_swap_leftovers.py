@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ import pytest
 from capgate.checker.following import FollowingChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
+from capgate.runtime.engine import load_engine
 from capgate.runtime.pool import WasmPool
 from capgate.store import VerifiedPolicy
 
@@ -49,9 +51,10 @@ def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("beside_a_loop", [True, False])
 @ENGINES
 async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
-    engine: str, monkeypatch: pytest.MonkeyPatch
+    engine: str, beside_a_loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P5
     """A worker thread lives on, while the last reference to a pool goes on the thread that looks."""
     from capgate.runtime.thread_instances import ThreadInstances
@@ -81,13 +84,16 @@ async def test_instances_of_a_policy_that_is_gone_end_on_their_thread(
 
     with at_once(monkeypatch):
         checker = FollowingChecker(source, "orders", make, poll=SELDOM)
-        async with checker:
+        async with checker if beside_a_loop else nullcontext():
             for _ in range(8):
                 source.sequence += 1
                 await checker.refresh()
                 await anyio.to_thread.run_sync(crew.do, lambda: checker.answer_many_now([ask("always")]))
         await anyio.to_thread.run_sync(crew.dismiss)
-    assert len(ended) >= 16
+        await checker.aclose()
+    # Where modules belong to a thread, a loop that has instances is asked by the workers, which then have none.
+    least = 8 if beside_a_loop and load_engine(engine).thread_bound else 16
+    assert len(ended) >= least
     assert all(ended)
-    workers = [instances for instances in keep if not instances.idle and instances._size == 0]
-    assert len(workers) >= 16  # and none of them has an instance any more
+    closed_ones = [instances for instances in keep if not instances.idle and instances._size == 0]
+    assert len(closed_ones) >= least  # and none of them has an instance any more

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.middleware import bodies
 from capgate.middleware.bodies import PIECE
-from capgate.model import ALLOW, Allow, PolicyInput, PolicyResult, Reason, User
+from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason, User
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope
@@ -243,6 +244,54 @@ def test_a_denial_for_time_names_a_limit_that_passed(
     place, limit = OF_TIME[reason]
     assert given_delays.waited.get(place, 0.0) >= limit
     assert "wait" in {how for how, seconds in delays if seconds}
+
+
+@pytest.mark.sampled
+@settings(
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(delays=_DELAYS, jumps=st.lists(st.sampled_from([0.0, 0.0, 0.5, 30.0]), max_size=8), in_thread=st.booleans())
+@pytest.mark.parametrize("kind", EXPECTED_ENGINES)
+def test_who_is_denied_for_want_of_an_instance_has_waited_for_one(
+    kind: str, delays: list[tuple[str, float]], jumps: list[float], in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:  # T-2
+    """The only instance is held for as long as ``delays`` say, while a request, and a thread, ask."""
+    given_delays, left, ahead = Delays(delays), list(jumps), [0.0]
+    answers: list[PolicyResult] = []
+
+    def clock() -> float:
+        ahead[0] += left.pop() if left else 0.0
+        return time.monotonic() + ahead[0]
+
+    async def ask() -> None:
+        async with make_pool(kind, 1, LIMITS, reuse=True) as pool:
+            checker = WasmPolicyChecker(pool)
+            app = gated([Route("/", read("good")(Ran().endpoint("it")))], checker, Settings(limits=LIMITS))
+
+            async def send() -> None:
+                call = await Call(http_scope()).to(app)
+                answers.append(ALLOW if call.status == 200 else Deny(found[-1]["reason"]))
+
+            async def ask_in_thread() -> None:
+                answers.append(await anyio.to_thread.run_sync(checker.evaluate_now, order()))
+
+            async with anyio.create_task_group() as tasks, pool.acquire():
+                tasks.start_soon(send)
+                if in_thread:
+                    tasks.start_soon(ask_in_thread)
+                while not pool.statistics().waiting and not answers:
+                    await anyio.lowlevel.checkpoint()
+                for _ in delays:
+                    await given_delays.at("instance")
+
+    with monkeypatch.context() as patched, events() as found:
+        patched.setattr("capgate.runtime.bounded_wait.monotonic", clock)
+        anyio.run(ask)
+    if Deny(Reason.POOL_EXHAUSTED) in answers:
+        assert given_delays.waited.get("instance", 0.0) >= LIMITS.deadline
+    else:
+        assert answers == [ALLOW] * (1 + in_thread)
 
 
 async def test_somebody_elses_blocking_call_denies_nobody() -> None:  # T-1

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from capgate.runtime import bounded_wait
-from capgate.runtime.bounded_wait import LATE, TICK, BoundedWait
-from capgate.runtime.event_loop import call_later
+from capgate.runtime.bounded_wait import LATE, TICK, BoundedWait, nobodys_time
+from capgate.runtime.event_loop import call_later, current_loop, on_loop
 
 #: No test waits for this.
 LONG = 60.0
@@ -114,6 +116,24 @@ async def test_time_in_which_the_loop_computed_is_counted(clocks: Clocks) -> Non
     assert not bound.expired
 
 
+async def test_a_compilation_on_the_loop_is_nobodys_time(clocks: Clocks) -> None:  # T-2
+    with BoundedWait(2.0) as bound:
+        for _ in range(3):
+            with nobodys_time():
+                clocks.wall += 1.0
+                clocks.processor += 1.0
+            await ticked()
+    assert not bound.expired
+    assert bound.left > 1.0
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_where_no_loop_runs_nobody_waits(raises: bool) -> None:
+    with pytest.raises(ValueError, match="mine") if raises else nullcontext(), nobodys_time():
+        if raises:
+            raise ValueError("mine")
+
+
 async def test_what_arrives_while_the_loop_stands_still_is_in_time(clocks: Clocks) -> None:
     """Who is due at a late tick gets one more, once."""
     arrived = anyio.Event()
@@ -175,17 +195,42 @@ async def _wait_a_little() -> None:
         await anyio.sleep(2 * TICK)
 
 
-def test_nothing_of_a_loop_stays() -> None:
-    """Each loop has a clock of its own, which goes with it."""
-    clocks = []
+def test_each_loop_has_a_clock_of_its_own() -> None:
+    """One that ended while somebody waited is not there for the next one of its thread."""
+    loops: list[Any] = []
+    clocks: list[Any] = []
 
     async def wait() -> None:
-        with BoundedWait(LONG) as bound:
-            await anyio.sleep(2 * TICK)
+        with BoundedWait(0.02) as bound:
+            await anyio.sleep_forever()
+        assert bound.expired
+        loops.append(bound._clock.loop)
         clocks.append(weakref.ref(bound._clock))
+        leave_waiting()
 
-    for backend in ("asyncio", "trio", "asyncio"):
+    def leave_waiting() -> None:
+        bound = BoundedWait(LONG)
+        bound._clock = bounded_wait._clock_here()
+        bound.renew()
+
+    for backend in ("asyncio", "trio", "asyncio", "trio"):
         anyio.run(wait, backend=backend)
     gc.collect()
-    assert len(clocks) == 3
-    assert [clock() for clock in clocks] == [None] * 3
+    assert [loop() for loop in loops] == [None] * 4
+    assert [clock() for clock in clocks[:-1]] == [None] * 3
+
+
+async def test_what_a_loop_calls_is_nobodys_time_too(clocks: Clocks) -> None:  # T-2
+    """No task runs there: a new release has its instances made in that way."""
+
+    def compile_something() -> None:
+        with nobodys_time():
+            clocks.wall += 10.0
+            clocks.processor += 10.0
+
+    loop = current_loop()
+    assert loop is not None
+    with BoundedWait(2.0) as bound:
+        await anyio.to_thread.run_sync(on_loop, loop, compile_something, LONG)
+        await ticked()
+    assert not bound.expired
