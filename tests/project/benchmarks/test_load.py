@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -48,8 +49,8 @@ def test_why_nothing_was_answered_is_counted() -> None:
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_charts_are_drawn(tmp_path: Path, ending: str) -> None:
     pytest.importorskip("matplotlib")
-    figures = (1.0, 100.0, {}, 10.0, 20.0, 1.0, 1.0, 2.0, 3.0, 3.0)
-    steps = [Step("wasmtime", "own", load, *figures) for load in (*LOADS, *ATTACKS)]  # type: ignore[arg-type]
+    figures: tuple[Any, ...] = (1.0, 100.0, {}, 10.0, 20.0, 1.0, 1.0, 2.0, 3.0, 3.0)
+    steps = [Step("wasmtime", "own", load, *figures) for load in (*LOADS, *ATTACKS)]
     drawn = tmp_path / f"load.{ending}"
     plot(steps, drawn)
     if ending == "svg":
