@@ -371,7 +371,9 @@ class WasmPool:
         """
         self.takes_turns = True
         self._suspects.note_costly()
+        rank = None
         if burnt is not None:
+            rank = self._suspects.rank(burnt)
             if not self._suspects:  # once in a while, however many there are
                 _log.warning(
                     "a question ran out of fuel (%s), of which a call has %d by %s",
@@ -380,7 +382,7 @@ class WasmPool:
                     FUEL_SETTING,
                 )
             self._suspects.add(burnt)
-        instances.turns.suspend(seconds, burnt=burnt is not None)
+        instances.turns.suspend(seconds, rank)
 
     def _failed(
         self,

@@ -234,15 +234,18 @@ class Turns:
                 queue.remove(question)
         return question.outcome()
 
-    def suspend(self, seconds: float, *, burnt: bool) -> None:
-        """Note a costly call that took so many ``seconds``. Nobody is asked before the loop has had its turn; and who
-        is not of the usual rank only after a pause, where it was ``burnt``: out of fuel."""
+    def suspend(self, seconds: float, burnt: int | None) -> None:
+        """Note a costly call that took so many ``seconds``. Nobody is asked before the loop has had its turn.
+
+        ``burnt`` is the rank of what ran out of fuel, if anything did. After that the same rank pauses, and those
+        behind it, but for the usual one.
+        """
         loop = current_loop()
         if loop is None:
             return
-        if burnt:
-            now = monotonic()
-            self._free_at = [max(at, now + pause * seconds) for at, pause in zip(self._free_at, PAUSES, strict=True)]
+        if burnt is not None:
+            for rank in range(max(burnt, DOUBTFUL), len(PAUSES)):
+                self._free_at[rank] = max(self._free_at[rank], monotonic() + PAUSES[rank] * seconds)
         if not self.suspended:
             self.suspended = True
             call_soon(loop, self._resume)
