@@ -48,10 +48,12 @@ async def refuse(
 ) -> None:
     """Tell the client that it was denied. Nothing is read from the client; one that is gone raises nothing.
 
-    ``reason`` is only given where a client may know it; with that of overload goes a ``Retry-After``. ``http``: 403
-    with an RFC 9457 problem document; with a ``challenge`` 401, and that as ``WWW-Authenticate`` (RFC 9110, section
-    11.6.1). ``websocket``: 403 where the server can (extension ``websocket.http.response``), else closed, at the latest
-    after it was ``accepted``. Any other type of scope has no answer that could be known.
+    ``reason`` is only given where a client may know it; with that of overload goes a ``Retry-After``.
+
+    An ``http`` request gets 403 with an RFC 9457 problem document. With a ``challenge`` it gets 401, and that as
+    ``WWW-Authenticate`` (RFC 9110, section 11.6.1). A ``websocket`` gets 403 where the server can (extension
+    ``websocket.http.response``). Else it is closed, at the latest after it was ``accepted``. Any other type of scope
+    has no answer that could be known.
     """
     try:
         if scope.get("type") == "http":

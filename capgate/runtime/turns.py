@@ -132,20 +132,20 @@ def _hashes(input: PolicyInput) -> tuple[int, int]:
 class Question:
     """One that waits for a turn, and what became of it."""
 
-    __slots__ = ("call", "done", "error", "input", "result")
+    __slots__ = ("answer", "call", "done", "error", "input")
 
     def __init__(self, input: PolicyInput, call: Callable[[PolicyInput], PolicyResult]) -> None:
         self.input = input
         self.call = call
         self.done = anyio.Event()
-        self.result: PolicyResult | None = None
+        self.answer: PolicyResult | None = None
         self.error: BaseException | None = None
 
     def ask(self) -> None:
-        """Get the result, or the error, and wake who waits for it. Raises :class:`PoolExhausted` where there is nobody
+        """Get the answer, or the error, and wake who waits for it. Raises :class:`PoolExhausted` where there is nobody
         to ask yet."""
         try:
-            self.result = self.call(self.input)
+            self.answer = self.call(self.input)
         except BaseException as error:
             if type(error) is PoolExhausted:
                 raise
@@ -159,12 +159,12 @@ class Question:
             self.done.set()
 
     def outcome(self) -> PolicyResult | None:
-        """Return the result, which is ``None`` where nobody asked; or raise the error."""
+        """Return the answer, which is ``None`` where nobody asked; or raise the error."""
         error, self.error = self.error, None
         try:
             if error is not None:
                 raise error
-            return self.result
+            return self.answer
         finally:
             del error  # whose traceback has this frame
 
@@ -173,8 +173,8 @@ class Turns:
     """The turns of one event loop, for one pool. Touched by the loop's thread only, but for statistics.
 
     Who waits has a rank: :data:`USUAL`, :data:`DOUBTFUL` or :data:`SUSPECT`, of which the first go first. A callback of
-    the loop asks them, as many as cost little and one that does not. ``suspended`` says that a costly call ran, and
-    that the loop has not had its turn since.
+    the loop asks them: some that cost little, and one that does not. The flag ``suspended`` says that a costly call
+    ran, and that the loop has not had its turn since.
     """
 
     __slots__ = ("_free_at", "_is_due", "_is_due_later", "_misses", "_queues", "suspended")
