@@ -114,6 +114,8 @@ class WasmPool:
         self._retries = not self._prepared.restores
         self._closed = False
         self._costly = int(self.limits.fuel * COSTLY_SHARE)
+        # No question to a document takes as long as what is costly, so nobody looks at the clock for it.
+        self._may_be_costly = not self._prepared.is_own
         self._reset()
         _POOLS.add(self)
 
@@ -216,13 +218,13 @@ class WasmPool:
                 return self._call_there(loop, input)
             instances, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
-        started = monotonic()
+        started = monotonic() if self._may_be_costly else 0.0
         try:
             interpreter.uses += 1
             result = interpreter.ask(input)
         except BaseException as error:
             return self._failed(instances, interpreter, input, error, started)
-        if monotonic() - started > QUICK and self._is_costly(interpreter, started):
+        if started and monotonic() - started > QUICK and self._is_costly(interpreter, started):
             self._suspend(instances, monotonic() - started)
         if self._keeps:
             instances.idle.append(interpreter)
@@ -397,6 +399,7 @@ class WasmPool:
         After a trap of an instance that was used before, a fresh one is asked; where the call was costly, at another
         turn of the loop.
         """
+        started = started or monotonic()  # a document is over at once, whatever it ran out of
         is_costly = self._is_costly(interpreter, started)
         try:
             interpreter.fail(error)

@@ -13,11 +13,13 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from capgate.artifact.build import build_policy
+from capgate.artifact.load import WasmArtifact
 from capgate.checker.base import DENIED
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import Overloaded, PolicyTimeout, PoolExhausted
 from capgate.limits import Limits
-from capgate.model import ALLOW, ANONYMOUS, Actor, Deny, PolicyInput, PolicyResult, Reason, User
+from capgate.model import ALLOW, ANONYMOUS, Actor, Deny, PolicyInput, PolicyResult, Reason, Resource, User
 from capgate.runtime import turns as turns_module
 from capgate.runtime.event_loop import call_soon, current_loop
 from capgate.runtime.pool import WasmPool
@@ -108,6 +110,17 @@ async def test_one_costly_answer_is_given_between_two_turns_of_the_loop(engine_n
         # What was answered is not told apart from others, however costly it was.
         assert pool.call(order(COMPUTE, "0")) is ALLOW
         assert pool.call_out_of_turn(order(0, "0")) is ALLOW
+
+
+async def test_a_document_with_too_little_fuel_pauses_for_nothing(engine_name: str) -> None:
+    question = PolicyInput("db.read", resource=Resource("sql_query", "q" * 300))
+    document = WasmArtifact.from_bytes(build_policy({"sql": ["q" * 300]}))
+    async with WasmPool(document, 2, engine_name, Limits(fuel=1_000)) as pool:
+        checker = WasmPolicyChecker(pool)
+        with anyio.fail_after(SOON):
+            for _ in range(5):
+                assert await checker.evaluate(question) == TIMEOUT
+    assert pool.statistics().retired == 5
 
 
 async def test_cheap_questions_share_a_turn(engine_name: str) -> None:
