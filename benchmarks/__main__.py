@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from . import checks, details, load, machine, plot, requests, routes, server
+from . import checks, details, loading, machine, plot, requests, routes, server
 from .report import Case, as_json, target_lines, text
 from .targets import exit_code
 from .timing import BATCH_NS, MAX_CALLS, WARM_UP
 
-CASES = ("checks", "requests", "details", "routes", "server", "load")
+CASES = ("checks", "requests", "details", "routes", "server", "loading")
 METHOD = (
     f"every contender runs one batch per round, in an order shuffled each round; a batch is at most {MAX_CALLS} calls"
     f" or about {BATCH_NS / 1e6:g} ms, after {WARM_UP} untimed calls; its arguments are made before; gc is off; median"
@@ -57,9 +57,9 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
         sent = server.QUICK_REQUESTS if options.quick else server.REQUESTS
         case = server.run(2 if options.quick else rounds, options.seed, sent)
     elif options.quick:
-        case = asyncio.run(load.run(2, load.SIZES[:-1]))
+        case = asyncio.run(loading.run(2, loading.SIZES[:-1]))
     else:
-        case = asyncio.run(load.run(7))
+        case = asyncio.run(loading.run(7))
     print("\n".join(text(case)))
     print(f"\n  {name} took {perf_counter() - start:.1f} s", flush=True)
     return case

@@ -364,6 +364,10 @@ class PoolExhausted(PolicyError):
     code = "pool_exhausted"
 
 
+class Overloaded(PoolExhausted):
+    """So many callers wait already that the next one is turned away at once, before anything is done for it."""
+
+
 class RequestEnded(PolicyError):
     """The request that capabilities were handed to is over, and they end with it."""
 

@@ -51,7 +51,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
-    ``fuel``            what one call may spend; a million is about a millisecond of computing
+    ``fuel``            what one call may spend; a million is a millisecond of computing or less. Documents need some
+                        thousands
     ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
                         answer; processor seconds of a batch of questions, and of one with Rego's builtins
     ``body_seconds``       seconds in which a body has to be there that is read for its hash
@@ -71,7 +72,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``compile_megabytes``  memory of that child, in MiB, its interpreter's 20 included
     """
 
-    fuel: int = 10_000_000
+    fuel: int = 1_000_000
     deadline: float = 0.1
     body_seconds: float = 30.0
     body_idle_seconds: float = 5.0

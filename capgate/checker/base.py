@@ -164,6 +164,11 @@ class Checker:
         result = self.answer_now(input)
         return DENIED[Reason.POOL_EXHAUSTED] if result is None else result
 
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        """Answer as :meth:`evaluate_many` does, and deny what would have to be waited for."""
+        results = self.answer_many_now(inputs)
+        return [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs) if results is None else results
+
     async def check(self, input: PolicyInput) -> PolicyResult:
         """Answer ``input``; a denial is also an event."""
         current = self.current
@@ -203,7 +208,7 @@ class Checker:
         try:
             results = current.answer_many_now(inputs)
             if results is None:
-                results = [DENIED[Reason.POOL_EXHAUSTED]] * len(inputs)
+                results = current.evaluate_many_now(inputs)
             return BatchResult(decisions(results, len(inputs)), current.policy, None)
         except BaseException as error:
             if ends_task(error):
@@ -284,6 +289,9 @@ class ChangingChecker(Checker):
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         return self.current.evaluate_now(input)
+
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return self.current.evaluate_many_now(inputs)
 
 
 def denial_for(error: BaseException) -> Deny:

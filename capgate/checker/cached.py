@@ -257,6 +257,10 @@ class Memory(Checker):
         results = self.answer_many_now(inputs)
         return await self.asked.evaluate_many(inputs) if results is None else results
 
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        results = self.answer_many_now(inputs)
+        return self.asked.evaluate_many_now(inputs) if results is None else results
+
     def answer_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult] | None:
         keys = [self._key(input) for input in inputs]
         results = [self._recall(key, input) for key, input in zip(keys, inputs, strict=True)]

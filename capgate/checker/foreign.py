@@ -29,6 +29,7 @@ _SHORTER: Final = (
     "current",
     "evaluate",
     "evaluate_many",
+    "evaluate_many_now",
     "evaluate_now",
     "steady",
 )
@@ -134,6 +135,9 @@ class ForeignChecker(Checker):
 
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         return self.ask_now((input,)).results[0]
+
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return self.ask_now(inputs).results
 
     async def ask(self, inputs: Sequence[PolicyInput], *, until_denied: bool = False) -> BatchResult:
         results: list[PolicyResult] = []

@@ -8,7 +8,7 @@ from time import monotonic, thread_time, time
 from typing import Final
 
 from ..actions import VOCABULARY, Vocabulary
-from ..errors import PoolExhausted, ends_task, is_by_policy
+from ..errors import Overloaded, PoolExhausted, ends_task, is_by_policy
 from ..events import DecisionLog
 from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
@@ -99,7 +99,9 @@ class WasmPolicyChecker(Checker):
                 return _MALFORMED_INPUT
             if input.action not in self._vocabulary.names:
                 return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
-            result = self._call(input)
+            result = self._call(input) if not self.pool.takes_turns else self.pool.call_in_turn(input)
+        except Overloaded:
+            return _EXHAUSTED  # before anything is done for who would wait in vain
         except PoolExhausted:
             return None
         except BaseException as error:
@@ -110,6 +112,39 @@ class WasmPolicyChecker(Checker):
         if (resource is None or resource.id is None) and type(result) is Allow and self._lacks_resource(input):
             return _MISSING_RESOURCE
         return result
+
+    def evaluate_now(self, input: PolicyInput) -> PolicyResult:
+        result = self.answer_now(input)
+        if result is None:
+            result = self._answer_out_of_turn(input)
+        return result
+
+    def _answer_out_of_turn(self, input: PolicyInput) -> PolicyResult:
+        """Answer ``input`` for who cannot wait for a turn of the event loop. Others go on without waiting for who has
+        to."""
+        if not self.pool.takes_turns:
+            return _EXHAUSTED
+        try:
+            result = self.pool.call_out_of_turn(input)
+        except PoolExhausted:
+            return _EXHAUSTED
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return self._fault(error, input)
+        if type(result) is Allow and self._lacks_resource(input):
+            return _MISSING_RESOURCE
+        return result
+
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        work, results = _Work(self._deadline), list[PolicyResult]()
+        for input in inputs:
+            results.append(self.evaluate_now(input))
+            if results[-1] is _TIMEOUT:  # one such call in one turn of the loop
+                return [*results, *[_EXHAUSTED] * (len(inputs) - len(results))]
+            if work.is_over():
+                return [_TIMEOUT] * len(inputs)
+        return results
 
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         """Answer each of ``inputs``. All of them together wait no longer for instances than the deadline, and several

@@ -144,6 +144,9 @@ class Generation(Checker):
     def evaluate_now(self, input: PolicyInput) -> PolicyResult:
         return self._counted(self.checker.evaluate_now(input))
 
+    def evaluate_many_now(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
+        return [self._counted(result) for result in self.checker.evaluate_many_now(inputs)]
+
     async def evaluate_many(self, inputs: Sequence[PolicyInput]) -> list[PolicyResult]:
         return [self._counted(result) for result in await self.checker.evaluate_many(inputs)]
 

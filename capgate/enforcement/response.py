@@ -17,6 +17,8 @@ STATUS: Final = 403
 #: RFC 9110, section 15.5.2: for who is not logged in, together with how to.
 LOGIN_STATUS: Final = 401
 _TITLES: Final = {STATUS: "Forbidden", LOGIN_STATUS: "Unauthorized"}
+#: Seconds (RFC 9110, section 10.2.3) after which a client may try again that was denied because of overload.
+RETRY_AFTER: Final = b"1"
 #: RFC 6455, section 7.4.1: "policy violation".
 CLOSE_CODE: Final = 1008
 #: Bytes of a close reason, by RFC 6455, section 5.5.
@@ -46,10 +48,12 @@ async def refuse(
 ) -> None:
     """Tell the client that it was denied. Nothing is read from the client; one that is gone raises nothing.
 
-    ``reason`` is only given where a client may know it. ``http``: 403 with an RFC 9457 problem document; with a
-    ``challenge`` 401, and that as ``WWW-Authenticate`` (RFC 9110, section 11.6.1). ``websocket``: 403 where the server
-    can (extension ``websocket.http.response``), else closed, at the latest after it was ``accepted``. Any other type of
-    scope has no answer that could be known.
+    ``reason`` is only given where a client may know it; with that of overload goes a ``Retry-After``.
+
+    An ``http`` request gets 403 with an RFC 9457 problem document. With a ``challenge`` it gets 401, and that as
+    ``WWW-Authenticate`` (RFC 9110, section 11.6.1). A ``websocket`` gets 403 where the server can (extension
+    ``websocket.http.response``). Else it is closed, at the latest after it was ``accepted``. Any other type of scope
+    has no answer that could be known.
     """
     try:
         if scope.get("type") == "http":
@@ -84,6 +88,8 @@ async def _respond(
     ]
     if challenge is not None:
         headers.append((b"www-authenticate", challenge.encode("ascii")))
+    if reason == Reason.POOL_EXHAUSTED:  # which only a client sees that may know it
+        headers.append((b"retry-after", RETRY_AFTER))
     await send({"type": f"{response}.start", "status": status, "headers": headers})
     await send({"type": f"{response}.body", "body": b"" if empty else body})
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
 from ..artifact.build import is_built_by_capgate
@@ -35,6 +36,8 @@ from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 #: Pages of memory that are restored at most: some 60 microseconds, which is what an instance takes at the least.
 RESTORED_PAGES: Final = 64
+#: What says how much fuel a call has.
+FUEL_SETTING: Final = "Limits(fuel=...), or CAPGATE_FUEL"
 _NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
 
 
@@ -181,9 +184,8 @@ class CompiledPolicy:
             del guest
             if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
                 raise
-            self.explain(
-                error, exhausted, "fuel while it was loaded, for which there is more with more fuel for a call"
-            )
+            spent = f"fuel while it was loaded, for which there is more with more for a call: {FUEL_SETTING}"
+            self.explain(error, exhausted, spent)
             raise
         return guest
 
@@ -220,7 +222,7 @@ class WasmInterpreter:
     answers no more.
     """
 
-    __slots__ = ("_call", "_compiled", "_guest", "_instance", "ask", "broken", "prepared", "uses")
+    __slots__ = ("_call", "_compiled", "_fuel_left", "_guest", "_instance", "ask", "broken", "prepared", "uses")
 
     def __init__(
         self,
@@ -265,6 +267,7 @@ class WasmInterpreter:
                 )
                 self._call, self.ask = call, call.ask
         self._instance: Instance | None = instance
+        self._fuel_left: Callable[[], int] | None = None
         self.uses = 0
         self.broken = False
 
@@ -273,6 +276,21 @@ class WasmInterpreter:
         """Whether this answered, and is not to be asked again though the policy is pure: its memory grew."""
         asked = self._guest or self._call
         return asked is not None and asked.grown
+
+    @property
+    def fuel_spent(self) -> int:
+        """The fuel that the last question took: all of it, where the guest cannot be asked any more."""
+        all_of_it = self.prepared.limits.fuel
+        try:
+            if self._fuel_left is None:
+                if self._instance is None:
+                    return all_of_it
+                self._fuel_left = self._instance.number(self.prepared.metered.fuel)
+            return all_of_it - self._fuel_left()
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            return all_of_it
 
     def call_policy_check(self, input: PolicyInput) -> PolicyResult:
         """Ask the guest. Raises :class:`~capgate.errors.PolicyError`: malformed input leaves the instance fit for use,
@@ -292,7 +310,7 @@ class WasmInterpreter:
             if isinstance(error, MalformedInput):
                 raise error
             instance, self._instance = self._instance, None
-            self.broken, self.ask, self._guest, self._call = True, _ask_no_more, None, None
+            self.broken, self.ask, self._guest, self._call, self._fuel_left = True, _ask_no_more, None, None, None
             if isinstance(error, _ENDINGS):
                 raise error
             if isinstance(error, PolicyError) and not isinstance(error, PolicyTrap):
@@ -301,7 +319,8 @@ class WasmInterpreter:
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            self._compiled.explain(error, exhausted, f"fuel, of which a call has {self.prepared.limits.fuel}")
+            spent = f"fuel, of which a call has {self.prepared.limits.fuel} by {FUEL_SETTING}"
+            self._compiled.explain(error, exhausted, spent)
             raise error
         finally:
             del error

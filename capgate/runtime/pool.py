@@ -14,10 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Final, NoReturn
 
@@ -27,14 +30,21 @@ import anyio.to_thread
 import msgspec
 
 from ..artifact.load import WasmArtifact
-from ..errors import PolicyTrap, PolicyUnavailable, PoolExhausted, ends_task
+from ..errors import Overloaded, PolicyTimeout, PolicyTrap, PolicyUnavailable, PoolExhausted, ends_task
+from ..events import printable
 from ..limits import Limits, check_number
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
 from .engine import Engine, load_engine
 from .event_loop import current_loop, is_running, on_loop
 from .instantiation import Compiler, InstanceCounts
-from .interpreter import PreparedPolicy, WasmInterpreter
+from .interpreter import FUEL_SETTING, PreparedPolicy, WasmInterpreter
 from .thread_instances import Ownership, ThreadInstances, drop_orphans, leave_orphans_behind
+from .turns import COSTLY_SHARE, DOUBTFUL, PAUSES, QUICK, SUSPECT, Suspects, Turns
+
+
+class _AskFresh(PoolExhausted):
+    """An instance trapped that was used before, at some cost. Whoever can wait asks a fresh one later."""
+
 
 _log = logging.getLogger("capgate.pool")
 
@@ -103,6 +113,9 @@ class WasmPool:
         # What was restored is as good as new, so that asking a new one would bring nothing else.
         self._retries = not self._prepared.restores
         self._closed = False
+        self._costly = int(self.limits.fuel * COSTLY_SHARE)
+        # No question to a document takes as long as what is costly, so nobody looks at the clock for it.
+        self._may_be_costly = not self._prepared.is_own
         self._reset()
         _POOLS.add(self)
 
@@ -118,6 +131,10 @@ class WasmPool:
         self._ended: deque[InstanceCounts] = deque()
         self._total_ended = InstanceCounts()
         self._lock = threading.RLock()  # a signal's handler may ask for statistics, too
+        self._suspects = Suspects()
+        self._alone = threading.Lock()
+        #: Whether a call was costly lately, so that whoever can wait asks by :meth:`call_in_turn`.
+        self.takes_turns = False
 
     # -- starting and ending
 
@@ -187,7 +204,8 @@ class WasmPool:
     def call(self, input: PolicyInput) -> PolicyResult:
         """Ask an idle instance of this thread, now; never awaits. From a coroutine and from a worker thread alike.
 
-        Raises :class:`~capgate.errors.PolicyError`, of which :class:`PoolExhausted` says that waiting may help.
+        Raises :class:`~capgate.errors.PolicyError`, of which :class:`PoolExhausted` says that waiting may help. This is
+        for whoever cannot wait. Whoever can asks by :meth:`call_in_turn` while :attr:`takes_turns`.
         """
         if self._closed:
             raise PolicyUnavailable("the pool is closed")
@@ -200,11 +218,14 @@ class WasmPool:
                 return self._call_there(loop, input)
             instances, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
+        started = monotonic() if self._may_be_costly else 0.0
         try:
             interpreter.uses += 1
             result = interpreter.ask(input)
         except BaseException as error:
-            return self._failed(instances, interpreter, input, error)
+            return self._failed(instances, interpreter, input, error, started)
+        if started and monotonic() - started > QUICK and self._is_costly(interpreter, started):
+            self._suspend(instances, monotonic() - started)
         if self._keeps:
             instances.idle.append(interpreter)
             if instances.waiters:
@@ -257,7 +278,7 @@ class WasmPool:
 
         def ask() -> bool:
             try:
-                answers.append(self.call(input))
+                answers.append(self.call_in_turn(input) if self.takes_turns else self.call(input))
             except PoolExhausted as error:
                 failures[0] = without_frames(error)
                 return True
@@ -281,20 +302,120 @@ class WasmPool:
         if not instances.idle and instances.missing() > 0 and not instances.refill_is_due():
             instances.refill_now()  # lazily started, or a thread where nobody else can
         if not instances.idle:
+            if len(instances.waiters) >= self.limits.waiters:
+                raise Overloaded(f"{len(instances.waiters)} callers wait for an instance already")
             raise PoolExhausted("every instance of this thread is in use or being replaced")
         return instances, instances.idle.pop()
 
-    def _failed(
-        self, instances: ThreadInstances, interpreter: WasmInterpreter, input: PolicyInput, error: BaseException
+    def call_in_turn(self, input: PolicyInput) -> PolicyResult:
+        """Do what :meth:`call` does, where ``input`` need not wait for a turn of the event loop.
+
+        Raises :class:`PoolExhausted` where it has to, and :class:`Overloaded` where so many wait that it need not try.
+        """
+        if current_loop() is None:
+            return self._call_in_thread(input)
+        turns, rank = self._here().turns, self._suspects.rank(input)
+        if not turns.is_free(rank):
+            if turns.is_full(rank, self.limits.waiters):
+                raise Overloaded(f"{self.limits.waiters} callers wait for a turn already")
+            raise PoolExhausted("a costly call ran, and the event loop has to have its turn")
+        return self._call_as(self.call, turns, rank, input)
+
+    def call_out_of_turn(self, input: PolicyInput) -> PolicyResult:
+        """Do what :meth:`call` does, for whoever cannot wait. What ran out of fuel lately has to: it raises
+        :class:`PoolExhausted`."""
+        if current_loop() is None:
+            return self._call_in_thread(input)
+        turns, rank = self._here().turns, self._suspects.rank(input)
+        if rank == SUSPECT and not turns.is_free(rank):
+            raise PoolExhausted("it ran out of fuel lately, and the event loop has to have its turn")
+        return self._call_as(self.call, turns, rank, input)
+
+    def _call_in_thread(self, input: PolicyInput) -> PolicyResult:
+        """Do what :meth:`call` does on a thread without an event loop. One at a time asks what ran out of fuel, or may.
+
+        So most of the time some other thread can have the interpreter: after a call that ran out of fuel nobody asks
+        such things for a while. Raises :class:`Overloaded` where another thread is at it; what is only doubtful waits
+        for that.
+        """
+        if self.loop_to_ask() is not None:
+            return self.call(input)  # and that loop has turns
+        turns, rank = self._here().turns, self._suspects.rank(input)
+        if not rank:
+            return self._call_as(self.call, turns, rank, input)
+        if not self._alone.acquire(timeout=self.limits.deadline if rank == DOUBTFUL else 0):
+            raise Overloaded("another thread asks what ran out of fuel lately")
+        try:
+            started = monotonic()
+            return self._call_as(self.call, turns, rank, input)
+        except PolicyTimeout:
+            time.sleep(PAUSES[rank] * (monotonic() - started))
+            raise
+        finally:
+            self._alone.release()
+
+    def _call_as(
+        self, call: Callable[[PolicyInput], PolicyResult], turns: Turns, rank: int, input: PolicyInput
     ) -> PolicyResult:
-        """Give back ``interpreter``, which raised ``error``. Raises what that means, but for a trap of an instance that
-        was used before: then a fresh one is asked."""
+        """Ask by ``call``. What is answered at little cost is of the usual rank afterwards."""
+        result = call(input)
+        if rank and not turns.suspended:
+            self._suspects.clear(input)
+        elif self._suspects.are_old and all(each.turns.are_quiet for each in list(self._of_threads)):
+            self._suspects.forget()
+            self.takes_turns = False
+        return result
+
+    def _suspend(self, instances: ThreadInstances, seconds: float, *, burnt: PolicyInput | None = None) -> None:
+        """Have nobody ask before the event loop has had its turn, since a costly call took so many ``seconds``.
+
+        ``burnt`` is what ran out of fuel, if anything did.
+        """
+        self.takes_turns = True
+        self._suspects.note_costly()
+        rank = None
+        if burnt is not None:
+            rank = self._suspects.rank(burnt)
+            if not self._suspects:  # once in a while, however many there are
+                _log.warning(
+                    "a question ran out of fuel (%s), of which a call has %d by %s",
+                    printable(burnt.action),
+                    self.limits.fuel,
+                    FUEL_SETTING,
+                )
+            self._suspects.add(burnt)
+        instances.turns.suspend(seconds, rank)
+
+    def _failed(
+        self,
+        instances: ThreadInstances,
+        interpreter: WasmInterpreter,
+        input: PolicyInput,
+        error: BaseException,
+        started: float,
+    ) -> PolicyResult:
+        """Give back ``interpreter``, which raised ``error``. Raises what that means.
+
+        After a trap of an instance that was used before, a fresh one is asked; where the call was costly, at another
+        turn of the loop.
+        """
+        started = started or monotonic()  # a document is over at once, whatever it ran out of
+        is_costly = self._is_costly(interpreter, started)
         try:
             interpreter.fail(error)
         except PolicyTrap:
-            if interpreter.uses > 1 and self._retries:
+            is_again = interpreter.uses > 1 and self._retries
+            if is_again and not is_costly:
                 return self._retry(instances, interpreter, input)
             instances.give_back(interpreter, self._reuse)
+            if is_costly:
+                self._suspend(instances, monotonic() - started)
+            if is_again:
+                raise _AskFresh("a used instance trapped, at some cost; a fresh one is asked at another turn") from None
+            raise
+        except PolicyTimeout:
+            instances.give_back(interpreter, self._reuse)
+            self._suspend(instances, monotonic() - started, burnt=input)
             raise
         except BaseException:
             instances.give_back(interpreter, self._reuse)
@@ -302,22 +423,53 @@ class WasmPool:
         finally:
             del error  # whose traceback has this frame
 
+    def _is_costly(self, interpreter: WasmInterpreter, started: float) -> bool:
+        return monotonic() - started > QUICK and interpreter.fuel_spent > self._costly
+
     def _retry(self, instances: ThreadInstances, trapped: WasmInterpreter, input: PolicyInput) -> PolicyResult:
         """Ask once more, on a fresh instance: one that trapped when it was reused may have trapped over something that
         an earlier question left behind."""
-        fresh = instances.replace_now(trapped)
+        return self._ask_fresh(instances, instances.replace_now(trapped), input)
+
+    def _ask_fresh(self, instances: ThreadInstances, fresh: WasmInterpreter, input: PolicyInput) -> PolicyResult:
+        started, burnt = monotonic(), None
         try:
             return fresh.call_policy_check(input)
+        except PolicyTimeout:
+            burnt = input
+            raise
         finally:
+            if burnt is not None or self._is_costly(fresh, started):
+                self._suspend(instances, monotonic() - started, burnt=burnt)
             instances.give_back(fresh, self._reuse)
 
     async def wait_and_call(self, input: PolicyInput) -> PolicyResult:
-        """Do what :meth:`call` does, waiting for an instance. There is no bound here: callers hold a cancel scope.
+        """Do what :meth:`call` does, waiting for an instance, and for a turn of the event loop where calls are costly.
+        There is no bound here: callers hold a cancel scope.
 
         Raises :class:`PoolExhausted` at once if ``limits.waiters`` callers wait already.
         """
+        try:
+            return await self._wait_and_call(input, self.call)
+        except _AskFresh:
+            return await self._wait_and_call(input, self._call_fresh)
+
+    async def _wait_and_call(self, input: PolicyInput, call: Callable[[PolicyInput], PolicyResult]) -> PolicyResult:
+        while self.takes_turns:
+            turns, rank = self._here().turns, self._suspects.rank(input)
+            ask = partial(self._call_as, call, turns, rank)
+            result = await turns.ask(input, rank, ask, self.limits.waiters, self.limits.deadline)
+            if result is not None:
+                return result  # else the pool was closed meanwhile
         await self._idle()
-        return self.call(input)
+        return call(input)
+
+    def _call_fresh(self, input: PolicyInput) -> PolicyResult:
+        """Ask an instance of this thread that was not used before: an idle one, or one in place of that."""
+        instances, interpreter = self._take_slowly()
+        if interpreter.uses:
+            interpreter = instances.replace_now(interpreter)
+        return self._ask_fresh(instances, interpreter, input)
 
     async def _idle(self) -> ThreadInstances:
         """Wait until one of this thread's instances is idle, for the caller to take before it awaits anything else."""
@@ -328,7 +480,7 @@ class WasmPool:
             if instances.missing() > 0 and not instances.refill_is_due():
                 instances.refill_now()  # which those who wait already get first
             elif len(instances.waiters) >= self.limits.waiters:
-                raise PoolExhausted(f"{len(instances.waiters)} callers wait already")
+                raise Overloaded(f"{len(instances.waiters)} callers wait already")
             else:
                 await instances.wait()
 
@@ -367,7 +519,7 @@ class WasmPool:
             size=self.size,
             idle=sum(len(instances.idle) for instances in of_threads),
             in_use=sum(len(instances.held) for instances in of_threads),
-            waiting=sum(len(instances.waiters) for instances in of_threads),
+            waiting=sum(len(instances.waiters) + instances.turns.waiting for instances in of_threads),
             **{name: getattr(total, name) for name in InstanceCounts.__slots__},
         )
 

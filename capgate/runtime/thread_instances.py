@@ -23,6 +23,7 @@ from ..errors import CapgateError, PolicyUnavailable
 from .event_loop import call_soon, current_loop
 from .instantiation import InstanceCounts, Maker
 from .interpreter import CompiledPolicy, WasmInterpreter
+from .turns import Turns
 
 _log = logging.getLogger("capgate.pool")
 
@@ -48,6 +49,7 @@ class ThreadInstances:
         self.idle: list[WasmInterpreter] = []
         self.held: set[WasmInterpreter] = set()
         self.waiters: deque[_Waiter] = deque()
+        self.turns = Turns()
         self.counts = InstanceCounts()
         self._maker = Maker(compiler, self.counts)
         self._size = 1
@@ -219,7 +221,7 @@ class ThreadInstances:
         loop = current_loop()
         if loop is None or loop is self._loop:
             return loop is not None
-        self.waiters = deque()
+        self.waiters, self.turns = deque(), Turns()
         held, self.held = self.held, set()
         self._count_closed(held)
         self._loop, self._size = loop, self._loop_size
@@ -229,6 +231,7 @@ class ThreadInstances:
         """Close every instance, and have those who wait see it."""
         if self.follow_loop():
             self._dismiss_waiters()
+            self.turns.dismiss()
         self._size = 0
         idle, held, self.idle, self.held = self.idle, self.held, [], set()
         self._count_closed((*idle, *held))

@@ -336,7 +336,10 @@ SETTINGS: Final = (
         _DATE,
         _check_date,
     ),
-    _flag_row("expose_reasons", "tell clients why they were denied"),
+    _flag_row(
+        "expose_reasons",
+        "tell clients why they were denied, and with overload (`pool_exhausted`) to try again (`Retry-After`)",
+    ),
     _row(
         "www_authenticate",
         "a challenge such as 'Bearer realm=\"orders\"', in at most 1,024 characters",

@@ -22,7 +22,7 @@ import pytest
 from ..support.tools import FULL, ROOT
 from .server import DEADLINE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # who burns fuel waits in between
 
 #: What the answer to each attack has to be. Its name is as long as :data:`HOSTILE` wants it.
 CODES = {"a": "policy_timeout", "bb": "policy_timeout", "ccc": "policy_trap", "dddd": "policy_trap"}

@@ -105,7 +105,12 @@ async def test_codes_of_a_guest(engine_name: str, case: str) -> None:  # A11, G1
     what, answer = ORDERS[case]
     async with make_pool(engine_name, 2) as pool:
         checker = WasmPolicyChecker(pool)
-        assert await every_way(checker, order(what)) == [answer] * 3
+        *awaited, at_once = await every_way(checker, order(what))
+        with anyio.fail_after(20):
+            while what == ENDLESS and at_once == Deny(Reason.POOL_EXHAUSTED):  # who burns fuel has to wait for a turn
+                await checkpoint()
+                at_once = checker.evaluate_now(order(what))
+        assert [*awaited, at_once] == [answer] * 3
         assert await checker.check(order()) == Allow()
 
 

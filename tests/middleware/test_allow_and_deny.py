@@ -213,7 +213,7 @@ async def test_two_gates_may_share_a_checker_of_one_instance(kind: str) -> None:
         assert (await Call(http_scope("/bad")).to(app)).status == 403
 
 
-@pytest.mark.parametrize("reason", ["not_in_allowlist", "</script>\r\n\x1b[31m\u202e", "x" * 100_000])
+@pytest.mark.parametrize("reason", ["not_in_allowlist", "pool_exhausted", "</script>\r\n\x1b[31m\u202e", "x" * 100_000])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 async def test_the_denial(method: str, reason: str) -> None:  # S26, O9
     call = await Call(http_scope("/good", method)).to(example(Ran(), Answering(Deny(reason)), QUIET))
@@ -244,6 +244,14 @@ async def test_a_reason_that_is_exposed_is_printable() -> None:  # S26
     call = await Call(http_scope("/good")).to(example(Ran(), Answering(Deny("a\r\n\u202eb" + "x" * 1_000))))
     assert call.json["reason"].startswith("a\\r\\n\\u202eb")
     assert len(call.body) < 600
+
+
+async def test_who_may_know_of_overload_is_told_to_try_again() -> None:  # P1
+    overloaded = await Call(http_scope("/good")).to(example(Ran(), Answering(Deny("pool_exhausted"))))
+    other = await Call(http_scope("/good")).to(example(Ran(), Answering(Deny("policy_timeout"))))
+    assert (overloaded.status, overloaded.json["reason"]) == (403, "pool_exhausted")
+    assert overloaded.headers["retry-after"] == "1"
+    assert "retry-after" not in other.headers
 
 
 async def test_allows_are_events_if_settings_say_so() -> None:

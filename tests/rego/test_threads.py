@@ -34,7 +34,7 @@ def switching() -> Iterator[None]:
 @pytest.mark.parametrize("entrypoint", ["capgate/builtin", "capgate/input"])
 def test_each_answer_is_to_the_question_that_was_asked(engine_name: str, entrypoint: str) -> None:
     """P4, P6: the answer tells the question, once by a builtin and once by the guest."""
-    limits = Limits(deadline=30.0, output_bytes=65_536)
+    limits = Limits(deadline=30.0, output_bytes=65_536, fuel=10_000_000)  # for the longest
     pool = WasmPool(opa_artifact({}, spare=4), 1, engine_name, limits, entrypoint=Entrypoint(entrypoint))
     wrong: list[object] = []
 

@@ -9,7 +9,7 @@ import anyio
 
 from capgate.artifact.load import WasmArtifact
 from capgate.limits import Limits
-from capgate.model import Deny, PolicyInput, Resource
+from capgate.model import ANONYMOUS, Actor, Deny, PolicyInput, Resource
 from capgate.runtime.event_loop import call_soon, current_loop
 from capgate.runtime.pool import PoolStatistics, WasmPool
 
@@ -26,6 +26,7 @@ ENDLESS: Final = 7
 TRAP_IF_USED: Final = 8  # on every call of an instance but its first
 COUNT: Final = 9  # deny on every call of an instance but its tenth
 RECURSE: Final = 10
+COMPUTE_AND_TRAP_IF_USED: Final = 11  # as 6, and then as 8
 
 TOLD: Final = Deny("as told")
 
@@ -48,6 +49,9 @@ _CASES: Final = {
     TRAP_IF_USED: "(if (i32.gt_u (global.get $calls) (i32.const 1)) (then unreachable))",
     COUNT: f"(if (i32.ne (global.get $calls) (i32.const 10)) (then (return (i32.const {_DENIED}))))",
     RECURSE: "(drop (call $deeper (i32.const 0)))",
+    COMPUTE_AND_TRAP_IF_USED: """(loop $most (br_if $most (i32.lt_u
+        (local.tee $steps (i32.add (local.get $steps) (i32.const 1))) (i32.const 10000000))))
+        (if (i32.gt_u (global.get $calls) (i32.const 1)) (then unreachable))""",
 }
 _SWITCH: Final = "".join(
     f"(if (i64.eq (local.get $order) (i64.const {order})) (then {do}))" for order, do in _CASES.items()
@@ -85,9 +89,9 @@ def make_pool(engine: str, size: int = 2, limits: Limits = PATIENT, **options: A
     return WasmPool(obedient(), size, engine, limits, **options)
 
 
-def order(what: int = 0) -> PolicyInput:
-    """A question that has the obedient guest do ``what``."""
-    return PolicyInput("db.write", resource=Resource("sql_query", "q"), timestamp=what)
+def order(what: int = 0, id: str = "q", actor: Actor = ANONYMOUS) -> PolicyInput:
+    """A question that has the obedient guest do ``what``, which is no part of what questions are told apart by."""
+    return PolicyInput("db.write", actor, Resource("sql_query", id), timestamp=what)
 
 
 def check_balance(statistics: PoolStatistics) -> PoolStatistics:

@@ -63,6 +63,13 @@ class WasmerInstance:
         raw: RawFunction = function
         return raw
 
+    def number(self, name: str) -> Callable[[], int]:
+        function = self._export(name, wasmer.Function)
+        if list(function.type.params) or list(function.type.results) != [wasmer.Type.I64]:
+            raise AbiError("signature", f"export {name!r} is not () -> i64")
+        raw: Callable[[], int] = function
+        return raw
+
     def memory_size(self) -> int:
         size: int = self._linear_memory().data_size
         return size

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version as package_version
 from typing import Any, Final, TypeVar
@@ -54,8 +54,9 @@ _REJECTED_FEATURES: Final = (
 #: process; this leaves room in one of 256 KiB.
 _GUEST_STACK: Final = 128 * 1024
 
-#: ``WASM_I32`` of ``wasm.h``.
+#: ``WASM_I32`` and ``WASM_I64`` of ``wasm.h``.
 _I32: Final = 0
+_I64: Final = 1
 
 _Export = TypeVar("_Export", wasmtime.Func, wasmtime.Memory)
 
@@ -88,13 +89,13 @@ def _address(value: Any) -> ctypes.c_void_p:
 
 
 def _unchecked(
-    store: wasmtime.Store, function: wasmtime.Func, parameters: int, results: int, raised: Raised
+    store: wasmtime.Store, function: wasmtime.Func, parameters: int, results: int, raised: Raised, wide: bool = False
 ) -> RawFunction:
     """Return a Python function that calls ``function`` with i32s and no further checks. Its cells keep everything it
-    points to alive."""
+    points to alive. ``wide`` says that it takes nothing and gives an i64, which comes back signed."""
     slots = max(parameters, results, 1)
     values = _values_type(slots)()
-    words = memoryview(values).cast("B").cast("I")
+    words = memoryview(values).cast("B").cast("q") if wide else memoryview(values).cast("B").cast("I")
     trap = ctypes.c_void_p()
     context, target = ctypes.byref(store._context().contents), ctypes.byref(function._func)
     block, trap_out = ctypes.byref(values), ctypes.byref(trap)
@@ -189,6 +190,14 @@ class WasmtimeInstance:
             raise AbiError("signature", f"export {name!r} is not ({parameters} x i32) -> ({results} x i32)")
         if self._is_unchecked:
             return _unchecked(self._store, function, parameters, results, self._raised)
+        return _checked(self._store, function, self._raised)
+
+    def number(self, name: str) -> Callable[[], int]:
+        function = self._export(name, wasmtime.Func)
+        if not _has_type(function.type(self._store), 0, 1, _I64):
+            raise AbiError("signature", f"export {name!r} is not () -> i64")
+        if self._is_unchecked:
+            return _unchecked(self._store, function, 0, 1, self._raised, wide=True)
         return _checked(self._store, function, self._raised)
 
     def memory_size(self) -> int:
@@ -324,14 +333,14 @@ def _engine_fault(keep: tuple[object, ...], error: int) -> PolicyTrap:
     return PolicyTrap("engine_fault", str(fault)[:200])
 
 
-def _has_type(signature: wasmtime.FuncType, parameters: int, results: int) -> bool:
-    """Say whether a function takes so many i32s and gives so many. This does without the package's objects, whose
-    making takes most of the time in which an instance is made."""
+def _has_type(signature: wasmtime.FuncType, parameters: int, results: int, result: int = _I32) -> bool:
+    """Say whether a function takes so many i32s and gives so many values of the type ``result``. This does without the
+    package's objects, whose making takes most of the time in which an instance is made."""
     pointer = signature.ptr()
     both = ffi.wasm_functype_params(pointer).contents, ffi.wasm_functype_results(pointer).contents
     return all(
-        types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == _I32 for index in range(count))
-        for types, count in zip(both, (parameters, results), strict=True)
+        types.size == count and all(int(ffi.wasm_valtype_kind(types.data[index])) == kind for index in range(count))
+        for types, count, kind in zip(both, (parameters, results), (_I32, result), strict=True)
     )
 
 

@@ -75,6 +75,12 @@ class Instance(Protocol):
         Raises :class:`~capgate.errors.AbiError` if there is no such export of that signature.
         """
 
+    def number(self, name: str) -> Callable[[], int]:
+        """Return the exported function ``name``, which takes nothing and gives an i64, that comes back signed.
+
+        Raises :class:`~capgate.errors.AbiError` if there is no such export of that signature.
+        """
+
     def memory_size(self) -> int:
         """Return the bytes of linear memory now. The number grows when the guest grows it, never shrinks."""
 

@@ -36,7 +36,7 @@ EXPECTED_ROWS = {
         for framework in ("Starlette", "FastAPI")
         for kind in ("bare", "Starlette's pair", "gate", "gate, cache_size=0")
     },
-    "load": {"build the module", "load the artifact", "verify and meter it"}
+    "loading": {"build the module", "load the artifact", "verify and meter it"}
     | {f"{step}, {engine}" for step in ("compile", "instantiate") for engine in EXPECTED_ENGINES},
 }
 RIVAL_ROWS = {
@@ -81,7 +81,7 @@ def test_every_target_has_a_value(measured: tuple[str, dict[str, Any], str]) -> 
         "details": 3 * gates,
         "routes": shapes * places,  # of a hundred routes; a quick run has no more
         "server": 2 * 2 * 2,
-        "load": 0,
+        "loading": 0,
     }
     assert len({target["name"] for target in targets}) == len(targets) == expected[name]
     for target in targets:

@@ -220,13 +220,14 @@ def answers(pool: WasmPool, *inputs: PolicyInput) -> list[PolicyResult]:
 
 
 def test_a_guest_finds_nothing_of_the_question_before(engine_name: str) -> None:
-    first, alone = answers(WasmPool(artifact(DIGESTER), 1, engine_name), PLAIN, PLAIN)
+    limits = Limits(fuel=10_000_000)  # it looks at all of its memory
+    first, alone = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), PLAIN, PLAIN)
     assert isinstance(first, Deny)
     assert first == alone
-    _, after = answers(WasmPool(artifact(DIGESTER), 1, engine_name), SECRET, PLAIN)
+    _, after = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), SECRET, PLAIN)
     assert after == alone  # M14, G20, G21
     # The guest does see it where its operator says that it may be used again, so the test above can fail.
-    _, reused = answers(WasmPool(artifact(DIGESTER), 1, engine_name, reuse=True), SECRET, PLAIN)
+    _, reused = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits, reuse=True), SECRET, PLAIN)
     assert isinstance(reused, Deny)
     assert reused != alone
 

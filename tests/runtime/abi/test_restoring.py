@@ -172,7 +172,8 @@ def test_a_memory_that_takes_long_to_set_back_is_used_once() -> None:
 @given(inputs=st.lists(INPUTS, min_size=2, max_size=6))
 def test_a_used_instance_answers_as_a_new_one_does(engine_name: str, inputs: list[PolicyInput]) -> None:
     """This guest's reason is a digest of all that it finds in its memory."""
-    compiled = CompiledPolicy(PreparedPolicy(artifact(DIGESTER), Limits()), load_engine(engine_name))
+    limits = Limits(fuel=10_000_000)
+    compiled = CompiledPolicy(PreparedPolicy(artifact(DIGESTER), limits), load_engine(engine_name))
     used = compiled.instantiate()
     for input in inputs:
         assert used.call_policy_check(input) == compiled.instantiate().call_policy_check(input)

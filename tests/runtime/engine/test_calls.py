@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.errors import AbiError
+from capgate.errors import AbiError, PolicyTrap
 from capgate.runtime.engine import Instance, load_engine
 
 from ...support.guests import PAGE, wat
@@ -26,6 +26,9 @@ MODULE = """(module
   (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
   (func (export "load") (param i32) (result i32) (i32.load (local.get 0)))
   (func (export "wide") (param i64) (result i64) (local.get 0))
+  (func (export "most") (result i64) (i64.const 0x4000000000000000))
+  (func (export "least") (result i64) (i64.const -2))
+  (func (export "trap") (result i64) unreachable)
   (func (export "pair") (param i32) (result i32 i32) (local.get 0) (local.get 0))
   (func (export "float") (param f32) (result i32) (i32.const 0))
   (global (export "global") i32 (i32.const 0))
@@ -49,6 +52,22 @@ def test_without_parameters_and_without_results(engine_name: str) -> None:
     assert instance.function("high", 0, 1)() & MASK == MASK
     instance.function("nothing", 1, 0)(0x89ABCDEF)
     assert bytes(instance.memory_view()[8:12]) == b"\xef\xcd\xab\x89"
+
+
+def test_an_i64_comes_out_signed(engine_name: str) -> None:
+    engine, instance = load_engine(engine_name), open_instance(engine_name)
+    assert [instance.number(name)() for name in ("most", "least", "most")] == [2**62, -2, 2**62]
+    wrong = {"high": "signature", "wide": "signature", "memory": "export_kind", "x": "missing_export"}
+    for name, rule in wrong.items():
+        with pytest.raises(AbiError) as caught:
+            instance.number(name)
+        assert caught.value.rule == rule
+    try:
+        instance.number("trap")()
+    except Exception as error:
+        explained = engine.explain(error)
+    assert isinstance(explained, PolicyTrap)
+    assert explained.kind == "unreachable"
 
 
 @pytest.mark.parametrize("argument", [2**32, -(2**31) - 1, 2**70, 1.5, "1", None])

@@ -128,6 +128,11 @@ def test_both_calls_refuse_another_number_of_arguments(name: str, count: int) ->
             function(*(1,) * count)
 
 
+def test_both_calls_give_the_same_number() -> None:
+    text = '(module (func (export "n") (result i64) (i64.const -9_000_000_000)))'
+    assert [instance.number("n")() for instance in two_instances(text)] == [-9_000_000_000] * 2
+
+
 def test_a_trap_without_a_known_code_is_still_a_trap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _wasmtime._trapped(wasmtime.Trap("made here")).kind == "other"
     unchecked, checked = two_instances(TRAPPING)
