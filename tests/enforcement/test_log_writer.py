@@ -196,8 +196,13 @@ def deny(reason):
 
 
 def run(code: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, **more
+    return subprocess.run(  # Python warns of forks where there are threads, on standard error
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        **more,
     )
 
 
