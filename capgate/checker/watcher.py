@@ -22,6 +22,7 @@ from ..runtime.event_loop import on_loop
 from ..runtime.pool import PoolStatistics
 from ..store.records import Active
 from ..store.verifier import VerifiedPolicy
+from ..wasm.interruption import Interrupted, interruptible
 from .base import Checker, FollowStatus
 from .wasm import WasmPolicyChecker
 
@@ -212,7 +213,7 @@ class Watcher:
         self._source, self._make = source, make
         self._probation, self._rollback = probation, rollback
         self._make_locks()
-        self._closed = False
+        self._closed = self._ending = False
         self._before: Generation | None = None
         self._replaced: list[tuple[float, Generation]] = []
         self._swaps = 0
@@ -256,6 +257,11 @@ class Watcher:
         replaced = [generation for _, generation in self._replaced]
         return [generation for generation in (self.now, self._before, *replaced) if generation is not None]
 
+    def end(self) -> None:
+        """Wake whoever looks, and have them stop within one function of the module that they are loading."""
+        self._ending = True
+        self.alarm.event.set()
+
     def close(self) -> None:
         """Have nothing answer any more, and nothing take over."""
         with self._taking_over:
@@ -273,17 +279,20 @@ class Watcher:
         """
         with self._lock:
             before, active = self.now, None
-            if self._closed:
+            if self._closed or self._ending:
                 return False
             try:
                 self._close_replaced()
                 self._go_back_if_failing()
                 active = self._source.read_active(self.name)
                 self._looked = time.time_ns()
-                self._follow(active)
+                with interruptible(lambda: self._ending):
+                    self._follow(active)
                 self._tell_store(active)
             except (KeyboardInterrupt, SystemExit):
                 raise
+            except Interrupted:
+                pass  # nobody is left who would like to know
             except BaseException as error:
                 # An engine's panic is no Exception, and somebody has to go on looking. This is nobody's task, either:
                 # what looks like its end comes from a store, or from a loop that was asked to make instances.
