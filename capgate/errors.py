@@ -190,13 +190,15 @@ class StoreError(ArtifactError):
     ``lowers_version``  activating it would lower the version; that is what a rollback is for
     ``not_recorded``    a rollback to what never was active
     ``moved``           the active policy is no longer the one that was named
-    ``clock``           the clock is behind the last change of the store; if that was wrong, a reset writes it anew
+    ``clock``           this clock is more than five minutes ahead of that of the store's file system: ``ahead`` seconds
+    ``restored``        it is behind what was followed before, as if it came from a backup, and nothing signed is newer
     ``io``              the operating system says so; the cause is the ``OSError``
     """
 
-    def __init__(self, message: str, *, reason: str, path: str | None = None) -> None:
+    def __init__(self, message: str, *, reason: str, path: str | None = None, ahead: float | None = None) -> None:
         super().__init__(message, path=path)
         self.reason = reason
+        self.ahead = ahead
 
 
 class ContractDrift(ArtifactError):

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import CapgateError, StoreError
+from ..errors import CapgateError, ManifestError, SignatureInvalid, StoreError
 from ..limits import check_number
 from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.event_loop import on_loop
@@ -148,7 +148,7 @@ class Generation(Checker):
 
     def _counted(self, result: PolicyResult) -> PolicyResult:
         self.asked += 1
-        if type(result) is Deny and result.reason in FAULTS:
+        if type(result) is Deny and result.reason in FAULTS and not self.checker.expired:
             self.failed += 1
             alarm = self._alarm
             if alarm is not None and self.fails():
@@ -307,12 +307,10 @@ class Watcher:
             expired = self.now.checker.expired
             self._say(f"version {now.version} has expired, and denies everything" if expired else None)
             return
-        if active.sequence <= now.sequence:
-            message = f"record {active.sequence} is active after record {now.sequence}, which was verified before"
-            raise StoreError(message, reason="corrupt", path=self._source.path)
         if self._rejected.holds_off(active):
             return
         verified = self._source.load(active)
+        _require_newer(active, now, self._source.path)
         loaded = [generation for generation in (self.now, self._before) if generation is not None]
         old = next((generation for generation in loaded if generation.active.manifest == active.manifest), None)
         if old is self.now:
@@ -400,7 +398,7 @@ class Watcher:
 
     def _reject(self, active: Active | None, error: BaseException) -> None:
         """Say what is wrong, and leave what answers as it is. What was rejected is tried again, less and less often."""
-        if active is not None and active != self._left:
+        if active is not None and active != self._left and not _is_of_time(error):
             self._rejected.failed(active)
         self._say(str(error) if isinstance(error, CapgateError) else f"{type(error).__name__}: {error}")
 
@@ -428,6 +426,30 @@ class Watcher:
             if not on_loop(loop, function, WARMING):
                 with suppress(ValueError):  # all were forgotten meanwhile
                     self.loops.remove(loop)
+
+
+def _require_newer(active: Active, now: Active, path: str) -> None:
+    """Raise :class:`StoreError` (``restored``) where ``active``, which is verified, does not come after ``now``.
+
+    Its number says so. Numbers begin again where a store is restored or rebuilt, and after a reset. Then it counts what
+    is signed: the same release, or a higher version. A reset is the word of whoever may write there, as a number is.
+    """
+    if active.sequence > now.sequence or active.manifest == now.manifest or active.version > now.version:
+        return
+    if active.action == "reset" and active.when >= now.when:
+        return
+    message = (
+        f"record {active.sequence}, version {active.version}, is active after record {now.sequence}, version"
+        f" {now.version}, as if the store came from a backup; a higher version is followed, or a reset"
+    )
+    raise StoreError(message, reason="restored", path=path)
+
+
+def _is_of_time(error: BaseException) -> bool:
+    """Say whether only the clock is against it, which may be right again at the next look."""
+    if isinstance(error, ManifestError):
+        return error.field in ("created", "expires")
+    return isinstance(error, SignatureInvalid) and error.reason == "time"
 
 
 def _checkers(*generations: Generation | None) -> set[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import NamedTuple, Union
 
 import msgspec
@@ -22,7 +23,7 @@ from ..errors import ConfigError
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
 from ..store import PolicyStore
-from ..store.verifier import Clock, VerifiedPolicy, Verifier, steady_clock
+from ..store.verifier import Clock, VerifiedPolicy, Verifier
 from .settings import Settings
 from .trust import configured_artifact, verifier_for
 
@@ -87,7 +88,7 @@ def source(settings: Settings, verifier: Verifier | None) -> Source:
         return _verified(verifier.load(settings.artifact, settings.artifact_sha256), verifier, settings)
     if settings.artifact is not None:
         artifact = configured_artifact(settings)
-        return ModuleSource(artifact, steady_clock(), _expiry(artifact, None, settings))
+        return ModuleSource(artifact, time.time, _expiry(artifact, None, settings))
     if isinstance(settings.policy, dict):
         return RuntimePolicy.from_document(settings.policy)
     if settings.policy is not None:

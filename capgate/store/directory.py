@@ -15,6 +15,7 @@ Versions rise. The only way down is a rollback, to what once was active.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -23,9 +24,11 @@ from typing import Final
 from ..errors import ArtifactNotFound, ConfigError, StoreError
 from ..limits import is_digest
 from .folders import Folder
-from .records import NOTE_LENGTH, RECORD_BYTES, Active, is_note, make_record
+from .manifest import CLOCK_SKEW, HIGHEST_VERSION
+from .records import NOTE_LENGTH, Active, is_note, make_record
 from .release_fixtures import fixtures_of
 from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
+from .resetting import Beginning, find_beginning, set_history_aside
 from .store_reader import (
     ACTIVE,
     HISTORY,
@@ -33,7 +36,6 @@ from .store_reader import (
     StoreReader,
     find_release,
     history_file,
-    history_files,
     is_named,
     load_release,
     names_of,
@@ -82,7 +84,7 @@ class PolicyStore(StoreReader):
         artifact = self.verifier.artifact(parsed, module)
         fixtures_of(parsed, fixtures)
         digest = sha256_of(manifest)
-        with Folder.make_root(self.path) as root, root.locked(self.lock_seconds):
+        with Folder.make_root(self.path) as root, self._alone(root):
             # The name first: a publisher that is killed leaves a name without releases, not a release without a name.
             with root.make(POLICIES) as policies:
                 _require_unlike(policies, parsed.name)
@@ -113,7 +115,7 @@ class PolicyStore(StoreReader):
                 message = f"version {version} of {name!r} is not above {active.highest}, which was active"
                 raise StoreError(message + "; what was active is for rollback", reason="lowers_version", path=self.path)
             previous = None if active is None else active.manifest
-            return self._change("activate", folder, active, digest, policy, check, note, previous, version)
+            return self._change("activate", folder, _after(active), digest, policy, check, note, previous, version)
 
     def rollback(
         self,
@@ -141,7 +143,7 @@ class PolicyStore(StoreReader):
             policy = load_release(tree, digest, name, self.verifier)
             previous = _previous_of(folder, name, digest)
             highest = max(active.highest, policy.manifest.version)  # which a reset may have lowered
-            return self._change("rollback", folder, active, digest, policy, check, note, previous, highest)
+            return self._change("rollback", folder, _after(active), digest, policy, check, note, previous, highest)
 
     def reset(self, name: str, to: int | str | None = None, *, check: Check | None = None, note: str = "") -> Active:
         """Begin again at ``to``, any published release: the way out of a version too high, and of a lost record.
@@ -150,14 +152,15 @@ class PolicyStore(StoreReader):
         forgets that a higher one was ever active, and whoever calls it answers for that.
         """
         with self._changing(name, note) as (tree, folder):
-            before, sequence = _last_readable(folder, name)
-            if to is None and before is None:
+            start = find_beginning(folder, name)
+            latest = start.latest
+            if to is None and latest is None:
                 message = f"nothing of {name!r} can be read; say which release to take"
                 raise StoreError(message, reason="corrupt", path=self.path)
-            wanted = before.manifest if to is None and before is not None else to
+            wanted = latest.manifest if to is None and latest is not None else to
             digest, policy = find_release(tree, name, wanted, self.verifier, fixtures=True)
             version = policy.manifest.version
-            return self._change("reset", folder, before, digest, policy, check, note, None, version, sequence)
+            return self._change("reset", folder, start, digest, policy, check, note, None, version)
 
     def prune(self, keep: int = KEEP, *, dry: bool = False) -> tuple[str, ...]:
         """Remove releases that are superseded, and what killed writers left; returns the digests of what went.
@@ -194,8 +197,21 @@ class PolicyStore(StoreReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Folder]:
-        with Folder.root(self.path) as root, root.locked(self.lock_seconds):
+        with Folder.root(self.path) as root, self._alone(root):
             yield root
+
+    @contextmanager
+    def _alone(self, root: Folder) -> Iterator[None]:
+        """Take the lock. Raises :class:`StoreError` (``clock``) where this clock would date a change into the future.
+
+        Of a store that others have too, the clock of the file system is theirs.
+        """
+        with root.locked(self.lock_seconds) as there:
+            ahead = time.time() - there
+            if not ahead <= CLOCK_SKEW:
+                message = f"this clock is {ahead:.0f} s ahead of that of the store's file system; nothing was changed"
+                raise StoreError(message, reason="clock", path=self.path, ahead=ahead)
+            yield
 
     @contextmanager
     def _changing(self, name: str, note: str) -> Iterator[tuple[Folder, Folder]]:
@@ -216,18 +232,23 @@ class PolicyStore(StoreReader):
         self,
         action: str,
         folder: Folder,
-        before: Active | None,
+        start: Beginning,
         digest: str,
         policy: VerifiedPolicy,
         check: Check | None,
         note: str,
         previous: str | None,
         highest: int,
-        sequence: int | None = None,
     ) -> Active:
+        if start.sequence > HIGHEST_VERSION:
+            message = f"record {start.sequence - 1} leaves no number above it; reset begins again"
+            raise StoreError(message, reason="corrupt", path=folder.path)
         if check is not None:
             check(policy)
         when = datetime.fromtimestamp(int(self.verifier.clock()), timezone.utc)
+        if start.latest is not None:  # a follower knows a reset by that it is no older
+            when = max(when, start.latest.when)
+        before = start.before
         record = make_record(
             action,
             policy.manifest,
@@ -237,12 +258,18 @@ class PolicyStore(StoreReader):
             highest=highest,
             when=when,
             note=note,
-            sequence=sequence,
+            sequence=start.sequence,
         )
+        if before is None:
+            set_history_aside(folder, start.sequence)
         return _commit(folder, before, record)
 
 
 # -- the steps of a change, in folders of a store whose lock is held
+
+
+def _after(active: Active | None) -> Beginning:
+    return Beginning(active, active, 1 if active is None else active.sequence + 1)
 
 
 def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
@@ -297,31 +324,6 @@ def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
     except StoreError:
         pass
     return None
-
-
-def _last_readable(folder: Folder, name: str) -> tuple[Active | None, int]:
-    """Return the newest record that can be read, and a sequence number above every one that was ever given."""
-    try:
-        active = _record_or_none(folder, name)
-        return active, 1 if active is None else active.sequence + 1
-    except StoreError as error:
-        if error.reason != "corrupt":
-            raise
-    files = history_files(folder)
-    # One more, because the record that cannot be read had a number too.
-    sequence = 2 + (int(files[-1].partition(".")[0]) if files else 0)
-    archived = (_archived(folder, name, file) for file in reversed(files))
-    return next((record for record in archived if record is not None), None), sequence
-
-
-def _archived(folder: Folder, name: str, file: str) -> Active | None:
-    with folder.enter(HISTORY) as history:
-        try:
-            return Active.from_bytes(history.read(file, RECORD_BYTES), name, path=history.path)
-        except StoreError as error:
-            if error.reason != "corrupt":
-                raise
-            return None
 
 
 def _require_unlike(policies: Folder, name: str) -> None:

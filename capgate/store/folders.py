@@ -94,6 +94,7 @@ class Folder:
         with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
             self._stat(name)
             return True
+        self._require_unlisted(name)
         return False
 
     def read(self, name: str, most: int) -> bytes:
@@ -122,7 +123,16 @@ class Folder:
         try:
             return self.read(name, most)
         except ArtifactNotFound:
+            self._require_unlisted(name)
             return None
+
+    def _require_unlisted(self, name: str) -> None:
+        """Raise :class:`StoreError` where the folder lists what could not be opened.
+
+        File systems on a network say so of files that are there; taken for an answer, a record would be lost.
+        """
+        if name in self.names():
+            raise StoreError("is listed, and yet it is not there", reason="io", path=os.path.join(self.path, name))
 
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
@@ -140,8 +150,11 @@ class Folder:
     # -- writing
 
     @contextmanager
-    def locked(self, seconds: float) -> Iterator[None]:
-        """Write alone. Other writers wait, ``seconds`` at most, then :class:`StoreError` ``locked``; readers do not."""
+    def locked(self, seconds: float) -> Iterator[float]:
+        """Write alone. Other writers wait, ``seconds`` at most, then :class:`StoreError` ``locked``; readers do not.
+
+        Gives the time by the clock of the file system, in seconds since the epoch.
+        """
         shown = os.path.join(self.path, "lock")
         with _errors(shown):
             descriptor = os.open("lock", _LOCK, 0o644, dir_fd=self.descriptor)
@@ -149,8 +162,10 @@ class Folder:
             with _errors(shown):
                 self._require_safe(os.fstat(descriptor), shown)
                 _wait_for_lock(descriptor, shown, time.monotonic() + seconds)
+                os.utime(descriptor)
+                now = os.fstat(descriptor).st_mtime
             try:
-                yield
+                yield now
             finally:
                 # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well.
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -180,13 +195,19 @@ class Folder:
                     for file, data in files.items():
                         create_file(folder.descriptor, file, data)
                     os.fsync(folder.descriptor)
-                if self.has(name):
+                with suppress(ArtifactNotFound):
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:
                 with suppress(OSError, StoreError):
                     self.delete(temporary)
                 raise
+            os.fsync(self.descriptor)
+
+    def rename(self, name: str, other: str) -> None:
+        """Give the file or folder ``name`` the name ``other``."""
+        with _errors(os.path.join(self.path, name)):
+            os.rename(name, other, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
 
     def remove(self, name: str) -> None:

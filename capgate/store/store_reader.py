@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
 from .folders import Folder
-from .manifest import CLOCK_SKEW, Manifest
+from .manifest import Manifest
 from .records import RECORD_BYTES, Active
 from .releases import OBJECTS, Release, all_releases, open_objects, read_fixtures, read_manifest, read_module
 from .verifier import VerifiedPolicy, Verifier
@@ -21,6 +21,8 @@ from .verifier import VerifiedPolicy, Verifier
 POLICIES: Final = "policies"
 ACTIVE: Final = "active.json"
 HISTORY: Final = "history"
+#: What the name of a history begins with that a reset has set aside.
+SET_ASIDE: Final = "history-before-"
 #: How often a load starts again because the active policy changed meanwhile.
 _ATTEMPTS: Final = 10
 _HISTORY_FILE: Final = re.compile(r"[0-9]{16}\.json", re.ASCII)
@@ -96,10 +98,6 @@ class StoreReader:
         return self._load(active, fixtures=False)
 
     def _load(self, active: Active, *, fixtures: bool) -> VerifiedPolicy:
-        now = self.verifier.clock()
-        if not now >= active.when.timestamp() - CLOCK_SKEW:
-            message = f"{active.name!r} was changed at {active.when}, which is still to come"
-            raise StoreError(message, reason="clock", path=self.path)
         with Folder.root(self.path) as root, open_objects(root) as folder:
             policy = load_release(folder, active.manifest, active.name, self.verifier, fixtures=fixtures)
         stated = (policy.manifest.version, policy.manifest.sha256)
@@ -213,7 +211,7 @@ def read_record(folder: Folder, name: str) -> Active:
     data = folder.read_if_there(ACTIVE, RECORD_BYTES)
     if data is not None:
         return Active.from_bytes(data, name, path=f"{folder.path}/{ACTIVE}")
-    if history_files(folder):
+    if history_files(folder) or any(file.startswith(SET_ASIDE) for file in folder.names()):
         raise StoreError("is missing, but there is a history", reason="corrupt", path=f"{folder.path}/{ACTIVE}")
     raise ArtifactNotFound("no version is active", path=folder.path)
 
@@ -237,7 +235,7 @@ def read_history(folder: Folder, name: str) -> Iterator[Active]:
 
 def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
     """Yield the superseded records, the newest first, whose sequence is less than ``below``."""
-    files = [file for file in history_files(folder) if int(file[:-5]) < below]
+    files = [file for file in history_files(folder) if number_of(file) < below]
     if not files:
         return
     with folder.enter(HISTORY) as history:
@@ -252,6 +250,11 @@ def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
 def history_file(sequence: int) -> str:
     """Return the name of a record's file. 16 digits, so that names sort as numbers do."""
     return f"{sequence:016}.json"
+
+
+def number_of(file: str) -> int:
+    """Return the number of the record in a file of that name."""
+    return int(file.partition(".")[0])
 
 
 def history_files(folder: Folder) -> list[str]:
