@@ -6,6 +6,7 @@
     sha256/<digest of a manifest>/manifest.json, signature.json, fixtures.json
     policies/<name>/active.json                     which manifest is active: the one file that decides, and is replaced
     policies/<name>/history/<sequence>.json         what active.json was before
+    policies/<name>/versions/<version>              the digest of the manifest that has this version
     lock                                            held by whoever writes
 
 Publishing adds; only activating, rolling back and resetting change what runs, each by replacing ``active.json``.
@@ -16,18 +17,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Final
 
-from ..errors import ArtifactNotFound, ConfigError, StoreError
+from ..errors import ArtifactNotFound, ConfigError, ReleasePruned, StoreError
 from ..limits import is_digest
-from .folders import Folder
+from .folders import Folder, passing_over_foreign, unchanged
 from .manifest import CLOCK_SKEW, HIGHEST_VERSION
 from .records import NOTE_LENGTH, Active, is_note, make_record
 from .release_fixtures import fixtures_of
-from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
+from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, releases_of, sha256_of, unused_modules
 from .resetting import Beginning, find_beginning, set_history_aside
 from .store_reader import (
     ACTIVE,
@@ -41,9 +42,9 @@ from .store_reader import (
     names_of,
     read_history,
     read_record,
-    releases_of,
 )
 from .verifier import VerifiedPolicy, Verifier
+from .version_index import enter_version, forget_versions, published_as
 
 #: Looks at a policy before it becomes active, and raises where it must not become that. An example is
 #: :func:`capgate.testing.golden.check_release`. A rollback reads no fixtures. Other writers wait meanwhile, and it must
@@ -58,8 +59,8 @@ class PolicyStore(StoreReader):
     """A store that may be written. Made by publishing into a folder that does not exist yet, or is empty.
 
     ``lock_seconds`` is how long to wait for another writer. Every method raises :class:`ArtifactError`, whose leaves
-    say why, and then has changed nothing that runs. Only after :class:`StoreError` ``io``, :meth:`status` says whether
-    it has. All of this blocks, on the disk and on other writers: an event loop calls it in a worker thread.
+    say why, and then has changed nothing that runs, unless :class:`StoreError` says that it ``changed``. All of this
+    blocks, on the disk and on other writers: an event loop calls it in a worker thread.
 
     What a store remembers is as safe as its folder is: whoever may remove ``policies/<name>`` makes it forget which
     versions there were. What it hands out is verified against keys that are not in it.
@@ -84,20 +85,25 @@ class PolicyStore(StoreReader):
         artifact = self.verifier.artifact(parsed, module)
         fixtures_of(parsed, fixtures)
         digest = sha256_of(manifest)
-        with Folder.make_root(self.path) as root, self._alone(root):
+        with Folder.make_root(self.path) as root, self._alone(root), root.make(OBJECTS) as tree:
             # The name first: a publisher that is killed leaves a name without releases, not a release without a name.
-            with root.make(POLICIES) as policies:
+            with unchanged(), root.make(POLICIES) as policies:
                 _require_unlike(policies, parsed.name)
-                with policies.make(parsed.name):
-                    pass
-            with root.make(OBJECTS) as tree:
-                for release in releases_of(tree, parsed.name):
-                    if release.manifest.version == parsed.version and release.digest != digest:
-                        message = f"version {parsed.version} of {parsed.name!r} is published as {release.digest}"
-                        raise StoreError(message, reason="conflict", path=self.path)
+                with policies.make(parsed.name) as folder:
+                    self._enter(folder, tree, Release(digest, parsed))
                 put_module(tree, artifact)
-                put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
+            put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
         return Release(digest, parsed)
+
+    def _enter(self, folder: Folder, tree: Folder, release: Release) -> None:
+        """Keep the version for this release. Raises :class:`StoreError` (``conflict``) where another one has it."""
+        name, version = release.manifest.name, release.manifest.version
+        other = published_as(folder, tree, name, version)
+        if other is None:
+            enter_version(folder, version, release.digest)
+        elif other.digest != release.digest:
+            message = f"version {version} of {name!r} is published as {other.digest}"
+            raise StoreError(message, reason="conflict", path=self.path)
 
     def activate(self, name: str, which: int | str, *, check: Check | None = None, note: str = "") -> Active:
         """Make a published release the active one, if everything verifies and ``check`` does not raise.
@@ -140,7 +146,10 @@ class PolicyStore(StoreReader):
             digest = _rollback_target(folder, name, active, to)
             if digest == active.manifest:
                 return active
-            policy = load_release(tree, digest, name, self.verifier)
+            try:
+                policy = load_release(tree, digest, name, self.verifier)
+            except ArtifactNotFound as error:
+                raise _pruned(tree, folder, active, digest) from error
             previous = _previous_of(folder, name, digest)
             highest = max(active.highest, policy.manifest.version)  # which a reset may have lowered
             return self._change("rollback", folder, _after(active), digest, policy, check, note, previous, highest)
@@ -170,27 +179,35 @@ class PolicyStore(StoreReader):
         """
         if type(keep) is not int or keep < 0:
             raise ConfigError("keep", keep, "a whole number from 0")
-        unused: set[str] = set()
+        superseded: dict[str, list[Release]] = {}
         in_use: set[str] = set()
+        foreign: dict[str, StoreError] = {}
         with self._writing() as root, open_objects(root) as tree, root.enter(POLICIES) as policies:
             for name in names_of(policies):
                 with policies.enter(name) as folder:
                     active = _record_or_none(folder, name)
-                    recorded = [] if active is None else [record.manifest for record in read_history(folder, name)]
+                    records = [] if active is None else list(read_history(folder, name))
                 if active is None:
                     continue
-                in_use.add(active.sha256)
-                kept = {active.manifest, active.previous, *list(dict.fromkeys(recorded))[:keep]}
-                unused |= {
-                    release.digest
-                    for release in releases_of(tree, name)
+                kept = {active.manifest, active.previous, *_distinct(records)[:keep]}
+                # Also of one whose manifest cannot be read now: a rollback to it needs its module.
+                in_use |= {record.sha256 for record in records if record.manifest in kept}
+                recorded = {record.manifest for record in records}
+                superseded[name] = [
+                    release
+                    for release in releases_of(tree, name, foreign)
                     if release.digest not in kept and release.manifest.version <= active.highest
-                }
+                ]
+                for digest in recorded & foreign.keys():  # which is nobody else's
+                    raise foreign[digest]
+            unused = {release.digest for releases in superseded.values() for release in releases}
             going = (*sorted(unused), *unused_modules(tree, unused, in_use))
             if not dry:
                 _sweep(tree, policies)
-                for digest in going:
-                    tree.remove(digest)
+                _remove(tree, going)
+                for name, gone in superseded.items():
+                    with policies.enter(name) as folder:
+                        forget_versions(folder, gone)
         return going
 
     # -- how
@@ -261,7 +278,8 @@ class PolicyStore(StoreReader):
             sequence=start.sequence,
         )
         if before is None:
-            set_history_aside(folder, start.sequence)
+            with unchanged():
+                set_history_aside(folder, start.sequence)
         return _commit(folder, before, record)
 
 
@@ -280,7 +298,7 @@ def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
     data = record.to_bytes()
     written = Active.from_bytes(data, record.name, path=folder.path)
     if before is not None:
-        with folder.make(HISTORY) as history:
+        with unchanged(), folder.make(HISTORY) as history:
             history.write(history_file(before.sequence), before.to_bytes())
     folder.write(ACTIVE, data)
     return written
@@ -312,6 +330,41 @@ def _rollback_target(folder: Folder, name: str, active: Active, to: int | str | 
     raise StoreError(f"{to!r} of {name!r} was never active", reason="not_recorded", path=folder.path)
 
 
+def _pruned(tree: Folder, folder: Folder, active: Active, digest: str) -> ReleasePruned:
+    """Return the error for a rollback to a release that is not there: it says which one, and which ones are."""
+    records = {active.manifest: active}
+    with suppress(StoreError):  # a history that is broken ends there
+        for record in read_history(folder, active.name):
+            records.setdefault(record.manifest, record)
+    there = set(tree.names())
+    candidates = [
+        record.version
+        for manifest, record in records.items()
+        if manifest != active.manifest and {manifest, record.sha256} <= there
+    ]
+    wanted = records.get(digest)
+    which = "the release before it" if wanted is None else f"version {wanted.version}"
+    left = f"it can go to version {', '.join(map(str, candidates))}" if candidates else "nothing else is left"
+    message = f"{which} of {active.name!r} ({digest[:16]}) was pruned; {left}"
+    version = None if wanted is None else wanted.version
+    return ReleasePruned(message, version=version, candidates=tuple(candidates), path=tree.path)
+
+
+def _distinct(records: list[Active]) -> list[str]:
+    return list(dict.fromkeys(record.manifest for record in records))
+
+
+def _remove(tree: Folder, going: Iterable[str]) -> None:
+    removed = False
+    try:
+        for digest in going:
+            tree.remove(digest)
+            removed = True
+    except StoreError as error:
+        error.changed = removed
+        raise
+
+
 def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
     """Return what was active before that manifest was activated, so that a second rollback goes on backwards.
 
@@ -337,7 +390,7 @@ def _sweep(tree: Folder, policies: Folder) -> None:
     """Remove what writers that were killed have left."""
     tree.sweep()
     for digest in filter(is_digest, tree.names()):
-        with tree.enter(digest) as folder:
+        with passing_over_foreign(), tree.enter(digest) as folder:
             folder.sweep()
     for name in names_of(policies):
         with policies.enter(name) as folder:

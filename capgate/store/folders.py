@@ -15,10 +15,14 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Final
 
-from ..errors import ArtifactNotFound, StoreError
+from ..errors import ArtifactError, ArtifactNotFound, StoreError
+from ..log_writer import BackgroundLogger
+
+_log = BackgroundLogger("capgate.store")
 
 #: What a name begins with while it is being written. Whatever has such a name is garbage once nobody writes.
 TEMPORARY: Final = ".tmp-"
@@ -33,18 +37,22 @@ _LINK: Final = (errno.ELOOP, errno.ENOTDIR)
 _POLL: Final = 0.01
 
 
+class NotSynced(OSError):
+    """A change was made, and others see it, but the disk may not have it."""
+
+
 class Folder:
     """An open folder. ``path`` is how it is shown; ``owner`` is the user whose store it is. A context manager."""
 
     def __init__(self, descriptor: int, path: str, owner: int | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
-        status = os.fstat(descriptor)
-        self.owner = status.st_uid if owner is None else owner
         try:
+            status = os.fstat(descriptor)
+            self.owner = status.st_uid if owner is None else owner
             self._require_safe(status, path, folder=True)
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
 
     @classmethod
@@ -64,7 +72,7 @@ class Folder:
             try:
                 os.fsync(above)
             finally:
-                os.close(above)
+                _close(above)
         return cls.root(path)
 
     def __enter__(self) -> Folder:
@@ -73,7 +81,7 @@ class Folder:
     def __exit__(
         self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.descriptor)
+        _close(self.descriptor)
 
     # -- reading
 
@@ -107,10 +115,12 @@ class Folder:
             # Asked first as well, because opening a device can itself have an effect.
             self._require_safe(self._stat(name), shown)
             descriptor = os.open(name, _READ, dir_fd=self.descriptor)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
+            try:
                 status = os.fstat(descriptor)
                 self._require_safe(status, shown)
-                data = _read_up_to(file.fileno(), most + 1) if status.st_size <= most else b""
+                data = _read_up_to(descriptor, most + 1) if status.st_size <= most else b""
+            finally:
+                _close(descriptor)
         if status.st_size > most or len(data) > most:
             raise StoreError(f"{status.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
         if len(data) != status.st_size:
@@ -167,10 +177,12 @@ class Folder:
             try:
                 yield now
             finally:
-                # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well. Where it
+                # fails, closing does it, and what was changed is changed.
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     def make(self, name: str) -> Folder:
         """Open the folder ``name``, and make it if it is not there."""
@@ -199,10 +211,10 @@ class Folder:
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:
-                with suppress(OSError, StoreError):
+                with suppress(OSError, ArtifactError):
                     self.delete(temporary)
                 raise
-            os.fsync(self.descriptor)
+            _sync_changed(self.descriptor)
 
     def rename(self, name: str, other: str) -> None:
         """Give the file or folder ``name`` the name ``other``."""
@@ -223,24 +235,38 @@ class Folder:
         with _errors(self.path):
             for name in os.listdir(self.descriptor):
                 if name.startswith(TEMPORARY):
-                    self.delete(name)
+                    with passing_over_foreign():
+                        self.delete(name)
 
     def delete(self, name: str) -> None:
-        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it."""
-        if not stat.S_ISDIR(self._stat(name).st_mode):
-            os.unlink(name, dir_fd=self.descriptor)
-            return
-        with self.enter(name) as folder:
-            for inner in os.listdir(folder.descriptor):
-                folder.delete(inner)
-        os.rmdir(name, dir_fd=self.descriptor)
+        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it.
+
+        Folders in it are lifted into this one first, so that it may be of any depth.
+        """
+        left = [name]
+        while left:
+            name = left.pop()
+            if not self._is_folder(name):
+                os.unlink(name, dir_fd=self.descriptor)
+                continue
+            with self.enter(name) as folder:
+                for inner in os.listdir(folder.descriptor):
+                    if folder._is_folder(inner):
+                        left.append(TEMPORARY + secrets.token_hex(8))
+                        os.rename(inner, left[-1], src_dir_fd=folder.descriptor, dst_dir_fd=self.descriptor)
+                    else:
+                        os.unlink(inner, dir_fd=folder.descriptor)
+            os.rmdir(name, dir_fd=self.descriptor)
+
+    def _is_folder(self, name: str) -> bool:
+        return stat.S_ISDIR(self._stat(name).st_mode)
 
 
 def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None) -> None:
     """Make ``name`` in the folder with that descriptor hold ``data``: others see what was there, or all of ``data``.
 
     The mode is ``mode``, or without one 0644 under the process's umask. Raises ``OSError``, and then leaves what was
-    there.
+    there; but for :class:`NotSynced`.
     """
     temporary = TEMPORARY + secrets.token_hex(8)
     try:
@@ -250,7 +276,20 @@ def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    os.fsync(folder)
+    _sync_changed(folder)
+
+
+def _sync_changed(folder: int) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        raise NotSynced(error.errno, error.strerror) from error
+
+
+def _close(descriptor: int) -> None:
+    """Close what was only read, or was synced: whatever the operating system says, it is closed, and nothing lost."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:
@@ -260,7 +299,7 @@ def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = 
     try:
         replace_file(folder, os.fsdecode(name), data, mode=mode)
     finally:
-        os.close(folder)
+        _close(folder)
 
 
 def create_file(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
@@ -274,7 +313,7 @@ def create_file(folder: int, name: str, data: bytes, mode: int | None = None) ->
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _read_up_to(descriptor: int, most: int) -> bytes:
@@ -308,6 +347,41 @@ def _errors(shown: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ArtifactNotFound("is not there", path=shown) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in a path
-        reason = "unsafe" if isinstance(error, OSError) and error.errno in _LINK else "io"
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, NotSynced):
+            message = f"was changed, and may be lost again if the machine stops now: {text}"
+            raise StoreError(message, reason="io", path=shown, changed=True) from error
+        reason = "unsafe" if isinstance(error, OSError) and error.errno in _LINK else "io"
         raise StoreError(f"cannot be used: {text}", reason=reason, path=shown) from error
+
+
+@contextmanager
+def passing_over_foreign(foreign: dict[str, StoreError] | None = None, name: str = "") -> Iterator[None]:
+    """Pass over what is not of a store's making, a link or what others may write.
+
+    It is named in the log, and put into ``foreign`` under ``name``.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if error.reason != "unsafe":
+            raise
+        _name(str(error))
+        if foreign is not None:
+            foreign[name] = error
+
+
+@lru_cache(maxsize=256)
+def _name(what: str) -> None:
+    """Log ``what`` is passed over, once."""
+    _log.warning("passed over: %s", what)
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Have errors say that nothing was changed: the change comes after this."""
+    try:
+        yield
+    except StoreError as error:
+        error.changed = False
+        raise

@@ -15,7 +15,7 @@ from ..policy import is_label
 from .folders import Folder
 from .manifest import Manifest
 from .records import RECORD_BYTES, Active
-from .releases import OBJECTS, Release, all_releases, open_objects, read_fixtures, read_manifest, read_module
+from .releases import OBJECTS, Foreign, Release, open_objects, read_fixtures, read_manifest, read_module, releases_of
 from .verifier import VerifiedPolicy, Verifier
 
 POLICIES: Final = "policies"
@@ -126,12 +126,15 @@ class StoreReader:
 
     def releases(self, name: str) -> tuple[Release, ...]:
         """Return what was published under that name, the highest version first."""
+        return self._releases(name, {})
+
+    def _releases(self, name: str, foreign: Foreign) -> tuple[Release, ...]:
         _require_name(name)
         with Folder.root(self.path) as root:
             if not root.has(OBJECTS):
                 return ()
             with open_objects(root) as tree:
-                return releases_of(tree, name)
+                return releases_of(tree, name, foreign)
 
     def status(self, name: str) -> Status:
         """Return how things are with that name.
@@ -145,7 +148,8 @@ class StoreReader:
         active, policy, problem = None, None, None
         published: tuple[Release, ...] = ()
         try:
-            published = self.releases(name)
+            published = self._releases(name, foreign := {})
+            problem = f"passed over: {'; '.join(map(str, foreign.values()))}" if foreign else None
         except ArtifactError as error:
             problem = f"the releases cannot be listed: {error}"
         try:
@@ -268,12 +272,6 @@ def history_files(folder: Folder) -> list[str]:
 def names_of(policies: Folder) -> list[str]:
     """Return the names in the folder ``policies``."""
     return list(filter(is_label, policies.names()))
-
-
-def releases_of(tree: Folder, name: str) -> tuple[Release, ...]:
-    """Return the releases of that name in the folder ``sha256``, the highest version first."""
-    named = [release for release in all_releases(tree) if release.manifest.name == name]
-    return tuple(sorted(named, key=lambda release: (-release.manifest.version, release.digest)))
 
 
 def _require_name(name: object) -> None:
