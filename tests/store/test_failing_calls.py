@@ -7,6 +7,7 @@ capgate's own errors is raised, and the same action succeeds afterwards.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,10 @@ from ..support.keys import KEYS, Made, filled, store_at
 from ..support.tools import FULL
 from .failing_calls import FailingCalls, descriptors
 
-ERRORS: Final = (errno.EIO, errno.ENOENT, errno.ESTALE, errno.ENOSPC)
+ERRORS: Final = (
+    *(pytest.param(code, id=errno.errorcode[code]) for code in (errno.EIO, errno.ENOENT)),
+    *(pytest.param(code, id=errno.errorcode[code], marks=pytest.mark.slow) for code in (errno.ESTALE, errno.ENOSPC)),
+)
 
 
 class Action(NamedTuple):
@@ -101,12 +105,18 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_power_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is synced for real: that takes nine tenths of the time, and only a machine that stops would notice."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.mark.sampled
-@pytest.mark.parametrize("code", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", ERRORS)
 @pytest.mark.parametrize("name", ACTIONS)
 def test_each_call_fails_once(name: str, code: int, pristine: Path, tmp_path: Path) -> None:  # S-4, S-6, S-10
     action, path, step = ACTIONS[name], tmp_path / "store", 1 if FULL else 13
-    fatal, failures = 1 if FULL else 1 + ERRORS.index(code), 0
+    fatal, failures = 1 if FULL else 1 + code % step, 0
     while True:
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(pristine, path)
