@@ -148,7 +148,8 @@ class StoreReader:
         active, policy, problem = None, None, None
         published: tuple[Release, ...] = ()
         try:
-            published = self._releases(name, foreign := {})
+            foreign: Foreign = {}
+            published = self._releases(name, foreign)
             problem = f"passed over: {'; '.join(map(str, foreign.values()))}" if foreign else None
         except ArtifactError as error:
             problem = f"the releases cannot be listed: {error}"
