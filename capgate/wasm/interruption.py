@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+#: Seconds between two looks at whether something is still wanted.
+_ASKING: Final = 0.1
+
 
 class Interrupted(Exception):
     """Whoever wanted this module has left. It says nothing of the module."""
@@ -37,3 +40,27 @@ def check_interrupted() -> None:
     is_unwanted = _here.is_unwanted
     if is_unwanted is not None and is_unwanted():
         raise Interrupted
+
+
+@contextmanager
+def calling_when_unwanted(end: Callable[[], object]) -> Iterator[None]:
+    """Have ``end`` called, by another thread, where the work of this thread is not wanted any more: it waits."""
+    is_unwanted = _here.is_unwanted
+    if is_unwanted is None:
+        yield
+        return
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_ASKING):
+            if is_unwanted():
+                end()
+                return
+
+    looking = threading.Thread(target=look, name="capgate-wanted", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()

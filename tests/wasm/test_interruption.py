@@ -46,13 +46,23 @@ def test_metering_asks_at_each_function_and_ends_there() -> None:  # T-7
 
 
 def test_a_child_that_compiles_is_ended(engine_name: str) -> None:  # T-7
+    """Also while it is given the module, of which a pipe holds a part."""
+    module, limits = guest(extra=f"(func {'(nop)' * 1_500})" * 70), Limits(compile_seconds=60)
+    data = meter(module).data
+    assert len(module) > 100_000
+    leaves = Leaves(0)
+    with pytest.raises(Interrupted), interruptible(leaves):
+        compile_in_child(load_engine(engine_name), module, data, limits)
+    assert leaves.asked >= 2  # the one who looks, and the one who waits
+    assert psutil.Process().children() == []
+
+
+def test_a_child_that_is_wanted_is_not(engine_name: str) -> None:
     module, limits = guest(), Limits()
     data = meter(module).data
-    for last in (0, 1):
-        with pytest.raises(Interrupted), interruptible(Leaves(last)):
-            compile_in_child(load_engine(engine_name), module, data, limits)
-        assert psutil.Process().children() == []
-    with interruptible(Leaves(1_000_000)):
+    for_ever = Leaves(1_000_000)
+    with interruptible(for_ever):
         compile_in_child(load_engine(engine_name), module, data, limits)
-    with pytest.raises(RestrictedModule), interruptible(Leaves(1_000_000)):
-        compile_in_child(load_engine(engine_name), module[:-1], data, limits)
+        with pytest.raises(RestrictedModule):
+            compile_in_child(load_engine(engine_name), module[:-1], data, limits)
+    assert for_ever.asked

@@ -16,13 +16,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Final
 
 from ...errors import EngineUnavailable, RestrictedModule
 from ...limits import Limits
 from ...wasm import decode
-from ...wasm.interruption import check_interrupted
+from ...wasm.interruption import calling_when_unwanted, check_interrupted
 from .base import Engine
 
 if TYPE_CHECKING:  # its other imports are for the child alone
@@ -44,9 +43,6 @@ STARTING: Final = 10.0
 PATIENCE: Final = 2.0
 #: Bytes of native stack for the compiler in the child, an eighth of what threads have here: what fits there, fits here.
 STACK: Final = 1_048_576
-
-#: Seconds between two looks at whether the module is still wanted.
-_ASKING: Final = 0.1
 
 #: Set in the child, so that whatever runs there by mistake starts no child of its own.
 MARK: Final = "_CAPGATE_COMPILING_CHILD"
@@ -133,26 +129,13 @@ def _run(data: bytes, wall: float) -> subprocess.CompletedProcess[bytes]:
         start_new_session=True,  # a Ctrl-C at the terminal is for this process to act on
     ) as child:
         try:
-            return subprocess.CompletedProcess(command, *_communicated(child, data, wall))
+            with calling_when_unwanted(child.kill):
+                output, _ = child.communicate(data, timeout=wall)
+            check_interrupted()
         except BaseException:
             child.kill()
             raise
-
-
-def _communicated(child: subprocess.Popen[bytes], data: bytes, wall: float) -> tuple[int, bytes]:
-    """Give ``data`` to the child, and return its status and output, unless nobody wants them any more."""
-    until, given = time.monotonic() + wall, data or None
-    while True:
-        check_interrupted()
-        left = max(0.0, until - time.monotonic())
-        try:
-            output, _ = child.communicate(given, timeout=min(left, _ASKING))
-        except subprocess.TimeoutExpired:  # what was given and read so far is kept
-            given = None
-            if not left:
-                raise
-        else:
-            return child.returncode, output
+        return subprocess.CompletedProcess(command, child.returncode, output)
 
 
 def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:
