@@ -84,7 +84,7 @@ class LogWriter:
         self._handing_over = threading.RLock()
         self._to: logging.Handler | None = None
         self._lost = self._told = 0
-        self._forks_safely = False
+        self._forking = threading.local()  # of each thread: whether it waited with success
 
     # -- where it is logged
 
@@ -185,11 +185,11 @@ class LogWriter:
 
     def before_fork(self) -> None:
         """Wait a little for the handler that is writing: in the child, its locks would be held for ever."""
-        self._forks_safely = self._handing_over.acquire(timeout=_FORKING)
+        self._forking.waited = self._handing_over.acquire(timeout=_FORKING)
 
     def after_fork(self) -> None:
         """Go on, in the parent."""
-        if self._forks_safely:
+        if self._forking.waited:
             self._handing_over.release()
 
     def end(self) -> None:

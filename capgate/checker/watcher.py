@@ -6,7 +6,6 @@ ready in every place. What was replaced is closed once each question that was pu
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import msgspec
 
 from ..errors import CapgateError, ManifestError, SignatureInvalid, StoreError
 from ..limits import check_number
+from ..log_writer import BackgroundLogger
 from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..runtime.event_loop import on_loop
 from ..runtime.pool import PoolStatistics
@@ -26,7 +26,7 @@ from ..wasm.interruption import Interrupted, interruptible
 from .base import Checker, FollowStatus
 from .wasm import WasmPolicyChecker
 
-_log = logging.getLogger("capgate.store")
+_log = BackgroundLogger("capgate.store")
 
 #: Seconds that an event loop gets to make its instances. Where it stands still for longer, the policy before goes on.
 WARMING: Final = 10.0

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from typing import NamedTuple, Union
@@ -20,6 +19,7 @@ from ..checker.local import LocalPolicyChecker
 from ..checker.wasm import WasmPolicyChecker
 from ..checker.watcher import Probation
 from ..errors import ConfigError
+from ..log_writer import BackgroundLogger
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
 from ..store import PolicyStore
@@ -27,7 +27,7 @@ from ..store.verifier import Clock, VerifiedPolicy, Verifier
 from .settings import Settings
 from .trust import configured_artifact, verifier_for
 
-_log = logging.getLogger("capgate.store")
+_log = BackgroundLogger("capgate.store")
 
 
 class ModuleSource(NamedTuple):

@@ -33,6 +33,8 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _LINK: Final = (errno.ELOOP, errno.ENOTDIR)
+#: How often something is looked for that the folder lists, and that is not there: it may just have been made.
+_TRIES: Final = 3
 #: Seconds between two attempts to get a lock.
 _POLL: Final = 0.01
 
@@ -99,11 +101,13 @@ class Folder:
 
     def has(self, name: str) -> bool:
         """Say whether there is something of that name, of whatever kind."""
-        with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
-            self._stat(name)
-            return True
-        self._require_unlisted(name)
-        return False
+        for _ in range(_TRIES):
+            with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
+                self._stat(name)
+                return True
+            if name not in self.names():
+                return False
+        raise self._neither_there_nor_gone(name)
 
     def read(self, name: str, most: int) -> bytes:
         """Return the bytes of the regular file ``name``, at most ``most``.
@@ -130,19 +134,19 @@ class Folder:
 
     def read_if_there(self, name: str, most: int) -> bytes | None:
         """Return what :meth:`read` does, or ``None`` where there is nothing of that name."""
-        try:
-            return self.read(name, most)
-        except ArtifactNotFound:
-            self._require_unlisted(name)
-            return None
+        for _ in range(_TRIES):
+            with suppress(ArtifactNotFound):
+                return self.read(name, most)
+            if name not in self.names():
+                return None
+        raise self._neither_there_nor_gone(name)
 
-    def _require_unlisted(self, name: str) -> None:
-        """Raise :class:`StoreError` where the folder lists what could not be opened.
+    def _neither_there_nor_gone(self, name: str) -> StoreError:
+        """Return the error for what the folder lists, and nobody can open.
 
-        File systems on a network say so of files that are there; taken for an answer, a record would be lost.
+        File systems on a network say so for a moment; taken for an answer, a record would be lost.
         """
-        if name in self.names():
-            raise StoreError("is listed, and yet it is not there", reason="io", path=os.path.join(self.path, name))
+        return StoreError("is listed, and yet it is not there", reason="io", path=os.path.join(self.path, name))
 
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)

@@ -54,7 +54,10 @@ def find_beginning(folder: Folder, name: str) -> Beginning:
 def set_history_aside(folder: Folder, sequence: int) -> None:
     """Give the history another name, after the record that begins without it."""
     if folder.has(HISTORY):
-        folder.rename(HISTORY, f"{SET_ASIDE}{sequence:016}")
+        aside = f"{SET_ASIDE}{sequence:016}"
+        while folder.has(aside):
+            aside += "+"
+        folder.rename(HISTORY, aside)
 
 
 def _newest_archived(folder: Folder, files: list[str], name: str) -> Active | None:

@@ -14,6 +14,8 @@ from capgate.wasm.interruption import Interrupted, check_interrupted, interrupti
 from ..support.guests import guest
 
 FUNCTIONS = 20
+#: Code of 100 kB.
+LARGE = f"(func {'(nop)' * 1_500})" * 70
 
 
 class Leaves:
@@ -46,8 +48,7 @@ def test_metering_asks_at_each_function_and_ends_there() -> None:  # T-7
 
 
 def test_a_child_that_compiles_is_ended(engine_name: str) -> None:  # T-7
-    """Also while it is given the module, of which a pipe holds a part."""
-    module, limits = guest(extra=f"(func {'(nop)' * 1_500})" * 70), Limits(compile_seconds=60)
+    module, limits = guest(extra=LARGE), Limits(compile_seconds=60)
     data = meter(module).data
     assert len(module) > 100_000
     leaves = Leaves(0)
@@ -58,8 +59,10 @@ def test_a_child_that_compiles_is_ended(engine_name: str) -> None:  # T-7
 
 
 def test_a_child_that_is_wanted_is_not(engine_name: str) -> None:
-    module, limits = guest(), Limits()
+    """It is given all of the module, of which a pipe holds a part."""
+    module, limits = guest(extra=LARGE), Limits(compile_seconds=60)
     data = meter(module).data
+    assert len(module) > 100_000
     for_ever = Leaves(1_000_000)
     with interruptible(for_ever):
         compile_in_child(load_engine(engine_name), module, data, limits)
