@@ -99,7 +99,7 @@ class LoggingSink:
     def emit(self, event: DecisionEvent) -> None:
         level = logging.INFO if event.decision == "allow" and event.would_deny is None else logging.WARNING
         logger = self._logger
-        if is_enabled(logger, level):
+        if logger.isEnabledFor(level) or is_enabled(logger, level):
             fields = msgspec.structs.asdict(event)
             line = self._encoder.encode(fields).decode("ascii")
             record = logger.makeRecord(LOGGER, level, __file__, 0, line, (), None, "emit", {"capgate": fields})

@@ -35,22 +35,60 @@ FLUSHING: Final = 1.0
 #: Seconds that a fork waits for the handler that is writing: its locks would be held for ever in the child.
 _FORKING: Final = 0.2
 
-_NEVER_BLOCK: Final = (logging.NullHandler, logging.handlers.QueueHandler)
-
 
 class RecordLost(Exception):
     """As many records wait as may, so this one is not written."""
 
 
+class _Kinds(dict[type, str]):
+    """Whether the handlers of a class block, each class looked at once."""
+
+    def __missing__(self, kind: type[logging.Handler]) -> str:
+        self[kind] = answer = self._look(kind)
+        return answer
+
+    def _look(self, kind: type[logging.Handler]) -> str:
+        if hasattr(kind, "never_blocks"):
+            return _SAYS_SO
+        if issubclass(kind, logging.StreamHandler):
+            return _HAS_STREAM
+        puts = issubclass(kind, logging.handlers.QueueHandler) and kind.enqueue is logging.handlers.QueueHandler.enqueue
+        nothing = issubclass(kind, logging.NullHandler) and kind.handle is logging.NullHandler.handle
+        return _NEVER if puts or nothing else _MAY
+
+
+_NEVER: Final = "never"
+_MAY: Final = "may"
+_SAYS_SO: Final = "says so"
+_HAS_STREAM: Final = "has a stream"
+_KINDS: Final = _Kinds()
+
+
 def never_blocks(handler: logging.Handler) -> bool:
     """Say whether ``handler`` takes a record without waiting for anything.
 
-    So do a ``NullHandler``, a ``QueueHandler``, one that writes to an :class:`io.StringIO` (as pytest's ``caplog``
-    does), and every handler with an attribute ``never_blocks`` that is ``True``.
+    So do a ``NullHandler``, a ``QueueHandler`` that puts in its own way, one that writes to an :class:`io.StringIO` (as
+    pytest's ``caplog`` does), and every handler whose class has an attribute ``never_blocks`` that is ``True``.
     """
-    if isinstance(handler, _NEVER_BLOCK) or getattr(handler, "never_blocks", False) is True:
-        return True
-    return isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, io.StringIO)
+    return not split([handler], handler.level)[1]
+
+
+def split(handlers: Sequence[logging.Handler], level: int) -> tuple[list[logging.Handler], list[logging.Handler]]:
+    """Return those of ``handlers`` that never block, and the others; of each those that take records of ``level``."""
+    at_once: list[logging.Handler] = []
+    later: list[logging.Handler] = []
+    for handler in handlers:
+        if level >= handler.level:
+            kind = _KINDS[type(handler)]
+            if (
+                kind is _NEVER
+                or (kind is _HAS_STREAM and type(handler.stream) is io.StringIO)  # type: ignore[attr-defined]
+                or (kind is _SAYS_SO and handler.never_blocks is True)  # type: ignore[attr-defined]
+            ):
+                at_once.append(handler)
+            else:
+                later.append(handler)
+    return at_once, later
 
 
 def is_enabled(logger: logging.Logger, level: int) -> bool:
@@ -101,13 +139,10 @@ class LogWriter:
             return
         if isinstance(filtered, logging.LogRecord):  # as filters may return it since Python 3.12
             record = filtered
-        handlers = handlers_of(logger, record.levelno)
-        at_once = [handler for handler in handlers if never_blocks(handler)]
-        if at_once:
-            handlers = [handler for handler in handlers if handler not in at_once]
+        at_once, later = split(handlers_of(logger), record.levelno)
         try:
-            if handlers:
-                self._have_written(_Item(handlers, record, copy_context(), failed))
+            if later:
+                self._have_written(_Item(later, record, copy_context(), failed))
         finally:
             for handler in at_once:
                 handler.handle(record)
@@ -179,7 +214,8 @@ class LogWriter:
         logger = logging.getLogger("capgate")
         text = "%d log records were lost: more than %d waited for handlers that are too slow"
         record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (lost, self._most), None, "_tell")
-        self._take(_Item(handlers_of(logger, logging.ERROR), record, copy_context(), None))
+        at_once, later = split(handlers_of(logger), logging.ERROR)
+        self._take(_Item([*at_once, *later], record, copy_context(), None))
 
     # -- forking and ending
 
@@ -204,8 +240,8 @@ class LogWriter:
             _abandon(stuck)
 
 
-def handlers_of(logger: logging.Logger, level: int) -> list[logging.Handler]:
-    """Return the handlers that a record of ``logger`` of that level goes to."""
+def handlers_of(logger: logging.Logger) -> list[logging.Handler]:
+    """Return the handlers that the records of ``logger`` go to."""
     handlers: list[logging.Handler] = []
     above: logging.Logger | None = logger
     while above is not None:
@@ -213,7 +249,7 @@ def handlers_of(logger: logging.Logger, level: int) -> list[logging.Handler]:
         above = above.parent if above.propagate else None
     if not handlers and logging.lastResort is not None:
         handlers = [logging.lastResort]
-    return [handler for handler in handlers if level >= handler.level]
+    return handlers
 
 
 def _abandon(handler: logging.Handler) -> None:
@@ -251,6 +287,8 @@ class BackgroundLogger(_Adapter):
         if not is_enabled(logger, level):
             return
         error = kwargs.get("exc_info")
+        if error is True:
+            error = sys.exc_info()[1]
         told = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
         frame = sys._getframe(2)
         where = (frame.f_code.co_filename, frame.f_lineno)

@@ -96,8 +96,11 @@ class Folder:
 
     def names(self) -> list[str]:
         """List what is in it, sorted, without what is being written."""
-        with _errors(self.path):
-            return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
+        try:
+            with _errors(self.path):
+                return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
+        except ArtifactNotFound as error:  # of a folder that is open
+            raise StoreError("cannot be listed", reason="io", path=self.path) from error
 
     def has(self, name: str) -> bool:
         """Say whether there is something of that name, of whatever kind."""

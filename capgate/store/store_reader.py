@@ -266,8 +266,11 @@ def history_files(folder: Folder) -> list[str]:
     """Return the files of superseded records, the oldest first."""
     if not folder.has(HISTORY):
         return []
-    with folder.enter(HISTORY) as history:
-        return [file for file in history.names() if _HISTORY_FILE.fullmatch(file)]
+    try:
+        with folder.enter(HISTORY) as history:
+            return [file for file in history.names() if _HISTORY_FILE.fullmatch(file)]
+    except ArtifactNotFound as error:  # it was there a moment ago, and is not to be taken for none
+        raise StoreError("cannot be entered", reason="io", path=folder.path) from error
 
 
 def names_of(policies: Folder) -> list[str]:

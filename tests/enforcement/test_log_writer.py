@@ -6,7 +6,9 @@ import contextvars
 import io
 import logging
 import logging.config
+import logging.handlers
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -147,9 +149,15 @@ def test_which_handlers_never_block(tmp_path: Path) -> None:
     class Says(logging.Handler):
         never_blocks = True
 
+    class Waits(logging.handlers.QueueHandler):
+        def enqueue(self, record: logging.LogRecord) -> None:
+            self.queue.put(record)  # type: ignore[attr-defined]  # a queue has it
+
     assert never_blocks(logging.NullHandler())
     assert never_blocks(logging.StreamHandler(io.StringIO()))
     assert never_blocks(Says())
+    assert never_blocks(logging.handlers.QueueHandler(queue.Queue()))
+    assert not never_blocks(Waits(queue.Queue()))
     file = logging.FileHandler(tmp_path / "log")
     assert not never_blocks(file)
     assert not never_blocks(logging.StreamHandler())
