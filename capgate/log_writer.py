@@ -67,8 +67,8 @@ _KINDS: Final = _Kinds()
 def never_blocks(handler: logging.Handler) -> bool:
     """Say whether ``handler`` takes a record without waiting for anything.
 
-    So do a ``NullHandler``, a ``QueueHandler`` that puts in its own way, one that writes to an :class:`io.StringIO` (as
-    pytest's ``caplog`` does), and every handler whose class has an attribute ``never_blocks`` that is ``True``.
+    So do a ``NullHandler``, a ``QueueHandler`` that puts in its own way, and one that writes to an :class:`io.StringIO`,
+    as pytest's ``caplog`` does. So does every handler whose class has an attribute ``never_blocks`` that is ``True``.
     """
     return not split([handler], handler.level)[1]
 
