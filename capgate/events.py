@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from .errors import ActorTimeout, ActorUnknown, BodyTimeout, StartTimeout
-from .log_writer import FLUSHING, WRITER, is_enabled
+from .log_writer import CLOSING, WRITER, is_enabled
 from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 
 LOGGER: Final = "capgate.decisions"
@@ -157,7 +157,7 @@ def statistics() -> EventStatistics:
         return EventStatistics(_outlet.emitted, _outlet.dropped)
 
 
-def flush(seconds: float = FLUSHING) -> bool:
+def flush(seconds: float = CLOSING) -> bool:
     """Wait until the events so far are written, at most so many seconds. Says whether they are."""
     return WRITER.flush(seconds)
 

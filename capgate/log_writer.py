@@ -23,6 +23,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -30,8 +31,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 #: Records that wait at most.
 MOST_RECORDS: Final = 10_000
-#: Seconds in which the records that wait are written when the process ends, or its gate closes.
+#: Seconds in which the records that wait are written when the process ends, those of :data:`CLOSING` included.
 FLUSHING: Final = 1.0
+#: The same when a gate closes: a process that another one made may run nothing at its end.
+CLOSING: Final = 0.5
 #: Seconds that a fork waits for the handler that is writing: its locks would be held for ever in the child.
 _FORKING: Final = 0.2
 
@@ -67,8 +70,9 @@ _KINDS: Final = _Kinds()
 def never_blocks(handler: logging.Handler) -> bool:
     """Say whether ``handler`` takes a record without waiting for anything.
 
-    So do a ``NullHandler``, a ``QueueHandler`` that puts in its own way, and one that writes to an :class:`io.StringIO`,
-    as pytest's ``caplog`` does. So does every handler whose class has an attribute ``never_blocks`` that is ``True``.
+    So do a ``NullHandler``, a ``QueueHandler`` that puts in its own way, and one that writes to an
+    :class:`io.StringIO`, as pytest's ``caplog`` does. So does every handler whose class has an attribute
+    ``never_blocks`` that is ``True``.
     """
     return not split([handler], handler.level)[1]
 
@@ -122,6 +126,7 @@ class LogWriter:
         self._handing_over = threading.RLock()
         self._to: logging.Handler | None = None
         self._lost = self._told = 0
+        self._waited = 0.0  # in vain, for what was to be flushed
         self._forking = threading.local()  # of each thread: whether it waited with success
 
     # -- where it is logged
@@ -182,7 +187,11 @@ class LogWriter:
             return self._waiting.empty()
         written = threading.Event()
         self._waiting.put(written)
-        return written.wait(seconds)
+        started = time.monotonic()
+        if written.wait(seconds):
+            return True
+        self._waited += time.monotonic() - started
+        return False
 
     # -- on the thread
 
@@ -233,7 +242,7 @@ class LogWriter:
 
         Unless a handler is stuck: then the rest is lost, and nobody else waits for that handler either.
         """
-        flushed = self.flush()
+        flushed = self.flush(max(0.0, FLUSHING - self._waited))
         self._ended = True
         stuck = self._to
         if not flushed and stuck is not None:

@@ -221,7 +221,8 @@ class PolicyStore(StoreReader):
     def _alone(self, root: Folder) -> Iterator[None]:
         """Take the lock. Raises :class:`StoreError` (``clock``) where this clock would date a change into the future.
 
-        Of a store that others have too, the clock of the file system is theirs.
+        Of a store that others have too, the clock of the file system is theirs. What is compared with it is the clock
+        of this machine, whatever clock the verifier was given.
         """
         with root.locked(self.lock_seconds) as there:
             ahead = time.time() - there

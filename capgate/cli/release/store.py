@@ -217,7 +217,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which policies are active, verified now with their fixtures. The exit code is 1 if one could not be loaded,
-    or its fixtures could not be judged again.
+    its fixtures could not be judged again, or something in the store was passed over.
 
     Try:
 
