@@ -6,11 +6,12 @@
     ├── ConfigError               at startup only: .setting .seen .valid; in a file also .key .path .line .column
     ├── ArtifactError             a policy file that will not be used
     │   ├── ArtifactNotFound
+    │   │   └── ReleasePruned     .version .candidates
     │   ├── DigestMismatch        .expected .actual
     │   ├── SignatureInvalid      .reason .signers .threshold
     │   ├── ManifestError         .field
     │   ├── BundleError           .reason .member
-    │   ├── StoreError            .reason
+    │   ├── StoreError            .reason .changed .ahead
     │   ├── ContractDrift         .field .expected .actual
     │   └── FixturesFailed        .failures .total
     ├── FixtureError              a file of golden fixtures: .path .line .column .where .reason
@@ -102,6 +103,18 @@ class ArtifactNotFound(ArtifactError):
     """There is no regular file at the configured path."""
 
 
+class ReleasePruned(ArtifactNotFound):
+    """A rollback to a release that was removed since it was active. ``version`` is its own.
+
+    A rollback can go to the versions ``candidates``, the latest first; perhaps to none.
+    """
+
+    def __init__(self, message: str, *, version: int | None, candidates: tuple[int, ...], path: str) -> None:
+        super().__init__(message, path=path)
+        self.version = version
+        self.candidates = candidates
+
+
 class DigestMismatch(ArtifactError):
     """The bytes read have another SHA-256 than the one pinned. Both are attributes, 64 hex digits each."""
 
@@ -190,13 +203,26 @@ class StoreError(ArtifactError):
     ``lowers_version``  activating it would lower the version; that is what a rollback is for
     ``not_recorded``    a rollback to what never was active
     ``moved``           the active policy is no longer the one that was named
-    ``clock``           the clock is behind the last change of the store; if that was wrong, a reset writes it anew
+    ``clock``           this clock is more than five minutes ahead of that of the store's file system: ``ahead`` seconds
+    ``restored``        it is behind what was followed before, as if it came from a backup, and nothing signed is newer
     ``io``              the operating system says so; the cause is the ``OSError``
+
+    ``changed`` says whether what was asked for was done all the same. Then only the disk may not have it yet.
     """
 
-    def __init__(self, message: str, *, reason: str, path: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        path: str | None = None,
+        ahead: float | None = None,
+        changed: bool = False,
+    ) -> None:
         super().__init__(message, path=path)
         self.reason = reason
+        self.ahead = ahead
+        self.changed = changed
 
 
 class ContractDrift(ArtifactError):

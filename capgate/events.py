@@ -8,9 +8,9 @@ log. Text that comes from outside is escaped the way Python escapes it in a lite
 characters.
 
 A sink that raises changes no decision: the event is dropped, and :func:`statistics` counts it. What the handlers of
-:mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Sinks run where the decision is
-made, so a slow one belongs behind :class:`logging.handlers.QueueHandler`. Events are written before the response: at
-most once.
+:mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Handlers that may block get their
+records on a thread of their own (:mod:`capgate.log_writer`), so a slow one holds up nobody; :func:`flush` waits for it.
+Other sinks run where the decision is made. Events are taken before the response: at most once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from .errors import ActorTimeout, ActorUnknown, BodyTimeout, StartTimeout
+from .log_writer import CLOSING, WRITER, is_enabled
 from .model import DEFAULT_ENVIRONMENT, Allow, Decision, Environment
 
 LOGGER: Final = "capgate.decisions"
@@ -91,7 +92,7 @@ class EventStatistics(msgspec.Struct, frozen=True):
 
 
 class LoggingSink:
-    """Writes to the standard logger :data:`LOGGER`."""
+    """Writes to the standard logger :data:`LOGGER`, also where somebody disabled it: only a level silences it."""
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(LOGGER)
@@ -99,16 +100,19 @@ class LoggingSink:
 
     def emit(self, event: DecisionEvent) -> None:
         level = logging.INFO if event.decision == "allow" and event.would_deny is None else logging.WARNING
-        if self._logger.isEnabledFor(level):
+        logger = self._logger
+        if logger.isEnabledFor(level) or is_enabled(logger, level):
             fields = msgspec.structs.asdict(event)
-            self._logger.log(level, self._encoder.encode(fields).decode("ascii"), extra={"capgate": fields})
+            line = self._encoder.encode(fields).decode("ascii")
+            record = logger.makeRecord(LOGGER, level, __file__, 0, line, (), None, "emit", {"capgate": fields})
+            WRITER.write(logger, record, _outlet.count_lost)
 
 
 class _Outlet:
     """The sinks of this process, and what became of the events."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a destructor may ask in the middle of it
         self.sinks: tuple[DecisionSink, ...] = (LoggingSink(),)
         self.emitted = self.dropped = 0
 
@@ -118,6 +122,12 @@ class _Outlet:
             with self.lock:
                 self.emitted += taken
                 self.dropped += not taken
+
+    def count_lost(self) -> None:
+        """Count an event as dropped that a sink had taken, and could not write."""
+        with self.lock:
+            self.emitted -= 1
+            self.dropped += 1
 
 
 def _takes(sink: DecisionSink, event: DecisionEvent) -> bool:
@@ -147,6 +157,11 @@ def statistics() -> EventStatistics:
     """Return a snapshot, over all sinks."""
     with _outlet.lock:
         return EventStatistics(_outlet.emitted, _outlet.dropped)
+
+
+def flush(seconds: float = CLOSING) -> bool:
+    """Wait until the events so far are written, at most so many seconds. Says whether they are."""
+    return WRITER.flush(seconds)
 
 
 def new_decision_id() -> str:

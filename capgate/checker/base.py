@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -12,11 +11,12 @@ import msgspec
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import PolicyError, ends_task
 from ..events import DecisionLog
+from ..log_writer import BackgroundLogger
 from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
 from ..runtime.pool import PoolStatistics
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 #: One result object per reason code: nothing is allocated for a denial of capgate's own.
 DENIED: Final = {reason: Deny(reason) for reason in REASONS}

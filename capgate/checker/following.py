@@ -31,8 +31,8 @@ from ..runtime.pool import PoolStatistics
 from .base import ChangingChecker, FollowStatus
 from .watcher import Alarm, Generation, Make, Probation, Source, Watcher
 
-#: Seconds to wait for the thread when closing; it may be in the middle of compiling.
-JOINING: Final = 20.0
+#: Seconds to wait for the thread when closing. It ends at once, unless an engine is compiling: then it is left behind.
+JOINING: Final = 1.0
 
 
 class FollowingChecker(ChangingChecker):
@@ -121,7 +121,7 @@ class FollowingChecker(ChangingChecker):
 
     async def aclose(self) -> None:
         self._stop.set()
-        self._watcher.alarm.event.set()
+        self._watcher.end()
         thread, self._thread = self._thread, None
         try:
             if thread is not None:

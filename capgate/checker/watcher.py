@@ -6,7 +6,6 @@ ready in every place. What was replaced is closed once each question that was pu
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,18 +14,20 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import CapgateError, StoreError
+from ..errors import CapgateError, ManifestError, SignatureInvalid, StoreError
 from ..limits import check_number
+from ..log_writer import BackgroundLogger
 from ..model import Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
 from ..runtime.event_loop import on_loop
 from ..runtime.pool import PoolStatistics
 from ..store.records import Active
 from ..store.verifier import VerifiedPolicy
+from ..wasm.interruption import Interrupted, interruptible
 from .base import Checker, FollowStatus
 from .wasm import WasmPolicyChecker
 
-_log = logging.getLogger("capgate.store")
+_log = BackgroundLogger("capgate.store")
 
 #: Seconds that an event loop gets to make its instances. Where it stands still for longer, the policy before goes on.
 WARMING: Final = 10.0
@@ -236,7 +237,7 @@ class Watcher:
         self._source, self._make = source, make
         self._probation, self._rollback = probation, rollback
         self._make_locks()
-        self._closed = False
+        self._closed = self._ending = False
         self._before: Generation | None = None
         self._replaced: list[tuple[float, Generation]] = []
         self._swaps = 0
@@ -280,6 +281,11 @@ class Watcher:
         replaced = [generation for _, generation in self._replaced]
         return [generation for generation in (self.now, self._before, *replaced) if generation is not None]
 
+    def end(self) -> None:
+        """Wake whoever looks, and have them stop within one function of the module that they are loading."""
+        self._ending = True
+        self.alarm.event.set()
+
     def close(self) -> None:
         """Have nothing answer any more, and nothing take over."""
         with self._taking_over:
@@ -297,17 +303,20 @@ class Watcher:
         """
         with self._lock:
             before, active = self.now, None
-            if self._closed:
+            if self._closed or self._ending:
                 return False
             try:
                 self._close_replaced()
                 self._go_back_if_failing()
                 active = self._source.read_active(self.name)
                 self._looked = time.time_ns()
-                self._follow(active)
+                with interruptible(lambda: self._ending):
+                    self._follow(active)
                 self._tell_store(active)
             except (KeyboardInterrupt, SystemExit):
                 raise
+            except Interrupted:
+                pass  # nobody is left who would like to know
             except BaseException as error:
                 # An engine's panic is no Exception, and somebody has to go on looking. This is nobody's task, either:
                 # what looks like its end comes from a store, or from a loop that was asked to make instances.
@@ -322,12 +331,10 @@ class Watcher:
             expired = self.now.checker.expired
             self._say(f"version {now.version} has expired, and denies everything" if expired else None)
             return
-        if active.sequence <= now.sequence:
-            message = f"record {active.sequence} is active after record {now.sequence}, which was verified before"
-            raise StoreError(message, reason="corrupt", path=self._source.path)
         if self._rejected.holds_off(active):
             return
         verified = self._source.load(active)
+        _require_newer(active, now, self._source.path)
         loaded = [generation for generation in (self.now, self._before) if generation is not None]
         old = next((generation for generation in loaded if generation.active.manifest == active.manifest), None)
         if old is self.now:
@@ -415,7 +422,7 @@ class Watcher:
 
     def _reject(self, active: Active | None, error: BaseException) -> None:
         """Say what is wrong, and leave what answers as it is. What was rejected is tried again, less and less often."""
-        if active is not None and active != self._left:
+        if active is not None and active != self._left and not _is_of_time(error):
             self._rejected.failed(active)
         self._say(str(error) if isinstance(error, CapgateError) else f"{type(error).__name__}: {error}")
 
@@ -443,6 +450,30 @@ class Watcher:
             if not on_loop(loop, function, WARMING):
                 with suppress(ValueError):  # all were forgotten meanwhile
                     self.loops.remove(loop)
+
+
+def _require_newer(active: Active, now: Active, path: str) -> None:
+    """Raise :class:`StoreError` (``restored``) where ``active``, which is verified, does not come after ``now``.
+
+    Its number says so. Numbers begin again where a store is restored or rebuilt, and after a reset. Then it counts what
+    is signed: the same release, or a higher version. A reset is the word of whoever may write there, as a number is.
+    """
+    if active.sequence > now.sequence or active.manifest == now.manifest or active.version > now.version:
+        return
+    if active.action == "reset" and active.when >= now.when:
+        return
+    message = (
+        f"record {active.sequence}, version {active.version}, is active after record {now.sequence}, version"
+        f" {now.version}, as if the store came from a backup; a higher version is followed, or a reset"
+    )
+    raise StoreError(message, reason="restored", path=path)
+
+
+def _is_of_time(error: BaseException) -> bool:
+    """Say whether only the clock is against it, which may be right again at the next look."""
+    if isinstance(error, ManifestError):
+        return error.field in ("created", "expires")
+    return isinstance(error, SignatureInvalid) and error.reason == "time"
 
 
 def _checkers(*generations: Generation | None) -> set[int]:

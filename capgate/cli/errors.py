@@ -27,7 +27,9 @@ def reporting_rejection(as_json: bool = False) -> Iterator[None]:
         raise
     except (ArtifactError, PolicyError, WasmError) as error:
         facts: dict[str, object] = {
-            key: value for key in ("reason", "field", "path") if (value := getattr(error, key, None)) is not None
+            key: value
+            for key in ("reason", "field", "path", "ahead", "changed")
+            if (value := getattr(error, key, None)) is not None
         }
         if isinstance(error, FixturesFailed):
             facts |= {"total": error.total, "failures": [outcome_data(outcome) for outcome in error.failures]}

@@ -9,7 +9,6 @@ Where nothing is current there is nobody to ask for, and that is a denial.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,11 +18,12 @@ from typing import Final
 from ..checker.base import PolicyChecker
 from ..errors import CapabilityDenied, PolicyUnavailable
 from ..limits import Limits
+from ..log_writer import BackgroundLogger
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from .capabilities import Capabilities, require_actor
 from .point import EnforcementPoint, deny_unasked
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 _HINT: Final = (
     "no request of a gate is being served here; add CapabilityMiddleware to the application, and wrap jobs in"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 import msgspec
 from starlette.types import Message, Scope, Send
 
 from ..events import printable
+from ..log_writer import BackgroundLogger
 from ..model import REASONS, Anonymous, Deny, PolicyInput, Reason
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 STATUS: Final = 403
 #: RFC 9110, section 15.5.2: for who is not logged in, together with how to.

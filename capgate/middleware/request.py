@@ -7,7 +7,6 @@ asynchronous actor, a body) has a limit of its own each, and a checker keeps its
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from ..enforcement.point import actor_in_time
 from ..enforcement.response import LOGIN_STATUS, asks_for_login
 from ..errors import ActorUnknown, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
+from ..log_writer import BackgroundLogger
 from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
@@ -37,7 +37,7 @@ from .request_state import RequestState
 from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
 from .startup import RequestPoint, Startup
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 _GATED: Final = frozenset({"http", "websocket"})
 #: Characters that no path of a well-meant request has: control characters, undecodable bytes as servers replace them,

@@ -12,7 +12,6 @@ returned or raised, because it may be what a framework makes of a denial that no
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
@@ -22,9 +21,10 @@ from starlette.types import Message, Scope, Send
 from ..enforcement.point import denial_in
 from ..enforcement.response import STATUS, HeldResponse, is_server_error, problem, refuse
 from ..events import new_decision_id
+from ..log_writer import BackgroundLogger
 from ..model import Decision, PolicyInput
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 #: What a response begins with; early hints and the like may come before it.
 _BEGINNINGS: Final = frozenset(

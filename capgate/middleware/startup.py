@@ -25,7 +25,7 @@ from ..checker.base import Checker, PolicyChecker
 from ..checker.foreign import as_checker
 from ..enforcement.point import EnforcementPoint
 from ..errors import CapgateError, ConfigError, PolicyUnavailable, StartTimeout, ends_task
-from ..events import MonitorPeriod, printable
+from ..events import MonitorPeriod, flush, printable
 from ..limits import Limits
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
 from ..routes.canary import check_framework, check_versions
@@ -328,6 +328,7 @@ class Startup:
         if self._period is not None:
             self._period.leave()
         await self._close_owned()
+        await anyio.to_thread.run_sync(flush)
 
     async def _close_owned(self, *, quietly: bool = False) -> None:
         checker, self._owned = self._owned, None

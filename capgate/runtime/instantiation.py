@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,10 @@ REPLACEMENT_BURST = 64
 REPLACEMENTS_PER_SECOND = 4_000.0
 #: Seconds without another attempt after instantiation failed, doubling from the first to the second.
 BACKOFF = (0.05, 5.0)
+
+
+#: Seconds after which who waits for another thread to compile looks whether threads still run.
+_WAITING = 0.1
 
 
 class InstanceCounts:
@@ -57,10 +62,14 @@ class Compiler:
             _has_compiled.add(self._engine.name)
             with nobodys_time():
                 return CompiledPolicy(self._prepared, self._engine)
-        with self._lock:
+        while not self._lock.acquire(timeout=_WAITING):
+            _require_lasting_interpreter()
+        try:
             if self._compiled is None:
                 self._compiled = CompiledPolicy(self._prepared, self._engine)
             return self._compiled
+        finally:
+            self._lock.release()
 
 
 class Maker:
@@ -108,6 +117,7 @@ class Maker:
     def _attempt(self) -> WasmInterpreter:
         try:
             if self._compiled is None:
+                _require_lasting_interpreter()
                 self._compiled = self._compiler()
             interpreter = self._compiled.instantiate()
         except Exception as error:
@@ -127,6 +137,15 @@ class Maker:
                 f"the policy keeps failing; {REPLACEMENTS_PER_SECOND:g} instances a second are replaced"
             )
         self._tokens -= 1.0
+
+
+def _require_lasting_interpreter() -> None:
+    """Raise :class:`PolicyUnavailable` at the end of the process.
+
+    Other threads do not run any more then: one that was compiling never gives back its lock.
+    """
+    if sys.is_finalizing():
+        raise PolicyUnavailable("the interpreter is about to end, so nothing is compiled any more")
 
 
 #: Engines that compiled with threads of their own, in this process, and before it was forked.

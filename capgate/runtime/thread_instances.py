@@ -11,7 +11,6 @@ next asks a pool after theirs is gone.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +19,13 @@ from contextlib import contextmanager
 import anyio
 
 from ..errors import CapgateError, PolicyUnavailable
+from ..log_writer import BackgroundLogger
 from .event_loop import call_soon, current_loop
 from .instantiation import InstanceCounts, Maker
 from .interpreter import CompiledPolicy, WasmInterpreter
 from .turns import Turns
 
-_log = logging.getLogger("capgate.pool")
+_log = BackgroundLogger("capgate.pool")
 
 #: Instances made at once on an event loop, before other tasks have their turn.
 BATCH = 16

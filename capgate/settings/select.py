@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import time
 from typing import NamedTuple, Union
 
 import msgspec
@@ -19,14 +19,15 @@ from ..checker.local import LocalPolicyChecker
 from ..checker.wasm import WasmPolicyChecker
 from ..checker.watcher import Probation
 from ..errors import ConfigError
+from ..log_writer import BackgroundLogger
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
 from ..store import PolicyStore
-from ..store.verifier import Clock, VerifiedPolicy, Verifier, steady_clock
+from ..store.verifier import Clock, VerifiedPolicy, Verifier
 from .settings import Settings
 from .trust import configured_artifact, verifier_for
 
-_log = logging.getLogger("capgate.store")
+_log = BackgroundLogger("capgate.store")
 
 
 class ModuleSource(NamedTuple):
@@ -87,7 +88,7 @@ def source(settings: Settings, verifier: Verifier | None) -> Source:
         return _verified(verifier.load(settings.artifact, settings.artifact_sha256), verifier, settings)
     if settings.artifact is not None:
         artifact = configured_artifact(settings)
-        return ModuleSource(artifact, steady_clock(), _expiry(artifact, None, settings))
+        return ModuleSource(artifact, time.time, _expiry(artifact, None, settings))
     if isinstance(settings.policy, dict):
         return RuntimePolicy.from_document(settings.policy)
     if settings.policy is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from ..store.folders import Folder
 from ..store.manifest import Audience
 from ..store.public_keys import parse_key_file
 from ..store.signing import TrustedKeys
-from ..store.verifier import Clock, Verifier, steady_clock
+from ..store.verifier import Clock, Verifier
 from .settings import Settings
 
 #: Bytes of a file of public keys.
@@ -69,7 +70,7 @@ def load_bundle_keys(
         if not isinstance(value, dict):
             raise ConfigError("bundle_keys", type(value).__name__, VALID_BUNDLE_KEYS, path=path)
         given = value
-    return BundleKeys(given, scope, clock=clock or steady_clock())
+    return BundleKeys(given, scope, clock=clock or time.time)
 
 
 def configured_artifact(settings: Settings) -> WasmArtifact:

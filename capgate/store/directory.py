@@ -6,6 +6,7 @@
     sha256/<digest of a manifest>/manifest.json, signature.json, fixtures.json
     policies/<name>/active.json                     which manifest is active: the one file that decides, and is replaced
     policies/<name>/history/<sequence>.json         what active.json was before
+    policies/<name>/versions/<version>              the digest of the manifest that has this version
     lock                                            held by whoever writes
 
 Publishing adds; only activating, rolling back and resetting change what runs, each by replacing ``active.json``.
@@ -15,17 +16,20 @@ Versions rise. The only way down is a rollback, to what once was active.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Final
 
-from ..errors import ArtifactNotFound, ConfigError, StoreError
+from ..errors import ArtifactNotFound, ConfigError, ReleasePruned, StoreError
 from ..limits import is_digest
-from .folders import Folder
-from .records import NOTE_LENGTH, RECORD_BYTES, Active, is_note, make_record
+from .folders import Folder, passing_over_foreign, unchanged
+from .manifest import CLOCK_SKEW, HIGHEST_VERSION
+from .records import NOTE_LENGTH, Active, is_note, make_record
 from .release_fixtures import fixtures_of
-from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, sha256_of, unused_modules
+from .releases import OBJECTS, Release, open_objects, put_manifest, put_module, releases_of, sha256_of, unused_modules
+from .resetting import Beginning, find_beginning, set_history_aside
 from .store_reader import (
     ACTIVE,
     HISTORY,
@@ -33,15 +37,14 @@ from .store_reader import (
     StoreReader,
     find_release,
     history_file,
-    history_files,
     is_named,
     load_release,
     names_of,
     read_history,
     read_record,
-    releases_of,
 )
 from .verifier import VerifiedPolicy, Verifier
+from .version_index import enter_version, forget_versions, published_as
 
 #: Looks at a policy before it becomes active, and raises where it must not become that. An example is
 #: :func:`capgate.testing.golden.check_release`. A rollback reads no fixtures. Other writers wait meanwhile, and it must
@@ -56,8 +59,8 @@ class PolicyStore(StoreReader):
     """A store that may be written. Made by publishing into a folder that does not exist yet, or is empty.
 
     ``lock_seconds`` is how long to wait for another writer. Every method raises :class:`ArtifactError`, whose leaves
-    say why, and then has changed nothing that runs. Only after :class:`StoreError` ``io``, :meth:`status` says whether
-    it has. All of this blocks, on the disk and on other writers: an event loop calls it in a worker thread.
+    say why, and then has changed nothing that runs, unless :class:`StoreError` says that it ``changed``. All of this
+    blocks, on the disk and on other writers: an event loop calls it in a worker thread.
 
     What a store remembers is as safe as its folder is: whoever may remove ``policies/<name>`` makes it forget which
     versions there were. What it hands out is verified against keys that are not in it.
@@ -82,20 +85,25 @@ class PolicyStore(StoreReader):
         artifact = self.verifier.artifact(parsed, module)
         fixtures_of(parsed, fixtures)
         digest = sha256_of(manifest)
-        with Folder.make_root(self.path) as root, root.locked(self.lock_seconds):
+        with Folder.make_root(self.path) as root, self._alone(root), root.make(OBJECTS) as tree:
             # The name first: a publisher that is killed leaves a name without releases, not a release without a name.
-            with root.make(POLICIES) as policies:
+            with unchanged(), root.make(POLICIES) as policies:
                 _require_unlike(policies, parsed.name)
-                with policies.make(parsed.name):
-                    pass
-            with root.make(OBJECTS) as tree:
-                for release in releases_of(tree, parsed.name):
-                    if release.manifest.version == parsed.version and release.digest != digest:
-                        message = f"version {parsed.version} of {parsed.name!r} is published as {release.digest}"
-                        raise StoreError(message, reason="conflict", path=self.path)
+                with policies.make(parsed.name) as folder:
+                    self._enter(folder, tree, Release(digest, parsed))
                 put_module(tree, artifact)
-                put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
+            put_manifest(tree, manifest, signatures, self.verifier.keys, fixtures)
         return Release(digest, parsed)
+
+    def _enter(self, folder: Folder, tree: Folder, release: Release) -> None:
+        """Keep the version for this release. Raises :class:`StoreError` (``conflict``) where another one has it."""
+        name, version = release.manifest.name, release.manifest.version
+        other = published_as(folder, tree, name, version)
+        if other is None:
+            enter_version(folder, version, release.digest)
+        elif other.digest != release.digest:
+            message = f"version {version} of {name!r} is published as {other.digest}"
+            raise StoreError(message, reason="conflict", path=self.path)
 
     def activate(self, name: str, which: int | str, *, check: Check | None = None, note: str = "") -> Active:
         """Make a published release the active one, if everything verifies and ``check`` does not raise.
@@ -113,7 +121,7 @@ class PolicyStore(StoreReader):
                 message = f"version {version} of {name!r} is not above {active.highest}, which was active"
                 raise StoreError(message + "; what was active is for rollback", reason="lowers_version", path=self.path)
             previous = None if active is None else active.manifest
-            return self._change("activate", folder, active, digest, policy, check, note, previous, version)
+            return self._change("activate", folder, _after(active), digest, policy, check, note, previous, version)
 
     def rollback(
         self,
@@ -138,10 +146,13 @@ class PolicyStore(StoreReader):
             digest = _rollback_target(folder, name, active, to)
             if digest == active.manifest:
                 return active
-            policy = load_release(tree, digest, name, self.verifier)
+            try:
+                policy = load_release(tree, digest, name, self.verifier)
+            except ArtifactNotFound as error:
+                raise _pruned(tree, folder, active, digest) from error
             previous = _previous_of(folder, name, digest)
             highest = max(active.highest, policy.manifest.version)  # which a reset may have lowered
-            return self._change("rollback", folder, active, digest, policy, check, note, previous, highest)
+            return self._change("rollback", folder, _after(active), digest, policy, check, note, previous, highest)
 
     def reset(self, name: str, to: int | str | None = None, *, check: Check | None = None, note: str = "") -> Active:
         """Begin again at ``to``, any published release: the way out of a version too high, and of a lost record.
@@ -150,14 +161,15 @@ class PolicyStore(StoreReader):
         forgets that a higher one was ever active, and whoever calls it answers for that.
         """
         with self._changing(name, note) as (tree, folder):
-            before, sequence = _last_readable(folder, name)
-            if to is None and before is None:
+            start = find_beginning(folder, name)
+            latest = start.latest
+            if to is None and latest is None:
                 message = f"nothing of {name!r} can be read; say which release to take"
                 raise StoreError(message, reason="corrupt", path=self.path)
-            wanted = before.manifest if to is None and before is not None else to
+            wanted = latest.manifest if to is None and latest is not None else to
             digest, policy = find_release(tree, name, wanted, self.verifier, fixtures=True)
             version = policy.manifest.version
-            return self._change("reset", folder, before, digest, policy, check, note, None, version, sequence)
+            return self._change("reset", folder, start, digest, policy, check, note, None, version)
 
     def prune(self, keep: int = KEEP, *, dry: bool = False) -> tuple[str, ...]:
         """Remove releases that are superseded, and what killed writers left; returns the digests of what went.
@@ -167,35 +179,57 @@ class PolicyStore(StoreReader):
         """
         if type(keep) is not int or keep < 0:
             raise ConfigError("keep", keep, "a whole number from 0")
-        unused: set[str] = set()
+        superseded: dict[str, list[Release]] = {}
         in_use: set[str] = set()
+        foreign: dict[str, StoreError] = {}
         with self._writing() as root, open_objects(root) as tree, root.enter(POLICIES) as policies:
             for name in names_of(policies):
                 with policies.enter(name) as folder:
                     active = _record_or_none(folder, name)
-                    recorded = [] if active is None else [record.manifest for record in read_history(folder, name)]
+                    records = [] if active is None else list(read_history(folder, name))
                 if active is None:
                     continue
-                in_use.add(active.sha256)
-                kept = {active.manifest, active.previous, *list(dict.fromkeys(recorded))[:keep]}
-                unused |= {
-                    release.digest
-                    for release in releases_of(tree, name)
+                kept = {active.manifest, active.previous, *_distinct(records)[:keep]}
+                # Also of one whose manifest cannot be read now: a rollback to it needs its module.
+                in_use |= {record.sha256 for record in records if record.manifest in kept}
+                recorded = {record.manifest for record in records}
+                superseded[name] = [
+                    release
+                    for release in releases_of(tree, name, foreign)
                     if release.digest not in kept and release.manifest.version <= active.highest
-                }
+                ]
+                for digest in recorded & foreign.keys():  # which is nobody else's
+                    raise foreign[digest]
+            unused = {release.digest for releases in superseded.values() for release in releases}
             going = (*sorted(unused), *unused_modules(tree, unused, in_use))
             if not dry:
                 _sweep(tree, policies)
-                for digest in going:
-                    tree.remove(digest)
+                _remove(tree, going)
+                for name, gone in superseded.items():
+                    with policies.enter(name) as folder:
+                        forget_versions(folder, gone)
         return going
 
     # -- how
 
     @contextmanager
     def _writing(self) -> Iterator[Folder]:
-        with Folder.root(self.path) as root, root.locked(self.lock_seconds):
+        with Folder.root(self.path) as root, self._alone(root):
             yield root
+
+    @contextmanager
+    def _alone(self, root: Folder) -> Iterator[None]:
+        """Take the lock. Raises :class:`StoreError` (``clock``) where this clock would date a change into the future.
+
+        Of a store that others have too, the clock of the file system is theirs. What is compared with it is the clock
+        of this machine, whatever clock the verifier was given.
+        """
+        with root.locked(self.lock_seconds) as there:
+            ahead = time.time() - there
+            if not ahead <= CLOCK_SKEW:
+                message = f"this clock is {ahead:.0f} s ahead of that of the store's file system; nothing was changed"
+                raise StoreError(message, reason="clock", path=self.path, ahead=ahead)
+            yield
 
     @contextmanager
     def _changing(self, name: str, note: str) -> Iterator[tuple[Folder, Folder]]:
@@ -216,18 +250,23 @@ class PolicyStore(StoreReader):
         self,
         action: str,
         folder: Folder,
-        before: Active | None,
+        start: Beginning,
         digest: str,
         policy: VerifiedPolicy,
         check: Check | None,
         note: str,
         previous: str | None,
         highest: int,
-        sequence: int | None = None,
     ) -> Active:
+        if start.sequence > HIGHEST_VERSION:
+            message = f"record {start.sequence - 1} leaves no number above it; reset begins again"
+            raise StoreError(message, reason="corrupt", path=folder.path)
         if check is not None:
             check(policy)
         when = datetime.fromtimestamp(int(self.verifier.clock()), timezone.utc)
+        if start.latest is not None:  # a follower knows a reset by that it is no older
+            when = max(when, start.latest.when)
+        before = start.before
         record = make_record(
             action,
             policy.manifest,
@@ -237,12 +276,19 @@ class PolicyStore(StoreReader):
             highest=highest,
             when=when,
             note=note,
-            sequence=sequence,
+            sequence=start.sequence,
         )
+        if before is None:
+            with unchanged():
+                set_history_aside(folder, start.sequence)
         return _commit(folder, before, record)
 
 
 # -- the steps of a change, in folders of a store whose lock is held
+
+
+def _after(active: Active | None) -> Beginning:
+    return Beginning(active, active, 1 if active is None else active.sequence + 1)
 
 
 def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
@@ -253,7 +299,7 @@ def _commit(folder: Folder, before: Active | None, record: Active) -> Active:
     data = record.to_bytes()
     written = Active.from_bytes(data, record.name, path=folder.path)
     if before is not None:
-        with folder.make(HISTORY) as history:
+        with unchanged(), folder.make(HISTORY) as history:
             history.write(history_file(before.sequence), before.to_bytes())
     folder.write(ACTIVE, data)
     return written
@@ -285,6 +331,41 @@ def _rollback_target(folder: Folder, name: str, active: Active, to: int | str | 
     raise StoreError(f"{to!r} of {name!r} was never active", reason="not_recorded", path=folder.path)
 
 
+def _pruned(tree: Folder, folder: Folder, active: Active, digest: str) -> ReleasePruned:
+    """Return the error for a rollback to a release that is not there: it says which one, and which ones are."""
+    records = {active.manifest: active}
+    with suppress(StoreError):  # a history that is broken ends there
+        for record in read_history(folder, active.name):
+            records.setdefault(record.manifest, record)
+    there = set(tree.names())
+    candidates = [
+        record.version
+        for manifest, record in records.items()
+        if manifest != active.manifest and {manifest, record.sha256} <= there
+    ]
+    wanted = records.get(digest)
+    which = "the release before it" if wanted is None else f"version {wanted.version}"
+    left = f"it can go to version {', '.join(map(str, candidates))}" if candidates else "nothing else is left"
+    message = f"{which} of {active.name!r} ({digest[:16]}) was pruned; {left}"
+    version = None if wanted is None else wanted.version
+    return ReleasePruned(message, version=version, candidates=tuple(candidates), path=tree.path)
+
+
+def _distinct(records: list[Active]) -> list[str]:
+    return list(dict.fromkeys(record.manifest for record in records))
+
+
+def _remove(tree: Folder, going: Iterable[str]) -> None:
+    removed = False
+    try:
+        for digest in going:
+            tree.remove(digest)
+            removed = True
+    except StoreError as error:
+        error.changed = removed
+        raise
+
+
 def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
     """Return what was active before that manifest was activated, so that a second rollback goes on backwards.
 
@@ -299,31 +380,6 @@ def _previous_of(folder: Folder, name: str, digest: str) -> str | None:
     return None
 
 
-def _last_readable(folder: Folder, name: str) -> tuple[Active | None, int]:
-    """Return the newest record that can be read, and a sequence number above every one that was ever given."""
-    try:
-        active = _record_or_none(folder, name)
-        return active, 1 if active is None else active.sequence + 1
-    except StoreError as error:
-        if error.reason != "corrupt":
-            raise
-    files = history_files(folder)
-    # One more, because the record that cannot be read had a number too.
-    sequence = 2 + (int(files[-1].partition(".")[0]) if files else 0)
-    archived = (_archived(folder, name, file) for file in reversed(files))
-    return next((record for record in archived if record is not None), None), sequence
-
-
-def _archived(folder: Folder, name: str, file: str) -> Active | None:
-    with folder.enter(HISTORY) as history:
-        try:
-            return Active.from_bytes(history.read(file, RECORD_BYTES), name, path=history.path)
-        except StoreError as error:
-            if error.reason != "corrupt":
-                raise
-            return None
-
-
 def _require_unlike(policies: Folder, name: str) -> None:
     """Raise :class:`StoreError` (``name``) where another name differs from this one in nothing but case."""
     for other in names_of(policies):
@@ -335,7 +391,7 @@ def _sweep(tree: Folder, policies: Folder) -> None:
     """Remove what writers that were killed have left."""
     tree.sweep()
     for digest in filter(is_digest, tree.names()):
-        with tree.enter(digest) as folder:
+        with passing_over_foreign(), tree.enter(digest) as folder:
             folder.sweep()
     for name in names_of(policies):
         with policies.enter(name) as folder:

@@ -15,10 +15,14 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Final
 
-from ..errors import ArtifactNotFound, StoreError
+from ..errors import ArtifactError, ArtifactNotFound, StoreError
+from ..log_writer import BackgroundLogger
+
+_log = BackgroundLogger("capgate.store")
 
 #: What a name begins with while it is being written. Whatever has such a name is garbage once nobody writes.
 TEMPORARY: Final = ".tmp-"
@@ -29,8 +33,14 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _LINK: Final = (errno.ELOOP, errno.ENOTDIR)
+#: How often something is looked for that the folder lists, and that is not there: it may just have been made.
+_TRIES: Final = 3
 #: Seconds between two attempts to get a lock.
 _POLL: Final = 0.01
+
+
+class NotSynced(OSError):
+    """A change was made, and others see it, but the disk may not have it."""
 
 
 class Folder:
@@ -39,12 +49,12 @@ class Folder:
     def __init__(self, descriptor: int, path: str, owner: int | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
-        status = os.fstat(descriptor)
-        self.owner = status.st_uid if owner is None else owner
         try:
+            status = os.fstat(descriptor)
+            self.owner = status.st_uid if owner is None else owner
             self._require_safe(status, path, folder=True)
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
 
     @classmethod
@@ -64,7 +74,7 @@ class Folder:
             try:
                 os.fsync(above)
             finally:
-                os.close(above)
+                _close(above)
         return cls.root(path)
 
     def __enter__(self) -> Folder:
@@ -73,7 +83,7 @@ class Folder:
     def __exit__(
         self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.descriptor)
+        _close(self.descriptor)
 
     # -- reading
 
@@ -86,15 +96,21 @@ class Folder:
 
     def names(self) -> list[str]:
         """List what is in it, sorted, without what is being written."""
-        with _errors(self.path):
-            return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
+        try:
+            with _errors(self.path):
+                return sorted(name for name in os.listdir(self.descriptor) if not name.startswith(TEMPORARY))
+        except ArtifactNotFound as error:  # of a folder that is open
+            raise StoreError("cannot be listed", reason="io", path=self.path) from error
 
     def has(self, name: str) -> bool:
         """Say whether there is something of that name, of whatever kind."""
-        with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
-            self._stat(name)
-            return True
-        return False
+        for _ in range(_TRIES):
+            with _errors(os.path.join(self.path, name)), suppress(FileNotFoundError):
+                self._stat(name)
+                return True
+            if name not in self.names():
+                return False
+        raise self._neither_there_nor_gone(name)
 
     def read(self, name: str, most: int) -> bytes:
         """Return the bytes of the regular file ``name``, at most ``most``.
@@ -106,10 +122,12 @@ class Folder:
             # Asked first as well, because opening a device can itself have an effect.
             self._require_safe(self._stat(name), shown)
             descriptor = os.open(name, _READ, dir_fd=self.descriptor)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
+            try:
                 status = os.fstat(descriptor)
                 self._require_safe(status, shown)
-                data = _read_up_to(file.fileno(), most + 1) if status.st_size <= most else b""
+                data = _read_up_to(descriptor, most + 1) if status.st_size <= most else b""
+            finally:
+                _close(descriptor)
         if status.st_size > most or len(data) > most:
             raise StoreError(f"{status.st_size} bytes, the limit is {most}", reason="corrupt", path=shown)
         if len(data) != status.st_size:
@@ -119,10 +137,19 @@ class Folder:
 
     def read_if_there(self, name: str, most: int) -> bytes | None:
         """Return what :meth:`read` does, or ``None`` where there is nothing of that name."""
-        try:
-            return self.read(name, most)
-        except ArtifactNotFound:
-            return None
+        for _ in range(_TRIES):
+            with suppress(ArtifactNotFound):
+                return self.read(name, most)
+            if name not in self.names():
+                return None
+        raise self._neither_there_nor_gone(name)
+
+    def _neither_there_nor_gone(self, name: str) -> StoreError:
+        """Return the error for what the folder lists, and nobody can open.
+
+        File systems on a network say so for a moment; taken for an answer, a record would be lost.
+        """
+        return StoreError("is listed, and yet it is not there", reason="io", path=os.path.join(self.path, name))
 
     def _stat(self, name: str) -> os.stat_result:
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
@@ -140,8 +167,11 @@ class Folder:
     # -- writing
 
     @contextmanager
-    def locked(self, seconds: float) -> Iterator[None]:
-        """Write alone. Other writers wait, ``seconds`` at most, then :class:`StoreError` ``locked``; readers do not."""
+    def locked(self, seconds: float) -> Iterator[float]:
+        """Write alone. Other writers wait, ``seconds`` at most, then :class:`StoreError` ``locked``; readers do not.
+
+        Gives the time by the clock of the file system, in seconds since the epoch.
+        """
         shown = os.path.join(self.path, "lock")
         with _errors(shown):
             descriptor = os.open("lock", _LOCK, 0o644, dir_fd=self.descriptor)
@@ -149,13 +179,17 @@ class Folder:
             with _errors(shown):
                 self._require_safe(os.fstat(descriptor), shown)
                 _wait_for_lock(descriptor, shown, time.monotonic() + seconds)
+                os.utime(descriptor)
+                now = os.fstat(descriptor).st_mtime
             try:
-                yield
+                yield now
             finally:
-                # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                # Said, and not left to close(): a child that was forked meanwhile has the descriptor as well. Where it
+                # fails, closing does it, and what was changed is changed.
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     def make(self, name: str) -> Folder:
         """Open the folder ``name``, and make it if it is not there."""
@@ -180,13 +214,19 @@ class Folder:
                     for file, data in files.items():
                         create_file(folder.descriptor, file, data)
                     os.fsync(folder.descriptor)
-                if self.has(name):
+                with suppress(ArtifactNotFound):
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:
-                with suppress(OSError, StoreError):
+                with suppress(OSError, ArtifactError):
                     self.delete(temporary)
                 raise
+            _sync_changed(self.descriptor)
+
+    def rename(self, name: str, other: str) -> None:
+        """Give the file or folder ``name`` the name ``other``."""
+        with _errors(os.path.join(self.path, name)):
+            os.rename(name, other, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
 
     def remove(self, name: str) -> None:
@@ -202,24 +242,38 @@ class Folder:
         with _errors(self.path):
             for name in os.listdir(self.descriptor):
                 if name.startswith(TEMPORARY):
-                    self.delete(name)
+                    with passing_over_foreign():
+                        self.delete(name)
 
     def delete(self, name: str) -> None:
-        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it."""
-        if not stat.S_ISDIR(self._stat(name).st_mode):
-            os.unlink(name, dir_fd=self.descriptor)
-            return
-        with self.enter(name) as folder:
-            for inner in os.listdir(folder.descriptor):
-                folder.delete(inner)
-        os.rmdir(name, dir_fd=self.descriptor)
+        """Delete the file ``name``, or the folder with all that is in it, step by step as others see it.
+
+        Folders in it are lifted into this one first, so that it may be of any depth.
+        """
+        left = [name]
+        while left:
+            name = left.pop()
+            if not self._is_folder(name):
+                os.unlink(name, dir_fd=self.descriptor)
+                continue
+            with self.enter(name) as folder:
+                for inner in os.listdir(folder.descriptor):
+                    if folder._is_folder(inner):
+                        left.append(TEMPORARY + secrets.token_hex(8))
+                        os.rename(inner, left[-1], src_dir_fd=folder.descriptor, dst_dir_fd=self.descriptor)
+                    else:
+                        os.unlink(inner, dir_fd=folder.descriptor)
+            os.rmdir(name, dir_fd=self.descriptor)
+
+    def _is_folder(self, name: str) -> bool:
+        return stat.S_ISDIR(self._stat(name).st_mode)
 
 
 def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None) -> None:
     """Make ``name`` in the folder with that descriptor hold ``data``: others see what was there, or all of ``data``.
 
     The mode is ``mode``, or without one 0644 under the process's umask. Raises ``OSError``, and then leaves what was
-    there.
+    there; but for :class:`NotSynced`.
     """
     temporary = TEMPORARY + secrets.token_hex(8)
     try:
@@ -229,7 +283,20 @@ def replace_file(folder: int, name: str, data: bytes, *, mode: int | None = None
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
-    os.fsync(folder)
+    _sync_changed(folder)
+
+
+def _sync_changed(folder: int) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        raise NotSynced(error.errno, error.strerror) from error
+
+
+def _close(descriptor: int) -> None:
+    """Close what was only read, or was synced: whatever the operating system says, it is closed, and nothing lost."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:
@@ -239,7 +306,7 @@ def replace_at(path: str | os.PathLike[str], data: bytes, *, mode: int | None = 
     try:
         replace_file(folder, os.fsdecode(name), data, mode=mode)
     finally:
-        os.close(folder)
+        _close(folder)
 
 
 def create_file(folder: int, name: str, data: bytes, mode: int | None = None) -> None:
@@ -253,7 +320,7 @@ def create_file(folder: int, name: str, data: bytes, mode: int | None = None) ->
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _read_up_to(descriptor: int, most: int) -> bytes:
@@ -287,6 +354,41 @@ def _errors(shown: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ArtifactNotFound("is not there", path=shown) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in a path
-        reason = "unsafe" if isinstance(error, OSError) and error.errno in _LINK else "io"
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, NotSynced):
+            message = f"was changed, and may be lost again if the machine stops now: {text}"
+            raise StoreError(message, reason="io", path=shown, changed=True) from error
+        reason = "unsafe" if isinstance(error, OSError) and error.errno in _LINK else "io"
         raise StoreError(f"cannot be used: {text}", reason=reason, path=shown) from error
+
+
+@contextmanager
+def passing_over_foreign(foreign: dict[str, StoreError] | None = None, name: str = "") -> Iterator[None]:
+    """Pass over what is not of a store's making, a link or what others may write.
+
+    It is named in the log, and put into ``foreign`` under ``name``.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if error.reason != "unsafe":
+            raise
+        _name(str(error))
+        if foreign is not None:
+            foreign[name] = error
+
+
+@lru_cache(maxsize=256)
+def _name(what: str) -> None:
+    """Log ``what`` is passed over, once."""
+    _log.warning("passed over: %s", what)
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Have errors say that nothing was changed: the change comes after this."""
+    try:
+        yield
+    except StoreError as error:
+        error.changed = False
+        raise

@@ -195,10 +195,13 @@ def check_time(manifest: Manifest, now: float, *, path: str | None = None) -> No
 
     A clock more than :data:`CLOCK_SKEW` behind the time of creation is wrong, and would take no notice of an expiry.
     """
-    if not now >= manifest.created.timestamp() - CLOCK_SKEW:
-        raise ManifestError(f"created at {manifest.created}, which is still to come", field="created", path=path)
+    created = manifest.created.timestamp()
+    if not now >= created - CLOCK_SKEW:
+        message = f"created at {manifest.created}, {created - now:.0f} s later than it is by the clock here"
+        raise ManifestError(message, field="created", path=path)
     if manifest.expires is not None and not now < manifest.expires.timestamp():
-        raise ManifestError(f"expired at {manifest.expires}", field="expires", path=path)
+        message = f"expired at {manifest.expires}, {now - manifest.expires.timestamp():.0f} s ago by the clock here"
+        raise ManifestError(message, field="expires", path=path)
 
 
 # -- what a field may be

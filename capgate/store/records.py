@@ -108,15 +108,15 @@ def make_record(
     digest: str,
     before: Active | None,
     *,
+    sequence: int,
     previous: str | None,
     highest: int,
     when: datetime,
     note: str = "",
-    sequence: int | None = None,
 ) -> Active:
     """Return the record that ``action`` made the manifest with that digest active, after ``before``."""
     return Active(
-        sequence=sequence or (1 if before is None else before.sequence + 1),
+        sequence=sequence,
         name=manifest.name,
         version=manifest.version,
         sha256=manifest.sha256,

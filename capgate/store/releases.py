@@ -18,7 +18,7 @@ import msgspec
 from ..artifact.load import WasmArtifact
 from ..errors import ArtifactError, ArtifactNotFound, DigestMismatch, ManifestError, SignatureInvalid, StoreError
 from ..limits import is_digest
-from .folders import Folder
+from .folders import Folder, passing_over_foreign
 from .manifest import MANIFEST_BYTES, Manifest
 from .release_fixtures import FIXTURES_BYTES, Fixture, fixtures_of
 from .signing import SIGNATURE_BYTES, TrustedKeys, format_signatures, parse_signatures
@@ -71,28 +71,46 @@ def read_fixtures(objects: Folder, digest: str, manifest: Manifest) -> tuple[Fix
         return fixtures_of(manifest, data, path=f"{folder.path}/{FIXTURES}")
 
 
-def all_releases(objects: Folder) -> Iterator[Release]:
+#: Digests of what was passed over, and why.
+Foreign = dict[str, StoreError]
+
+
+def all_releases(objects: Folder, foreign: Foreign | None = None) -> Iterator[Release]:
     """Yield every manifest that is what its folder says.
 
-    Another is nobody's release, and whoever needs it hears why. Raises :class:`StoreError` (``io``, ``unsafe``) where
-    one could not be looked at: it may be anybody's.
+    Another is nobody's release, and whoever needs it hears why. What is not of a store's making is passed over, named
+    in the log, and put into ``foreign``. Raises :class:`StoreError` (``io``) where one could not be looked at: it may
+    be anybody's.
     """
     for digest in filter(is_digest, objects.names()):
-        release = _release(objects, digest)
+        release = read_release(objects, digest, foreign)
         if release is not None:
             yield release
 
 
-def _release(objects: Folder, digest: str) -> Release | None:
+def releases_of(objects: Folder, name: str, foreign: Foreign | None = None) -> tuple[Release, ...]:
+    """Return the releases of that name in the folder ``sha256``, the highest version first."""
+    named = [release for release in all_releases(objects, foreign) if release.manifest.name == name]
+    return tuple(sorted(named, key=lambda release: (-release.manifest.version, release.digest)))
+
+
+def read_release(objects: Folder, digest: str, foreign: Foreign | None = None) -> Release | None:
+    """Return the release in the folder of that digest; ``None`` where there is none, or it is not what it should be."""
     try:
-        data, _, path = read_manifest(objects, digest)
-        return Release(digest, Manifest.from_bytes(data, path=path))
-    except (ArtifactNotFound, DigestMismatch, ManifestError):
-        return None
+        with passing_over_foreign({} if foreign is None else foreign, digest), objects.enter(digest) as folder:
+            data = folder.read_if_there(MANIFEST, MANIFEST_BYTES)
+            if data is not None:  # else it is that of a module
+                _require_digest(data, digest, folder.path)
+                return Release(digest, Manifest.from_bytes(data, path=folder.path))
+    except ArtifactNotFound as error:  # removed by another process meanwhile?
+        if objects.has(digest):
+            raise StoreError("was not there for a moment", reason="io", path=objects.path) from error
+    except (DigestMismatch, ManifestError):
+        pass
     except StoreError as error:
         if error.reason != "corrupt":
             raise
-        return None
+    return None
 
 
 def put_module(objects: Folder, artifact: WasmArtifact) -> None:
@@ -130,10 +148,10 @@ def unused_modules(objects: Folder, unused: set[str], in_use: set[str]) -> list[
     used = in_use | {release.manifest.sha256 for release in all_releases(objects) if release.digest not in unused}
     unused_digests = []
     for digest in filter(is_digest, objects.names()):
-        with objects.enter(digest) as folder:
-            is_module = folder.has(MODULE) and not folder.has(MANIFEST)
-        if is_module and digest not in used:
-            unused_digests.append(digest)
+        if digest not in used:
+            with passing_over_foreign(), objects.enter(digest) as folder:
+                if folder.has(MODULE) and not folder.has(MANIFEST):
+                    unused_digests.append(digest)
     return unused_digests
 
 

@@ -13,14 +13,16 @@ import msgspec
 from ..errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, StoreError
 from ..policy import is_label
 from .folders import Folder
-from .manifest import CLOCK_SKEW, Manifest
+from .manifest import Manifest
 from .records import RECORD_BYTES, Active
-from .releases import OBJECTS, Release, all_releases, open_objects, read_fixtures, read_manifest, read_module
+from .releases import OBJECTS, Foreign, Release, open_objects, read_fixtures, read_manifest, read_module, releases_of
 from .verifier import VerifiedPolicy, Verifier
 
 POLICIES: Final = "policies"
 ACTIVE: Final = "active.json"
 HISTORY: Final = "history"
+#: What the name of a history begins with that a reset has set aside.
+SET_ASIDE: Final = "history-before-"
 #: How often a load starts again because the active policy changed meanwhile.
 _ATTEMPTS: Final = 10
 _HISTORY_FILE: Final = re.compile(r"[0-9]{16}\.json", re.ASCII)
@@ -96,10 +98,6 @@ class StoreReader:
         return self._load(active, fixtures=False)
 
     def _load(self, active: Active, *, fixtures: bool) -> VerifiedPolicy:
-        now = self.verifier.clock()
-        if not now >= active.when.timestamp() - CLOCK_SKEW:
-            message = f"{active.name!r} was changed at {active.when}, which is still to come"
-            raise StoreError(message, reason="clock", path=self.path)
         with Folder.root(self.path) as root, open_objects(root) as folder:
             policy = load_release(folder, active.manifest, active.name, self.verifier, fixtures=fixtures)
         stated = (policy.manifest.version, policy.manifest.sha256)
@@ -128,12 +126,15 @@ class StoreReader:
 
     def releases(self, name: str) -> tuple[Release, ...]:
         """Return what was published under that name, the highest version first."""
+        return self._releases(name, {})
+
+    def _releases(self, name: str, foreign: Foreign) -> tuple[Release, ...]:
         _require_name(name)
         with Folder.root(self.path) as root:
             if not root.has(OBJECTS):
                 return ()
             with open_objects(root) as tree:
-                return releases_of(tree, name)
+                return releases_of(tree, name, foreign)
 
     def status(self, name: str) -> Status:
         """Return how things are with that name.
@@ -147,7 +148,9 @@ class StoreReader:
         active, policy, problem = None, None, None
         published: tuple[Release, ...] = ()
         try:
-            published = self.releases(name)
+            foreign: Foreign = {}
+            published = self._releases(name, foreign)
+            problem = f"passed over: {'; '.join(map(str, foreign.values()))}" if foreign else None
         except ArtifactError as error:
             problem = f"the releases cannot be listed: {error}"
         try:
@@ -213,7 +216,7 @@ def read_record(folder: Folder, name: str) -> Active:
     data = folder.read_if_there(ACTIVE, RECORD_BYTES)
     if data is not None:
         return Active.from_bytes(data, name, path=f"{folder.path}/{ACTIVE}")
-    if history_files(folder):
+    if history_files(folder) or any(file.startswith(SET_ASIDE) for file in folder.names()):
         raise StoreError("is missing, but there is a history", reason="corrupt", path=f"{folder.path}/{ACTIVE}")
     raise ArtifactNotFound("no version is active", path=folder.path)
 
@@ -237,7 +240,7 @@ def read_history(folder: Folder, name: str) -> Iterator[Active]:
 
 def read_archive(folder: Folder, name: str, below: int) -> Iterator[Active]:
     """Yield the superseded records, the newest first, whose sequence is less than ``below``."""
-    files = [file for file in history_files(folder) if int(file[:-5]) < below]
+    files = [file for file in history_files(folder) if number_of(file) < below]
     if not files:
         return
     with folder.enter(HISTORY) as history:
@@ -254,23 +257,25 @@ def history_file(sequence: int) -> str:
     return f"{sequence:016}.json"
 
 
+def number_of(file: str) -> int:
+    """Return the number of the record in a file of that name."""
+    return int(file.partition(".")[0])
+
+
 def history_files(folder: Folder) -> list[str]:
     """Return the files of superseded records, the oldest first."""
     if not folder.has(HISTORY):
         return []
-    with folder.enter(HISTORY) as history:
-        return [file for file in history.names() if _HISTORY_FILE.fullmatch(file)]
+    try:
+        with folder.enter(HISTORY) as history:
+            return [file for file in history.names() if _HISTORY_FILE.fullmatch(file)]
+    except ArtifactNotFound as error:  # it was there a moment ago, and is not to be taken for none
+        raise StoreError("cannot be entered", reason="io", path=folder.path) from error
 
 
 def names_of(policies: Folder) -> list[str]:
     """Return the names in the folder ``policies``."""
     return list(filter(is_label, policies.names()))
-
-
-def releases_of(tree: Folder, name: str) -> tuple[Release, ...]:
-    """Return the releases of that name in the folder ``sha256``, the highest version first."""
-    named = [release for release in all_releases(tree) if release.manifest.name == name]
-    return tuple(sorted(named, key=lambda release: (-release.manifest.version, release.digest)))
 
 
 def _require_name(name: object) -> None:

@@ -26,25 +26,8 @@ MANIFEST_SUFFIX: Final = ".manifest.json"
 SIGNATURE_SUFFIX: Final = ".signature.json"
 FIXTURES_SUFFIX: Final = ".fixtures.json"
 
-#: Gives seconds since the epoch. Tests pass their own.
+#: Gives seconds since the epoch. It is asked each time, and nothing keeps what it said.
 Clock = Callable[[], float]
-
-
-def steady_clock(wall: Clock = time.time, monotonic: Clock = time.monotonic) -> Clock:
-    """Return a clock that starts at ``wall`` and goes on with ``monotonic``.
-
-    So setting the system's clock back revives no policy that expired. Setting it forward counts. So does time that the
-    machine slept through, which ``monotonic`` does not see.
-    """
-    start = wall() - monotonic()
-    latest = wall()
-
-    def now() -> float:
-        nonlocal latest
-        latest = max(latest, wall(), start + monotonic())
-        return latest
-
-    return now
 
 
 class VerifiedPolicy(msgspec.Struct, frozen=True):
@@ -90,7 +73,7 @@ class Verifier:
         self.keys = keys
         self.audience = audience or Audience()
         self.limits = limits
-        self.clock = clock or steady_clock()
+        self.clock = clock or time.time
         self.bundle_keys = bundle_keys
 
     def manifest(

@@ -11,6 +11,7 @@ from typing import Final
 
 from ..errors import DecodeError
 from .body import Sequence, read_value_type
+from .interruption import check_interrupted
 from .leb128 import read_unsigned
 from .module import CUSTOM, FUNCREF, KINDS, SECTION_ORDER, Body, Data, Element, Export, Global, Import, Module, Section
 from .reader import Reader
@@ -216,6 +217,7 @@ class _Decoder:
         self.out.code = self.reader.vector(self.code_entry)
 
     def code_entry(self) -> Body:
+        check_interrupted()
         read = self.reader
         start = read.pos
         size = read.u32()

@@ -23,6 +23,7 @@ from capgate.model import ALLOW, Deny, Reason
 from capgate.runtime.event_loop import on_loop
 from capgate.runtime.pool import WasmPool
 from capgate.store import Active, VerifiedPolicy
+from capgate.wasm.interruption import Interrupted
 
 from ..support.engines import EXPECTED_ENGINES
 from ..support.stores import SELDOM, Shelf, ask, document
@@ -164,9 +165,9 @@ async def test_what_is_closed_meanwhile_does_not_take_over(shelf: Shelf, monkeyp
     make = checker._watcher._make
 
     def slowly(policy: VerifiedPolicy) -> WasmPolicyChecker:
+        made.append(make(policy))
         making.set()
         closed.wait(30)
-        made.append(make(policy))
         return made[-1]
 
     await checker.start()
@@ -189,6 +190,38 @@ async def test_what_is_closed_meanwhile_does_not_take_over(shelf: Shelf, monkeyp
     with pytest.raises(PolicyUnavailable):
         await checker.start()
     assert checker._watcher.loops == []
+
+
+async def test_closing_interrupts_the_work_on_a_module(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:  # T-7
+    ended: list[BaseException] = []
+    making, closing = threading.Event(), threading.Event()
+    checker = follow(shelf, store_poll=0.05)
+    make, end = checker._watcher._make, checker._watcher.end
+
+    def noting(policy: VerifiedPolicy) -> WasmPolicyChecker:
+        making.set()
+        closing.wait()
+        try:
+            return make(policy)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    def ending() -> None:
+        end()
+        closing.set()
+
+    await checker.start()
+    checker._watcher._make = noting
+    checker._watcher.end = ending  # type: ignore[method-assign]
+    shelf.release(2)
+    await anyio.to_thread.run_sync(making.wait)
+    thread = checker._thread
+    assert thread is not None
+    await checker.aclose()
+    await anyio.to_thread.run_sync(thread.join)
+    assert [type(error) for error in ended] == [Interrupted]
+    assert (checker.status().problem, caplog.records) == (None, [])
 
 
 async def test_closing_that_is_cancelled_closes(shelf: Shelf) -> None:  # P13

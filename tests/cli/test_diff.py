@@ -132,6 +132,8 @@ def test_of_many_only_some_are_told(folder: Folder, capsys: pytest.CaptureFixtur
 
 
 class _Lines(logging.Handler):
+    never_blocks = True
+
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []

@@ -17,6 +17,7 @@ from capgate.events import (
     RequestFacts,
     add_sink,
     describe,
+    flush,
     printable,
     remove_sink,
     statistics,
@@ -164,6 +165,7 @@ def test_hostile_text_stays_inside_its_field(text: str, capsys: pytest.CaptureFi
     try:
         policy = PolicyInfo(text, text, text, text)
         DecisionLog().denied(Decision(everywhere, Deny(text), None, policy), RequestFacts(text, text))
+        assert flush(60)
     finally:
         logger.removeHandler(handler)
     (line, end) = capsys.readouterr().err.split("\n")
@@ -278,6 +280,7 @@ def test_a_handler_that_raises_is_counted() -> None:  # O2
     before = statistics().dropped
     try:
         DecisionLog().denied(Decision(INPUT, DENY))
+        assert flush(60)
     finally:
         logger.removeHandler(handler)
     assert statistics().dropped == before + 1

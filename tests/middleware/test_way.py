@@ -72,6 +72,7 @@ DENIED = [
     ("events", "emit"),
     ("events", "_takes"),
     ("events", "emit"),
+    *[("log_writer", name) for name in ("write", "handlers_of", "split", "_have_written")],
     ("middleware/seal", "refuse"),
     ("middleware/request", "_shown_reason"),
     ("enforcement/response", "refuse"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from capgate.errors import ArtifactNotFound, ConfigError
+from capgate.errors import ConfigError, ReleasePruned
 from capgate.store import WasmArtifact
 
 from ..support.keys import Made, filled, module, store_at
@@ -28,8 +28,9 @@ class TestPrune:
         assert store.load_active("orders").manifest.version == 4
         assert store.rollback("orders").version == 3
         assert len(store.history("orders")) == 7
-        with pytest.raises(ArtifactNotFound):
+        with pytest.raises(ReleasePruned) as caught:  # S-7
             store.rollback("orders", 1)
+        assert (caught.value.version, caught.value.candidates) == (1, (4,))
 
     def test_keeps_the_last_ones(self, path: Path) -> None:
         store = filled(path, 1, 2, 3, 4, 5)

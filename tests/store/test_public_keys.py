@@ -21,10 +21,10 @@ from capgate.settings.trust import load_trusted_keys
 from capgate.store import KeyPair
 from capgate.store.public_keys import PublicKey, parse_key, parse_key_file, parse_keys
 
+from ..support.ed25519_points import SMALL_ORDER, P, encoded
 from ..support.keys import KEYS
 
 KEY = KEYS[0].public
-P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 
 
@@ -84,17 +84,8 @@ def test_every_flipped_bit_of_a_line_is_refused() -> None:
                 parse_key(flipped.decode("latin-1"))
 
 
-def encoded(y: int, sign: int = 0) -> bytes:
-    return (y | sign << 255).to_bytes(32, "little")
-
-
-#: The points of small order: y of order 1, 2, 4 and 8 (both), as RFC 8032 encodes them, with either sign.
-ORDER_8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")
-SMALL = [encoded(y, sign) for y in (1, P - 1, 0, ORDER_8, P - ORDER_8) for sign in (0, 1)]
-
-
 # A21: OpenSSL verifies with these what nobody has signed.
-@pytest.mark.parametrize("raw", SMALL, ids=bytes.hex)
+@pytest.mark.parametrize("raw", SMALL_ORDER, ids=bytes.hex)
 def test_points_of_small_order_are_refused(raw: bytes) -> None:
     with pytest.raises(ConfigError):
         PublicKey(raw)

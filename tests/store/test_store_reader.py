@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from capgate.errors import ArtifactError, ArtifactNotFound, ConfigError, SignatureInvalid
-from capgate.store import PolicyStore, StoreReader, Verifier
+from capgate.store import Active, PolicyStore, StoreReader, Verifier
 
 from ..support.keys import KEYS, Clock, Made, filled, store_at, trust, verifier
 from .states import snapshot
@@ -54,7 +54,9 @@ class TestStatus:
         assert status.active == active
         assert status.problem is not None
         assert (status.manifest is not None) == (which == "another release")
-        assert status.releases == ()
+        others = {"another release": (2,), "the active one": (1,)}  # S-6: passed over, and named
+        assert tuple(release.manifest.version for release in status.releases) == others.get(which, ())
+        assert digest in status.problem
 
 
 def test_an_unsigned_store(path: Path) -> None:
@@ -95,18 +97,19 @@ def test_a_store_has_a_path(path: Any) -> None:
     assert caught.value.setting == "store"
 
 
-class Meanwhile(Clock):
-    """Another process does something as soon as somebody has read which release is active."""
+class Meanwhile(StoreReader):
+    """Another process does something as soon as this one has read which release is active."""
 
-    def __init__(self, does: Callable[[], object]) -> None:
-        super().__init__()
+    def __init__(self, path: Path, does: Callable[[], object]) -> None:
+        super().__init__(path, verifier(clock=Clock()))
         self._does: Callable[[], object] | None = does
 
-    def __call__(self) -> float:
+    def read_active(self, name: str) -> Active:
+        active = super().read_active(name)
         does, self._does = self._does, None
         if does is not None:
             does()
-        return super().__call__()
+        return active
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "signature.json", "policy.wasm"])
@@ -122,7 +125,7 @@ def test_a_release_that_is_removed_file_by_file_while_it_is_read(path: Path, nam
             writer.activate("orders", 2)
         (folder / name).unlink()
 
-    reader = store_at(path, Meanwhile(meanwhile))
+    reader = Meanwhile(path, meanwhile)
     if activates:
         assert reader.load_active("orders").manifest.version == 2
     else:

@@ -142,6 +142,8 @@ def events(level: int = logging.WARNING) -> Iterator[list[dict[str, Any]]]:
     found: list[dict[str, Any]] = []
 
     class Handler(logging.Handler):
+        never_blocks = True
+
         def emit(self, record: logging.LogRecord) -> None:
             found.append(record.capgate)  # type: ignore[attr-defined]
 

@@ -29,6 +29,8 @@ def note(what: str, detail: object) -> None:
 
 
 class _JournalHandler(logging.Handler):
+    never_blocks = True  # so that it is written before the client is answered
+
     def emit(self, record: logging.LogRecord) -> None:
         note("decision", record.capgate)  # type: ignore[attr-defined]
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import BundleError, ConfigError, SignatureInvalid
+from ..ed25519 import problem_of_key
 from .bundle_keys import HIDDEN, SYMMETRIC, BundleKey, key_error, parse_bundle_keys
 from .exact_json import canonical_json, read_json
 
@@ -223,6 +224,7 @@ def _prepared(key: BundleKey) -> Any:
     """Return what ``PyJWT`` takes: a public key of the type that the algorithm is for, or the bytes of a secret."""
     try:
         import jwt  # noqa: F401  # to say so now, and not when the first bundle comes
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError as error:
         raise ConfigError("bundle_keys", f"{error.name} is not installed", "pip install 'capgate[sign]'") from error
@@ -236,6 +238,8 @@ def _prepared(key: BundleKey) -> Any:
     if not key.algorithm.startswith(wanted[0]) or (wanted[1] and _CURVES.get(key.algorithm) != wanted[1]):
         valid = f"a key for {key.algorithm}; RSA has {RSA_BITS} bits or more"
         raise key_error("bundle_keys", key.id, "key", wanted[2], valid)
+    if isinstance(public, Ed25519PublicKey) and (problem := problem_of_key(public.public_bytes_raw())):
+        raise key_error("bundle_keys", key.id, "key", HIDDEN, f"an Ed25519 public key; this is {problem}")
     return public
 
 

@@ -16,7 +16,6 @@ for the same actor.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Union
@@ -31,12 +30,13 @@ from ...enforcement.response import refuse
 from ...errors import CapabilityDenied, ConfigError, MalformedInput, PolicyUnavailable
 from ...events import printable
 from ...limits import BODY_BYTES, check_number
+from ...log_writer import BackgroundLogger
 from ...model import Actor, Decision
 from . import jsonrpc as rpc
 from .exchange import BatchExchange, check_headers, check_routing, read_whole, replay, respond, without_body
 from .message_questions import NAMES, ActionOf, MessageQuestion, MessageQuestions
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 #: Whom to ask; or the denial where there is nobody; or ``None`` where nothing is asked.
 CapabilitiesOrDenial = Union[Capabilities, Decision, None]

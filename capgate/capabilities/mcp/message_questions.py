@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Union
 
@@ -10,11 +9,12 @@ import msgspec
 
 from ...actions import VOCABULARY
 from ...errors import ConfigError, MalformedInput
+from ...log_writer import BackgroundLogger
 from ...model import Resource
 from ..tools import KIND, NO_HASH, canonical_hash, check_action
 from . import jsonrpc as rpc
 
-_log = logging.getLogger("capgate")
+_log = BackgroundLogger("capgate")
 
 TOOLS_CALL: Final = "tools/call"
 #: The member of ``params`` that names what a method is about.

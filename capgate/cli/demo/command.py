@@ -79,6 +79,11 @@ class _LogCollector(logging.Handler):
         self.records: list[logging.LogRecord] = []
         self.live = False
 
+    @property
+    def never_blocks(self) -> bool:
+        """Whether it only keeps what it is given."""
+        return not self.live
+
     def emit(self, record: logging.LogRecord) -> None:
         if self.live:
             print(record.getMessage(), file=sys.stderr, flush=True)

@@ -14,7 +14,15 @@ import msgspec
 import typer
 
 from ...artifact.load import read_bytes
-from ...errors import ArtifactError, ArtifactNotFound, CapgateError, ConfigError, DigestMismatch, FixturesFailed
+from ...errors import (
+    ArtifactError,
+    ArtifactNotFound,
+    CapgateError,
+    ConfigError,
+    DigestMismatch,
+    FixturesFailed,
+    StoreError,
+)
 from ...limits import DIGEST, is_digest
 from ...policy import is_label
 from ...store import Active, PolicyStore, Status, Verifier
@@ -209,7 +217,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show which policies are active, verified now with their fixtures. The exit code is 1 if one could not be loaded,
-    or its fixtures could not be judged again.
+    its fixtures could not be judged again, or something in the store was passed over.
 
     Try:
 
@@ -330,9 +338,10 @@ def _saying_what_is_active(store: PolicyStore, name: str) -> Iterator[None]:
     """Say what is active where a change fails: what was before, unless the disk failed in the very last step."""
     try:
         yield
-    except CapgateError:
+    except CapgateError as error:
+        done = "Done all the same" if isinstance(error, StoreError) and error.changed else "Not done"
         with suppress(CapgateError):  # it is the first one that matters
-            print(f"Not done. {_active_now(store, name)}", file=sys.stderr, flush=True)
+            print(f"{done}. {_active_now(store, name)}", file=sys.stderr, flush=True)
         raise
 
 

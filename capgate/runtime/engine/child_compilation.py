@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from ...errors import EngineUnavailable, RestrictedModule
 from ...limits import Limits
 from ...wasm import decode
+from ...wasm.interruption import calling_when_unwanted, check_interrupted
 from .base import Engine
 
 if TYPE_CHECKING:  # its other imports are for the child alone
@@ -117,17 +118,24 @@ def _run(data: bytes, wall: float) -> subprocess.CompletedProcess[bytes]:
     environment = {"RAYON_NUM_THREADS": "1", MARK: "1"}  # or wasmer would use every core, and their time would add up
     if "LD_LIBRARY_PATH" in os.environ:  # where the interpreter's own library may be
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    return subprocess.run(  # noqa: S603 - this interpreter, with a program that is written above
-        [sys.executable, "-I", "-B", "-c", _CHILD],
-        input=data,
+    command = [sys.executable, "-I", "-B", "-c", _CHILD]
+    with subprocess.Popen(  # noqa: S603 - this interpreter, with a program that is written above
+        command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
         env=environment,
         start_new_session=True,  # a Ctrl-C at the terminal is for this process to act on
-        timeout=wall,
-        check=False,
-    )
+    ) as child:
+        try:
+            with calling_when_unwanted(child.kill):
+                output, _ = child.communicate(data, timeout=wall)
+            check_interrupted()
+        except BaseException:
+            child.kill()
+            raise
+        return subprocess.CompletedProcess(command, child.returncode, output)
 
 
 def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:

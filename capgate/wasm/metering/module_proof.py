@@ -12,6 +12,7 @@ from typing import Final, NoReturn, Union
 from ...errors import DecodeError, RestrictedModule
 from ...limits import Limits
 from ..decode import decode
+from ..interruption import check_interrupted
 from ..module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
 from . import patterns as p
 from .body_proof import BodyProof, Premises
@@ -137,6 +138,7 @@ class _ModuleProof:
             tuple(item.maximum or 0 for item in self.module.all_tables()),
         )
         for index, body in enumerate(self.original.code):
+            check_interrupted()
             parameters = self.original.types[self.original.functions[index]].params
             proof = BodyProof(premises, f"function body {index}")
             proof.check(self.original, body, self.module, self.module.code[index], len(parameters))

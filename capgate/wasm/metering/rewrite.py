@@ -19,6 +19,7 @@ from ..encode import (
     table_type,
     vector,
 )
+from ..interruption import check_interrupted
 from ..leb128 import signed, unsigned
 from ..module import I32, I64, Body, Export, FuncType, Global, Import, MemoryType, Module, TableType
 from ..references import Shape, check_index, check_references
@@ -123,6 +124,7 @@ class Rewriter:
         squared = 0
         out = []
         for body, type_index in zip(module.code, module.functions, strict=True):
+            check_interrupted()
             signature = module.types[type_index]
             plan = planner.plan(body, (len(signature.params), len(signature.results)))
             squared += self.checked_blocks(plan) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from rich.console import Console
 
 from capgate.artifact.bundle import BundleKeys
@@ -25,6 +26,7 @@ from capgate.settings.settings import Settings
 from capgate.settings.trust import load_bundle_keys
 from capgate.store import load_wasm_artifact
 
+from ...support.ed25519_points import SMALL_ORDER, encoded
 from ...support.guests import guest
 from ...support.packing import (
     KEYS,
@@ -230,3 +232,25 @@ def test_the_names_of_algorithms_are_those_of_the_library() -> None:
     assert "none" not in ALGORITHMS
     assert set(ASYMMETRIC) < set(ALGORITHMS)
     assert all(private(algorithm) is not None for algorithm in ALGORITHMS)
+
+
+@pytest.mark.parametrize("raw", SMALL_ORDER, ids=bytes.hex)
+def test_a_key_with_which_everybody_can_sign_is_refused(raw: bytes) -> None:  # S-8, A21
+    """The library takes most of them, and with the first verifies what nobody has signed."""
+    neutral = encoded(1)
+    ed25519.Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + bytes(32), b"anything at all")
+    key = _spki(raw)
+    with pytest.raises(ConfigError) as caught:
+        BundleKeys({"release": {"algorithm": "EdDSA", "key": key}})
+    assert caught.value.key == ("release", "key")
+    assert key not in str(caught.value)
+
+
+def _spki(raw: bytes) -> str:
+    data = base64.b64encode(bytes.fromhex("302a300506032b6570032100") + raw).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{data}\n-----END PUBLIC KEY-----\n"
+
+
+def test_an_honest_ed25519_key_is_taken() -> None:
+    raw = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    assert BundleKeys({"release": {"algorithm": "EdDSA", "key": _spki(raw)}}).ids == ("release",)

@@ -10,8 +10,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from ...support.guests import guest
 from ...support.servers import PATIENCE, SERVERS, Child, Server, running
-from .policies import POLICIES, configure, release
+from .policies import POLICIES, configure, release, shelf
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +89,22 @@ def test_serving(server: Server, app: str, policy: str, tmp_path: Path) -> None:
         assert child.stop() == server.stops_with, child.output
         assert "Traceback" not in child.output
         assert child.journal.read().lifespan == ["shutdown"] * (server.workers if server.runs_lifespan else 0)
+
+
+@pytest.mark.parametrize("server", SERVERS[:2], ids=str)
+def test_sigterm_while_a_large_release_is_metered(server: Server, tmp_path: Path) -> None:  # T-7
+    """What follows the store stops between two functions of the module, and does not answer by it any more."""
+    code = "(local i32)" + "(local.set 0 (i32.add (local.get 0) (i32.const 60)))" * 200
+    module = guest(extra=f"(func {code})" * 350)
+    assert len(module) > 490_000
+    with running(server, "starlette", tmp_path, configure("store", tmp_path)) as child:
+        assert child.ask("/good")[0] == 200
+        shelf(tmp_path).release(2, module)
+        child.ask("/good")
+        assert child.stop() == server.stops_with, child.output
+        assert "Application shutdown complete" in child.output
+        assert "Traceback" not in child.output
+        assert child.journal.read().lifespan == ["startup", "shutdown"]
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=str)

@@ -323,6 +323,36 @@ FORKS = ("main", "thread", "beside_threads", "in_asyncio", "in_trio", "never_sta
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="os.fork is for Linux here")
+def test_a_destructor_that_asks_at_the_end_is_denied() -> None:  # S-9
+    """A daemon thread is compiling, with the lock, and does not run any more."""
+    code = """
+import sys, threading, time
+from capgate import PolicyInput, WasmPolicyChecker
+from capgate.runtime import instantiation
+from tests.support.pool_guests import make_pool
+
+compiling = threading.Event()
+
+
+def compile_for_ever(prepared, engine):
+    compiling.set()
+    time.sleep(1_000_000)
+
+
+class Late:
+    def __del__(self, finalizing=sys.is_finalizing, checker=WasmPolicyChecker(pool := make_pool("wasmtime", 1))):
+        print(finalizing(), checker.evaluate_now(PolicyInput("db.read")).reason, flush=True)
+
+
+instantiation.CompiledPolicy = compile_for_ever
+threading.late = Late()  # destroyed after what this file has
+threading.Thread(target=pool.prepare, daemon=True).start()
+compiling.wait()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "True policy_unavailable\n"
+
+
 @pytest.mark.parametrize("where", FORKS)
 def test_after_a_fork_the_child_answers_by_itself(engine_name: str, where: str) -> None:  # P10
     command = [sys.executable, "-W", "error", "-m", "tests.runtime.pool.forking", engine_name, where]
