@@ -93,7 +93,7 @@ async def test_who_waits_too_long_for_an_instance_is_told_so(engine_name: str) -
 
 @pytest.mark.parametrize("kind", EXPECTED_ENGINES)
 def test_each_request_of_a_test_client_brings_an_event_loop_of_its_own(kind: str) -> None:  # T-2
-    """Where a module belongs to a thread it is compiled for each, which takes longer than any instance is waited for."""
+    """Where a module belongs to a thread it is compiled for each, which takes longer than an instance is waited for."""
     pool = make_pool(kind, 1, Limits(deadline=0.001))
     app = gated([Route("/", read("good")(Ran().endpoint("it")))], WasmPolicyChecker(pool), USUAL)
     client = TestClient(app)
