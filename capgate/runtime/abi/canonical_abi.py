@@ -131,7 +131,7 @@ class CanonicalCall:
         self._realloc = instance.function(REALLOC, 4, 1)
         self._check = instance.function(CHECK, 1, 1)
         self._post = instance.function(POST, 1, 0) if has_post else None
-        self._store = self._store_block if one_block else self._store_singly
+        self._one_block = one_block  # a bound method would make a cycle of it, and keep the instance
         self._reasons = Reasons(limits.output_bytes)
         self._image: MemoryImage | None = None
         self._is_asked = self._used = False
@@ -146,7 +146,8 @@ class CanonicalCall:
             raise AbiError("nested", "the instance is answering a question already")
         self._is_asked = True
         try:
-            at, taken = self._store(lowered, self._ready())
+            store = self._store_block if self._one_block else self._store_singly
+            at, taken = store(lowered, self._ready())
             pointer = self._check(at) & MASK
             result = self._load(pointer, taken)
             if self._post is not None:
