@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
+from starlette.testclient import TestClient
 from starlette.types import Message, Scope
 
 from capgate.checker.wasm import WasmPolicyChecker
@@ -88,6 +89,15 @@ async def test_who_waits_too_long_for_an_instance_is_told_so(engine_name: str) -
         app = gated([Route("/", read("good")(Ran().endpoint("it")))], WasmPolicyChecker(pool), USUAL)
         call = await Call(http_scope()).to(app)
     assert (call.status, call.json["reason"]) == (403, Reason.POOL_EXHAUSTED)
+
+
+@pytest.mark.parametrize("kind", EXPECTED_ENGINES)
+def test_each_request_of_a_test_client_brings_an_event_loop_of_its_own(kind: str) -> None:  # T-2
+    """Where a module belongs to a thread it is compiled for each, which takes longer than an instance is waited for."""
+    pool = make_pool(kind, 1, Limits(deadline=0.001))
+    app = gated([Route("/", read("good")(Ran().endpoint("it")))], WasmPolicyChecker(pool), USUAL)
+    client = TestClient(app)
+    assert [client.get("/").status_code for _ in range(5)] == [200] * 5
 
 
 # -- in pieces
