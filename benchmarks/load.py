@@ -243,11 +243,11 @@ async def attack(client: Client, engine: str, seconds: float) -> list[Step]:
         await asyncio.gather(*beats)
 
     alone = await measure(client, (engine, "foreign", "honest, alone"), seconds, honest)
-    until = perf_counter() + 1.75 * seconds  # from before the measurement until after it
+    until = perf_counter() + 3.25 * seconds  # from long before the measurement until after it
     attacking = client.keep_asking_many(BURNING_PATH, until, burnt, ATTACKERS, ATTACKERS)
     attack_task = asyncio.ensure_future(attacking)
-    await asyncio.sleep(seconds / 2)
-    attacked = await measure(client, (engine, "foreign", f"honest, {ATTACKERS} attack"), seconds, honest)
+    await asyncio.sleep(seconds)
+    attacked = await measure(client, (engine, "foreign", f"honest, {ATTACKERS} attack"), 2 * seconds, honest)
     attacked.attack = dict(burnt.refused)
     await attack_task
     return [alone, attacked]
