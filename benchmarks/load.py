@@ -243,11 +243,11 @@ async def attack(client: Client, engine: str, seconds: float) -> list[Step]:
         await asyncio.gather(*beats)
 
     alone = await measure(client, (engine, "foreign", "honest, alone"), seconds, honest)
-    until = perf_counter() + 1.75 * seconds  # from before the measurement until after it
+    until = perf_counter() + 3.25 * seconds  # from long before the measurement until after it
     attacking = client.keep_asking_many(BURNING_PATH, until, burnt, ATTACKERS, ATTACKERS)
     attack_task = asyncio.ensure_future(attacking)
-    await asyncio.sleep(seconds / 2)
-    attacked = await measure(client, (engine, "foreign", f"honest, {ATTACKERS} attack"), seconds, honest)
+    await asyncio.sleep(seconds)
+    attacked = await measure(client, (engine, "foreign", f"honest, {ATTACKERS} attack"), 2 * seconds, honest)
     attacked.attack = dict(burnt.refused)
     await attack_task
     return [alone, attacked]
@@ -327,25 +327,30 @@ def plot(steps: Sequence[Step], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = (("goodput", "answers a second"), ("innocent_p99", "innocent route, p99, ms"))
-    drawing, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for name, title in shown:
-        chart = axes[[shown_name for shown_name, _ in shown].index(name)]
+    drawing, axes = pyplot.subplots(1, 3, figsize=(16, 5), layout="constrained")
+    titles = {
+        "goodput_of_cpu": "good answers for a second of the server's processor time",
+        "innocent_p99": "innocent route, p99, ms",
+    }
+    for chart, (name, title) in zip(axes, titles.items(), strict=False):
         for key in dict.fromkeys((step.engine, step.policy) for step in steps):
             points = [step for step in steps if (step.engine, step.policy) == key and step.load.endswith(" x")]
             rates = [float(step.load.split()[0]) for step in points]
             chart.plot(rates, [getattr(step, name) for step in points], marker="o", label=", ".join(key))
-        chart.set(xscale="log", xticks=RATES, xticklabels=[f"{rate:g}" for rate in RATES], title=title)
-        chart.set(xlabel="asked, in multiples of the capacity", ylim=(0, None))
-        chart.legend()
+        chart.set_xscale("log", base=2)
+        chart.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        chart.set(title=title, xlabel="asked, in multiples of the capacity", ylim=(0, None))
     attacked = [step for step in steps if step.load.startswith("honest")]
     bars = {"innocent, median": "innocent_median", "innocent, p99": "innocent_p99", "longest turn": "longest_gap"}
+    width = 0.8 / max(len(attacked), 1)
     for number, step in enumerate(attacked):
-        places = [place + number * 0.8 / len(attacked) for place in range(len(bars))]
+        places = [place + (number - (len(attacked) - 1) / 2) * width for place in range(len(bars))]
         heights = [getattr(step, name) for name in bars.values()]
-        axes[2].bar(places, heights, 0.8 / len(attacked), label=f"{step.engine}, {step.load}")
-    axes[2].set(yscale="log", xticks=range(len(bars)), xticklabels=list(bars), title="under attack, ms")
-    axes[2].legend()
+        axes[2].bar(places, heights, width, label=f"{step.engine}, {step.load}")
+    axes[2].set_xticks(range(len(bars)), list(bars))
+    axes[2].set(yscale="log", title="under attack, ms")
+    for chart in axes:
+        chart.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     drawing.savefig(path)
 
 

@@ -322,12 +322,12 @@ class WasmPool:
         return self._call_as(self.call, turns, rank, input)
 
     def call_out_of_turn(self, input: PolicyInput) -> PolicyResult:
-        """Do what :meth:`call` does, for whoever cannot wait. What ran out of fuel lately has to: it raises
-        :class:`PoolExhausted`."""
+        """Do what :meth:`call` does, for whoever cannot wait. What ran out of fuel lately has to, and after a costly
+        call also what may: then this raises :class:`PoolExhausted`."""
         if current_loop() is None:
             return self._call_in_thread(input)
         turns, rank = self._here().turns, self._suspects.rank(input)
-        if rank == SUSPECT and not turns.is_free(rank):
+        if rank and (turns.suspended or (rank == SUSPECT and not turns.is_free(rank))):
             raise PoolExhausted("it ran out of fuel lately, and the event loop has to have its turn")
         return self._call_as(self.call, turns, rank, input)
 

@@ -143,13 +143,16 @@ class Question:
 
     def ask(self) -> None:
         """Get the answer, or the error, and wake who waits for it. Raises :class:`PoolExhausted` where there is nobody
-        to ask yet."""
+        to ask yet, and what ends the program, since whoever waited may be gone."""
         try:
             self.answer = self.call(self.input)
         except BaseException as error:
             if type(error) is PoolExhausted:
                 raise
             self.error = error
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self.done.set()
+                raise
         self.done.set()
 
     def give_up(self) -> None:
@@ -230,7 +233,7 @@ class Turns:
         try:
             await question.done.wait()
         finally:
-            if question in queue:
+            if question.answer is None and question in queue:
                 queue.remove(question)
         return question.outcome()
 
