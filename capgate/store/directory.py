@@ -44,7 +44,7 @@ from .store_reader import (
     read_record,
 )
 from .verifier import VerifiedPolicy, Verifier
-from .version_index import enter_version, forget_versions, published_as
+from .version_index import VERSIONS, enter_version, forget_versions, published_as
 
 #: Looks at a policy before it becomes active, and raises where it must not become that. An example is
 #: :func:`capgate.testing.golden.check_release`. A rollback reads no fixtures. Other writers wait meanwhile, and it must
@@ -396,6 +396,6 @@ def _sweep(tree: Folder, policies: Folder) -> None:
     for name in names_of(policies):
         with policies.enter(name) as folder:
             folder.sweep()
-            if folder.has(HISTORY):
-                with folder.enter(HISTORY) as history:
-                    history.sweep()
+            for inner in filter(folder.has, (HISTORY, VERSIONS)):
+                with folder.enter(inner) as records:
+                    records.sweep()

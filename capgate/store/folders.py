@@ -214,7 +214,8 @@ class Folder:
                     for file, data in files.items():
                         create_file(folder.descriptor, file, data)
                     os.fsync(folder.descriptor)
-                with suppress(ArtifactNotFound):
+                with suppress(FileNotFoundError):
+                    self._stat(name)
                     self.remove(name)
                 os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             except BaseException:

@@ -23,7 +23,7 @@ EXPECTED = {
     "look_back": {"whole"},
     "publish": {"published"},
     "activate": {"changed", "was active already", "StoreError lowers_version", "ArtifactNotFound"},
-    "rollback": {"changed", "StoreError moved", "StoreError not_recorded", "ArtifactNotFound"},
+    "rollback": {"changed", "StoreError moved", "StoreError not_recorded", "ReleasePruned"},
     "prune": {"pruned"},
 }
 ROLES = ("read", "read", "look_back", "publish", "activate", "activate", "rollback", "prune")
