@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Final
@@ -204,10 +204,7 @@ class PolicyStore(StoreReader):
             going = (*sorted(unused), *unused_modules(tree, unused, in_use))
             if not dry:
                 _sweep(tree, policies)
-                _remove(tree, going)
-                for name, gone in superseded.items():
-                    with policies.enter(name) as folder:
-                        forget_versions(folder, gone)
+                _remove(tree, policies, going, superseded)
         return going
 
     # -- how
@@ -355,12 +352,16 @@ def _distinct(records: list[Active]) -> list[str]:
     return list(dict.fromkeys(record.manifest for record in records))
 
 
-def _remove(tree: Folder, going: Iterable[str]) -> None:
+def _remove(tree: Folder, policies: Folder, going: Iterable[str], gone: Mapping[str, Iterable[Release]]) -> None:
+    """Remove the folders ``going``, and then the versions of the releases that are ``gone``, by name."""
     removed = False
     try:
         for digest in going:
             tree.remove(digest)
             removed = True
+        for name, releases in gone.items():
+            with policies.enter(name) as folder:
+                forget_versions(folder, releases)
     except StoreError as error:
         error.changed = removed
         raise
