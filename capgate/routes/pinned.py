@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.routing import Match, Mount
@@ -43,6 +43,18 @@ class Pinned(msgspec.Struct, eq=False):
     def path_format(self) -> Any:
         """The path for telemetry."""
         return getattr(self._route, "path_format", None)
+
+
+class Shown(msgspec.Struct, eq=False):
+    """A route that was found, and whose answer shows it in the scope, as those of FastAPI's do. Otherwise as above."""
+
+    _answer: tuple[Match, Any]
+    handle: Callable[[Scope, Receive, Send], Awaitable[None]]
+    path_format: Any
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        """Return what was found."""
+        return self._answer
 
 
 class PinnedMount(Mount):
@@ -130,10 +142,67 @@ class _Redirects:
         return Match.PARTIAL, {}
 
 
+#: All that starlette's own ``Router.app`` uses, from 0.49 to 1.10.
+_NAMES: Final = frozenset(
+    {
+        *("FULL", "Match", "NONE", "PARTIAL", "RedirectResponse", "URL", "default", "dict", "endswith"),
+        *("get_route_path", "handle", "lifespan", "matches", "redirect_slashes", "routes", "rstrip", "str", "update"),
+    }
+)
+
+
+@functools.cache
+def shows_route(run: Callable[..., Awaitable[None]]) -> bool | None:
+    """Say whether ``run``, the ``app`` of a router, shows the route in the scope, adds the answer and has it handled.
+
+    Returns ``None`` where it does anything else, or may do so at times. Whoever knows what it does can do the same
+    without it. It is known of what uses no other names than starlette's own does, and was tried to do nothing else.
+    """
+    if not _NAMES.issuperset(getattr(getattr(run, "__code__", None), "co_names", ("",))):
+        return None
+    shown = [_tried(run, kind) for kind in ("http", "websocket")]
+    return shown[0] if shown[0] is shown[1] else None
+
+
+class _Probe:
+    """A route that notes how it is handled."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        self.seen += [scope, dict(scope)]
+        return Match.FULL, {"endpoint": self, "path_params": {"name": "value"}}
+
+    async def handle(self, *given: Any) -> None:
+        self.seen += [*given, dict(given[0])]
+
+
+def _tried(run: Callable[..., Awaitable[None]], kind: str) -> bool | None:
+    async def channel(*_: Any) -> Any: ...
+
+    probe = _Probe()
+    before: Scope = {"type": kind, "path": "/", "method": "GET", "router": None, "headers": [], "query_string": b""}
+    scope = {**before}
+    try:
+        run(View((probe,), None), scope, channel, channel).send(None)  # type: ignore[attr-defined]  # a coroutine
+    except StopIteration:
+        pass
+    except Exception:
+        return None
+    after = {**before, "endpoint": probe, "path_params": {"name": "value"}}
+    for shown, added in ((False, {}), (True, {"route": probe})):
+        if probe.seen == [scope, before, scope, channel, channel, after | added] and scope == after | added:
+            return shown
+    return None
+
+
 def pin(reached: Found) -> Any:
     """Return what stands for the route that was found among the routes of its router."""
     entry, match, child = reached
     top = entry.top
+    if "route" in child and not entry.chain and entry.leaf:
+        return Shown((match, child), top.handle, getattr(top, "path_format", None))
     if not entry.chain:
         return (PinnedMount if isinstance(top, Mount) else Pinned)(top, (match, child), top.handle)
     route, context, answer = entry.selected, entry.context, child
