@@ -26,6 +26,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from ..errors import MalformedInput, ends_task
+from .canary import is_tested
 from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
 from .pinned import Rest, View, pin, shows_route
@@ -48,14 +49,15 @@ INSIDE: Final = RouterPlace(Router(), (), (), _NAMELESS)
 class Dispatch:
     """The choice of a route of ``router``. Called like an ASGI application."""
 
-    __slots__ = ("_run", "_shown", "_table", "_usual", "router")
+    __slots__ = ("_is_starlettes", "_run", "_shown", "_table", "_usual", "router")
 
     def __init__(self, router: Router) -> None:
         self.router = router
         #: The framework's own function, to be called with a view in place of the router.
         self._run: Any = type(router).app
+        self._is_starlettes = self._run is Router.app
         #: Whether the framework shows the route in the scope; ``None`` where only the framework can run one.
-        self._shown = shows_route(self._run)
+        self._shown = shows_route(self._run) if self._is_starlettes or is_tested("fastapi") else None
         self._table: Table | None = None
         #: Where the last request stood of which this is known, see :meth:`_is_usual`.
         self._usual: RouterPlace | None = None
@@ -94,7 +96,14 @@ class Dispatch:
                     own = getattr(endpoint, ATTRIBUTE, None)
                     if type(own) is not tuple or type(endpoint) is not FunctionType:
                         own = None
-                if self._shown is not None:
+                # The route runs itself where the framework would do no more: FastAPI at times notes which one it is for
+                # telemetry, limits forms, or has more to add.
+                if self._shown is not None and (
+                    self._is_starlettes
+                    or not (
+                        "fastapi.telemetry" in scope or "fastapi" in child or self.router.__dict__.get("form_limits")
+                    )
+                ):
                     run, added = entry.top.handle, child
                     if self._shown and "route" not in child:
                         child["route"] = entry.top

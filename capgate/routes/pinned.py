@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
-from starlette.routing import Match, Mount
+from starlette.routing import Match, Mount, Router
 from starlette.types import Receive, Scope, Send
 
 from .route_table import Found, Table
@@ -43,18 +43,6 @@ class Pinned(msgspec.Struct, eq=False):
     def path_format(self) -> Any:
         """The path for telemetry."""
         return getattr(self._route, "path_format", None)
-
-
-class Shown(msgspec.Struct, eq=False):
-    """A route that was found, and whose answer shows it in the scope, as those of FastAPI's do. Otherwise as above."""
-
-    _answer: tuple[Match, Any]
-    handle: Callable[[Scope, Receive, Send], Awaitable[None]]
-    path_format: Any
-
-    def matches(self, scope: Scope) -> tuple[Match, Any]:
-        """Return what was found."""
-        return self._answer
 
 
 class PinnedMount(Mount):
@@ -149,6 +137,14 @@ _NAMES: Final = frozenset(
         *("get_route_path", "handle", "lifespan", "matches", "redirect_slashes", "routes", "rstrip", "str", "update"),
     }
 )
+#: What FastAPI's own uses besides, from 0.143 to 0.165.
+_NAMES_OF_FASTAPI: Final = frozenset(
+    {
+        *("APIRoute", "Mount", "_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY", "_IncludedRouter", "_apply_router_form_limits"),
+        *("_get_fastapi_scope", "_match", "_match_low_priority", "_route_selected", "_update_scope", "app", "get"),
+        *("form_limits", "getattr", "isinstance", "original_route", "routing", "starlette_route"),
+    }
+)
 
 
 @functools.cache
@@ -157,8 +153,10 @@ def shows_route(run: Callable[..., Awaitable[None]]) -> bool | None:
 
     Returns ``None`` where it does anything else, or may do so at times. Whoever knows what it does can do the same
     without it. It is known of what uses no other names than starlette's own does, and was tried to do nothing else.
+    FastAPI's does more at times: see :meth:`~capgate.routes.dispatch.Dispatch.serve`.
     """
-    if not _NAMES.issuperset(getattr(getattr(run, "__code__", None), "co_names", ("",))):
+    names = {*getattr(getattr(run, "__code__", None), "co_names", ("",))}
+    if not names <= (_NAMES if run is Router.app else _NAMES | _NAMES_OF_FASTAPI):
         return None
     shown = [_tried(run, kind) for kind in ("http", "websocket")]
     return shown[0] if shown[0] is shown[1] else None
@@ -201,8 +199,6 @@ def pin(reached: Found) -> Any:
     """Return what stands for the route that was found among the routes of its router."""
     entry, match, child = reached
     top = entry.top
-    if "route" in child and not entry.chain and entry.leaf:
-        return Shown((match, child), top.handle, getattr(top, "path_format", None))
     if not entry.chain:
         return (PinnedMount if isinstance(top, Mount) else Pinned)(top, (match, child), top.handle)
     route, context, answer = entry.selected, entry.context, child
