@@ -334,8 +334,10 @@ class Memory(Checker):
             for part in wanted:
                 sole, resource = part.sole, part.fixed
                 kind: str | None
-                if sole is not None:
+                if sole is not None and resource is None and part.template:
                     kind, name, fixed = part.kind, params[sole], False
+                elif sole is not None:
+                    return False
                 elif type(resource) is Resource and not resource.attributes and resource.kind is not None:
                     kind, name = resource.kind, resource.id
                 elif resource is None and not part.template:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 
 import msgspec
@@ -93,7 +92,6 @@ def _response(
     return start, {"type": f"{response}.body", "body": body}
 
 
-@functools.lru_cache(maxsize=16)  # asked once for what is sent, and once to know it again
 def problem(decision_id: str, reason: str | None = None, status: int = STATUS) -> bytes:
     """Return the body of a denial: RFC 9457, with the decision id that the event in the log has too."""
     fields: dict[str, Any] = {

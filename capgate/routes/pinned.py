@@ -137,6 +137,8 @@ _NAMES: Final = frozenset(
         *("get_route_path", "handle", "lifespan", "matches", "redirect_slashes", "routes", "rstrip", "str", "update"),
     }
 )
+#: Without these nothing chooses a route.
+_CHOICE: Final = frozenset({"routes", "matches", "handle"})
 #: What FastAPI's own uses besides, from 0.143 to 0.165.
 _NAMES_OF_FASTAPI: Final = frozenset(
     {
@@ -155,8 +157,11 @@ def shows_route(run: Callable[..., Awaitable[None]]) -> bool | None:
     without it. It is known of what uses no other names than starlette's own does, and was tried to do nothing else.
     FastAPI's does more at times: see :meth:`~capgate.routes.dispatch.Dispatch.serve`.
     """
-    names = {*getattr(getattr(run, "__code__", None), "co_names", ("",))}
-    if not names <= (_NAMES if run is Router.app else _NAMES | _NAMES_OF_FASTAPI):
+    code = getattr(run, "__code__", None)
+    if code is None or code.co_freevars:  # as of a wrapper
+        return None
+    known = _NAMES if run is Router.app else _NAMES | _NAMES_OF_FASTAPI
+    if not _CHOICE <= {*code.co_names} <= known:
         return None
     shown = [_tried(run, kind) for kind in ("http", "websocket")]
     return shown[0] if shown[0] is shown[1] else None

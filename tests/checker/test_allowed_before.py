@@ -14,7 +14,7 @@ from capgate.checker.cached import KEYED, PATIENCE, SETTLED, CachedChecker, Memo
 from capgate.checker.local import LocalPolicyChecker
 from capgate.model import ALLOW, ANONYMOUS, Actor, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
 from capgate.policy import RuntimePolicy
-from capgate.routes.declare import Requirement
+from capgate.routes.declare import Parameter, Requirement
 
 from ..support.tools import examples
 from .test_cache_keys import Asked, actors, inputs, make, texts
@@ -22,6 +22,7 @@ from .test_cache_keys import Asked, actors, inputs, make, texts
 ENV = Environment("orders", "prod")
 PLAIN = ("action", "resource")
 NO_PARAMS: dict[str, str] = {}
+NAME = (Parameter("name"),)
 
 
 def read(id: str = "good") -> Requirement:
@@ -60,7 +61,10 @@ def test_what_is_known_to_be_allowed_is_allowed(
         part = Requirement(input.action, resource)
         params = NO_PARAMS
         if by_parameter and resource is not None and resource.id is not None:
-            part, params = Requirement(input.action, kind=resource.kind, sole="id"), {"id": resource.id}
+            part, params = (
+                Requirement(input.action, None, resource.kind, (Parameter("id"),), sole="id"),
+                {"id": resource.id},
+            )
         wanted = (part,)
         before = len(inner.asked)
         if remembering.allowed(wanted, params, input.actor, input.env):
@@ -149,14 +153,17 @@ def test_what_no_policy_may_be_asked_is_not_known(actor: Any, env: Any) -> None:
     [
         Requirement("db.read", Resource("sql_query", "good", {"a": "b"})),
         Requirement("db.read", Resource("sql_query", "good"), args_hash="body"),
-        Requirement("db.read", kind="sql_query", sole="name", args_hash="body"),
-        Requirement("db.read", kind=Odd("sql_query"), sole="name"),
+        Requirement("db.read", None, "sql_query", NAME, args_hash="body", sole="name"),
+        Requirement("db.read", None, Odd("sql_query"), NAME, sole="name"),
+        Requirement("db.read", Resource("sql_query", "bad"), "sql_query", NAME, sole="name"),
+        Requirement("db.read", Resource("sql_query", "bad"), "sql_query", sole="name"),
+        Requirement("db.read", kind="sql_query", sole="name"),
         Requirement(Odd("db.read"), Resource("sql_query", "good")),
         Requirement("db.read", Resource("sql_query", Odd("good"))),
         Requirement("db.read", Resource(None)),  # type: ignore[arg-type]
         Requirement("db.read", object()),  # type: ignore[arg-type]
         Requirement.parse("db.read", resource="sql_query:go{tail}"),
-        Requirement("db.read", kind="sql_query", sole="number"),
+        Requirement("db.read", None, "sql_query", (Parameter("number"),), sole="number"),
     ],
 )
 def test_what_is_not_the_same_question_is_not_known(part: Requirement) -> None:

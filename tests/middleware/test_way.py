@@ -77,6 +77,7 @@ DENIED = [
     *[("middleware/seal", "send"), ("middleware/seal", "_send_denied")] * 2,
     ("middleware/seal", "_is_denial"),
     ("middleware/request", "_shown_reason"),
+    ("enforcement/response", "problem"),
     ("middleware/request", "leave"),
     ("middleware/seal", "finish"),
 ]
