@@ -16,7 +16,7 @@ from .rivals import Asked, RawCall, all_rivals, missing, raw_calls
 from .targets import Target
 from .timing import Contender, interleave
 
-#: A check is at most so many raw i32 calls of its engine, where all of the question was written before and where nothing,
+#: A check is at most so many raw i32 calls of its engine, where nothing but the time is new and where everything is,
 RAW_CALLS = {"same": {"wasmer": 5.0, "wasmtime": 3.5}, "fresh": {"wasmer": 6.5, "wasmtime": 5.5}}
 #: takes with the largest document at most so many times what it takes with the smallest,
 GROWTH = 1.2
