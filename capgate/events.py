@@ -16,12 +16,12 @@ Other sinks run where the decision is made. Events are taken before the response
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -165,8 +165,8 @@ def flush(seconds: float = CLOSING) -> bool:
 
 
 def new_decision_id() -> str:
-    """Return 32 hex digits that no other decision has."""
-    return uuid.uuid4().hex
+    """Return 32 hex digits that no other decision has: all random, from the system."""
+    return os.urandom(16).hex()
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
@@ -277,34 +277,53 @@ def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool
     input, result, policy = decision.input, decision.result, decision.policy
     resource, actor = getattr(input, "resource", None), getattr(input, "actor", None)
     env = getattr(input, "env", facts.env)
-    reason = printable(getattr(result, "reason", None))
+    service, mode, action, kind, id, actor_id, reason, name, version, sha256, engine, method, path = _all_printable(
+        [
+            *(getattr(env, "service", None), getattr(env, "mode", None), getattr(input, "action", None)),
+            *(getattr(resource, "kind", None), getattr(resource, "id", None), getattr(actor, "id", None)),
+            *(getattr(result, "reason", None), getattr(policy, "name", None), getattr(policy, "version", None)),
+            *(getattr(policy, "sha256", None), getattr(policy, "engine", None), facts.method, facts.path),
+        ]
+    )
     event = DecisionEvent(
         event="capgate.decision",
         decision="allow" if type(result) is Allow or not counts else "deny",
         decision_id=decision.decision_id or new_decision_id(),
         timestamp=time.time_ns(),
-        service=printable(getattr(env, "service", None)) or "",
-        mode=printable(getattr(env, "mode", None)) or "",
-        action=printable(getattr(input, "action", None)),
-        resource_kind=printable(getattr(resource, "kind", None)),
-        resource_id=printable(getattr(resource, "id", None)),
+        service=service or "",
+        mode=mode or "",
+        action=action,
+        resource_kind=kind,
+        resource_id=id,
         actor_kind=_actor_kind(actor),
-        actor_id=printable(getattr(actor, "id", None)),
+        actor_id=actor_id,
         reason=reason if counts else None,
         would_deny=None if counts else reason or "",
         would_fit=None if counts or facts.fitting is None else printable(facts.fitting, FITTING_LIMIT),
         rule=None if counts else facts.rule,
         enforce=enforce,
-        policy=printable(getattr(policy, "name", None)),
-        policy_version=printable(getattr(policy, "version", None)),
-        policy_sha256=printable(getattr(policy, "sha256", None)),
-        engine=printable(getattr(policy, "engine", None)),
+        policy=name,
+        policy_version=version,
+        policy_sha256=sha256,
+        engine=engine,
         duration_us=None if facts.duration_us is None else round(facts.duration_us, 1),
-        method=printable(facts.method),
-        path=printable(facts.path),
+        method=method,
+        path=path,
         cause=None if facts.cause is None else describe(facts.cause),
     )
     _outlet.emit(event)
+
+
+_TEXTS: Final = frozenset({str, type(None)})
+
+
+def _all_printable(texts: Sequence[Any]) -> Sequence[str | None]:
+    """Return :func:`printable` of each of ``texts``. Nearly always that is what they are."""
+    if {*map(type, texts)} <= _TEXTS:
+        joined = "".join(filter(None, texts))
+        if len(joined) <= TEXT_LIMIT and joined.isascii() and joined.isprintable() and "\\" not in joined:
+            return texts
+    return [printable(text) for text in texts]
 
 
 def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:

@@ -8,8 +8,8 @@ module a manifest says it, and whoever signed that is trusted to have said the t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import ConfigError
@@ -19,6 +19,7 @@ from ..model import (
     ANONYMOUS,
     DEFAULT_ENVIRONMENT,
     REASONS,
+    Actor,
     Allow,
     Anonymous,
     CompilerTool,
@@ -39,6 +40,9 @@ from .base import ChangingChecker, Checker, FollowStatus
 from .local import LocalPolicyChecker
 from .wasm import WasmPolicyChecker
 
+if TYPE_CHECKING:
+    from ..routes.declare import Requirement
+
 #: Most decisions that are remembered.
 LARGEST: Final = 1_000_000
 #: How many are remembered where nobody says how many: as many different questions as a busy application has in a while.
@@ -46,6 +50,8 @@ LARGEST: Final = 1_000_000
 USUAL: Final = 4_096
 #: The parts of an input that a key can have. A policy that looks at anything else, as at the time, has no key.
 KEYED: Final = frozenset({"action", "actor", "args_hash", "mode", "resource", "service"})
+#: Most declarations of which it is known at once that they are allowed. More are looked up part by part.
+SETTLED: Final = 1_024
 #: Codes of capgate's own, which stand for faults; and an action that is unknown now may be registered later.
 _FAULTS: Final = REASONS - {Reason.MISSING_RESOURCE, Reason.NOT_IN_ALLOWLIST}
 #: Bytes of a reason that is remembered. Each part of an input fits into its slot, which bounds memory too; and so
@@ -57,6 +63,7 @@ ADMITTED: Final = 8
 #: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
 #: one question of :data:`ADMITTED`, until that was asked before.
 PATIENCE: Final = 256
+_NAMED: Final = frozenset({User, Service, CompilerTool})
 _ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
 _ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
 _U64: Final = 2**64
@@ -177,12 +184,16 @@ class Memory(Checker):
 
     __slots__ = (
         "_count",
+        "_env",
         "_guarded",
         "_key",
+        "_key_of_parts",
+        "_looks_further",
         "_missed",
         "_mortal",
         "_order",
         "_safe",
+        "_settled",
         "_turned_away",
         "asked",
         "known",
@@ -196,7 +207,11 @@ class Memory(Checker):
         super().__init__()
         self.asked = asked
         self.policy = asked.policy
-        self._key = key_function(asked.inputs) if size else _no_key
+        self._key, self._key_of_parts = key_functions(asked.inputs if size else None)
+        #: Whether the policy may look at anything else than action and resource.
+        self._looks_further = asked.inputs is None or not asked.inputs <= {"action", "resource"}
+        #: The environment that was last known to be short enough.
+        self._env: Environment | None = None
         self._safe = safe
         #: What expires: an answer that was an allow is none afterwards.
         self._mortal = None if asked.expires is None else asked
@@ -212,6 +227,8 @@ class Memory(Checker):
         #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
         self._order: deque[Key] = deque()
         self._missed = self._turned_away = 0
+        #: Declarations that are allowed whoever asks, wherever, by their identity.
+        self._settled: dict[int, Sequence[Requirement]] = {}
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -297,6 +314,58 @@ class Memory(Checker):
                 self._remember(key, input, result)
         return result
 
+    def allowed(self, wanted: Sequence[Requirement], params: Mapping[str, Any], actor: Actor, env: Environment) -> bool:
+        """Say whether all of ``wanted`` were allowed before, to ``actor`` if the policy looks at that.
+
+        It is for whoever need not make questions then. Where this says no, nothing is known: ask. Raises
+        :class:`LookupError` where a parameter is missing.
+        """
+        settled, known, env_known = self._settled, self.known, env is self._env
+        if self._missed >= PATIENCE or (self._mortal is not None and self._mortal.expired):
+            return False
+        if actor is not ANONYMOUS:
+            if type(actor) not in _NAMED:
+                return False
+            name = actor.id  # type: ignore[union-attr]  # these have one
+            if type(name) is not str or len(name) > _ACTOR or not name.isascii():
+                return False
+        if not env_known or settled.get(id(wanted)) is not wanted:
+            only_texts, fixed, count = not self._looks_further and env_known, True, 0
+            for part in wanted:
+                sole, resource = part.sole, part.fixed
+                kind: str | None
+                if sole is not None and resource is None and part.template:
+                    kind, name, fixed = part.kind, params[sole], False
+                elif sole is not None:
+                    return False
+                elif type(resource) is Resource and not resource.attributes and resource.kind is not None:
+                    kind, name = resource.kind, resource.id
+                elif resource is None and not part.template:
+                    kind = name = None
+                else:
+                    return False
+                if part.args_hash is not None:
+                    return False
+                action = part.action
+                if only_texts and type(action) is type(kind) is type(name) is str:
+                    key: Key | None = action, kind, name  # as _key_of_parts() makes it
+                else:
+                    key = self._key_of_parts(action, kind, name, actor, env, None)
+                if type(known.get(key)) is not Allow:
+                    return False
+                count += 1
+            if not count == len(wanted) > 0:
+                return False
+            self._env = env  # which is short, as there was a key
+            if fixed and only_texts and len(settled) < SETTLED:
+                settled[id(wanted)] = wanted
+        if self._missed:
+            self._missed = 0
+        if self._count is not None:
+            for _ in wanted:
+                self._count()
+        return True
+
     def _recall(self, key: Key | None, input: PolicyInput) -> PolicyResult | None:
         """Return what is known about ``input`` without a question. Nothing is known about what is malformed."""
         if self._safe and _is_safe(input, self._safe):
@@ -343,9 +412,19 @@ def is_keyed(inputs: frozenset[str] | None) -> bool:
 
 
 def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key | None]:
+    """Return the function of an input of :func:`key_functions`."""
+    return key_functions(inputs)[0]
+
+
+def key_functions(
+    inputs: frozenset[str] | None,
+) -> tuple[Callable[[PolicyInput], Key | None], Callable[[Any, Any, Any, Any, Any, Any], Key | None]]:
     """Return a function of an input that gives all that a policy which looks at ``inputs`` may tell inputs apart by.
 
-    It gives ``None`` for what is not to be remembered, and raises nothing. What is not in the key is looked at each
+    And one of its parts: action, kind and id of the resource, actor, environment and hash. It gives the same for an
+    input with these parts, without attributes and with the time of now.
+
+    Either gives ``None`` for what is not to be remembered, and raises nothing. What is not in the key is looked at each
     time: if one input with a key is well-formed, and no longer than it may be, so is every other. Action and resource
     are in every key, because checkers look at them whatever a policy does.
 
@@ -353,22 +432,34 @@ def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key |
     told by its identity that it was looked at before.
     """
     if inputs is None or not inputs <= KEYED:
-        return _no_key
+        return _no_key, _no_key
     looks_at_actor, looks_at_hash = "actor" in inputs, "args_hash" in inputs
     looks_at_mode, looks_at_service = "mode" in inputs, "service" in inputs
     looks_further = not inputs <= {"action", "resource"}
     known_env = DEFAULT_ENVIRONMENT
 
     def key(input: PolicyInput) -> Key | None:
-        nonlocal known_env
         if type(input) is not PolicyInput:
             return None
-        actor, env, digest, timestamp = input.actor, input.env, input.args_hash, input.timestamp
+        timestamp, resource = input.timestamp, input.resource
+        if type(timestamp) is not int or not 0 <= timestamp < _U64:
+            return None
+        kind = id = None
+        if resource is not None:
+            if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
+                return None
+            kind, id = resource.kind, resource.id
+            if type(kind) is not str:
+                return None
+        return key_of_parts(input.action, kind, id, input.actor, input.env, input.args_hash)
+
+    def key_of_parts(action: Any, kind: str | None, id: Any, actor: Any, env: Any, digest: Any) -> Key | None:
+        nonlocal known_env
         who = None
         if actor is not ANONYMOUS:
             actor_class = type(actor)
             if actor_class is User or actor_class is Service or actor_class is CompilerTool:
-                who = actor.id  # type: ignore[union-attr]  # they have one
+                who = actor.id
                 if type(who) is not str or len(who) > _ACTOR or not (who.isascii() or _fits(who, _ACTOR)):
                     return None
             elif actor_class is not Anonymous:
@@ -379,18 +470,10 @@ def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key |
             known_env = env
         if digest is not None and (type(digest) is not str or not _fits(digest, _HASH)):
             return None
-        if type(timestamp) is not int or not 0 <= timestamp < _U64:
+        if type(action) is not str or (type(id) is not str and id is not None):
             return None
-        action, resource = input.action, input.resource
-        if type(action) is not str:
+        if type(kind) is not str and (kind is not None or id is not None):
             return None
-        kind = id = None
-        if resource is not None:
-            if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
-                return None
-            kind, id = resource.kind, resource.id
-            if type(kind) is not str or (type(id) is not str and id is not None):
-                return None
         if not looks_further:
             return action, kind, id
         return (
@@ -404,10 +487,10 @@ def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key |
             digest if looks_at_hash else None,
         )
 
-    return key
+    return key, key_of_parts
 
 
-def _no_key(input: PolicyInput) -> None:
+def _no_key(*parts: Any) -> None:
     """Return ``None``: nothing is remembered."""
 
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from ..checker.base import PolicyChecker
 from ..errors import CapabilityDenied, PolicyUnavailable
 from ..limits import Limits
 from ..log_writer import BackgroundLogger
 from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
+from ..routes.seat import UNDECIDED
 from .capabilities import Capabilities, require_actor
 from .point import EnforcementPoint, deny_unasked
 
@@ -30,8 +31,16 @@ _HINT: Final = (
     " using(capabilities_for(checker, actor))"
 )
 
-#: The middleware sets it for each request; elsewhere :func:`using` does.
-CURRENT: Final[ContextVar[Capabilities]] = ContextVar("capgate.capabilities")
+
+class _Used(NamedTuple):
+    """What :func:`using` put in the place of the capabilities of ``request``, or of none."""
+
+    capabilities: Capabilities
+    request: Any
+
+
+#: Counts only in the request in which it was set, or outside of all: a request that began since has its own.
+_USED: Final[ContextVar[_Used | None]] = ContextVar("capgate.capabilities", default=None)
 
 
 def capabilities_for(
@@ -52,11 +61,11 @@ def capabilities_for(
 @contextmanager
 def using(capabilities: Capabilities) -> Iterator[Capabilities]:
     """Make ``capabilities`` the current ones inside the ``with``, also for worker threads and tasks started there."""
-    token = CURRENT.set(capabilities)
+    token = _USED.set(_Used(capabilities, UNDECIDED.get()))
     try:
         yield capabilities
     finally:
-        CURRENT.reset(token)
+        _USED.reset(token)
 
 
 def current() -> Capabilities:
@@ -65,12 +74,15 @@ def current() -> Capabilities:
     Raises :class:`CapabilityDenied` (``policy_unavailable``) where there are none. The log says so the first time: it
     may be that the application has no :class:`~capgate.CapabilityMiddleware` at all.
     """
-    capabilities = CURRENT.get(None)
-    if capabilities is None:
-        _warn_once()
-        missing = PolicyUnavailable(_HINT)
-        raise CapabilityDenied(deny_unasked(missing, None, {})) from missing
-    return capabilities
+    request, used = UNDECIDED.get(), _USED.get()
+    if used is not None and used.request is request:
+        return used.capabilities
+    capabilities = getattr(request, "capabilities", None)
+    if isinstance(capabilities, Capabilities):
+        return capabilities
+    _warn_once()
+    missing = PolicyUnavailable(_HINT)
+    raise CapabilityDenied(deny_unasked(missing, None, {})) from missing
 
 
 @lru_cache(maxsize=1)

@@ -90,6 +90,10 @@ class EnforcementPoint:
         self.log.would_deny(denial, facts)
         return Decision(denial.input, ALLOW, denial.decision_id, denial.policy)
 
+    def may_report_allow(self, asked: Checker) -> bool:
+        """Say whether :meth:`report_allow` may have something to write of an allow of ``asked``."""
+        return self._samples_allows or asked.monitors_rules
+
     def report_allow(self, asked: Checker, input: PolicyInput, facts: Callable[[], RequestFacts]) -> None:
         """Write the event of an allow, always if a rule of ``asked`` that only monitors would have denied ``input``.
 

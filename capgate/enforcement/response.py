@@ -57,11 +57,15 @@ async def refuse(
     """
     try:
         if scope.get("type") == "http":
-            empty = scope.get("method") == "HEAD"
-            await _respond(send, "http.response", decision_id, reason, challenge, empty=empty)
+            start, body = _response("http.response", decision_id, reason, challenge)
+            if scope.get("method") == "HEAD":
+                body["body"] = b""
+            await send(start)
+            await send(body)
         elif scope.get("type") == "websocket":
             if not accepted and "websocket.http.response" in (scope.get("extensions") or {}):
-                await _respond(send, "websocket.http.response", decision_id, reason)
+                for message in _response("websocket.http.response", decision_id, reason):
+                    await send(message)
             else:
                 text = (printable(reason) or "")[:CLOSE_REASON]
                 await send({"type": "websocket.close", "code": CLOSE_CODE, "reason": text})
@@ -69,15 +73,9 @@ async def refuse(
         _log.debug("a denial could not be sent: %s", type(error).__name__)
 
 
-async def _respond(
-    send: Send,
-    response: str,
-    decision_id: str,
-    reason: str | None,
-    challenge: str | None = None,
-    *,
-    empty: bool = False,
-) -> None:
+def _response(
+    response: str, decision_id: str, reason: str | None, challenge: str | None = None
+) -> tuple[Message, Message]:
     status = STATUS if challenge is None else LOGIN_STATUS
     body = problem(decision_id, reason, status)
     headers = [
@@ -90,8 +88,8 @@ async def _respond(
         headers.append((b"www-authenticate", challenge.encode("ascii")))
     if reason == Reason.POOL_EXHAUSTED:  # which only a client sees that may know it
         headers.append((b"retry-after", RETRY_AFTER))
-    await send({"type": f"{response}.start", "status": status, "headers": headers})
-    await send({"type": f"{response}.body", "body": b"" if empty else body})
+    start = {"type": f"{response}.start", "status": status, "headers": headers}
+    return start, {"type": f"{response}.body", "body": body}
 
 
 def problem(decision_id: str, reason: str | None = None, status: int = STATUS) -> bytes:

@@ -18,20 +18,21 @@ from starlette.types import Receive, Scope
 
 from ..checker.base import DENIED as DENIAL
 from ..checker.base import Checker, decisions, denial_for
+from ..checker.cached import Memory
 from ..enforcement.capabilities import Capabilities
-from ..enforcement.current import CURRENT
 from ..enforcement.point import actor_in_time
 from ..enforcement.response import LOGIN_STATUS, asks_for_login
 from ..errors import ActorUnknown, ends_task
 from ..events import DecisionLog, RequestFacts, new_decision_id
 from ..log_writer import BackgroundLogger
-from ..model import ACTORS, ALLOW, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
+from ..model import ACTORS, ANONYMOUS, Actor, Allow, Decision, Deny, PolicyInput, PolicyResult, Reason
 from ..routes.declare import Requirements
 from ..routes.dispatch import INSIDE
 from ..routes.fitting import fitting_for
 from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .actors import actor_from_user
 from .bodies import Chunks, HashedBody
 from .request_state import RequestState
 from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
@@ -44,8 +45,8 @@ _GATED: Final = frozenset({"http", "websocket"})
 #: surrogates.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]")
 
-#: What :meth:`GatedRequest.leave` undoes: the seat and the state that were in the scope, and two context variables.
-Entered = tuple["Seat | None", RequestState, "Token[Capabilities]", "Token[SeatedRequest | None]"]
+#: What :meth:`GatedRequest.leave` undoes: the seat and the state that were in the scope, and a context variable.
+Entered = tuple["Seat | None", RequestState, "Token[SeatedRequest | None]"]
 
 
 class GatedRequest(Seal, eq=False):
@@ -53,16 +54,19 @@ class GatedRequest(Seal, eq=False):
 
     _startup: Startup = msgspec.field(default=None)  # type: ignore[assignment]  # given always, after what has defaults
     _point: RequestPoint | None = None  # none while nothing has started
-    _capabilities: Capabilities | None = None
+    _capabilities: Capabilities | None = None  # once somebody looks at them
+    _path: str = ""  # the path that was looked at last, and is well-formed
     _actor: Any = None  # who asks, or an awaitable of it
+    _admitted: Actor | None = None  # who was allowed something last
+    _recalled: tuple[Requirements, Any, Actor] | None = None  # what was allowed last, if without a question
     _inputs: Sequence[PolicyInput] = ()  # what is asked, where the answer has to be waited for
-    _input: PolicyInput | None = None  # what was asked last
+    _input: PolicyInput | None = None  # what was asked last, see _question
     _asked: Checker | None = None  # what gave the last answer
     _resolved: Any = None  # what a resolver was asked about last
     by_resolver: bool = False
     undeclared: tuple[Any, str] | None = None
     replay: Receive | None = None
-    _started: int = msgspec.field(default_factory=time.time_ns)
+    _started: int = 0  # when a question was made, in nanoseconds since the epoch
 
     # -- at the gate
 
@@ -74,13 +78,18 @@ class GatedRequest(Seal, eq=False):
         scope, point = self.scope, self._point
         if point is None:
             return None
-        path, place = scope.get("path"), point.place
+        path, place = scope.get("path"), point.begin
         usual = type(path) is str and path.isascii() and path.isprintable() and type(scope.get("method")) is str
-        if not usual or scope.get("type") != "http" or type(place) is not RouterPlace:
+        if not usual or place is None or scope.get("type") != "http":
             return None
-        self.by_resolver = point.by_resolver
-        outer = scope.get(SEAT)
-        return self._let_in(point, Seat(self, place, False, outer), outer)
+        self._path = path  # type: ignore[assignment]  # it is text, see above
+        if point.by_resolver:
+            self.by_resolver = True
+        # As _let_in() does, without its frame.
+        outer, shared = scope.get(SEAT), scope.get("state")
+        scope[SEAT] = Seat(self, place, False, outer)
+        scope["state"] = state = RequestState({} if shared is None else shared, self)
+        return outer, state, UNDECIDED.set(self)
 
     async def enter(self, receive: Receive) -> Entered | None:
         """Let the request in as far as the routers of the application, until :meth:`leave`; ``None`` if it is denied.
@@ -100,7 +109,7 @@ class GatedRequest(Seal, eq=False):
             self.by_resolver = point.by_resolver
             place, outer = point.place, scope.get(SEAT)
             if isinstance(place, RouterPlace):
-                return self._let_in(point, Seat(self, place, False, outer), outer)
+                return self._let_in(Seat(self, place, False, outer), outer)
             if isinstance(place, Exception):
                 raise place
             params = scope.get("path_params", {})
@@ -111,22 +120,27 @@ class GatedRequest(Seal, eq=False):
                 admitted = await self.admit(scope, receive, asked, requirements, params)
             if admitted is not True:
                 return None
-            return self._let_in(point, Seat(self, INSIDE, True, outer), outer)
+            return self._let_in(Seat(self, INSIDE, True, outer), outer)
         except BaseException as error:
             if ends_task(error):
                 raise
             self.deny(scope, error)
             return None
 
-    def _let_in(self, point: RequestPoint, seat: Seat, outer: Seat | None) -> Entered:
-        scope, actor = self.scope, self._actor
-        if actor is not None and type(actor) not in ACTORS:
-            actor = None
+    def _let_in(self, seat: Seat, outer: Seat | None) -> Entered:
+        scope = self.scope
         shared = scope.get("state")
-        self._capabilities = capabilities = Capabilities(point, actor, point.actor, scope, self)
         scope[SEAT] = seat
-        scope["state"] = state = RequestState({} if shared is None else shared, capabilities)
-        return outer, state, CURRENT.set(capabilities), UNDECIDED.set(self)
+        scope["state"] = state = RequestState({} if shared is None else shared, self)
+        return outer, state, UNDECIDED.set(self)
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the application asks with; ``None`` while nothing has started."""
+        capabilities, point = self._capabilities, self._point
+        if capabilities is None and point is not None:
+            self._capabilities = capabilities = Capabilities(point, self._admitted, point.actor, self.scope, self)
+        return capabilities
 
     def leave(self, entered: Entered) -> None:
         """Undo :meth:`enter`.
@@ -134,7 +148,7 @@ class GatedRequest(Seal, eq=False):
         The scope of a request that is over holds nothing that holds the request. So both are gone at once, with body
         and all, and not when garbage is collected.
         """
-        outer, state, current, undecided = entered
+        outer, state, undecided = entered
         scope = self.scope
         if outer is None:
             scope.pop(SEAT, None)
@@ -142,10 +156,11 @@ class GatedRequest(Seal, eq=False):
             scope[SEAT] = outer
         if scope.get("state") is state:
             scope["state"] = state.shared
-        self._capabilities = None  # which have the request
-        self.ended = self._startup.ends_capabilities
-        try:
-            CURRENT.reset(current)
+        if self._capabilities is not None:
+            self._capabilities = None  # which have the request
+        if self._startup.ends_capabilities:
+            self.ended = True
+        try:  # noqa: SIM105  # suppress() costs as much as all of this
             UNDECIDED.reset(undecided)
         except ValueError:  # a coroutine that is closed by the garbage collector, thus in another context
             pass
@@ -182,40 +197,59 @@ class GatedRequest(Seal, eq=False):
         if self._state == DENIED or point is None:
             return False
         path = scope["path"]
-        if not (path.isascii() and path.isprintable()) and not self._is_well_formed(scope, point):
+        if path is not self._path and not self._is_well_formed(scope, point):
             return False
         if status != "declared":
             return self._admit_unasked(scope, point, status)
-        actor: Any = point.actor(scope)
+        find = point.actor
+        actor: Any = ANONYMOUS if find is actor_from_user and "user" not in scope else find(scope)
         self._actor = actor
         if type(actor) not in ACTORS:
             return None
+        asked = point.steady
+        if asked is None:
+            asked = point.checker.current
+        self._asked = asked
+        if (
+            type(asked) is Memory
+            and not (point.looks_at_allows and point.may_report_allow(asked))
+            and asked.allowed(requirements, params, actor, point.env)
+        ):
+            # Nearly every request. No question is made, unless somebody wants to know what it would have been.
+            self._recalled = requirements, params, actor
+            self._state = OPEN
+            self._admitted = actor
+            if self._capabilities is not None:
+                self._capabilities.actor = actor
+            return True
+        return self._ask_now(scope, point, asked, requirements, params)
+
+    def _ask_now(
+        self, scope: Scope, point: RequestPoint, asked: Checker, requirements: Requirements, params: Any
+    ) -> bool | None:
+        """Say whether ``asked`` allows each of ``requirements``, or ``None`` where that has to be waited for."""
+        self._recalled = None
+        self._started = time.time_ns()
         if len(requirements) == 1:
             first = requirements[0]
             if first.args_hash is None:
-                # Nearly every request: nothing is called here that need not be.
                 resource = first.resource(params) if first.template else first.fixed
+                actor = self._actor
                 self._input = input = PolicyInput(first.action, actor, resource, None, point.env, self._started)
-                asked = point.steady
-                if asked is None:
-                    asked = point.checker.current
-                self._asked = asked
                 answer = asked.answer_now(input)
-                if answer is ALLOW or type(answer) is Allow:
+                if type(answer) is Allow:
                     self._state = OPEN
-                    capabilities = self._capabilities
-                    if capabilities is not None:
-                        capabilities.actor = actor
+                    self._admitted = actor
+                    if self._capabilities is not None:
+                        self._capabilities.actor = actor
                     if point.looks_at_allows:
                         self._report_allows(scope, point, (input,))
                     return True
                 if answer is not None:  # asked again, it might become another one
                     return self._settle(scope, answer) and self._open(scope, point, (), actor)
                 self._inputs = (input,)
-                return None
         elif not _needs_body(requirements):
             inputs = self._questions(point, requirements, params, None)
-            self._asked = asked = point.checker.current
             results = asked.answer_many_now(inputs)
             if results is not None:
                 return self._conclude(scope, point, inputs, decisions(results, len(inputs)), None)
@@ -234,6 +268,7 @@ class GatedRequest(Seal, eq=False):
             asked = self._asked or point.checker.current
             results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
         else:
+            self._started = time.time_ns()
             actor = self._actor
             if inspect.isawaitable(actor):
                 self._actor = None
@@ -280,6 +315,7 @@ class GatedRequest(Seal, eq=False):
         if self._state == DENIED:
             return False
         self._state = OPEN
+        self._admitted = actor
         if self._capabilities is not None:
             self._capabilities.actor = actor
         if point.looks_at_allows:  # now, because until here it could still become a denial
@@ -316,11 +352,11 @@ class GatedRequest(Seal, eq=False):
 
     def _is_well_formed(self, scope: Scope, point: RequestPoint) -> bool:
         """Say whether path and method are such that a router can be asked about them; else the request is denied."""
-        path = scope.get("path")
+        path: Any = scope.get("path")
         if type(path) is str and (scope["type"] != "http" or type(scope.get("method")) is str):
-            if path.isascii() and path.isprintable():
-                return True
-            if not point.strict_paths or _UNCLEAN.search(path) is None:
+            clean = (path.isascii() and path.isprintable()) or _UNCLEAN.search(path) is None
+            if clean or not point.strict_paths:
+                self._path = path
                 return True
         self._deny(scope, DENIAL[Reason.MALFORMED_INPUT])
         return False
@@ -358,7 +394,7 @@ class GatedRequest(Seal, eq=False):
             duration, fitting = self._duration_us(), self._fitting(scope, denial)
             facts = RequestFacts.of(scope, duration_us=duration, cause=cause, env=point.env, fitting=fitting)
             policy = (self._asked or point.checker).policy
-            settled = point.settle_denial(Decision(self._input, denial, new_decision_id(), policy), facts)
+            settled = point.settle_denial(Decision(self._question(), denial, new_decision_id(), policy), facts)
         except Exception as error:
             self._deny(scope, denial, error)
             return False
@@ -382,7 +418,7 @@ class GatedRequest(Seal, eq=False):
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
         self._reason = denial.reason
         if self._startup.challenge is not None:
-            self._challenge = self._challenge_for(self._input, denial)
+            self._challenge = self._challenge_for(self._question(), denial)
             if self._challenge is not None and scope.get("type") == "http":
                 self._status = LOGIN_STATUS
         self._denial_id = new_decision_id()
@@ -393,7 +429,7 @@ class GatedRequest(Seal, eq=False):
             else:
                 policy, env, log = (self._asked or point.checker).policy, point.env, point.log
             facts = RequestFacts.of(scope, duration_us=self._duration_us(), cause=cause, env=env)
-            log.denied(Decision(self._input, denial, self._denial_id, policy), facts)
+            log.denied(Decision(self._question(), denial, self._denial_id, policy), facts)
         except Exception as error:  # whatever it was, the denial stands
             _log.error("a denial could not be reported: %s", type(error).__name__)
 
@@ -403,8 +439,18 @@ class GatedRequest(Seal, eq=False):
         for input in inputs:
             point.report_allow(asked, input, lambda: RequestFacts.of(scope, duration_us=self._duration_us()))
 
+    def _question(self) -> PolicyInput | None:
+        """Return what was asked last, or would have been had the answer not been known; ``None`` for nothing."""
+        recalled, point = self._recalled, self._point
+        if recalled is not None and point is not None:
+            requirements, params, actor = recalled
+            last = requirements[-1]
+            self._recalled = None
+            self._input = PolicyInput(last.action, actor, last.resource(params), None, point.env, time.time_ns())
+        return self._input
+
     def _duration_us(self) -> float:
-        return (time.time_ns() - self._started) / 1_000
+        return (time.time_ns() - self._started) / 1_000 if self._started else 0.0
 
 
 def _needs_body(requirements: Requirements) -> bool:

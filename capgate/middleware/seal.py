@@ -78,6 +78,8 @@ class Seal(msgspec.Struct, eq=False):
             if not self._began:
                 self._began = message["type"] in _BEGINNINGS
             return self._send(message)
+        if self._state == DENIED and not self._over and not self._began:
+            return self._send_denied(message)
         return self._send_sealed(message)
 
     async def _send_sealed(self, message: Message) -> None:

@@ -72,7 +72,16 @@ class RequestPoint(EnforcementPoint):
     needs, and where that is not certain, the reason.
     """
 
-    __slots__ = ("actor", "by_resolver", "passes_unknown_routes", "place", "public", "resolver", "strict_paths")
+    __slots__ = (
+        "actor",
+        "begin",
+        "by_resolver",
+        "passes_unknown_routes",
+        "place",
+        "public",
+        "resolver",
+        "strict_paths",
+    )
 
     def __init__(
         self,
@@ -102,6 +111,8 @@ class RequestPoint(EnforcementPoint):
             None if resolver is None else functools.partial(_resolved, resolver)
         )
         self.place = place
+        #: The same where there is a router.
+        self.begin: RouterPlace | None = place if type(place) is RouterPlace else None
 
 
 def _resolved(resolver: Resolver, scope: Scope) -> Needed:

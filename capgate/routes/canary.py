@@ -54,6 +54,12 @@ def check_versions(log: Logger) -> None:
         log.warning("not tested with %s", ", ".join(shown for shown in versions() if shown.split()[0] in untested))
 
 
+@functools.cache
+def is_tested(name: str) -> bool:
+    """Say whether the version of that framework is one that was tested."""
+    return _is_tested(name, _version(name))
+
+
 def _is_tested(name: str, shown: str) -> bool:
     """Say whether the numbers of the version are in the range that was tested; of the newest, any patch."""
     parts = tuple(int(part) for part in re.findall(r"[0-9]+", shown)[:3])

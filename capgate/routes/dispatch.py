@@ -16,24 +16,27 @@ matches without an endpoint, a router that dispatches in its own way, one that c
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any, Final
 
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
-from starlette.routing import Match, Router
+from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from ..errors import MalformedInput, ends_task
+from .canary import is_tested
 from .declare import ATTRIBUTE, Requirements, declared, inherit
 from .framework import DEPTH, USUAL, Unresolvable
-from .pinned import Pinned, Rest, View, pin
+from .pinned import Rest, View, pin, shows_route
 from .precedence import Needed, RouterPlace, rest, step
-from .route_table import STALE, Found, Table
+from .route_table import FULL, STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .ungated import note_ungated
 from .unrouted import is_not_allowed
+
+Run = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NOTHING: Final[Needed] = ("undeclared", ())
 _DELEGATED: Final[tuple[Asked, Requirements]] = ("delegated", ())
@@ -46,13 +49,18 @@ INSIDE: Final = RouterPlace(Router(), (), (), _NAMELESS)
 class Dispatch:
     """The choice of a route of ``router``. Called like an ASGI application."""
 
-    __slots__ = ("_run", "_table", "router")
+    __slots__ = ("_is_starlettes", "_run", "_shown", "_table", "_usual", "router")
 
     def __init__(self, router: Router) -> None:
         self.router = router
         #: The framework's own function, to be called with a view in place of the router.
         self._run: Any = type(router).app
+        self._is_starlettes = self._run is Router.app
+        #: Whether the framework shows the route in the scope; ``None`` where only the framework can run one.
+        self._shown = shows_route(self._run) if self._is_starlettes or is_tested("fastapi") else None
         self._table: Table | None = None
+        #: Where the last request stood of which this is known, see :meth:`_is_usual`.
+        self._usual: RouterPlace | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         seat = scope.get(SEAT)
@@ -68,7 +76,9 @@ class Dispatch:
         """Pass the request on to the route that it reaches, once that was asked about and allowed."""
         request = seat.request
         admitted: bool | None = False
+        run: Run | None = None
         view: View | Rest | None = None
+        added: Any = None  # what the framework would add to the scope, where the route is run without it
         inner: Seat | None = None
         try:
             if "router" not in scope:
@@ -78,21 +88,42 @@ class Dispatch:
             if table is None or reached is STALE:
                 table = self._table = Table(self.router)
                 reached = table.find(scope)
-            quick: tuple[tuple[Asked, Requirements], Any] | None = None
-            if reached is not None and seat.place.router is self.router and not seat.place.always:
-                entry, match, child = reached
-                if match is Match.FULL and entry.simple and not entry.leading:
-                    # Nearly every request: a function that declares something itself, and nothing else is asked.
-                    own = getattr(child["endpoint"], ATTRIBUTE, None)
-                    if type(own) is tuple and own and type(child["endpoint"]) is FunctionType:
-                        quick = ("declared", own), child["path_params"]
-                        pinned = Pinned(entry.top, (match, child), entry.top.handle)
-                        view = View((pinned,), self.router.__dict__.get("form_limits"))
-            if quick is None or request.by_resolver:
-                view, quick = self._view(reached, table, scope), None
-            for at in (seat,) if seat.outer is None else outermost_first(seat):
+            own: Any = None
+            if reached is not None and reached[1] is FULL and reached[0].leaf:
+                entry, _, child = reached
+                if seat.outer is None and (seat.place is self._usual or self._is_usual(seat)):
+                    endpoint = child["endpoint"]
+                    own = getattr(endpoint, ATTRIBUTE, None)
+                    if type(own) is not tuple or type(endpoint) is not FunctionType:
+                        own = None
+                # The route runs itself where the framework would do no more: FastAPI at times notes which one it is for
+                # telemetry, limits forms, or has more to add.
+                if self._shown is not None and (
+                    self._is_starlettes
+                    or not (
+                        "fastapi.telemetry" in scope or "fastapi" in child or self.router.__dict__.get("form_limits")
+                    )
+                ):
+                    run, added = entry.top.handle, child
+                    if self._shown and "route" not in child:
+                        child["route"] = entry.top
+            if run is None:
+                view = self._view(reached, table, scope)
+                run = functools.partial(self._run, view)
+            if own:  # nearly every request: a function that declares something itself, and nothing else is asked
+                params = child["path_params"]
+                admitted = request.admit_now(scope, receive, "declared", own, params)
+                if admitted is None:
+                    admitted = await request.admit(scope, receive, "declared", own, params)
+                if request.replay is not None:
+                    receive, request.replay = request.replay, None
+                inner = Seat(request, INSIDE, True)
+                seats: Sequence[Seat] = ()
+            else:
+                seats = (seat,) if seat.outer is None else outermost_first(seat)
+            for at in seats:
                 request = at.request
-                needed, params = self._needed(at, reached, scope) if quick is None or at is not seat else quick
+                needed, params = self._needed(at, reached, scope)
                 if type(needed) is RouterPlace:
                     arm(needed.router)
                     admitted = not request.denied
@@ -117,16 +148,26 @@ class Dispatch:
                 raise
             admitted = False
             request.deny(scope, error)
-        if admitted is True:
+        if admitted is True and run is not None:
+            if added is not None:
+                scope.update(added)
             scope[SEAT] = inner
             try:
-                await self._run(view, scope, receive, send)
+                await run(scope, receive, send)
             finally:
                 scope[SEAT] = seat
             return
         if request is not seat.request:
             seat.request.stand_aside()
         await request.refuse(scope, send)
+
+    def _is_usual(self, seat: Seat) -> bool:
+        """Say whether only what a route declares itself counts where ``seat`` is, and remember where that was."""
+        place = seat.place
+        if place.router is not self.router or place.always or seat.request.by_resolver:
+            return False
+        self._usual = place  # which belongs to one gate
+        return True
 
     def _needed(
         self, seat: Seat, reached: Found | None, scope: Scope
@@ -140,7 +181,7 @@ class Dispatch:
             return request.resolve(scope)
         if place.router is not self.router:
             place = entered(place, self.router, scope)
-        if reached is None or reached[1] is not Match.FULL:
+        if reached is None or reached[1] is not FULL:
             return (rest(place) if place.always else _NOTHING), scope.get("path_params")
         entry, _, child = reached
         endpoint = child["endpoint"]
@@ -169,7 +210,7 @@ class Dispatch:
 
     def _view(self, reached: Found | None, table: Table, scope: Scope) -> View | Rest:
         """Return what the framework is to run in place of the router, before anything is waited for."""
-        if reached is None or reached[1] is not Match.FULL:
+        if reached is None or reached[1] is not FULL:
             return Rest(self.router, table, scope, reached)
         return View((pin(reached),), self.router.__dict__.get("form_limits"))
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from starlette.routing import Match, Mount
+from starlette.routing import Match, Mount, Router
 from starlette.types import Receive, Scope, Send
 
 from .route_table import Found, Table
@@ -128,6 +128,76 @@ class _Redirects:
             return _NOT  # type: ignore[no-any-return]
         self.path_format = getattr(reached[0].route, "path_format", None)
         return Match.PARTIAL, {}
+
+
+#: All that starlette's own ``Router.app`` uses, from 0.49 to 1.10.
+_NAMES: Final = frozenset(
+    {
+        *("FULL", "Match", "NONE", "PARTIAL", "RedirectResponse", "URL", "default", "dict", "endswith"),
+        *("get_route_path", "handle", "lifespan", "matches", "redirect_slashes", "routes", "rstrip", "str", "update"),
+    }
+)
+#: Without these nothing chooses a route.
+_CHOICE: Final = frozenset({"routes", "matches", "handle"})
+#: What FastAPI's own uses besides, from 0.143 to 0.165.
+_NAMES_OF_FASTAPI: Final = frozenset(
+    {
+        *("APIRoute", "Mount", "_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY", "_IncludedRouter", "_apply_router_form_limits"),
+        *("_get_fastapi_scope", "_match", "_match_low_priority", "_route_selected", "_update_scope", "app", "get"),
+        *("form_limits", "getattr", "isinstance", "original_route", "routing", "starlette_route"),
+    }
+)
+
+
+@functools.cache
+def shows_route(run: Callable[..., Awaitable[None]]) -> bool | None:
+    """Say whether ``run``, the ``app`` of a router, shows the route in the scope, adds the answer and has it handled.
+
+    Returns ``None`` where it does anything else, or may do so at times. Whoever knows what it does can do the same
+    without it. It is known of what uses no other names than starlette's own does, and was tried to do nothing else.
+    FastAPI's does more at times: see :meth:`~capgate.routes.dispatch.Dispatch.serve`.
+    """
+    code = getattr(run, "__code__", None)
+    if code is None or code.co_freevars:  # as of a wrapper
+        return None
+    known = _NAMES if run is Router.app else _NAMES | _NAMES_OF_FASTAPI
+    if not _CHOICE <= {*code.co_names} <= known:
+        return None
+    shown = [_tried(run, kind) for kind in ("http", "websocket")]
+    return shown[0] if shown[0] is shown[1] else None
+
+
+class _Probe:
+    """A route that notes how it is handled."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def matches(self, scope: Scope) -> tuple[Match, Any]:
+        self.seen += [scope, dict(scope)]
+        return Match.FULL, {"endpoint": self, "path_params": {"name": "value"}}
+
+    async def handle(self, *given: Any) -> None:
+        self.seen += [*given, dict(given[0])]
+
+
+def _tried(run: Callable[..., Awaitable[None]], kind: str) -> bool | None:
+    async def channel(*_: Any) -> Any: ...
+
+    probe = _Probe()
+    before: Scope = {"type": kind, "path": "/", "method": "GET", "router": None, "headers": [], "query_string": b""}
+    scope = {**before}
+    try:
+        run(View((probe,), None), scope, channel, channel).send(None)  # type: ignore[attr-defined]  # a coroutine
+    except StopIteration:
+        pass
+    except Exception:
+        return None
+    after = {**before, "endpoint": probe, "path_params": {"name": "value"}}
+    for shown, added in ((False, {}), (True, {"route": probe})):
+        if probe.seen == [scope, before, scope, channel, channel, after | added] and scope == after | added:
+            return shown
+    return None
 
 
 def pin(reached: Found) -> Any:

@@ -23,6 +23,9 @@ Found = tuple[Entry, Match, Any]
 #: In place of what was found: the table is of other routes.
 STALE: Final[Any] = object()
 
+#: What a route says of a request that is its own. By a name, because looking it up takes as long as a call otherwise.
+FULL: Final = Match.FULL
+_NONE: Final = Match.NONE
 #: How long one answer may be to be kept for a path.
 _KEPT: Final = 64
 #: From how many routes on their regular expressions are asked before their ``matches``.
@@ -113,7 +116,7 @@ class RoutesVersion:
 class Table(RoutesVersion):
     """The routes of ``router``, by what their paths begin with."""
 
-    __slots__ = ("_after", "_deepest", "_entries", "_exact", "_literal", "_open")
+    __slots__ = ("_after", "_deepest", "_entries", "_exact", "_few", "_literal", "_open")
 
     def __init__(self, router: Router) -> None:
         super().__init__(router)
@@ -139,6 +142,8 @@ class Table(RoutesVersion):
             positions = sorted({*after[key], *around})
             self._after[key] = {position: self._entries[position] for position in positions}
         self._open = {key: tuple(entries.values()) for key, entries in self._after.items()}
+        #: All of them, where none is worth leaving out.
+        self._few = tuple(self._entries) if len(self._entries) < _MANY else ()
 
     def find(self, scope: Scope) -> Any:
         """Return the first route that matches in full, else the first that matches in part, else ``None``.
@@ -146,22 +151,22 @@ class Table(RoutesVersion):
         That is :data:`Found`. Returns :data:`STALE` where the routes are no longer the same.
         """
         partial: Found | None = None
-        full, none, first_included = Match.FULL, Match.NONE, self._first_included
+        first_included = self._first_included
         try:  # as is_current() does, in nearly every case
             if self._router.routes != self._routes or (first_included is not None and not self.is_current()):
                 return STALE
         except Exception:
             return STALE
-        path = get_route_path(scope)
-        for entry in self._exact.get(path) or self.candidates(path):
+        path = get_route_path(scope) if scope.get("root_path") else scope["path"]  # as that says, without its frame
+        for entry in self._few or self._exact.get(path) or self.candidates(path):
             match, child = entry.top.matches(scope) if entry.simple else entry.match(scope)
-            if match is full:
+            if match is FULL:
                 if self._routes[entry.index] is not self._router.routes[entry.index]:
                     return STALE  # an equal one took its place
                 if first_included is not None and entry.index >= first_included:
                     scope.setdefault("fastapi", {})
                 return entry, match, child
-            if match is not none and partial is None:
+            if match is not _NONE and partial is None:
                 partial = entry, match, child
         if first_included is not None:
             scope.setdefault("fastapi", {})  # as a search does that comes by an included router

@@ -95,5 +95,6 @@ class Seat(msgspec.Struct, frozen=True, gc=False):
     outer: Seat | None = None
 
 
-#: The request that a gate let in and that nothing was decided about, until the gate is done with it.
+#: The request that a gate let in, until the gate is done with it. Whoever has no seat asks it whether it was decided.
+#: It has the capabilities that are in force, see :mod:`capgate.enforcement.current`.
 UNDECIDED: ContextVar[SeatedRequest | None] = ContextVar("capgate.undecided", default=None)

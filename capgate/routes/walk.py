@@ -31,7 +31,19 @@ class Entry:
     ``problem`` says why nothing can be known.
     """
 
-    __slots__ = ("chain", "context", "index", "leading", "original", "plain", "problem", "route", "simple", "top")
+    __slots__ = (
+        "chain",
+        "context",
+        "index",
+        "leading",
+        "leaf",
+        "original",
+        "plain",
+        "problem",
+        "route",
+        "simple",
+        "top",
+    )
 
     def __init__(
         self, index: int, top: Any, chain: tuple[Any, ...] = (), context: Any = None, problem: str | None = None
@@ -49,6 +61,8 @@ class Entry:
         self.simple = self.plain and not chain
         #: Whether there is more below the route.
         self.leading = isinstance(self.original, (Mount, Host))
+        #: Whether both are so: nothing is below it, and it can be asked as it is.
+        self.leaf = self.simple and not self.leading
 
     @property
     def selected(self) -> Any:
