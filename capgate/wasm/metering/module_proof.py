@@ -16,7 +16,7 @@ from ..interruption import check_interrupted
 from ..module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
 from . import patterns as p
 from .body_proof import BodyProof, Premises
-from .patterns import number, signed_number
+from .patterns import leb, number, signed_number
 from .plan import Loading
 from .prices import Prices
 
@@ -137,11 +137,11 @@ class _ModuleProof:
             max((item.maximum or 0 for item in self.module.all_memories()), default=0),
             tuple(item.maximum or 0 for item in self.module.all_tables()),
         )
+        proof = BodyProof(premises)
         for index, body in enumerate(self.original.code):
             check_interrupted()
-            parameters = self.original.types[self.original.functions[index]].params
-            proof = BodyProof(premises, f"function body {index}")
-            proof.check(self.original, body, self.module, self.module.code[index], len(parameters))
+            parameters = len(self.original.types[self.original.functions[index]].params)
+            proof.check(self.original, body, self.module, self.module.code[index], parameters, f"function body {index}")
 
     # What was added
 
@@ -183,7 +183,7 @@ class _ModuleProof:
             return "start", self.target(body[1], body[3], body[6], signature, self.loading.fuel)
         if body := p.ENTRY_BODY.fullmatch(code):
             self.check_numbers((body[2], body[4], body[5]), (fuel, depth, status))
-            arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(signature.params)))
+            arguments = b"".join(b"\x20" + leb(index) for index in range(len(signature.params)))
             if body[6] != arguments:
                 _fail("entry", "other arguments are passed on")
             fuel = self.loading.fuel if signed_number(body[1]) == self.loading.fuel else self.limits.fuel
@@ -243,8 +243,3 @@ class _ModuleProof:
         before, after = self.original.start, self.module.start
         if (before is None) != (after is None) or (after is not None and self.roles.get(after) != ("start", before)):
             _fail("start", f"function {after}")
-
-
-def encoded_index(index: int) -> bytes:
-    """Encode an index as the added functions write it; they have few parameters."""
-    return bytes([index]) if index < 0x80 else bytes([index & 0x7F | 0x80, index >> 7])

@@ -95,6 +95,8 @@ class Rewriter:
         first = self.shape.globals
         self.counters = Counters(first, first + 1, first + 2, len(self.shape.functions))
         self.keeps_state = keeps_state
+        #: Whether a charge of the function that is being written is left to a later one.
+        self.defers = False
         #: Global of the guest -> its copy.
         self.copies: dict[int, int] = {}
         if keeps_state:
@@ -150,11 +152,12 @@ class Rewriter:
         writer = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
         cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
+        self.defers = False
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
             writer.prologue(cost, weight, self.block_type(signature.results), calls=plan.calls),
             *self.guest_code(body, plan, writer),
-            writer.epilogue(weight, calls=plan.calls, deferred=self.defers(plan)),
+            writer.epilogue(weight, calls=plan.calls, deferred=self.defers),
         ]
         return b"".join(parts)
 
@@ -163,37 +166,33 @@ class Rewriter:
         source, done = self.module.source, body.start
         parts = []
         for site in plan.sites:
-            at = site.position
+            at, purpose = site.position, site.purpose
             parts.append(source[done:at])
             done = at
-            if site.purpose in (CHARGE, HEAD):
-                parts.append(self.charge(plan, site, writer))
-            elif site.purpose == CALL:
+            if purpose <= HEAD:  # or CHARGE
+                if plan.costs[site.argument]:
+                    parts.append(self.charge(plan, site, writer))
+            elif purpose == CALL:
                 done = site.argument
                 parts += (writer.save, source[at:done], writer.load)
-            elif site.purpose == SAVE:
+            elif purpose == SAVE:
                 parts.append(writer.save)
-            elif site.purpose == BULK:
+            elif purpose == BULK:
                 parts.append(self.bulk_charge(writer, site.argument, site.table, site.depth + 1))
-            elif site.purpose == RETURN:
+            elif purpose == RETURN:
                 done = at + 1
                 parts.append(_BR + unsigned(site.depth))
         return [*parts, source[done : body.end]]
 
     def charge(self, plan: Plan, site: Site, writer: Writer) -> bytes:
-        if not plan.costs[site.argument]:
-            return b""
         cost = self.cost(plan, site.argument)
-        return writer.defer(cost) if self.is_deferred(plan, site) else writer.charge(cost, site.depth + 1)
+        if self.is_deferred(plan, site):
+            self.defers = True
+            return writer.defer(cost)
+        return writer.charge(cost, site.depth + 1)
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
         return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
-
-    def defers(self, plan: Plan) -> bool:
-        """Say whether any charge is left to a later one."""
-        return any(
-            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.purpose == CHARGE
-        )
 
     def cost(self, plan: Plan, block: int) -> int:
         cost = plan.costs[block] + self.prices.charge
