@@ -20,7 +20,7 @@ from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
 from ...store.manifest import ABI
-from ...wasm import Module, decode
+from ...wasm import Module
 from ...wasm.module import GlobalType, MemoryType, TableType
 from ..configuration import bundle_keys_from, production_limits
 from ..options import EngineName, Json, ModuleEngine
@@ -126,25 +126,27 @@ def _inspect_module(
     if artifact.is_component:
         findings.facts["kind"] = "component"
     findings.facts |= {"name": artifact.name, "version": artifact.version, "abi": artifact.abi}
-    _read_as_application(findings, data, path, limits, keys, artifact.bundle)
+    _read_as_application(findings, artifact, path, limits, keys)
     if artifact.bundle is not None:
         findings.facts["bundle"] |= _about_bundle(artifact.bundle, len(artifact.rego_data))
     if artifact.inputs is not None:
         findings.facts["inputs"] = sorted(artifact.inputs)
     findings.facts |= _about_monitored(artifact.monitored)
-    findings.facts["module"] = _about_module(decode(artifact.module), len(artifact.module))
+    findings.facts["module"] = _about_module(artifact.decoded, len(artifact.module))
     _prepare(findings, artifact, engine, limits)
 
 
 def _read_as_application(
-    findings: Findings, data: bytes, path: str, limits: Limits, keys: BundleKeys | None, bundle: Bundle | None
+    findings: Findings, artifact: WasmArtifact, path: str, limits: Limits, keys: BundleKeys | None
 ) -> None:
-    """Read the file as an application does: under its limits, with its keys."""
+    """Read the file as an application does: under its limits, with its keys, unless that is how it was read."""
+    bundle = artifact.bundle
     signature: dict[str, object] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
     if keys is None and signature["state"] == "not verified":
         signature["why"] = "no keys are given; --bundle-keys"
     try:
-        again = WasmArtifact(data, path, limits=limits, bundle_keys=keys).bundle
+        is_read = keys is None and limits.module_bytes >= Limits().module_bytes
+        again = bundle if is_read else WasmArtifact(artifact.data, path, limits=limits, bundle_keys=keys).bundle
         if again is not None and again.signature is not None:
             signature = {"state": "verified", **msgspec.to_builtins(again.signature)}
     except SignatureInvalid as error:

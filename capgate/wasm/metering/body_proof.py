@@ -172,8 +172,8 @@ class BodyProof:
     # The code of the guest
 
     def walk(self) -> None:
-        """Check runs of simple instructions and the one behind each, which must be the next ones of the original, and
-        the templates around them, up to the end of the function."""
+        """Check runs of simple instructions, and the one behind each, up to the end of the function. They must be the
+        next ones of the original. Templates may stand around them."""
         original, data, credit = self.original, self.data, self.credit
         match, runs, by_byte, get_fuel = p.STEP.match, self.runs, self.by_byte, self.get_fuel
         going = True

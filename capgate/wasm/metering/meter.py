@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ...limits import Limits
+from ..module import Module
 from ..restrict import ImportNames, admit
 from .module_proof import verify
 from .plan import Loading
@@ -60,7 +61,7 @@ class Metered(msgspec.Struct, frozen=True):
 
 
 def meter(
-    data: bytes,
+    data: bytes | Module,
     limits: Limits | None = None,
     *,
     prices: Prices | None = None,
@@ -70,6 +71,8 @@ def meter(
     keeps_state: bool = False,
 ) -> Metered:
     """Restrict ``data``, and rewrite it so that it pays fuel. Raises ``DecodeError`` or ``RestrictedModule``.
+
+    What is decoded already is taken as well, if it was decoded with its bodies, and as it was.
 
     ``prices``   replace the cost table that the size of the memory calls for
     ``entries``  are the names of the exported functions that get an entry; all, if ``None``
