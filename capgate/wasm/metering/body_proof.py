@@ -37,6 +37,7 @@ class Premises(msgspec.Struct, frozen=True):
     types: int
     functions: int
     globals: int
+    call_depth: int
     memory_maximum: int
     table_maxima: tuple[int, ...]
 
@@ -96,6 +97,7 @@ class BodyProof:
         self.has_calls = self.deferred = False
         self.check_locals(body, new)
         weight, nests = self.prologue(body)
+        self.weight = weight
         self.walk()
         self.require(self.at == body.end, "the code is not the original's")
         self.require(nests or not self.has_calls, "a call does not take depth")
@@ -399,6 +401,12 @@ class BodyProof:
         self.require(
             self.bulk_unit == (unit.multiplier, unit.shift, most, table), "a length is charged at another price"
         )
+        if code == _MEMORY_GROW:
+            growth, depth = self.facts.prices.growth, self.facts.call_depth
+            label = self.credit.depth + 1
+            grown = p.grown(growth, self.count, depth, self.weight, self.facts.globals + 1, label)
+            self.require(self.data.startswith(grown, self.pos), "a growth that leaves fuel worth as much as before")
+            self.pos += len(grown)
 
     def table_index(self, position: int) -> int:
         """Return the table named behind the number at ``position``."""

@@ -134,6 +134,7 @@ class _ModuleProof:
             len(self.original.types),
             self.functions,
             self.globals,
+            self.limits.call_depth,
             max((item.maximum or 0 for item in self.module.all_memories()), default=0),
             tuple(item.maximum or 0 for item in self.module.all_tables()),
         )
@@ -157,7 +158,21 @@ class _ModuleProof:
             self.roles[self.functions + index - self.first_added] = role
 
     def role(self, code: bytes, type_index: int) -> tuple[str, int]:
-        """Return what an added function does, and with which of the guest's functions."""
+        """Return what an added function does, and with which of the guest's functions.
+
+        Those that begin a call while the memory may have grown have the amount of fuel scaled.
+        """
+        amount, scaled = p.BEGINS.match(code), p.scaled(self.prices.growth)
+        is_scaled = bool(scaled) and amount is not None and code.startswith(scaled, amount.end())
+        if amount is not None and is_scaled:
+            code = code[: amount.end()] + code[amount.end() + len(scaled) :]
+        role = self.role_of(code, type_index)
+        if is_scaled != (bool(scaled) and role[0] in ("entry", "loading", "restore", "reset")):
+            _fail("added function", "fuel that is worth more than the memory's size allows")
+        return role
+
+    def role_of(self, code: bytes, type_index: int) -> tuple[str, int]:
+        """Return the same of one that scales nothing."""
         signature = self.module.types[type_index]
         fuel, depth, status = self.globals, self.globals + 1, self.globals + 2
         body = p.READ_BODY.fullmatch(code)

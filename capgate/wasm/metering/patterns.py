@@ -63,6 +63,8 @@ STEP: Final = _pattern(
 )
 #: A branch. Captures where it leads.
 BRANCH_OUT: Final = _pattern(rb"\x0c<u>")
+#: How the added functions that begin a call begin: the fuel is put on the stack.
+BEGINS: Final = _pattern(rb"\x00 (?:\x42" + _S + rb"|\x20\x00)")
 #: How many LEB128 immediates (the reserved zero bytes are such too) follow each number behind the prefix 0xFC.
 PREFIXED: Final = (0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1)
 
@@ -89,6 +91,41 @@ MOVE: Final = _pattern(rb"\x23<u> \x24<u>")
 START_BODY: Final = _pattern(rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> \x10<u> \x42\x00 \x24<u> \x0b")
 
 
+#: i64 i32 -> i64: shift to the right by three bits, so many times.
+_SHIFTED: Final = b"\x41\x03\x6c\xad\x88"
+
+
+def scaled(growth: tuple[int, ...]) -> bytes:
+    """Spell out how an i64 is shifted once for each of these sizes that the memory has gone past."""
+    sizes = [b"\x3f\x00\x41" + signed_leb(pages) + b"\x4b" for pages in growth]
+    return _sum(sizes) + _SHIFTED if sizes else b""
+
+
+def grown(growth: tuple[int, ...], fuel: int, depth: int, weight: int, counter: int, label: int) -> bytes:
+    """Spell out what has to be behind ``memory.grow``.
+
+    Its result is kept in the local behind ``fuel``, and then how many sizes the memory went past. The fuel is shifted so
+    often, and pays for all loads of the frames that are open.
+    """
+    if not growth:
+        return b""
+    local, length = leb(fuel), leb(fuel + 1)
+    sizes = [
+        b"\x3f\x00\x41" + signed_leb(pages) + b"\x4b\x20" + length + b"\x41" + signed_leb(pages) + b"\x4d\x71"
+        for pages in growth
+    ]
+    taken = b"\x20" + length + b"\x41" + signed_leb(depth + weight) + b"\x23" + leb(counter) + b"\x6b\x6c"
+    loads = taken + b"\x41" + signed_leb(171) + b"\x6c\xad\x7d"
+    stop = b"\x22" + local + b"\x42\x00\x53\x0d" + leb(label)
+    return (
+        b"\x22" + length + _sum(sizes) + b"\x21" + length + b"\x20" + local + b"\x20" + length + _SHIFTED + loads + stop
+    )
+
+
+def _sum(items: list[bytes]) -> bytes:
+    return items[0] + b"".join(item + b"\x6a" for item in items[1:])
+
+
 @lru_cache(_KNOWN)
 def number(encoded: bytes) -> int:
     """Return the value of an unsigned LEB128, by its definition."""
@@ -99,6 +136,15 @@ def leb(value: int) -> bytes:
     """Return the shortest unsigned LEB128 of ``value``."""
     out = []
     while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def signed_leb(value: int) -> bytes:
+    """Return the shortest signed LEB128 of ``value``, which is not negative."""
+    out = []
+    while value > 0x3F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
