@@ -104,8 +104,8 @@ def scaled(growth: tuple[int, ...]) -> bytes:
 def grown(growth: tuple[int, ...], fuel: int, depth: int, weight: int, counter: int, label: int) -> bytes:
     """Spell out what has to be behind ``memory.grow``.
 
-    Its result is kept in the local behind ``fuel``, and then how many sizes the memory went past. The fuel is shifted so
-    often, and pays for all loads of the frames that are open.
+    Its result is kept in the local behind ``fuel``, and then how many sizes the memory went past. The fuel is shifted
+    so often, and pays for all loads of the frames that are open.
     """
     if not growth:
         return b""
