@@ -1,8 +1,13 @@
-"""What happens before the first request: a document becomes a module, and the module an instance that answers."""
+"""What happens before the first request: a document becomes a module, and the module an instance that answers.
+
+And a module of somebody else's, with much code: processor time from its file to an instance, next to that of the
+engine's compiler alone. The child that compiles counts as well.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +15,14 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import wasmtime
+
 from capgate import Limits, build_policy, load_wasm_artifact
 from capgate.runtime.engine import available_engines, load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 
 from .questions import document
-from .report import Case, Row
+from .report import Case, Row, figure
 from .timing import summarize
 
 SIZES = (3, 100, 10_000, 100_000)
@@ -30,7 +37,57 @@ async def run(repeats: int, sizes: tuple[int, ...] = SIZES) -> Case:
         for size in sizes:
             for name, values in _steps(size, Path(folder), repeats).items():
                 case.rows.append(Row(name, TABLE, f"{size:,} entries", summarize(values)))
+            if size == sizes[-1]:
+                _foreign(case, Path(folder), LARGE if size == SIZES[-1] else SMALL)
     return case
+
+
+#: Bytes of code of a module that capgate did not build; few in a quick run.
+LARGE, SMALL = 1_000_000, 50_000
+_BODY = """(func (param i32 i32) (result i32) (local i32 i64)
+  (block $out (loop $next
+    (local.set 2 (i32.add (i32.load offset=16 (local.get 0)) (i32.mul (local.get 1) (i32.const 31))))
+    (if (i32.gt_u (local.get 2) (i32.const 70000)) (then
+      (i32.store offset=8 (local.get 0) (local.get 2)) (local.set 3 (i64.extend_i32_u (local.get 2))))
+     (else (local.set 1 (call %d (local.get 2) (local.get 1)))))
+    (br_if $out (i32.eqz (local.get 1)))
+    (local.set 1 (i32.sub (local.get 1) (i32.const 1))) (br $next)))
+  (i32.xor (local.get 2) (i32.wrap_i64 (local.get 3))))"""
+
+
+def foreign(size: int) -> bytes:
+    """A policy module that allows, with about so many bytes of code that is like what compilers make."""
+    count = size // 80
+    functions = "".join(_BODY % (number % count) for number in range(count))
+    return bytes(
+        wasmtime.wat2wasm(
+            f"""(module {functions} (memory (export "memory") 1) (func (export "cabi_realloc") (param i32 i32 i32 i32)
+        (result i32) (i32.const 4096)) (func (export "capgate_one_block"))
+        (func (export "capgate:policy/policy@0.1.0#policy-check") (param i32) (result i32) (i32.const 1024)))"""
+        )
+    )
+
+
+def _foreign(case: Case, folder: Path, size: int) -> None:
+    data, path = foreign(size), folder / "foreign.wasm"
+    path.write_bytes(data)
+    for name in available_engines():
+        engine = load_engine(name)
+        whole = processor_time(
+            lambda: CompiledPolicy(PreparedPolicy(load_wasm_artifact(path), Limits()), engine).instantiate()  # noqa: B023
+        )
+        alone = processor_time(lambda: engine.compile(data))  # noqa: B023
+        for row, nanoseconds in (("from its file to an instance", whole), ("the compiler alone, unmetered", alone)):
+            case.rows.append(Row(row, f"A module of {len(data):,} bytes of code", name, summarize([nanoseconds])))
+        case.notes.append(f"{name}: with {len(data):,} bytes of code, {figure(whole / alone)} times its compilation")
+
+
+def processor_time(step: Callable[[], Any]) -> float:
+    """Nanoseconds of processor time that ``step`` takes, children included."""
+    before = os.times()
+    step()
+    after = os.times()
+    return sum(after[:4]) * 1e9 - sum(before[:4]) * 1e9
 
 
 def _steps(size: int, folder: Path, repeats: int) -> dict[str, list[float]]:

@@ -19,10 +19,11 @@ from capgate import Limits, WasmArtifact, build_policy
 from capgate.runtime.engine import available_engines, load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy
 from capgate.wasm import Metered, decode, meter
+from capgate.wasm.metering.prices import Prices, prices_for
 
 from . import machine
-from .probes import FIRST_TOUCH, Probe, numeric_probes, other_probes, program
-from .programs import PROGRAMS
+from .probes import FIRST_TOUCH, TOUCHED, Probe, numeric_probes, other_probes, program
+from .programs import PROGRAMS, UPDATE
 from .questions import arguments, document, policy_input
 
 #: What is advertised: no code takes longer than this for each fuel it pays, on a machine like those measured.
@@ -49,9 +50,9 @@ def best(call: Callable[[int], int], argument: int, rounds: int) -> float:
     return shortest
 
 
-def fuel_of(data: bytes, argument: int) -> int:
+def fuel_of(data: bytes, argument: int, prices: Prices | None = None) -> int:
     """What one call pays: the same on each engine."""
-    metered = meter(data, LIMITS)
+    metered = meter(data, LIMITS, prices=prices)
     store = wasmtime.Store()
     exports = wasmtime.Instance(store, wasmtime.Module(store.engine, metered.data), []).exports(store)
     entry, fuel = exports[metered.entries["run"]], exports[metered.fuel]
@@ -89,10 +90,25 @@ def nanoseconds_per_fuel(engine: str, probe: Probe, rounds: int) -> float:
 
 def first_touch(engine: str) -> float:
     """Nanoseconds per fuel of growing and of writing for the first time: each time on a new instance."""
-    metered = meter(FIRST_TOUCH, LIMITS)
+    prices = prices_for(TOUCHED)  # of one that begins with so many, since fuel is worth less in one that grew
+    metered = meter(FIRST_TOUCH, LIMITS, prices=prices)
     module = load_engine(engine).compile(metered.data)
     seconds = min(best(module.instantiate().function(metered.entries["run"], 1, 1), 0, 1) for _ in range(5))
-    return seconds * 1e9 / fuel_of(FIRST_TOUCH, 0)
+    return seconds * 1e9 / fuel_of(FIRST_TOUCH, 0, prices)
+
+
+def ordinary(engine: str, rounds: int) -> dict[str, float]:
+    """Program -> nanoseconds per fuel of code as compilers make it, which takes much less than the bound."""
+    programs = {name: (text, argument) for name, (text, argument, _) in PROGRAMS.items()}
+    for name, memory in (("a declared maximum", "(memory 1 1)"), ("none", "(memory 1)")):
+        programs[f"load, add, store; {name}"] = UPDATE.replace("(memory)", memory), 100_000
+    out = {}
+    for name, (text, argument) in programs.items():
+        data = bytes(wasmtime.wat2wasm(text))
+        metered = meter(data, LIMITS)
+        seconds = best(runner(engine, metered.data, metered.entries["run"]), argument, rounds)
+        out[name] = seconds * 1e9 / fuel_of(data, argument)
+    return out
 
 
 def share_of_a_check(engine: str, rounds: int) -> float:
@@ -139,6 +155,9 @@ def report(engine: str, rounds: int) -> bool:
     share = share_of_a_check(engine, rounds)
     reached = reached and share <= SHARE
     print(f"{engine}: share of one check of a document policy {share:.1%}  (to reach: {SHARE:.0%})")
+    print(f"{engine}: nanoseconds per fuel of ordinary code")
+    for name, value in ordinary(engine, rounds).items():
+        print(f"  {name:48} {value:5.2f}")
     probes = [*numeric_probes(), *other_probes()]
     found = {probe.name: nanoseconds_per_fuel(engine, probe, rounds) for probe in probes}
     found["growing and first writes"] = first_touch(engine)

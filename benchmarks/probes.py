@@ -139,6 +139,8 @@ def scatter(pages: int) -> str:
     return f"(i32.store (i32.and {step} (i32.const {pages * 65_536 - 8})) (local.get $i))"
 
 
+#: Pages of the memory below, once it grew.
+TOUCHED = 201
 #: Growing by 200 pages, and writing to each four kilobytes of them for the first time.
 FIRST_TOUCH = bytes(
     wasmtime.wat2wasm("""(module (memory 1) (func (export "run") (param i32) (result i32) (local $at i32)

@@ -109,6 +109,15 @@ FIBONACCI = """(module (func $f (export "run") (param i32) (result i32)
         (call $f (i32.sub (local.get 0) (i32.const 1)))
         (call $f (i32.sub (local.get 0) (i32.const 2))))))))"""
 
+#: A loop of load, add, store, in a memory that is put in.
+UPDATE = """(module (memory) (func (export "run") (param $n i32) (result i32) (local $i i32) (local $at i32)
+  (loop $next
+    (local.set $at (i32.and (local.get $i) (i32.const 0xfffc)))
+    (i32.store (local.get $at) (i32.add (i32.load (local.get $at)) (local.get $i)))
+    (local.set $i (i32.add (local.get $i) (i32.const 4)))
+    (br_if $next (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+  (i32.load (i32.const 0))))"""
+
 #: Name -> (text, argument, whether it has to keep within the slowdown that is to be reached). The last one is the worst
 #: there is: it does nothing but call.
 PROGRAMS = {

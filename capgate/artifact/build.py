@@ -67,7 +67,7 @@ def build_policy(
     return _assemble(image, pages, label, policy.monitored)
 
 
-def is_built_by_capgate(data: bytes) -> bool:
+def is_built_by_capgate(data: bytes | Module) -> bool:
     """Say whether ``data`` is, byte for byte, what :func:`build_policy` of this version puts around the image in it.
 
     Such a module is pure, because it is the shipped guest. That writes nothing while it answers, and treats the image
@@ -75,7 +75,7 @@ def is_built_by_capgate(data: bytes) -> bool:
     guest heeds the image's header, with which they agree.
     """
     try:
-        module = decode(data, bodies=False)
+        module = data if isinstance(data, Module) else decode(data, bodies=False)
     except DecodeError:
         return False
     label = read_label(module)
@@ -90,7 +90,7 @@ def is_built_by_capgate(data: bytes) -> bool:
         monitored = read_monitored(module)
     except (ConfigError, ValueError):
         return False
-    return _assemble(image, pages, label, monitored) == data
+    return _assemble(image, pages, label, monitored) == module.source
 
 
 def read_monitored(module: Module) -> MonitoredRules | None:

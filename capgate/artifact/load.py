@@ -6,6 +6,7 @@ file at its end. Where it matters which file that is, the digest is pinned.
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import os
@@ -74,6 +75,8 @@ class WasmArtifact:
     ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
 
+    ``is_built`` whether the module is one that capgate built, as :func:`is_built_by_capgate` says
+
     Everything but ``data``, ``path`` and ``entrypoint`` is computed from them, so that a digest cannot stand beside
     other bytes. With ``bundle_keys``, only a bundle that one of them has signed becomes an artifact at all.
     """
@@ -93,6 +96,8 @@ class WasmArtifact:
     abi: str = field(init=False)
     rego_data: bytes = field(init=False, repr=False, compare=False)
     bundle: Bundle | None = field(init=False, repr=False, compare=False)
+    is_built: bool = field(init=False, repr=False, compare=False)
+    _decoded: Module | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, pin: str | None, limits: Limits, bundle_keys: BundleKeys | None) -> None:
         if type(self.data) is not bytes:
@@ -117,10 +122,12 @@ class WasmArtifact:
         except (ConfigError, ValueError) as error:
             message = f"rules that only monitor ({MONITOR_SECTION}) are not as capgate builds them: {error}"
             raise ArtifactError(message, path=self.path) from error
-        inputs = frozenset(label.inputs) if label is not None and is_built_by_capgate(core) else None
+        is_built = label is not None and is_built_by_capgate(module)
+        inputs = frozenset(label.inputs) if label is not None and is_built else None
         fields = {
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
+            **{"is_built": is_built, "_decoded": module},
             "monitored": monitored,
         }
         for key, value in fields.items():
@@ -154,6 +161,26 @@ class WasmArtifact:
     def is_component(self) -> bool:
         """Whether the bytes read are a component binary, from which the core module was taken."""
         return self.bundle is None and len(self.module) < len(self.data)
+
+    @property
+    def decoded(self) -> Module:
+        """The module, decoded with its bodies. It takes as much memory as the module once more, until it is let go
+        of."""
+        module = self._decoded
+        if module is None:
+            module = decode(self.module)
+            object.__setattr__(self, "_decoded", module)
+        return module
+
+    def let_go(self) -> None:
+        """Let go of :attr:`decoded`: whoever needs it again has it decoded again."""
+        object.__setattr__(self, "_decoded", None)
+
+    def without_entrypoint(self) -> WasmArtifact:
+        """Return the same artifact without what a manifest says is to be asked."""
+        bare = copy.copy(self)
+        object.__setattr__(bare, "entrypoint", None)
+        return bare
 
     def asked(self, configured: Entrypoint) -> Entrypoint:
         """Return the entry point to ask: the manifest's, where there is one, and otherwise the configured one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
-from ..artifact.build import is_built_by_capgate
 from ..artifact.load import OPA, WasmArtifact
 from ..errors import (
     CapgateError,
@@ -24,7 +23,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
-from ..wasm import Loading, Metered, Module, decode, meter
+from ..wasm import Loading, Metered, Module, meter
 from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 from ..wasm.state import leaves_state
 from .abi import canonical_abi, fixed, opa
@@ -55,6 +54,8 @@ class PreparedPolicy:
     looked at after each answer. Only capgate's own modules are known to be easy to compile. ``compilable_with`` are the
     engines that are known to compile it within the limits.
 
+    The artifact's decoded form is used and let go of.
+
     ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
@@ -70,18 +71,20 @@ class PreparedPolicy:
         *,
         restore: bool = True,
     ) -> None:
-        module = decode(artifact.module)
+        module = artifact.decoded
         self.artifact = artifact
         self.limits = limits
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.ModuleFacts | None = None
         # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
-        self.is_own = is_built_by_capgate(self.original)
+        self.is_own = artifact.is_built
         self._image: MemoryImage | None = None
         self.has_post = self.takes_one_block = False
         self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module, restore)
+        artifact.let_go()
         self.compilable_with: set[str] = set()
+        self._code: dict[str, bytes] = {}
 
     def _prepare_own(self, module: Module, restore: bool) -> Metered:
         if self.entrypoint.name is not None:
@@ -94,7 +97,7 @@ class PreparedPolicy:
         self.has_post = module.export(canonical_abi.POST) is not None
         self.takes_one_block = module.export(canonical_abi.ONE_BLOCK) is not None
         entries = (canonical_abi.CHECK, canonical_abi.REALLOC)
-        return meter(self.original, self.limits, entries=entries, keeps_state=self.restores)
+        return meter(module, self.limits, entries=entries, keeps_state=self.restores)
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
@@ -105,7 +108,7 @@ class PreparedPolicy:
         fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
         loading = Loading(fuel, frozenset({opa.LOADING}))
         return meter(
-            self.original,
+            module,
             self.limits,
             entries=opa.ENTRIES,
             imports=opa.IMPORTS,
@@ -122,8 +125,18 @@ class PreparedPolicy:
         if engine.name in self.compilable_with:
             return
         if not self.is_own and not is_small(self.metered.data):
-            compile_in_child(engine, self.original, self.metered.data, self.limits)
+            code = compile_in_child(engine, self.original, self.metered.data, self.limits)
+            if code:
+                self._code[engine.name] = code
         self.compilable_with.add(engine.name)
+
+    def compile(self, engine: Engine) -> CompiledModule:
+        """Compile this, or load what the child has compiled. Raises :class:`~capgate.errors.RestrictedModule`."""
+        # Both, because a module that is invalid must not become valid by being rewritten.
+        engine.validate(self.original)
+        # Other threads need it again where modules belong to threads.
+        code = self._code.get(engine.name) if engine.thread_bound else self._code.pop(engine.name, None)
+        return engine.compile(self.metered.data) if code is None else engine.load(code)
 
     def image_of(self, memory: memoryview) -> MemoryImage:
         """Return what ``memory`` holds, if possible the image of an earlier instance: with much data, each needs
@@ -153,9 +166,7 @@ class CompiledPolicy:
         self.prepared = prepared
         self.engine = engine
         prepared.compile_in_child(engine)
-        # Both, because a module that is invalid must not become valid by being rewritten.
-        engine.validate(prepared.original)
-        self.module: CompiledModule = engine.compile(prepared.metered.data)
+        self.module: CompiledModule = prepared.compile(engine)
 
     def instantiate(self) -> WasmInterpreter:
         """Make an instance. Raises :class:`~capgate.errors.PolicyError` where the guest's start code traps.

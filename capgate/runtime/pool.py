@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from time import monotonic
+from time import monotonic, thread_time
 from types import TracebackType
 from typing import Final, NoReturn
 
@@ -30,7 +30,7 @@ import anyio.to_thread
 import msgspec
 
 from ..artifact.load import WasmArtifact
-from ..errors import Overloaded, PolicyTimeout, PolicyTrap, PolicyUnavailable, PoolExhausted, ends_task
+from ..errors import Overloaded, PolicyError, PolicyTimeout, PolicyTrap, PolicyUnavailable, PoolExhausted, ends_task
 from ..events import printable
 from ..limits import Limits, check_number
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
@@ -74,6 +74,13 @@ class PoolStatistics(msgspec.Struct, frozen=True):
     closed: int
     denied_fast: int
     calls: int
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a question took: fuel, or ``None`` where nobody can say, and seconds of processor time."""
+
+    fuel: int | None
+    seconds: float
 
 
 class WasmPool:
@@ -501,6 +508,24 @@ class WasmPool:
             yield interpreter
         finally:
             instances.release(interpreter, self._reuse)
+
+    def measure(self, input: PolicyInput) -> Cost:
+        """Ask once more, for whoever wants to know what that costs: on the thread that runs no event loop.
+
+        Raises :class:`PoolExhausted` where nothing is idle.
+        """
+        instances, interpreter = self._take_slowly()
+        started = thread_time()
+        try:
+            interpreter.call_policy_check(input)
+            fuel: int | None = interpreter.fuel_spent
+        except PolicyTimeout:
+            fuel = interpreter.fuel_spent
+        except PolicyError:
+            fuel = None  # it trapped somewhere, or was not even asked
+        seconds = thread_time() - started
+        instances.give_back(interpreter, self._reuse)
+        return Cost(fuel, seconds)
 
     # -- looking
 

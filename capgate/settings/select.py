@@ -11,7 +11,7 @@ from typing import NamedTuple, Union
 
 import msgspec
 
-from ..artifact.load import WasmArtifact, artifact_of, load_policy
+from ..artifact.load import WasmArtifact, load_policy
 from ..checker.base import Checker
 from ..checker.cached import CachedChecker, is_keyed
 from ..checker.following import FollowingChecker
@@ -108,7 +108,7 @@ def _of_store(path: str | os.PathLike[str], settings: Settings, verifier: Verifi
         if (
             verifier.keys is None and pin == policy.manifest.sha256
         ):  # else the pin is the manifest's own, or it is signed
-            policy = _without_manifest(policy, settings)
+            policy = _without_manifest(policy)
         return _verified(policy, verifier, settings)
     if verifier.keys is None:
         _log.warning("policy store %s: no signature is asked for; whoever may write there decides", store.path)
@@ -117,14 +117,13 @@ def _of_store(path: str | os.PathLike[str], settings: Settings, verifier: Verifi
     return StoreSource(store, name)
 
 
-def _without_manifest(policy: VerifiedPolicy, settings: Settings) -> VerifiedPolicy:
+def _without_manifest(policy: VerifiedPolicy) -> VerifiedPolicy:
     """Return of ``policy`` what a pin of its module makes certain where nobody's signature is asked for.
 
     The pin covers the module alone. Which rule of it is asked, and what it looks at, is then not for the manifest to
     say, but for the settings.
     """
-    artifact = policy.artifact
-    bare = artifact_of(artifact.data, artifact.path, artifact.sha256, settings.limits)
+    bare = policy.artifact.without_entrypoint()
     manifest = msgspec.structs.replace(policy.manifest, inputs=None)
     return msgspec.structs.replace(policy, artifact=bare, manifest=manifest)
 

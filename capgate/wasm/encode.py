@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .decode import MAGIC, VERSION
 from .leb128 import signed, unsigned
@@ -74,9 +75,11 @@ def export_entry(item: Export) -> bytes:
     return name(item.name) + bytes([KINDS.index(item.kind)]) + unsigned(item.index)
 
 
+@lru_cache(4_096)
 def i32_const(value: int) -> bytes:
     return b"\x41" + signed(value)
 
 
+@lru_cache(4_096)
 def i64_const(value: int) -> bytes:
     return b"\x42" + signed(value)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from ..errors import DecodeError
 
+#: Each single byte: most numbers are one.
+_BYTES = tuple(bytes([byte]) for byte in range(0x80))
+
 TOO_LONG = "integer representation too long"
 TOO_LARGE = "integer too large"
 
@@ -50,6 +53,8 @@ def read_signed(data: bytes, pos: int, bits: int) -> tuple[int, int]:
 
 def unsigned(value: int) -> bytes:
     """Write ``value`` (0 or more, any size) in the fewest bytes. Raises ``ValueError`` below zero."""
+    if 0 <= value < 0x80:
+        return _BYTES[value]
     if value < 0:
         raise ValueError(f"unsigned LEB128 of {value!r}")
     out = bytearray()
@@ -62,6 +67,8 @@ def unsigned(value: int) -> bytes:
 
 def signed(value: int) -> bytes:
     """Write ``value`` (any size) in the fewest bytes of two's complement."""
+    if -0x40 <= value < 0x40:
+        return _BYTES[value & 0x7F]
     out = bytearray()
     while not -0x40 <= value < 0x40:
         out.append(value & 0x7F | 0x80)

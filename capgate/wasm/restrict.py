@@ -57,17 +57,22 @@ _PREFIXES: Final = (0xFB, 0xFC, 0xFD, 0xFE)
 ImportNames = Collection[tuple[str, str]]
 
 
-def admit(data: bytes, limits: Limits, imports: ImportNames = ()) -> Module:
-    """Decode ``data`` and restrict it. Raises ``DecodeError`` or ``RestrictedModule``."""
-    if len(data) > limits.module_bytes:
-        raise _too_many("module_bytes", "module", len(data), limits.module_bytes)
+def admit(data: bytes | Module, limits: Limits, imports: ImportNames = ()) -> Module:
+    """Decode ``data``, unless it is decoded, and restrict it. Raises ``DecodeError`` or ``RestrictedModule``."""
+    size = len(data.source if isinstance(data, Module) else data)
+    if size > limits.module_bytes:
+        raise _too_many("module_bytes", "module", size, limits.module_bytes)
+    module = data if isinstance(data, Module) else _decoded(data)
+    restrict(module, limits, imports)
+    return module
+
+
+def _decoded(data: bytes) -> Module:
     try:
-        module = decode(data)
+        return decode(data)
     except DecodeError as error:
         rejection = _rejected_opcode(bytes(data), error)
         raise (rejection or error) from None
-    restrict(module, limits, imports)
-    return module
 
 
 def restrict(module: Module, limits: Limits, imports: ImportNames = ()) -> None:

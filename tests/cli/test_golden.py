@@ -102,6 +102,22 @@ def test_all_pass(policy: Path, fixtures: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_what_questions_spend(policy: Path, fixtures: Path) -> None:
+    """T-8: the dearest ones first, of the fuel that there is."""
+    code, found = as_json(policy)
+    engines = [name for name in found["runtimes"] if name != "local"]
+    assert code == 0
+    assert found["fuel_limit"] == 10_000_000
+    for outcome in found["outcomes"]:
+        assert list(outcome["costs"]) == engines
+        assert len({spent["fuel"] for spent in outcome["costs"].values()}) == 1
+        assert all(0 < spent["fuel"] < 100_000 and spent["seconds"] >= 0 for spent in outcome["costs"].values())
+    dearest = max(spent["fuel"] for outcome in found["outcomes"] for spent in outcome["costs"].values())
+    shown = run(policy).stdout
+    assert "10,000,000" in shown
+    assert f"{dearest:,}" in shown
+
+
 def test_one_fails(policy: Path, fixtures: Path) -> None:
     (fixtures / "wrong.json").write_text(json.dumps(FAILING))
     code, found = as_json(policy)

@@ -16,7 +16,7 @@ from capgate.rego import NOT_PROVIDED
 from capgate.wasm import meter
 
 from ..support.command import capgate
-from ..support.guests import guest, wat
+from ..support.guests import ALLOW, guest, wat
 from ..support.opa_guest import DENY, opa_guest
 from ..support.packing import configured, manifest, pack, signed, token, with_files
 from .test_commands import call
@@ -88,6 +88,17 @@ def test_a_module_that_capgate_built(inspect: Inspect) -> None:
     assert found["module"]["imports"] == []
     assert {"name": "memory", "kind": "memory"} in found["module"]["exports"]
     assert "entrypoints" not in found
+
+
+@pytest.mark.parametrize(
+    ("check", "fuel"),
+    [(ALLOW, range(1, 1_000)), ("unreachable", None), ("(loop $on (br $on)) unreachable", range(20_000, 20_001))],
+)
+def test_what_a_question_spends(inspect: Inspect, check: str, fuel: range | None) -> None:  # T-8
+    question = inspect(guest(check), CAPGATE_FUEL="20000")["question"]
+    assert question["fuel_limit"] == 20_000
+    assert question["milliseconds"] >= 0
+    assert question["fuel"] is None if fuel is None else question["fuel"] in fuel
 
 
 def test_the_metered_size_is_that_of_what_runs(inspect: Inspect) -> None:

@@ -12,8 +12,7 @@ from capgate.wasm import decode, encode, meter, with_section
 from capgate.wasm.edit import extended
 from capgate.wasm.encode import export_entry, vector
 from capgate.wasm.metering.module_proof import verify
-from capgate.wasm.metering.prices import prices_for
-from capgate.wasm.metering.rewrite import memory_maximum
+from capgate.wasm.metering.rewrite import prices_of
 from capgate.wasm.module import Export, Module
 
 from ..support.tools import FULL
@@ -31,7 +30,7 @@ BY_NAME = {shape.name: shape for shape in SHAPES}
 def proved(original: bytes, metered: bytes, limits: Limits = LIMITS) -> bool:
     module = decode(original)
     try:
-        verify(module, metered, limits, prices_for(memory_maximum(module, limits)))
+        verify(module, metered, limits, prices_of(module, limits))
     except RestrictedModule as error:
         return error.rule != "unproven"
     return True

@@ -9,8 +9,7 @@ from capgate.limits import Limits
 from capgate.runtime.engine import load_engine
 from capgate.wasm import Metered, decode, meter
 from capgate.wasm.metering.module_proof import verify
-from capgate.wasm.metering.prices import prices_for
-from capgate.wasm.metering.rewrite import RESTORE_STATE, SAVE_STATE, memory_maximum
+from capgate.wasm.metering.rewrite import RESTORE_STATE, SAVE_STATE, prices_of
 from capgate.wasm.state import leaves_state
 
 from ..support.guests import wat
@@ -101,7 +100,7 @@ def test_its_names_are_its_own(name: str) -> None:
 def proved(text: str, metered: bytes, *, keeps_state: bool = True) -> bool:
     module = decode(wat(text))
     try:
-        verify(module, metered, LIMITS, prices_for(memory_maximum(module, LIMITS)), keeps_state=keeps_state)
+        verify(module, metered, LIMITS, prices_of(module, LIMITS), keeps_state=keeps_state)
     except RestrictedModule as error:
         return error.rule != "unproven"
     return True

@@ -36,6 +36,8 @@ from ..terminal import console
 
 #: Fixtures from which on there is a progress bar, on a terminal.
 MANY: Final = 200
+#: Questions that are shown with the fuel that they take: those that take most.
+DEAREST: Final = 3
 #: Folder beside the policy where fixtures are looked for unless they are named.
 FOLDER: Final = "fixtures"
 
@@ -83,6 +85,7 @@ class GoldenRun(msgspec.Struct):
     coverage: Coverage | None
     left_out: int
     seconds: float
+    fuel_limit: int
 
     @property
     def short_of_coverage(self) -> bool:
@@ -132,7 +135,8 @@ def judge_fixtures(
     A fixture is a JSON object with an `input`, the `expected` answer and perhaps a `description`. A file holds one of
     them or a list; a .jsonl file has one on each line. A policy document is evaluated in Python, and as a module on
     each engine that imports here. Both happen by the code and under the limits (`CAPGATE_FUEL` and the others) that
-    serve requests. Every answer is compared byte for byte. That no fixture was found is a failure.
+    serve requests. Every answer is compared byte for byte. That no fixture was found is a failure. Those that take the
+    most fuel are shown with it, and with their time.
 
     Exit codes: 0 every answer is the expected one; 1 one is not, or the coverage is too low; 2 usage, a file or an
     engine that cannot be used.
@@ -174,6 +178,7 @@ def run(options: GoldenOptions) -> int:
         write_output(options.junit, junit_report(done.policy, done.runtimes, done.outcomes, done.seconds))
     if options.as_json:
         data = as_data(done.policy, done.runtimes, done.outcomes, done.coverage)
+        data["fuel_limit"] = done.fuel_limit
         print(json.dumps(data, indent=2), flush=True)
     else:
         show(done)
@@ -192,12 +197,12 @@ def judge(options: GoldenOptions) -> GoldenRun:
     fixtures = [fixture for fixture in read if _is_meant(fixture, options.keyword)]
     runtimes = _runtimes(policy, fixtures, options, limits)
     with _progress(len(fixtures), shown=not options.as_json) as advance:
-        outcomes = run_fixtures(policy, fixtures, options.engines, limits, on_outcome=advance)
+        outcomes = run_fixtures(policy, fixtures, options.engines, limits, on_outcome=advance, costs=True)
     document = None if policy is None else policy.document
     inputs = (fixture.input for fixture in fixtures)
     covered = coverage_of(document, inputs) if options.coverage and document else None
     seconds = time.perf_counter() - started
-    return GoldenRun(options, policy, runtimes, outcomes, covered, len(read) - len(fixtures), seconds)
+    return GoldenRun(options, policy, runtimes, outcomes, covered, len(read) - len(fixtures), seconds, limits.fuel)
 
 
 def _is_meant(fixture: Fixture, keyword: str) -> bool:
@@ -241,6 +246,7 @@ def show(done: GoldenRun) -> None:
             show_failure(out, outcome, (done.policy or policy_of(outcome.fixture)).document)
     if done.coverage is not None:
         _show_coverage(out, done)
+    _show_costs(out, done)
     out.print(Text(_figures(done), "red" if done.exit_code else "green"))
 
 
@@ -272,6 +278,19 @@ def _show_coverage(out: Console, done: GoldenRun) -> None:
     style = "red" if done.short_of_coverage else ""
     words = f"coverage {covered.percent:g}%: {covered.covered} of {len(covered.parts)} rules and entries{wanted}"
     out.print(Text(f"\n{words}" if not covered.missing else words, style))
+
+
+def _show_costs(out: Console, done: GoldenRun) -> None:
+    """Show which fixtures spend most, of what there is."""
+    known = [(max(spent.fuel or 0 for spent in each.costs), each) for each in done.outcomes if each.costs]
+    dearest = [(fuel, outcome) for fuel, outcome in sorted(known, key=lambda item: -item[0]) if fuel][:DEAREST]
+    if not dearest:
+        return
+    out.print(f"\nfuel of a question, the highest of {len(known)}; CAPGATE_FUEL is {done.fuel_limit:,}")
+    for fuel, outcome in dearest:
+        times = [f"{c.runtime} {c.seconds * 1e3:.3f} ms" for c in outcome.costs if c.seconds is not None]
+        share = f"{fuel / done.fuel_limit:.2%}"
+        out.print(Text(f"  {fuel:>13,} {share:>7}  {', '.join([*times, title(outcome.fixture)])}"))
 
 
 def _figures(done: GoldenRun) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,14 +14,15 @@ import typer
 
 from ...artifact.bundle import Bundle, BundleKeys, is_archive
 from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_bytes
-from ...errors import BundleError, CapgateError, SignatureInvalid
+from ...errors import BundleError, CapgateError, PolicyError, PolicyTimeout, SignatureInvalid
 from ...limits import Limits
+from ...model import PolicyInput
 from ...policy import MonitoredRules, RuntimePolicy
 from ...routes.contract import quoted
 from ...runtime.engine import load_engine
-from ...runtime.interpreter import CompiledPolicy, PreparedPolicy
+from ...runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
 from ...store.manifest import ABI
-from ...wasm import Module, decode
+from ...wasm import Module
 from ...wasm.module import GlobalType, MemoryType, TableType
 from ..configuration import bundle_keys_from, production_limits
 from ..options import EngineName, Json, ModuleEngine
@@ -68,7 +70,8 @@ def inspect(
     """Say what a policy file is: its digest, how it is asked, and what it needs; of a bundle, who signed it.
 
     A module is restricted and metered under the limits of the environment (`CAPGATE_FUEL` and the others), and one
-    instance of it is made, as for an application. No question is asked. Modules that OPA compiled are asked for their
+    instance of it is made, as for an application. It is asked one question, to see what fuel and time that takes (for
+    those of fixtures: `capgate test`). Modules that OPA compiled are asked for their
     entry points and builtins. What would be refused is told, and the rest is shown all the same.
 
     Exit codes: 0 an application would take it; 1 it would be refused; 2 usage, or a file that cannot be read.
@@ -126,25 +129,27 @@ def _inspect_module(
     if artifact.is_component:
         findings.facts["kind"] = "component"
     findings.facts |= {"name": artifact.name, "version": artifact.version, "abi": artifact.abi}
-    _read_as_application(findings, data, path, limits, keys, artifact.bundle)
+    _read_as_application(findings, artifact, path, limits, keys)
     if artifact.bundle is not None:
         findings.facts["bundle"] |= _about_bundle(artifact.bundle, len(artifact.rego_data))
     if artifact.inputs is not None:
         findings.facts["inputs"] = sorted(artifact.inputs)
     findings.facts |= _about_monitored(artifact.monitored)
-    findings.facts["module"] = _about_module(decode(artifact.module), len(artifact.module))
+    findings.facts["module"] = _about_module(artifact.decoded, len(artifact.module))
     _prepare(findings, artifact, engine, limits)
 
 
 def _read_as_application(
-    findings: Findings, data: bytes, path: str, limits: Limits, keys: BundleKeys | None, bundle: Bundle | None
+    findings: Findings, artifact: WasmArtifact, path: str, limits: Limits, keys: BundleKeys | None
 ) -> None:
-    """Read the file as an application does: under its limits, with its keys."""
+    """Read the file as an application does: under its limits, with its keys, unless that is how it was read."""
+    bundle = artifact.bundle
     signature: dict[str, object] = {"state": "none" if bundle is None or not bundle.is_signed else "not verified"}
     if keys is None and signature["state"] == "not verified":
         signature["why"] = "no keys are given; --bundle-keys"
     try:
-        again = WasmArtifact(data, path, limits=limits, bundle_keys=keys).bundle
+        is_read = keys is None and limits.module_bytes >= Limits().module_bytes
+        again = bundle if is_read else WasmArtifact(artifact.data, path, limits=limits, bundle_keys=keys).bundle
         if again is not None and again.signature is not None:
             signature = {"state": "verified", **msgspec.to_builtins(again.signature)}
     except SignatureInvalid as error:
@@ -214,7 +219,7 @@ def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Li
     try:
         compiled = CompiledPolicy(prepared, loaded)
         if artifact.abi != OPA:
-            compiled.instantiate()
+            findings.facts["question"] = _asked(compiled.instantiate(), limits)
             return
         listed = compiled.listing()
     except CapgateError as error:
@@ -228,6 +233,19 @@ def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Li
     missing = [] if artifact.bundle is None else sorted(set(artifact.bundle.entrypoints) - set(listed.entrypoints))
     if missing:
         findings.unknown.append(f"why the bundle's manifest lists entry points that the module has not: {missing}")
+
+
+def _asked(interpreter: WasmInterpreter, limits: Limits) -> dict[str, object]:
+    """Ask the shortest question that there is, to see what it spends, whatever the answer."""
+    started = time.thread_time()
+    try:
+        interpreter.call_policy_check(PolicyInput("env.read"))
+        fuel: int | None = interpreter.fuel_spent
+    except PolicyTimeout:
+        fuel = limits.fuel
+    except PolicyError:
+        fuel = None
+    return {"fuel": fuel, "fuel_limit": limits.fuel, "milliseconds": round((time.thread_time() - started) * 1e3, 3)}
 
 
 def _about_builtin(name: str) -> dict[str, str]:

@@ -105,6 +105,9 @@ class WasmerModule:
         self._store = store
         self._module = module
 
+    def code(self) -> bytes:
+        return bytes(self._module.serialize())
+
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmerInstance:
         try:
             if not imports:
@@ -171,6 +174,15 @@ class WasmerEngine:
             if ends_task(error):
                 raise
             raise RestrictedModule("invalid_module", "wasmer", str(error)[:300]) from error
+
+    def load(self, code: bytes) -> WasmerModule:
+        try:
+            store = _store()
+            return WasmerModule(store, wasmer.Module.deserialize(store, code))
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            raise RestrictedModule("invalid_code", "wasmer", str(error)[:300]) from error
 
     def explain(self, error: BaseException) -> PolicyError:
         if isinstance(error, PolicyError):

@@ -240,6 +240,9 @@ class WasmtimeModule:
         #: Of the functions that are imported: the module between them and this one.
         self._marked: tuple[tuple[tuple[int, int], ...], wasmtime.Module] | None = None
 
+    def code(self) -> bytes:
+        return bytes(self._module.serialize())
+
     def instantiate(self, imports: Sequence[HostImport] = ()) -> WasmtimeInstance:
         store = wasmtime.Store(self._engine)
         raised: Raised = []
@@ -310,6 +313,13 @@ class WasmtimeEngine:
             return WasmtimeModule(engine, wasmtime.Module(engine, data), self.unchecked)
         except wasmtime.WasmtimeError as error:
             raise RestrictedModule("invalid_module", "wasmtime", str(error)[:300]) from error
+
+    def load(self, code: bytes) -> WasmtimeModule:
+        engine = wasmtime.Engine(_config())
+        try:
+            return WasmtimeModule(engine, wasmtime.Module.deserialize(engine, code), self.unchecked)
+        except wasmtime.WasmtimeError as error:
+            raise RestrictedModule("invalid_code", "wasmtime", str(error)[:300]) from error
 
     def explain(self, error: BaseException) -> PolicyError:
         if isinstance(error, PolicyError):

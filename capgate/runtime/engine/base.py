@@ -98,6 +98,9 @@ class CompiledModule(Protocol):
         """Make an instance with its own memory: that of ``imports`` where it imports one. ``imports`` are those of the
         module, in its order. Raises :class:`~capgate.errors.PolicyError` if start code traps, or they do not fit."""
 
+    def code(self) -> bytes:
+        """Return the machine code, which :meth:`Engine.load` of the same engine takes, on this machine."""
+
 
 class Engine(Protocol):
     """One WebAssembly engine."""
@@ -112,6 +115,10 @@ class Engine(Protocol):
 
     def compile(self, data: bytes) -> CompiledModule:
         """Compile ``data``. Raises :class:`~capgate.errors.RestrictedModule` if the engine rejects it."""
+
+    def load(self, code: bytes) -> CompiledModule:
+        """Return the module with this machine code, which has to be what :meth:`CompiledModule.code` gave: whatever it
+        is, it runs. Raises :class:`~capgate.errors.RestrictedModule` if it is of another version of the engine."""
 
     def explain(self, error: BaseException) -> PolicyError:
         """Return what a raw function raised as a :class:`~capgate.errors.PolicyError`, a trap with a kind of

@@ -2,8 +2,11 @@
 
 A compiler takes as long, and as much memory, as the module makes it. A kilobyte of code can cost 60 milliseconds and 40
 megabytes, and the time grows with the square of some things. Nothing can interrupt an engine that compiles in this
-process, so a module that is not small has to be compiled by a child first. All that comes back is whether it did. This
-process compiles for itself afterwards, and never loads what another one compiled.
+process, so a module that is not small has to be compiled by a child first.
+
+The machine code comes back through a pipe that nobody else has, and is loaded here, so that a module is compiled once.
+It is what the same engine would have given in this process. Whoever could make the child give something else, could
+have made this process do so by the same bytes.
 """
 
 from __future__ import annotations
@@ -72,8 +75,9 @@ def is_small(metered: bytes) -> bool:
     return len(metered) - data <= SMALL_CODE and data <= SMALL_DATA and widest <= SMALL_SIGNATURE
 
 
-def compile_in_child(engine: Engine, original: bytes, metered: bytes, limits: Limits) -> None:
-    """Have a child validate ``original`` and compile ``metered`` with ``engine``. Returns if it could.
+def compile_in_child(engine: Engine, original: bytes, metered: bytes, limits: Limits) -> bytes:
+    """Have a child validate ``original`` and compile ``metered`` with ``engine``. Returns the machine code, for
+    ``engine.load``.
 
     Blocks for up to ``limits.compile_seconds`` of processor time, twice that by the clock, and :data:`STARTING`.
     Raises :class:`RestrictedModule`: ``compile_time`` and ``compile_memory`` by the limits' names, ``compile_crash``
@@ -91,7 +95,11 @@ def compile_in_child(engine: Engine, original: bytes, metered: bytes, limits: Li
         raise _rejected("compile_time", engine, f"not done after {wall:g} s, {_allowed(limits)}") from None
     except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         raise _unable(engine, f"it did not start: {error}") from error
-    _check(engine, _read(done.stdout, secret), done.returncode, limits)
+    said, code = _read(done.stdout, secret)
+    _check(engine, said, done.returncode, limits)
+    if str(len(code)) != said["compiled"]:
+        raise _unable(engine, f"it gave {len(code)} bytes of machine code, and not {said['compiled']}")
+    return code
 
 
 def _check(engine: Engine, said: dict[str, str], status: int, limits: Limits) -> None:
@@ -162,11 +170,15 @@ def _path() -> list[str]:
     return folders
 
 
-def _read(output: bytes, secret: str) -> dict[str, str]:
+def _read(output: bytes, secret: str) -> tuple[dict[str, str], bytes]:
     """Return what the child said, by its first word: ``ready``, then ``compiled``, ``rejected``, ``memory`` or
-    ``failed``. Lines that are not its own count for nothing."""
-    lines = [line.split(" ", 2) for line in output.decode("utf-8", "replace").split("\n")]
-    return {line[1]: "".join(line[2:]) for line in lines if line[0] == secret and len(line) > 1}
+    ``failed``; and what follows ``compiled``. Lines that are not its own count for nothing."""
+    marked = f"{secret} compiled ".encode()
+    before, mark, behind = output.partition(marked)
+    size, _, code = behind.partition(b"\n")
+    text = (before + mark + size).decode("utf-8", "replace")
+    lines = [line.split(" ", 2) for line in text.split("\n")]
+    return {line[1]: "".join(line[2:]) for line in lines if line[0] == secret and len(line) > 1}, code
 
 
 def _allowed(limits: Limits) -> str:

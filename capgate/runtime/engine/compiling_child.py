@@ -1,4 +1,7 @@
-"""Compiles a module in the child process of :mod:`.child_compilation`, which bounds itself, and says how that went."""
+"""Compiles a module in the child process of :mod:`.child_compilation`, which bounds itself, and says how that went.
+
+The machine code follows the line that says how long it is.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from .registry import load_engine
 _GRACE: Final = 2
 _TEXT: Final = 300
 
-Say = Callable[[str, str], None]
+#: Writes a line, and bytes behind it.
+Say = Callable[..., None]
 
 
 class Job(TypedDict):
@@ -58,7 +62,7 @@ def _compile(engine: Engine, original: bytes, metered: bytes, say: Say) -> None:
     try:
         # Both, because a module that is invalid must not become valid by being rewritten.
         engine.validate(original)
-        engine.compile(metered)
+        code = engine.compile(metered).code()
     except MemoryError:
         say("memory", "an allocation failed")
     except RestrictedModule as error:
@@ -66,19 +70,22 @@ def _compile(engine: Engine, original: bytes, metered: bytes, say: Say) -> None:
     except BaseException as error:
         say("failed", f"{type(error).__name__}: {error}")
     else:
-        say("compiled", "")
+        say("compiled", str(len(code)), code)
 
 
 def _speaker(secret: str) -> Say:
-    """Return a function that writes one line to what was the standard output. What others write there goes nowhere."""
+    """Return a function that writes one line to what was the standard output, and bytes behind it. What others write
+    there goes nowhere."""
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nothing, stream)
 
-    def say(word: str, text: str) -> None:
+    def say(word: str, text: str, code: bytes = b"") -> None:
         line = " ".join(f"{secret} {word} {text[:_TEXT]}".split("\n"))
-        os.write(out, line.encode("utf-8", "replace") + b"\n")
+        rest = memoryview(line.encode("utf-8", "replace") + b"\n" + code)
+        while rest:  # a pipe takes as much as it has room for
+            rest = rest[os.write(out, rest) :]
 
     return say
 

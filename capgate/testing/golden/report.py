@@ -193,6 +193,8 @@ def outcome_data(outcome: Outcome) -> dict[str, object]:
         "would_deny": {given.runtime: given.would_deny for given in outcome.answers},
         "explanation": outcome.explanation,
     }
+    if outcome.costs:
+        data["costs"] = {spent.runtime: {"fuel": spent.fuel, "seconds": spent.seconds} for spent in outcome.costs}
     return dict(msgspec.to_builtins(data))
 
 

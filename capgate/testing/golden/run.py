@@ -16,7 +16,7 @@ import msgspec
 from ...actions import VOCABULARY, Vocabulary
 from ...checker.local import LocalPolicyChecker
 from ...checker.wasm import WasmPolicyChecker
-from ...errors import CapgateError, ConfigError, FixtureError, FixturesFailed
+from ...errors import CapgateError, ConfigError, FixtureError, FixturesFailed, PolicyError
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Allow, Deny, Entrypoint, PolicyInput, PolicyResult, Reason, canonical
 from ...policy import Explanation
@@ -30,6 +30,16 @@ PASSED, FAILED, DISAGREEMENT = "passed", "failed", "disagreement"
 
 #: How often at most a question is asked that was not answered because of the questions before it.
 AGAIN: Final = 3
+#: What stands in place of an answer that the policy did not give.
+_NO_ANSWERS: Final = frozenset(
+    {
+        Reason.POLICY_TRAP,
+        Reason.POLICY_UNAVAILABLE,
+        Reason.POOL_EXHAUSTED,
+        Reason.MALFORMED_INPUT,
+        Reason.MALFORMED_RESULT,
+    }
+)
 #: Seconds until a pool replaces failed instances again.
 REPLACING: Final = 0.01
 
@@ -48,17 +58,27 @@ class Answer(msgspec.Struct, frozen=True):
     would_deny: str | None = None
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What the answer took on an engine: fuel, and seconds of processor time; ``None`` where nobody can say."""
+
+    runtime: str
+    fuel: int | None
+    seconds: float | None
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What came of one fixture.
 
     ``kind`` is ``"passed"``, ``"failed"`` where the answer is another than expected, or ``"disagreement"`` where the
     runtimes do not even agree. ``explanation`` says where a document's answer comes from; of a module there is none.
+    ``costs`` are those on engines, where they were asked for.
     """
 
     fixture: Fixture
     answers: tuple[Answer, ...]
     kind: str
     explanation: Explanation | None = None
+    costs: tuple[Spent, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -78,11 +98,17 @@ class Runner:
     """
 
     def __init__(
-        self, policy: PolicyUnderTest, engines: str | Iterable[str] = ALL, vocabulary: Vocabulary = VOCABULARY
+        self,
+        policy: PolicyUnderTest,
+        engines: str | Iterable[str] = ALL,
+        vocabulary: Vocabulary = VOCABULARY,
+        *,
+        costs: bool = False,
     ) -> None:
         self.policy = policy
         self.runtimes = policy.runtimes(engines)
         self._vocabulary = vocabulary
+        self._costs = costs
         self._known: dict[tuple[str, ...], Vocabulary] = {}
         self._pools: dict[str, tuple[WasmPool, list[int]]] = {}
 
@@ -101,7 +127,22 @@ class Runner:
         is_expected = given == {fixture.answer} and (fixture.would_deny is None or recorded == {fixture.would_deny})
         kind = DISAGREEMENT if len(given) > 1 or len(recorded) > 1 else PASSED if is_expected else FAILED
         document = self.policy.document
-        return Outcome(fixture, answers, kind, None if document is None else document.explain(fixture.input))
+        explanation = None if document is None else document.explain(fixture.input)
+        costs = tuple(self._spent(given, fixture) for given in answers if given.runtime != LOCAL) if self._costs else ()
+        return Outcome(fixture, answers, kind, explanation, costs)
+
+    def _spent(self, given: Answer, fixture: Fixture) -> Spent:
+        """Ask once more what gave an answer of its own; of what did not, a timeout alone says what it spent."""
+        reason = given.result.reason if isinstance(given.result, Deny) else None
+        if reason == Reason.POLICY_TIMEOUT:
+            return Spent(given.runtime, self.policy.limits.fuel, None)
+        if reason in _NO_ANSWERS:
+            return Spent(given.runtime, None, None)
+        try:
+            cost = self._pool(given.runtime)[0].measure(fixture.input)
+        except PolicyError:
+            return Spent(given.runtime, None, None)
+        return Spent(given.runtime, cost.fuel, cost.seconds)
 
     def _answer(self, runtime: str, fixture: Fixture) -> Answer:
         result = self.answer(runtime, fixture)
@@ -172,12 +213,14 @@ def run_fixtures(
     vocabulary: Vocabulary = VOCABULARY,
     entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     on_outcome: Callable[[Outcome], object] | None = None,
+    costs: bool = False,
 ) -> list[Outcome]:
     """Return one outcome for each of ``fixtures`` (or of those at a path), in their order, as ``policy`` answers them.
 
     Without ``policy``, each fixture is judged by the document that it brings; with one, none may bring its own. See
     :meth:`PolicyUnderTest.runtimes` for ``engines``. ``entrypoint`` is for a module that OPA compiled. ``on_outcome``
-    is called with each as it comes. Blocks until all are done. Raises :class:`FixtureError` and what
+    is called with each as it comes. With ``costs`` each is asked once more, to see what it spends.
+    Blocks until all are done. Raises :class:`FixtureError` and what
     :class:`PolicyUnderTest` and :class:`WasmPool` raise; a policy that fails on a fixture is an outcome.
     """
     given = read_fixtures(fixtures) if isinstance(fixtures, (str, os.PathLike)) else fixtures
@@ -186,7 +229,7 @@ def run_fixtures(
 
     def run() -> list[Outcome]:
         for subject, numbers in _subjects(policy, given, limits, entrypoint):
-            runner = Runner(subject, engines, vocabulary)
+            runner = Runner(subject, engines, vocabulary, costs=costs)
             for number in numbers:
                 outcomes[number] = outcome = runner.judge(given[number])
                 if on_outcome is not None:

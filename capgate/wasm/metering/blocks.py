@@ -69,15 +69,25 @@ class Planner:
 
     def straight_line(self) -> None:
         """Take everything up to an opcode that has a method of its own."""
-        source, classes, deltas, prices = self.source, CLASSES, DELTAS, self.by_byte
+        source, classes, deltas, prices, locals_ = self.source, CLASSES, DELTAS, self.by_byte, self.locals
         pos, height, cost, peak = self.pos, self.height, 0, self.out.height
         while True:
             opcode = source[pos]
             opcode_class = classes[opcode]
-            if opcode_class == METHOD:
-                break
             pos += 1
-            if opcode_class != NONE:
+            if opcode_class == LOCAL:
+                # Most instructions are of the classes up to here, with numbers of one byte; `skip` knows the rest.
+                pos = pos + 1 if source[pos] < 0x80 and source[pos] < locals_ else self.skip(pos, opcode_class)
+            elif opcode_class == NONE:
+                pass
+            elif opcode_class == METHOD:
+                pos -= 1
+                break
+            elif opcode_class == LEB and source[pos] < 0x80:
+                pos += 1
+            elif opcode_class == MEMARG and source[pos] < 0x80 and source[pos + 1] < 0x80:
+                pos += 2
+            else:
                 pos = self.skip(pos, opcode_class)
             cost += prices[opcode]
             height += deltas[opcode]
@@ -119,18 +129,23 @@ class Planner:
         method = _METHODS.get(opcode)
         if method is None:
             raise RestrictedModule("opcode", f"byte {at}", f"{opcode:#04x} has no plan")
-        if self.live and opcode not in _PRICED_ELSEWHERE:
+        if self.live and opcode != _LOOP:  # and a prefix has no price by itself
             self.cost += self.by_byte[opcode]
         method(self, at)
 
     def u32(self) -> int:
+        value = self.source[self.pos]
+        if value < 0x80:
+            self.pos += 1
+            return value
         value, self.pos = read_unsigned(self.source, self.pos)
         return value
 
     def pop_push(self, operands: int, results: int) -> None:
         if self.live:
-            self.height += results - operands
-            self.out.height = max(self.out.height, self.height)
+            height = self.height = self.height + results - operands
+            if height > self.out.height:
+                self.out.height = height
 
     def site(self, purpose: int, position: int, argument: int = 0, table: int = 0) -> None:
         self.out.sites.append(Site(purpose, position, len(self.frames) - 1, argument, table))
@@ -186,7 +201,8 @@ class Planner:
         if not self.frames:
             return
         outer = self.frames[-1]
-        outer.reach = min(outer.reach, frame.reach)
+        if frame.reach < outer.reach:
+            outer.reach = frame.reach
         fell, self.live = self.live, False
         if not frame.is_live:
             return
@@ -206,7 +222,9 @@ class Planner:
         check_index(depth, len(self.frames), "label", at)
         index = len(self.frames) - 1 - depth
         self.frames[index].targeted = True
-        self.frames[-1].reach = min(self.frames[-1].reach, index)
+        inner = self.frames[-1]
+        if index < inner.reach:
+            inner.reach = index
 
     def leave(self) -> None:
         """Note that what follows cannot be reached, up to the next ``else`` or ``end``."""
@@ -310,7 +328,6 @@ class Planner:
 
 #: Immediates of the opcodes behind the prefix 0xFC.
 _ONE_OR_TWO_NUMBERS: Final = frozenset({"table", "tables", "eleminit", "init", "data", "elem", "zero", "zeros"})
-_PRICED_ELSEWHERE: Final = frozenset({_LOOP, 0xFC})
 _METHODS: Final = {
     0x00: Planner.unreachable,
     _BLOCK: Planner.open,

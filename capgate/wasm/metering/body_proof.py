@@ -20,9 +20,11 @@ from ...errors import RestrictedModule
 from ..module import I32, I64, Body, Module
 from . import patterns as p
 from .credit import Credit
-from .patterns import number, signed_number
+from .patterns import leb, number, signed_number
 from .prices import Prices, frame_weight
 
+#: What is checked alone: before it something may stand, its immediates are counted, or it was changed.
+_ALONE: Final = frozenset({p.TABLE, p.RETURN, p.STOP, p.CALL, p.OTHER})
 _LOOP, _IF, _BR, _RETURN, _MEMORY_GROW, _SELECT, _PREFIX = 0x03, 0x04, 0x0C, 0x0F, 0x40, 0x1C, 0xFC
 _TABLE_GROW: Final = 0xFC0F
 
@@ -35,31 +37,68 @@ class Premises(msgspec.Struct, frozen=True):
     types: int
     functions: int
     globals: int
+    call_depth: int
     memory_maximum: int
     table_maxima: tuple[int, ...]
 
 
+class _Foreign(Exception):
+    """An instruction of the guest's uses a local or a global that the guest does not have."""
+
+
+class _PriceOf(dict[bytes, int]):
+    """The price of each simple instruction, by its bytes. Raises :class:`_Foreign` for an index past the guest's."""
+
+    def __init__(self, by_byte: list[int], locals_: int, globals_: int) -> None:
+        super().__init__()
+        self._by_byte, self._locals, self._globals = by_byte, locals_, globals_
+
+    def __missing__(self, instruction: bytes) -> int:
+        opcode = instruction[0]
+        if 0x20 <= opcode <= 0x24:
+            limit = self._locals if opcode <= 0x22 else self._globals
+            if number(instruction[1:]) >= limit:
+                raise _Foreign
+        price = self[instruction] = self._by_byte[opcode]
+        return price
+
+
 class BodyProof:
-    """The proof of one body. Raises ``RestrictedModule`` with the rule ``unproven`` where it fails."""
+    """The proof of the bodies of one module, one after another. Raises ``RestrictedModule`` with the rule ``unproven``
+    where it fails."""
 
-    def __init__(self, facts: Premises, where: str) -> None:
+    def __init__(self, facts: Premises) -> None:
         self.facts = facts
-        self.where = where
+        self.where = ""
         self.by_byte = [facts.prices.instructions.get(code, 0) for code in range(256)]
+        self.by_byte[_LOOP] = 0  # it is paid inside of it
+        #: By how many locals there are: the prices of instructions, and of runs of them.
+        self.prices: dict[int, tuple[_PriceOf, dict[bytes, int]]] = {}
+        self.counter = leb(facts.globals)
 
-    def check(self, original: Module, body: Body, metered: Module, new: Body, parameters: int) -> None:
+    def check(self, original: Module, body: Body, metered: Module, new: Body, parameters: int, where: str) -> None:
         """Prove that ``new``, of the module ``metered``, is ``body`` of ``original``, and pays."""
+        self.where = where
         self.original, self.at = original.source, body.start
         self.data, self.pos = metered.source, new.start
         self.count = parameters + body.local_count
+        self.fuel = leb(self.count)
+        self.get_fuel, self.set_length = b"\x20" + self.fuel, b"\x21" + leb(self.count + 1)
+        #: Around a call: the counter gets what the local has, and the local what the counter has.
+        self.save = self.get_fuel + b"\x24" + self.counter
+        self.load = b"\x23" + self.counter + b"\x21" + self.fuel
+        known = self.prices.get(self.count)
+        if known is None:
+            known = self.prices[self.count] = _PriceOf(self.by_byte, self.count, self.facts.globals), {}
+        self.price_of, self.runs = known
         self.credit = Credit()
         self.saved = self.bulk_at = -1
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
         self.has_calls = self.deferred = False
         self.check_locals(body, new)
         weight, nests = self.prologue(body)
-        while self.step():
-            pass
+        self.weight = weight
+        self.walk()
         self.require(self.at == body.end, "the code is not the original's")
         self.require(nests or not self.has_calls, "a call does not take depth")
         self.epilogue(new, weight, nests)
@@ -134,47 +173,90 @@ class BodyProof:
 
     # The code of the guest
 
-    def step(self) -> bool:
-        """Check one template or one instruction. Says whether the function goes on."""
-        opcode = self.data[self.pos]
-        instruction = p.INSTRUCTION.match(self.data, self.pos)
-        if instruction is None:
-            self.fail(f"no instruction ({opcode:#04x})")
-        group = instruction.lastindex
-        if group == p.LOCAL and number(instruction[group]) >= self.count:
-            self.local_template(opcode)
-            return True
-        if group == p.GLOBAL and number(instruction[group]) >= self.facts.globals:
-            self.fail("the guest's code uses a counter")
-        if group == p.BRANCH and self.original[self.at] == _RETURN:
-            self.returned(opcode, number(instruction[group]))
-            return True
-        return self.instruction(opcode, instruction)
+    def walk(self) -> None:
+        """Check runs of simple instructions, and the one behind each, up to the end of the function. They must be the
+        next ones of the original. Templates may stand around them."""
+        original, data, credit = self.original, self.data, self.credit
+        match, runs, by_byte, get_fuel = p.STEP.match, self.runs, self.by_byte, self.get_fuel
+        going = True
+        while going:
+            step = match(original, self.at)
+            if step is None:
+                self.fail("the original has no instruction there")
+            while data.startswith(get_fuel, self.pos):
+                self.fuel_template()
+            group, run = step.lastindex, step[p.RUN]
+            if group in _ALONE:
+                if run:
+                    self.same(run)
+                    self.take(self.run_price(run))
+                self.templates()
+                self.alone(step, group)
+                continue
+            text, last = step[0], original[step.end(p.RUN)]
+            if not data.startswith(text, self.pos):
+                self.fail("an instruction is not the original's")
+            self.pos += len(text)
+            self.at += len(text)
+            if credit.now is not None or run:  # an index counts wherever it stands
+                price = runs.get(run)
+                if price is None:
+                    price = self.run_price(run)
+                if not credit.take(price + by_byte[last]):
+                    self.fail("an instruction is not paid for")
+            going = credit.end() if group == p.END else self.control(step, group, last)
 
-    def local_template(self, opcode: int) -> None:
-        """Check one of the templates that start with a local which the guest does not have."""
+    def same(self, text: bytes) -> None:
+        """Check that ``text``, which is next in the original, is here as well."""
+        if not self.data.startswith(text, self.pos):
+            self.fail("an instruction is not the original's")
+        self.pos += len(text)
+        self.at += len(text)
+
+    def run_price(self, run: bytes) -> int:
+        """Return what a run of simple instructions costs."""
+        price = self.runs.get(run)
+        if price is None:
+            try:
+                price = self.runs[run] = sum(map(self.price_of.__getitem__, p.SIMPLE.findall(run)))
+            except _Foreign:
+                self.fail("the guest's code uses a counter")
+        return price
+
+    def templates(self) -> None:
+        """Check what the metering has put here: each of its templates begins with a local that the guest does not
+        have."""
+        data = self.data
+        while True:
+            if data.startswith(self.get_fuel, self.pos):
+                self.fuel_template()
+            elif data.startswith(self.set_length, self.pos):
+                self.bulk_template()
+            else:
+                return
+
+    def fuel_template(self) -> None:
+        """Check one of the templates that start with the local of the fuel."""
         start = self.pos
-        charge, defer = p.CHARGE.match(self.data, start), p.DEFER.match(self.data, start)
-        if charge is not None:
-            fuel, cost, label, again, same_cost, stored = charge.groups()
-            fuels = number(fuel) == number(again) == number(stored) == self.count
-            self.require(fuels and cost == same_cost, "a charge to something else")
-            self.require(number(label) == self.credit.depth + 1, "a charge that does not stop")
-            self.pos = charge.end()
-            self.pay(signed_number(cost))
-        elif defer is not None:
-            fuel, cost, stored = defer.groups()
-            self.require(number(fuel) == number(stored) == self.count, "a charge to something else")
-            self.require(self.facts.prices.may_defer(signed_number(cost)), "too large a charge is deferred")
-            self.pos = defer.end()
+        if self.data.startswith(self.save, start):
+            self.pos = self.saved = start + len(self.save)
+            return
+        payment = p.PAYMENT.match(self.data, start)
+        if payment is None:
+            self.fail("no payment, and no saving of the fuel")
+        fuel, cost, label, again, same_cost, stored = payment.groups()
+        if fuel != stored or fuel != self.fuel:
+            self.fail("a charge to something else")
+        amount = signed_number(cost)
+        if label is None:
+            self.require(self.facts.prices.may_defer(amount), "too large a charge is deferred")
             self.deferred = True
-            self.pay(signed_number(cost))
-        elif opcode == 0x20:
-            local, counter = self.match(p.SAVE, "saving of the fuel").groups()
-            self.require(number(local) == self.count and number(counter) == self.facts.globals, "saved elsewhere")
-            self.saved = self.pos
-        else:
-            self.bulk_template()
+        elif again != fuel or same_cost != cost:
+            self.fail("a charge to something else")
+        elif number(label) != self.credit.depth + 1:
+            self.fail("a charge that does not stop")
+        self.pos = payment.end()
+        self.pay(amount)
 
     def bulk_template(self) -> None:
         template = self.match(p.BULK, "charge for a length")
@@ -191,85 +273,82 @@ class BodyProof:
             None if table is None else number(table),
         )
 
-    def instruction(self, opcode: int, match: re.Match[bytes]) -> bool:
-        """Check one instruction of the guest, which must be the next one of the original."""
-        start, group = self.pos, match.lastindex
-        self.pos = match.end()
-        if group == p.TABLE:
-            self.skip_lebs(number(match[p.TABLE]) + 1)
-        elif group == p.OTHER:
-            self.skip_other(opcode)
-        size = self.pos - start
-        if self.original[self.at : self.at + size] != self.data[start : self.pos]:
-            self.fail("an instruction is not the original's")
-        self.at += size
-        if group is None or group <= p.SIMPLE:
-            self.take(self.by_byte[opcode])
-            return True
-        return self.control(opcode, group, start, match)
-
-    def skip_lebs(self, count: int) -> None:
-        for _ in range(count):
-            self.match(p.LEB, "immediate")
-
-    def skip_other(self, opcode: int) -> None:
-        """Skip the immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
-        if opcode == _MEMORY_GROW:
-            self.pos += 1
-            return
-        value = number(self.match(p.LEB, "immediate")[0])
-        if opcode == _SELECT:
-            self.pos += value
-        else:
-            self.require(value < len(p.PREFIXED), f"prefixed opcode {value}")
-            self.skip_lebs(p.PREFIXED[value])
-
-    def control(self, opcode: int, group: int, start: int, match: re.Match[bytes]) -> bool:
-        if group == p.END:
-            self.take(self.by_byte[opcode])
-            return self.credit.end()
-        if group == p.OPEN:
-            self.open(opcode, match[group])
-        elif group == p.ELSE:
-            self.take(self.by_byte[opcode])
-            self.require(self.credit.otherwise(), "an else without if")
-        elif group == p.BRANCH:
-            self.take(self.by_byte[opcode])
-            self.branch(number(match[group]))
+    def control(self, step: re.Match[bytes], group: int | None, opcode: int) -> bool:
+        """Follow the control flow behind an instruction that was paid. Says that the function goes on."""
+        if group == p.BRANCH:
+            self.branch(number(step[p.BRANCH]))
             if opcode == _BR:
                 self.credit.leave()
-        elif group == p.TABLE:
-            self.take(self.by_byte[opcode])
-            self.branch_table(start)
-        elif group == p.CALL:
-            self.take(self.by_byte[opcode])
-            self.call(opcode, start)
-        elif group == p.FUNC:
-            self.take(self.by_byte[opcode])
-            self.require(number(match[group]) < self.facts.functions, "the guest refers to an added function")
-        elif group == p.OTHER:
-            self.other(opcode, start)
+        elif group == p.OPEN:
+            self.open(opcode, step[p.OPEN])
+        elif group == p.ELSE:
+            self.require(self.credit.otherwise(), "an else without if")
         else:
-            self.require(group == p.STOP, "a return that bypasses the way out")
-            self.take(self.by_byte[opcode])
-            self.credit.leave()
+            self.require(group == p.FUNC, "an instruction that is not known")
+            self.require(number(step[p.FUNC]) < self.facts.functions, "the guest refers to an added function")
         return True
+
+    def alone(self, step: re.Match[bytes], group: int | None) -> None:
+        """Check one instruction before which the metering may have put something, or which it may have changed."""
+        if group == p.RETURN:
+            self.returned()
+            return
+        start, opcode, end = self.pos, self.original[self.at], step.end()
+        if group == p.TABLE:
+            end = self.skip_lebs(end, number(step[p.TABLE]) + 1)
+        elif group == p.OTHER:
+            end = self.skip_other(opcode, end)
+        self.same(self.original[self.at : end])
+        if group == p.OTHER:
+            self.other(opcode, start)
+            return
+        self.take(self.by_byte[opcode])
+        if group == p.CALL:
+            self.call(opcode, start)
+        elif group == p.TABLE:
+            self.branch_table(start)
+        else:
+            self.credit.leave()
+
+    def skip_lebs(self, position: int, count: int) -> int:
+        """Return the position in the original behind so many immediates."""
+        for _ in range(count):
+            immediate = p.LEB.match(self.original, position)
+            if immediate is None:
+                self.fail("no immediate")
+            position = immediate.end()
+        return position
+
+    def skip_other(self, opcode: int, position: int) -> int:
+        """Return the position behind the immediates of a typed select, of ``memory.grow``, of a prefixed opcode."""
+        if opcode == _MEMORY_GROW:
+            return position + 1
+        after = self.skip_lebs(position, 1)
+        value = number(self.original[position:after])
+        if opcode == _SELECT:
+            return after + value
+        self.require(value < len(p.PREFIXED), f"prefixed opcode {value}")
+        return self.skip_lebs(after, p.PREFIXED[value])
 
     def open(self, opcode: int, block_type: bytes) -> None:
         if len(block_type) > 1 or block_type[0] < 0x40:
             self.require(number(block_type) < self.facts.types, "the guest uses an added type")
-        if opcode != _LOOP:
-            self.take(self.by_byte[opcode])
         self.credit.open(is_loop=opcode == _LOOP, is_if=opcode == _IF)
         if opcode == _LOOP and self.credit.now is not None:
             self.loop_head()
 
     def loop_head(self) -> None:
         """Take the price of a loop inside of it, where its own charge must already have been made."""
-        if self.by_byte[_LOOP]:
-            self.require(p.CHARGE.match(self.data, self.pos) is not None, "a loop does not pay")
-            self.step()
-            self.take(self.by_byte[_LOOP])
+        price = self.facts.prices.instructions.get(_LOOP, 0)
+        if price:
+            before = self.deferred
+            self.deferred = False
+            if not self.data.startswith(self.get_fuel, self.pos) or self.data.startswith(self.save, self.pos):
+                self.fail("a loop does not pay")
+            self.fuel_template()
+            self.require(not self.deferred, "a loop does not pay at once")
+            self.deferred = before
+            self.take(price)
 
     def branch(self, depth: int) -> None:
         self.require(self.credit.branch(depth), "a branch to nowhere")
@@ -283,10 +362,10 @@ class BodyProof:
         self.require(self.pos == end, "a branch table of another length")
         self.credit.leave()
 
-    def returned(self, opcode: int, depth: int) -> None:
+    def returned(self) -> None:
         """Check that a return of the original has become a branch to the way out."""
-        self.require(opcode == _BR and depth == self.credit.depth, "a return that leads elsewhere")
-        self.pos = self.match(p.INSTRUCTION, "branch").end()
+        branch = self.match(p.BRANCH_OUT, "branch to the way out")
+        self.require(number(branch[1]) == self.credit.depth, "a return that leads elsewhere")
         self.at += 1
         self.take(self.by_byte[_RETURN])
         self.credit.leave()
@@ -299,8 +378,8 @@ class BodyProof:
             return
         self.has_calls = True
         self.require(self.saved == start, "a call without the fuel saved")
-        counter, local = self.match(p.LOAD, "taking back of the fuel").groups()
-        self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
+        self.require(self.data.startswith(self.load, self.pos), "a call behind which the fuel is not taken back")
+        self.pos += len(self.load)
 
     def leb_at(self, position: int) -> bytes:
         leb = p.LEB.match(self.data, position)
@@ -322,6 +401,12 @@ class BodyProof:
         self.require(
             self.bulk_unit == (unit.multiplier, unit.shift, most, table), "a length is charged at another price"
         )
+        if code == _MEMORY_GROW:
+            growth, depth = self.facts.prices.growth, self.facts.call_depth
+            label = self.credit.depth + 1
+            grown = p.grown(growth, self.count, depth, self.weight, self.facts.globals + 1, label)
+            self.require(self.data.startswith(grown, self.pos), "a growth that leaves fuel worth as much as before")
+            self.pos += len(grown)
 
     def table_index(self, position: int) -> int:
         """Return the table named behind the number at ``position``."""

@@ -17,7 +17,7 @@ import msgspec
 
 from ..encode import i32_const, i64_const
 from ..leb128 import unsigned
-from .prices import UnitPrice
+from .prices import ACCESSES_PER_WEIGHT, SHIFT, UnitPrice
 
 RUNNING: Final = 0
 OUT_OF_FUEL: Final = 1
@@ -28,8 +28,11 @@ _UNREACHABLE: Final = b"\x00"
 _LOCAL_GET, _LOCAL_SET, _LOCAL_TEE, _GLOBAL_GET, _GLOBAL_SET = b"\x20", b"\x21", b"\x22", b"\x23", b"\x24"
 _SELECT, _EMPTY = b"\x1b", b"\x40"
 _I32_LT_S, _I32_LE_U, _I32_ADD, _I32_SUB = b"\x48", b"\x4d", b"\x6a", b"\x6b"
+_I32_GT_U, _I32_MUL, _I32_AND = b"\x4b", b"\x6c", b"\x71"
 _I64_LT_S, _I64_SUB, _I64_MUL, _I64_SHR_U, _I64_EXTEND_I32_U = b"\x53", b"\x7d", b"\x7e", b"\x88", b"\xad"
 _MEMORY_SIZE, _TABLE_SIZE = b"\x3f\0", b"\xfc\x10"
+#: i64 i32 -> i64: shift so many times.
+_SHIFT: Final = i32_const(SHIFT) + _I32_MUL + _I64_EXTEND_I32_U + _I64_SHR_U
 _NEGATIVE: Final = i64_const(0) + _I64_LT_S
 
 
@@ -41,6 +44,16 @@ def memory_room(most: int) -> bytes:
 def table_room(most: int, table: int) -> bytes:
     """Write how many elements the table with this index, of at most ``most``, can still grow."""
     return i32_const(most) + _TABLE_SIZE + unsigned(table) + _I32_SUB
+
+
+def scale(growth: tuple[int, ...]) -> bytes:
+    """Write i64 -> i64: what an amount of fuel is worth with a memory of the size that it has."""
+    return _times([_MEMORY_SIZE + i32_const(pages) + _I32_GT_U for pages in growth]) + _SHIFT if growth else b""
+
+
+def _times(conditions: list[bytes]) -> bytes:
+    """Put on the stack how many of the conditions hold."""
+    return conditions[0] + b"".join(item + _I32_ADD for item in conditions[1:])
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -104,6 +117,25 @@ class Writer:
             cost += i64_const(unit.shift) + _I64_SHR_U
         return _LOCAL_SET + self.length + self.get_fuel + self.pay(cost, label) + length
 
+    def grown(self, growth: tuple[int, ...], depth: int, weight: int, label: int) -> bytes:
+        """Write what stands behind ``memory.grow``, whose result is the size before or -1.
+
+        The fuel becomes worth less for each size that the memory went past. Then it pays for loads that the open frames
+        have paid too little for. Their code can have no more of them than it weighs: ``depth`` is the most that there
+        may be of that, ``weight`` this function's. Before it the fuel is not negative: the growth was just paid.
+        """
+        if not growth:
+            return b""
+        before, length = _LOCAL_GET + self.length, _LOCAL_SET + self.length
+        conditions = [
+            _MEMORY_SIZE + i32_const(pages) + _I32_GT_U + before + i32_const(pages) + _I32_LE_U + _I32_AND
+            for pages in growth
+        ]
+        past = _LOCAL_TEE + self.length + _times(conditions) + length
+        taken = i32_const(depth + weight) + _GLOBAL_GET + self.depth + _I32_SUB
+        owed = before + taken + _I32_MUL + i32_const(ACCESSES_PER_WEIGHT) + _I32_MUL + _I64_EXTEND_I32_U
+        return past + self.get_fuel + before + _SHIFT + self.pay(owed, label)
+
     def prologue(self, cost: int, weight: int, results: bytes, *, calls: bool) -> bytes:
         """Pay for the entry and the first block, take the depth, and open a block in place of the function's own."""
         # Saved right away, so that what a trap finds in the counter is never more than what was left on entry.
@@ -137,9 +169,9 @@ def read_body(index: int) -> bytes:
     return _GLOBAL_GET + unsigned(index) + _END
 
 
-def reset_body(counters: Counters) -> bytes:
+def reset_body(counters: Counters, growth: tuple[int, ...]) -> bytes:
     """Write (i64, i32) -> (): set fuel and depth, and clear the status."""
-    return _set(counters, _LOCAL_GET + b"\0", _LOCAL_GET + b"\1") + _END
+    return _set(counters, _LOCAL_GET + b"\0" + scale(growth), _LOCAL_GET + b"\1") + _END
 
 
 def _set(counters: Counters, fuel: bytes, depth: bytes) -> bytes:
@@ -149,10 +181,14 @@ def _set(counters: Counters, fuel: bytes, depth: bytes) -> bytes:
     return set_fuel + set_depth + i32_const(RUNNING) + _GLOBAL_SET + unsigned(counters.status)
 
 
-def entry_body(counters: Counters, target: int, parameters: int, fuel: int, depth: int) -> bytes:
+def entry_body(
+    counters: Counters, target: int, parameters: int, fuel: int, depth: int, growth: tuple[int, ...] = ()
+) -> bytes:
     """Write a function of the type of ``target``: begin a call of it with this fuel and depth."""
     arguments = b"".join(_LOCAL_GET + unsigned(index) for index in range(parameters))
-    return _set(counters, i64_const(fuel), i32_const(depth)) + arguments + _CALL + unsigned(target) + _END
+    return (
+        _set(counters, i64_const(fuel) + scale(growth), i32_const(depth)) + arguments + _CALL + unsigned(target) + _END
+    )
 
 
 def move_body(moves: Mapping[int, int]) -> bytes:
@@ -160,9 +196,9 @@ def move_body(moves: Mapping[int, int]) -> bytes:
     return _moves(moves) + _END
 
 
-def begin_body(counters: Counters, moves: Mapping[int, int], fuel: int, depth: int) -> bytes:
+def begin_body(counters: Counters, moves: Mapping[int, int], fuel: int, depth: int, growth: tuple[int, ...]) -> bytes:
     """Write () -> (): begin a call with this fuel and depth, and move globals as :func:`move_body` does."""
-    return _set(counters, i64_const(fuel), i32_const(depth)) + _moves(moves) + _END
+    return _set(counters, i64_const(fuel) + scale(growth), i32_const(depth)) + _moves(moves) + _END
 
 
 def _moves(moves: Mapping[int, int]) -> bytes:

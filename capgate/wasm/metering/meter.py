@@ -6,7 +6,8 @@ it is given out:
 - Every instruction is paid before it runs, in fuel. Every entry of a function and every cycle of the control flow pays,
   the start function and allocators included. Bulk operations pay for their length.
 - Nested calls are bounded, each weighted by its frame.
-- Memory and tables cannot grow beyond the limits.
+- Memory and tables cannot grow beyond the limits. In a memory that grew large, where loads cost more, fuel is worth
+  less.
 - With fuel enough, the module does exactly what it did: nothing is removed, and nothing moves in any index space.
 
 An engine has to find both the original and the result valid before the result is used: what is well-formed here may
@@ -20,11 +21,12 @@ from collections.abc import Iterable
 import msgspec
 
 from ...limits import Limits
+from ..module import Module
 from ..restrict import ImportNames, admit
 from .module_proof import verify
 from .plan import Loading
-from .prices import Prices, prices_for
-from .rewrite import FUEL, RESET, RESTORE_STATE, SAVE_STATE, STATUS, Rewriter, memory_maximum
+from .prices import Prices
+from .rewrite import FUEL, RESET, RESTORE_STATE, SAVE_STATE, STATUS, Rewriter, prices_of
 
 
 class Metered(msgspec.Struct, frozen=True):
@@ -60,7 +62,7 @@ class Metered(msgspec.Struct, frozen=True):
 
 
 def meter(
-    data: bytes,
+    data: bytes | Module,
     limits: Limits | None = None,
     *,
     prices: Prices | None = None,
@@ -71,6 +73,8 @@ def meter(
 ) -> Metered:
     """Restrict ``data``, and rewrite it so that it pays fuel. Raises ``DecodeError`` or ``RestrictedModule``.
 
+    What is decoded already is taken as well, if it was decoded with its bodies, and as it was.
+
     ``prices``   replace the cost table that the size of the memory calls for
     ``entries``  are the names of the exported functions that get an entry; all, if ``None``
     ``imports``  are the pairs of module and name that may be imported
@@ -80,7 +84,7 @@ def meter(
     limits = limits or Limits()
     loading = loading or Loading(limits.fuel)
     module = admit(data, limits, imports)
-    table = prices or prices_for(memory_maximum(module, limits))
+    table = prices or prices_of(module, limits)
     output, names = Rewriter(module, limits, table, loading, keeps_state=keeps_state).run(entries)
     verify(module, output, limits, table, loading, keeps_state=keeps_state)
     return Metered(output, names)

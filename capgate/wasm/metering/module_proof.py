@@ -16,7 +16,7 @@ from ..interruption import check_interrupted
 from ..module import I32, I64, FuncType, Global, GlobalType, Import, MemoryType, Module, TableType
 from . import patterns as p
 from .body_proof import BodyProof, Premises
-from .patterns import number, signed_number
+from .patterns import leb, number, signed_number
 from .plan import Loading
 from .prices import Prices
 
@@ -134,14 +134,15 @@ class _ModuleProof:
             len(self.original.types),
             self.functions,
             self.globals,
+            self.limits.call_depth,
             max((item.maximum or 0 for item in self.module.all_memories()), default=0),
             tuple(item.maximum or 0 for item in self.module.all_tables()),
         )
+        proof = BodyProof(premises)
         for index, body in enumerate(self.original.code):
             check_interrupted()
-            parameters = self.original.types[self.original.functions[index]].params
-            proof = BodyProof(premises, f"function body {index}")
-            proof.check(self.original, body, self.module, self.module.code[index], len(parameters))
+            parameters = len(self.original.types[self.original.functions[index]].params)
+            proof.check(self.original, body, self.module, self.module.code[index], parameters, f"function body {index}")
 
     # What was added
 
@@ -157,7 +158,21 @@ class _ModuleProof:
             self.roles[self.functions + index - self.first_added] = role
 
     def role(self, code: bytes, type_index: int) -> tuple[str, int]:
-        """Return what an added function does, and with which of the guest's functions."""
+        """Return what an added function does, and with which of the guest's functions.
+
+        Those that begin a call while the memory may have grown have the amount of fuel scaled.
+        """
+        amount, scaled = p.BEGINS.match(code), p.scaled(self.prices.growth)
+        is_scaled = bool(scaled) and amount is not None and code.startswith(scaled, amount.end())
+        if amount is not None and is_scaled:
+            code = code[: amount.end()] + code[amount.end() + len(scaled) :]
+        role = self.role_of(code, type_index)
+        if is_scaled != (bool(scaled) and role[0] in ("entry", "loading", "restore", "reset")):
+            _fail("added function", "fuel that is worth more than the memory's size allows")
+        return role
+
+    def role_of(self, code: bytes, type_index: int) -> tuple[str, int]:
+        """Return the same of one that scales nothing."""
         signature = self.module.types[type_index]
         fuel, depth, status = self.globals, self.globals + 1, self.globals + 2
         body = p.READ_BODY.fullmatch(code)
@@ -183,7 +198,7 @@ class _ModuleProof:
             return "start", self.target(body[1], body[3], body[6], signature, self.loading.fuel)
         if body := p.ENTRY_BODY.fullmatch(code):
             self.check_numbers((body[2], body[4], body[5]), (fuel, depth, status))
-            arguments = b"".join(b"\x20" + encoded_index(index) for index in range(len(signature.params)))
+            arguments = b"".join(b"\x20" + leb(index) for index in range(len(signature.params)))
             if body[6] != arguments:
                 _fail("entry", "other arguments are passed on")
             fuel = self.loading.fuel if signed_number(body[1]) == self.loading.fuel else self.limits.fuel
@@ -243,8 +258,3 @@ class _ModuleProof:
         before, after = self.original.start, self.module.start
         if (before is None) != (after is None) or (after is not None and self.roles.get(after) != ("start", before)):
             _fail("start", f"function {after}")
-
-
-def encoded_index(index: int) -> bytes:
-    """Encode an index as the added functions write it; they have few parameters."""
-    return bytes([index]) if index < 0x80 else bytes([index & 0x7F | 0x80, index >> 7])

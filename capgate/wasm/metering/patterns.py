@@ -7,6 +7,7 @@ templates that may stand between them. A pattern alone proves nothing: what it c
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _U: Final = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
@@ -21,15 +22,11 @@ def _pattern(text: bytes) -> re.Pattern[bytes]:
 
 
 LEB: Final = re.compile(_U)
+#: How many numbers are remembered: a module repeats a few.
+_KNOWN: Final = 4_096
 
-#: Leave if there is less than the cost; fuel := fuel - cost. Captures fuel, cost, label, fuel, cost, fuel.
-CHARGE: Final = _pattern(rb"\x20<u> \x42<s> \x53 \x0d<u> \x20<u> \x42<s> \x7d \x21<u>")
-#: fuel := fuel - cost. Captures fuel, cost, fuel.
-DEFER: Final = _pattern(rb"\x20<u> \x42<s> \x7d \x21<u>")
-#: The counter gets what the local has. Captures local, global.
-SAVE: Final = _pattern(rb"\x20<u> \x24<u>")
-#: The local gets what the counter has. Captures global, local.
-LOAD: Final = _pattern(rb"\x23<u> \x21<u>")
+#: Perhaps leave if there is less than the cost; fuel := fuel - cost. Captures fuel, cost, (label, fuel, cost), fuel.
+PAYMENT: Final = _pattern(rb"\x20<u> \x42<s> (?:\x53 \x0d<u> \x20<u> \x42<s>)? \x7d \x21<u>")
 #: Charge for the length on the stack. Captures length, fuel, length, (length, most, (table)) where it is only charged
 #: if there is room for it, (multiplier), (shift), fuel, label, length.
 BULK: Final = _pattern(
@@ -51,15 +48,23 @@ SETTLE: Final = _pattern(rb"\x20<u> \x42\x00 \x53 \x0d\x00")
 #: Save the fuel, give back the depth, return; or stop. Captures local, counter, (local, weight, counter), stop.
 EPILOGUE: Final = _pattern(rb"\x20<u> \x24<u> (?:\x20<u> \x41<s> \x6a \x24<u>)? \x0f \x0b \x41\x01 \x10<u> \x00 \x0b")
 
-# One instruction of the guest: the number of its one group says which.
-PLAIN, LOCAL, GLOBAL, SIMPLE, OPEN, ELSE, END, BRANCH, TABLE, RETURN, STOP, CALL, FUNC, OTHER = range(1, 15)
-INSTRUCTION: Final = _pattern(
-    rb"([\x01\x1a\x1b\x45-\xc4\xd1])|[\x20-\x22]<u>|[\x23\x24]<u>|"
-    rb"([\x28-\x3e]" + _U * 2 + rb"|[\x25\x26]" + _U + rb"|\x41" + _U + rb"|\x42" + _S + rb"|\x43.{4}|\x44.{8}"
-    rb"|\x3f\x00|\xd0[\x6f\x70])|"
-    rb"[\x02-\x04](" + _BLOCK_TYPE + rb")|(\x05)|(\x0b)|[\x0c\x0d]<u>|\x0e<u>|(\x0f)|(\x00)|"
-    rb"(\x10" + _U + rb"|\x11" + _U * 2 + rb")|\xd2<u>|([\x1c\x40\xfc])"
+_SIMPLE: Final = (
+    rb"[\x01\x1a\x1b\x45-\xc4\xd1]|[\x20-\x26\x41]" + _U + rb"|[\x28-\x3e]" + _U * 2 + rb"|\x42" + _S + rb"|\x43.{4}"
+    rb"|\x44.{8}|\x3f\x00|\xd0[\x6f\x70]"
 )
+#: One instruction of the guest that only has a price; of locals and globals the index counts as well.
+SIMPLE: Final = _pattern(_SIMPLE)
+#: As many of those as there are, then one other: the number of its one group says which.
+RUN, OPEN, ELSE, END, BRANCH, TABLE, RETURN, STOP, CALL, FUNC, OTHER = range(1, 12)
+STEP: Final = _pattern(
+    rb"((?:" + _SIMPLE + rb")*)(?:"
+    rb"[\x02-\x04](" + _BLOCK_TYPE + rb")|(\x05)|(\x0b)|[\x0c\x0d]<u>|\x0e<u>|(\x0f)|(\x00)|"
+    rb"(\x10" + _U + rb"|\x11" + _U * 2 + rb")|\xd2<u>|([\x1c\x40\xfc]))"
+)
+#: A branch. Captures where it leads.
+BRANCH_OUT: Final = _pattern(rb"\x0c<u>")
+#: How the added functions that begin a call begin: the fuel is put on the stack.
+BEGINS: Final = _pattern(rb"\x00 (?:\x42" + _S + rb"|\x20\x00)")
 #: How many LEB128 immediates (the reserved zero bytes are such too) follow each number behind the prefix 0xFC.
 PREFIXED: Final = (0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1)
 
@@ -86,11 +91,66 @@ MOVE: Final = _pattern(rb"\x23<u> \x24<u>")
 START_BODY: Final = _pattern(rb"\x00 \x42<s> \x24<u> \x41<s> \x24<u> \x41\x00 \x24<u> \x10<u> \x42\x00 \x24<u> \x0b")
 
 
+#: i64 i32 -> i64: shift to the right by three bits, so many times.
+_SHIFTED: Final = b"\x41\x03\x6c\xad\x88"
+
+
+def scaled(growth: tuple[int, ...]) -> bytes:
+    """Spell out how an i64 is shifted once for each of these sizes that the memory has gone past."""
+    sizes = [b"\x3f\x00\x41" + signed_leb(pages) + b"\x4b" for pages in growth]
+    return _sum(sizes) + _SHIFTED if sizes else b""
+
+
+def grown(growth: tuple[int, ...], fuel: int, depth: int, weight: int, counter: int, label: int) -> bytes:
+    """Spell out what has to be behind ``memory.grow``.
+
+    Its result is kept in the local behind ``fuel``, and then how many sizes the memory went past. The fuel is shifted
+    so often, and pays for all loads of the frames that are open.
+    """
+    if not growth:
+        return b""
+    local, length = leb(fuel), leb(fuel + 1)
+    sizes = [
+        b"\x3f\x00\x41" + signed_leb(pages) + b"\x4b\x20" + length + b"\x41" + signed_leb(pages) + b"\x4d\x71"
+        for pages in growth
+    ]
+    taken = b"\x20" + length + b"\x41" + signed_leb(depth + weight) + b"\x23" + leb(counter) + b"\x6b\x6c"
+    loads = taken + b"\x41" + signed_leb(171) + b"\x6c\xad\x7d"
+    stop = b"\x22" + local + b"\x42\x00\x53\x0d" + leb(label)
+    return (
+        b"\x22" + length + _sum(sizes) + b"\x21" + length + b"\x20" + local + b"\x20" + length + _SHIFTED + loads + stop
+    )
+
+
+def _sum(items: list[bytes]) -> bytes:
+    return items[0] + b"".join(item + b"\x6a" for item in items[1:])
+
+
+@lru_cache(_KNOWN)
 def number(encoded: bytes) -> int:
     """Return the value of an unsigned LEB128, by its definition."""
     return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
 
 
+def leb(value: int) -> bytes:
+    """Return the shortest unsigned LEB128 of ``value``."""
+    out = []
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def signed_leb(value: int) -> bytes:
+    """Return the shortest signed LEB128 of ``value``, which is not negative."""
+    out = []
+    while value > 0x3F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+@lru_cache(_KNOWN)
 def signed_number(encoded: bytes) -> int:
     """Return the value of a signed LEB128, by its definition."""
     value = number(encoded)

@@ -39,7 +39,8 @@ class Prices(msgspec.Struct, frozen=True):
 
     ``entry`` is paid by each call of a function, with one more for every ``locals_per_fuel`` declared locals (0: none);
     ``charge`` is what a charge itself costs, added to each. Either a loop or every branch has to cost something, and so
-    does a call: nothing that goes round may be free.
+    does a call: nothing that goes round may be free. ``growth`` has sizes in pages: once the memory is larger, fuel is
+    worth less, by :data:`SHIFT` bits for each.
     """
 
     instructions: dict[int, int]
@@ -47,6 +48,7 @@ class Prices(msgspec.Struct, frozen=True):
     entry: int
     locals_per_fuel: int
     charge: int
+    growth: tuple[int, ...] = ()
 
     def of(self, opcode: int) -> int:
         """Return the price of one opcode, without its length."""
@@ -71,6 +73,8 @@ class Prices(msgspec.Struct, frozen=True):
 #: keep about eight bytes on the native stack for each value that lives across a call.
 SLOTS_PER_WEIGHT: Final = 4
 CODE_PER_WEIGHT: Final = 512
+#: How many loads there can be in the code of a frame, for each that it weighs: each takes three bytes.
+ACCESSES_PER_WEIGHT: Final = -(-CODE_PER_WEIGHT // 3)
 
 
 def frame_weight(slots: int, code_bytes: int) -> int:
@@ -103,8 +107,10 @@ _PRICED: Final[dict[int, str]] = {
 
 _MEMORY_ACCESS: Final = frozenset(range(0x28, 0x3F))
 
-#: (largest memory in pages, price of a load or store): what a cache miss costs in a memory of that size.
+#: (largest memory in pages, price of a load or store): what a cache miss costs in a memory of that size. Each price is
+#: the one before, shifted by :data:`SHIFT`.
 _ACCESS: Final = ((32, 1), (128, 8), (65_536, 64))
+SHIFT: Final = 3
 
 _UNITS: Final = {
     "memory.fill": UnitPrice(1, 2),
@@ -120,8 +126,12 @@ _UNITS: Final = {
 _BY_NAME: Final = {row.name: row.code for row in OPCODES.values()}
 
 
-def prices_for(pages: int) -> Prices:
-    """Return the cost table for a module whose memory may have up to ``pages`` pages of 64 KiB."""
+def prices_for(pages: int, most: int = 0) -> Prices:
+    """Return the cost table for a memory of ``pages`` pages of 64 KiB, that may grow to ``most``.
+
+    What a load costs depends on how large a memory is, and not on how large it may become: most never grow. So one that
+    grows past what the table is for makes whatever is left of the fuel worth less.
+    """
     access = next(price for most, price in _ACCESS if pages <= most)
     instructions = {row.code: 1 for row in OPCODES.values() if row.allowed}
     instructions.update((_BY_NAME[name], 0) for name in _FREE.split())
@@ -129,4 +139,5 @@ def prices_for(pages: int) -> Prices:
         instructions.update((_BY_NAME[name], price) for name in names.split())
     instructions.update((code, max(access, instructions[code])) for code in _MEMORY_ACCESS)
     units = {_BY_NAME[name]: unit for name, unit in _UNITS.items()}
-    return Prices(instructions, units, entry=4, locals_per_fuel=4, charge=1)
+    growth = tuple(limit for limit, _ in _ACCESS if pages <= limit < most)
+    return Prices(instructions, units, entry=4, locals_per_fuel=4, charge=1, growth=growth)

@@ -39,7 +39,7 @@ from .charges import (
     table_room,
 )
 from .plan import BULK, CALL, CHARGE, HEAD, RETURN, SAVE, Loading, Plan, Site
-from .prices import Prices, frame_weight
+from .prices import Prices, frame_weight, prices_for
 
 FUEL: Final = RESERVED_PREFIX + "fuel"
 STATUS: Final = RESERVED_PREFIX + "status"
@@ -59,6 +59,7 @@ MAX_BLOCKS: Final = 5_000
 MAX_BLOCKS_SQUARED: Final = 50_000_000
 
 _MAX_BLOCK_COST: Final = 2**31
+_MEMORY_GROW: Final = 0x40
 _TABLE_GROW: Final = 0xFC0F
 _BR: Final = b"\x0c"
 _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _CODE = 1, 2, 3, 4, 5, 6, 7, 8, 10
@@ -72,6 +73,15 @@ def clamped(maximum: int | None, limit: int) -> int:
 def memory_maximum(module: Module, limits: Limits) -> int:
     """Return how many pages the memory of ``module`` may have, 0 where it has none."""
     return max((clamped(item.maximum, limits.memory_pages) for item in module.all_memories()), default=0)
+
+
+def prices_of(module: Module, limits: Limits) -> Prices:
+    """Return the cost table for ``module``. The size of a memory that the host makes is only known to be within its
+    maximum."""
+    most = memory_maximum(module, limits)
+    if module.memories:
+        return prices_for(module.memories[0].minimum, most)
+    return prices_for(most)
 
 
 class Rewriter:
@@ -95,6 +105,8 @@ class Rewriter:
         first = self.shape.globals
         self.counters = Counters(first, first + 1, first + 2, len(self.shape.functions))
         self.keeps_state = keeps_state
+        #: Of the function that is being written: whether a charge is left to a later one, and what its frame weighs.
+        self.defers, self.weight = False, 0
         #: Global of the guest -> its copy.
         self.copies: dict[int, int] = {}
         if keeps_state:
@@ -146,15 +158,16 @@ class Rewriter:
 
     def guest_body(self, body: Body, plan: Plan, signature: FuncType) -> bytes:
         count = len(signature.params) + body.local_count
-        weight = frame_weight(count + plan.height, body.end - body.start)
+        weight = self.weight = frame_weight(count + plan.height, body.end - body.start)
         writer = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
         cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
+        self.defers = False
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
             writer.prologue(cost, weight, self.block_type(signature.results), calls=plan.calls),
             *self.guest_code(body, plan, writer),
-            writer.epilogue(weight, calls=plan.calls, deferred=self.defers(plan)),
+            writer.epilogue(weight, calls=plan.calls, deferred=self.defers),
         ]
         return b"".join(parts)
 
@@ -163,37 +176,37 @@ class Rewriter:
         source, done = self.module.source, body.start
         parts = []
         for site in plan.sites:
-            at = site.position
+            at, purpose = site.position, site.purpose
             parts.append(source[done:at])
             done = at
-            if site.purpose in (CHARGE, HEAD):
-                parts.append(self.charge(plan, site, writer))
-            elif site.purpose == CALL:
+            if purpose <= HEAD:  # or CHARGE
+                if plan.costs[site.argument]:
+                    parts.append(self.charge(plan, site, writer))
+            elif purpose == CALL:
                 done = site.argument
                 parts += (writer.save, source[at:done], writer.load)
-            elif site.purpose == SAVE:
+            elif purpose == SAVE:
                 parts.append(writer.save)
-            elif site.purpose == BULK:
+            elif purpose == BULK:
                 parts.append(self.bulk_charge(writer, site.argument, site.table, site.depth + 1))
-            elif site.purpose == RETURN:
+                if site.argument == _MEMORY_GROW:
+                    done = at + 2
+                    growth, depth = self.prices.growth, self.limits.call_depth
+                    parts += (source[at:done], writer.grown(growth, depth, self.weight, site.depth + 1))
+            elif purpose == RETURN:
                 done = at + 1
                 parts.append(_BR + unsigned(site.depth))
         return [*parts, source[done : body.end]]
 
     def charge(self, plan: Plan, site: Site, writer: Writer) -> bytes:
-        if not plan.costs[site.argument]:
-            return b""
         cost = self.cost(plan, site.argument)
-        return writer.defer(cost) if self.is_deferred(plan, site) else writer.charge(cost, site.depth + 1)
+        if self.is_deferred(plan, site):
+            self.defers = True
+            return writer.defer(cost)
+        return writer.charge(cost, site.depth + 1)
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
         return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
-
-    def defers(self, plan: Plan) -> bool:
-        """Say whether any charge is left to a later one."""
-        return any(
-            plan.costs[site.argument] and self.is_deferred(plan, site) for site in plan.sites if site.purpose == CHARGE
-        )
 
     def cost(self, plan: Plan, block: int) -> int:
         cost = plan.costs[block] + self.prices.charge
@@ -237,10 +250,10 @@ class Rewriter:
         self.add_function(self.type_index(FuncType((I32,), ())), stop_body(counters))
         self.add_function(self.type_index(FuncType((), (I64,))), read_body(counters.fuel), FUEL)
         self.add_function(self.type_index(FuncType((), (I32,))), read_body(counters.status), STATUS)
-        self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters), RESET)
+        self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters, self.prices.growth), RESET)
         if self.keeps_state:
             limits, back = self.limits, {copy: index for index, copy in self.copies.items()}
-            begin = begin_body(counters, back, limits.fuel, limits.call_depth)
+            begin = begin_body(counters, back, limits.fuel, limits.call_depth, self.prices.growth)
             self.add_function(self.type_index(FuncType((), ())), move_body(self.copies), SAVE_STATE)
             self.add_function(self.type_index(FuncType((), ())), begin, RESTORE_STATE)
 
@@ -253,7 +266,8 @@ class Rewriter:
             target = exported[name]
             parameters, _ = self.shape.functions[target]
             fuel = self.loading.fuel if name in self.loading.exports else self.limits.fuel
-            code = entry_body(self.counters, target, parameters, fuel, self.limits.call_depth)
+            depth, growth = self.limits.call_depth, self.prices.growth
+            code = entry_body(self.counters, target, parameters, fuel, depth, growth)
             self.add_function(self.type_indices[target], code, ENTRY + name)
         return {name: ENTRY + name for name in names}
 

@@ -422,3 +422,30 @@ def test_ten_thousand(capsys: pytest.CaptureFixture[str]) -> None:
     assert (set(kinds(outcomes)), covered.percent, len(covered.parts)) == ({"passed"}, 100.0, 10_000)
     with capsys.disabled():
         print(f"\n10,000 fixtures on {', '.join(ALL)}: {judged - started:.2f} s; their coverage: {seconds:.2f} s")
+
+
+# -- what questions spend
+
+
+def test_what_a_question_spends_is_said_where_it_is_asked_for(engine_name: str) -> None:
+    """T-8: the same fuel each time, and more where more is done; none in Python, and none where nobody can say."""
+    long = Fixture(input=PolicyInput("db.write", User("b" * 5_000), AUDIT), expected=ALLOW, name="long")
+    found = run_fixtures(DOCUMENT, [ALLOWED, long, ALLOWED], ["local", engine_name], PATIENT, costs=True)
+    assert [[spent.runtime for spent in outcome.costs] for outcome in found] == [[engine_name]] * 3
+    first, dear, again = (outcome.costs[0] for outcome in found)
+    assert first.fuel == again.fuel
+    assert first.fuel is not None
+    assert dear.fuel is not None
+    assert 0 < first.fuel < dear.fuel < PATIENT.fuel
+    assert first.seconds is not None
+    assert not any(outcome.costs for outcome in run_fixtures(DOCUMENT, [ALLOWED], [engine_name], PATIENT))
+
+
+def test_a_question_without_an_answer_spends_what_nobody_knows_or_everything(engine_name: str) -> None:
+    limits = Limits(deadline=20.0, fuel=1_000_000)
+    asked = [told(what, ALLOW) for what in (TRAP, BAD_DISCRIMINANT, ENDLESS, 0)]
+    found = run_fixtures(obedient(), asked, [engine_name], limits, costs=True)
+    fuel = [outcome.costs[0].fuel for outcome in found]
+    assert fuel[:3] == [None, None, limits.fuel]
+    assert fuel[3] is not None
+    assert 0 < fuel[3] < 10_000
