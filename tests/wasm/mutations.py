@@ -131,9 +131,11 @@ def stop_that_says_nothing(counters: charges.Counters) -> bytes:
     return _STOP(counters).replace(status, b"\x1a")
 
 
-def entry_that_sets_nothing(counters: charges.Counters, target: int, parameters: int, fuel: int, depth: int) -> bytes:
-    full = _ENTRY(counters, target, parameters, fuel, depth)
-    return full[len(charges._set(counters, _I64(fuel), i32_const(depth))) :]
+def entry_that_sets_nothing(
+    counters: charges.Counters, target: int, parameters: int, fuel: int, depth: int, growth: tuple[int, ...]
+) -> bytes:
+    full = _ENTRY(counters, target, parameters, fuel, depth, growth)
+    return full[len(charges._set(counters, _I64(fuel) + charges.scale(growth), i32_const(depth))) :]
 
 
 def exported_counter(rewriter: Rewriter) -> None:
