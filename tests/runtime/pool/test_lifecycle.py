@@ -326,7 +326,7 @@ FORKS = ("main", "thread", "beside_threads", "in_asyncio", "in_trio", "never_sta
 def test_a_destructor_that_asks_at_the_end_is_denied() -> None:  # S-9
     """A daemon thread is compiling, with the lock, and does not run any more."""
     code = """
-import sys, threading, time
+import sys, threading, time, types
 from capgate import PolicyInput, WasmPolicyChecker
 from capgate.runtime import instantiation
 from tests.support.pool_guests import make_pool
@@ -339,13 +339,17 @@ def compile_for_ever(prepared, engine):
     time.sleep(1_000_000)
 
 
+pool = make_pool("wasmtime", 1)
+
+
 class Late:
-    def __del__(self, finalizing=sys.is_finalizing, checker=WasmPolicyChecker(pool := make_pool("wasmtime", 1))):
+    def __del__(self, finalizing=sys.is_finalizing, checker=WasmPolicyChecker(pool), PolicyInput=PolicyInput):
         print(finalizing(), checker.evaluate_now(PolicyInput("db.read")).reason, flush=True)
 
 
 instantiation.CompiledPolicy = compile_for_ever
-threading.late = Late()  # destroyed after what this file has
+sys.modules["later"] = types.ModuleType("later")
+sys.modules["later"].late = Late()  # destroyed when modules are, with nothing of capgate taken apart yet
 threading.Thread(target=pool.prepare, daemon=True).start()
 compiling.wait()
 """
