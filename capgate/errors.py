@@ -57,6 +57,7 @@ class ConfigError(CapgateError):
     ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. In a file or in
     text, ``key`` is the way to it (names, and numbers from 0). ``path`` is the file, ``line`` and ``column`` (in
     characters, both from 1) the place. Each is ``None`` where there is none, or it is not known.
+    So is ``nearest``, which is what was probably meant.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ConfigError(CapgateError):
         seen: object,
         valid: str,
         *,
+        nearest: str | None = None,
         key: tuple[str | int, ...] | None = None,
         path: str | None = None,
         line: int | None = None,
@@ -74,10 +76,13 @@ class ConfigError(CapgateError):
             seen = "a private key, which is not shown"
         # Now, because what was seen may change, or raise when it is shown.
         self._sentence = f"{setting}: {_short(seen)} is not usable; valid: {valid}"
+        if nearest is not None:
+            self._sentence += f"; did you mean {_short(nearest)}?"
         super().__init__(self._sentence)
         self.setting = setting
         self.seen = seen
         self.valid = valid
+        self.nearest = nearest
         self.key = key
         self.path = path
         self.line = line

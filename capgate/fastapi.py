@@ -27,6 +27,7 @@ from .errors import ConfigError, MalformedInput
 from .middleware.actors import actor_of
 from .middleware.bodies import HashedBody
 from .routes.declare import ATTRIBUTE, Requirement, asks_itself
+from .routes.typed_parameters import converted, typed_parameters
 
 
 def get_capabilities(connection: HTTPConnection) -> Capabilities:
@@ -84,7 +85,9 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
 async def _require(requirement: Requirement, connection: HTTPConnection, capabilities: Capabilities) -> None:
     digest = None
     try:
-        resource = requirement.resource(connection.path_params)
+        params: Any = connection.path_params
+        typed = typed_parameters(connection.scope.get("route")) if requirement.template else None
+        resource = requirement.resource(params if typed is None else converted(params, typed))
         if requirement.args_hash is not None:
             digest = await _hash_body(connection, capabilities)
     except Exception as error:  # what is to be asked is not known for certain

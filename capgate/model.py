@@ -6,6 +6,8 @@ from typing import Any, Final, Literal, NoReturn, Union
 
 import msgspec
 
+from .spelling import normal_id
+
 
 class Anonymous(msgspec.Struct, frozen=True, tag_field="kind", tag="anonymous", forbid_unknown_fields=True, gc=False):
     """Nobody is known to be asking."""
@@ -35,11 +37,26 @@ Actor = Union[Anonymous, User, Service, CompilerTool]
 
 
 class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the effect touches. ``attributes`` do not reach policies of the WIT interface 0.1.0."""
+    """What the effect touches. ``attributes`` do not reach policies of the WIT interface 0.1.0.
+
+    Whatever it is made with, ``id`` is in the normal form of its kind: ``Resource("host", "0x7f.1").id`` is
+    ``"127.0.0.1"``. It is ``None`` where that is not certain, so that the question is denied. See
+    ``docs/resource_kinds.md``.
+    """
 
     kind: str
     id: str | None = None
     attributes: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        kind, id = self.kind, self.id
+        if type(kind) is not str or type(id) is not str:
+            if not isinstance(kind, str) or not isinstance(id, str):
+                return  # none was given; or it is malformed, and denied as such
+            kind, id = str.__str__(kind), str.__str__(id)
+        normal = normal_id(kind, id)
+        if normal is not id and (normal != id or type(self.id) is not str):
+            msgspec.structs.force_setattr(self, "id", normal)
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

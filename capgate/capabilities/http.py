@@ -48,6 +48,7 @@ from ..enforcement.capabilities import Capabilities, Question
 from ..enforcement.current import current
 from ..errors import ConfigError
 from ..model import Resource
+from ..spelling import is_read_alike, normal_host
 
 ProxyLike = Union[str, httpx.URL, httpx.Proxy]
 
@@ -255,6 +256,8 @@ class OutboundRules:
         scheme, host = url.scheme, url.raw_host.decode("ascii")
         port = _DEFAULT_PORTS.get(scheme, 0) if url.port is None else url.port
         uncertain = _uncertain(request) or self._uncertain_port(port)
+        if self._proxy is not None and not is_read_alike(host):
+            uncertain = "address"  # the proxy may take 010.0.0.1 for another one than resolvers do
         if self._forwards and ":" in host:
             uncertain = "address"  # httpcore writes it without brackets, so its end and the port are anybody's guess
         attributes = {"scheme": scheme, "port": str(port), "method": method}
@@ -320,6 +323,8 @@ def _also_named(request: httpx.Request, port: int) -> list[tuple[str, str | None
 
 
 def _question(host: str | None, part: str, attributes: dict[str, str], uncertain: str | None) -> Question:
+    if uncertain is None and (host is None or normal_host(host) is None):
+        uncertain = "name"
     more = {"part": part} if uncertain is None else {"part": part, "refused": uncertain}
     return ACTION, Resource("host", host, {**attributes, **more})
 

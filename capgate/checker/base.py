@@ -15,6 +15,7 @@ from ..log_writer import BackgroundLogger
 from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
 from ..runtime.pool import PoolStatistics
+from ..spelling import UNCERTAIN
 
 _log = BackgroundLogger("capgate")
 
@@ -243,10 +244,13 @@ class Checker:
     def _lacks_resource(self, input: PolicyInput) -> bool:
         """Say whether ``input``, which is well-formed, has no resource with an id, though its action needs one.
 
-        Then no policy can allow it, whatever it looks at.
+        Then no policy can allow it, whatever it looks at. Nor can one allow what was asked about something of a kind
+        of which it is not certain what was meant.
         """
         resource = input.resource
-        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
+        if resource is None:
+            return input.action not in self._vocabulary.optional
+        return resource.id is None and (input.action not in self._vocabulary.optional or resource.kind in UNCERTAIN)
 
     def _fault(self, error: BaseException, input: object) -> Deny:
         """Return the denial for what evaluating ``input`` raised. What is a fault of ours is logged."""

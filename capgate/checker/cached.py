@@ -36,6 +36,7 @@ from ..model import (
 from ..policy import MonitoredRule, is_well_formed
 from ..runtime.abi.fixed import SLOTS
 from ..runtime.pool import PoolStatistics
+from ..spelling import SPELLINGS, normal_id
 from .base import ChangingChecker, Checker, FollowStatus
 from .local import LocalPolicyChecker
 from .wasm import WasmPolicyChecker
@@ -532,7 +533,12 @@ def _operation(text: str, vocabulary: Vocabulary) -> Operation:
     known = vocabulary.get(action)
     if known is None or bool(space) != bool(kind and colon and id) or (space and known.kind not in (None, kind)):
         raise ConfigError("safe", text, f"{_SAFE}, with an action that is registered and its kind of resource")
-    return (action, kind, id) if space else (action, None, None)
+    if not space:
+        return action, None, None
+    normal = normal_id(kind, id)
+    if normal is None:
+        raise ConfigError("safe", text, f"{_SAFE}, of which the id is {SPELLINGS[kind].valid}")
+    return action, kind, normal
 
 
 def _is_safe(input: PolicyInput, safe: frozenset[Operation]) -> bool:

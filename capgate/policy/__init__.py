@@ -9,7 +9,6 @@ from .document import Document, PolicySection, is_label
 from .evaluate import ALWAYS, INPUTS, ActionEntry, Explanation, RuntimePolicy
 from .monitored import MonitoredRule, MonitoredRules
 from .rules import Pattern, Rule
-from .strict import ascii_lower
 from .wellformed import is_well_formed
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "PolicySection",
     "Rule",
     "RuntimePolicy",
-    "ascii_lower",
     "is_label",
     "is_well_formed",
 ]

@@ -4,7 +4,7 @@
 
     {"name": "shop", "version": "3",
      "env": ["TZ"],                                                      exact entries
-     "egress": ["api.example.com"],                                      host names, A to Z compare as a to z
+     "egress": ["api.example.com"],                                      hosts, in whichever spelling
      "sql": ["audit", {"name": "list_users", "operation": "select"}],    without an operation: every one
      "cache": "any",                                                     everything of this class
      "actions": {"invoice.send": ["inv-1"], "report.print": "any"},      an application's own
@@ -33,7 +33,8 @@ from ..actions import (
 )
 from .places import Key
 from .rules import Rule, read_rules
-from .strict import ascii_lower, check_keys, is_unicode, mistake, shallow, step
+from .spelled import normal_entry
+from .strict import check_keys, is_unicode, mistake, shallow, step
 
 READ, WRITE, MIGRATE = 1, 2, 4
 #: What an entry without an operation grants, and what an action outside ``sql`` asks for.
@@ -44,8 +45,8 @@ OPERATION_BITS: Final[dict[str, int]] = {
     **dict.fromkeys(WRITE_OPERATIONS, WRITE),
     **dict.fromkeys(MIGRATE_OPERATIONS, MIGRATE),
 }
-#: Sections whose entries are host names.
-HOST_SECTIONS: Final = frozenset(action.section for action in BUILTIN_ACTIONS if action.kind == "host")
+#: The kind of resource that the entries of a section are.
+SECTION_KINDS: Final = {action.section: action.kind for action in BUILTIN_ACTIONS if action.kind is not None}
 ANY: Final = "any"
 
 _BUILTIN_SECTIONS: Final = {action.name: action.section for action in BUILTIN_ACTIONS}
@@ -138,7 +139,8 @@ def _entry(where: Key, value: object, section: str) -> str:
     if type(value) is not str or not value or not is_unicode(value):
         valid = "non-empty text without lone surrogates"
         raise mistake(where, shallow(value), valid + (", or {'name': …, 'operation': …}" if section == "sql" else ""))
-    return ascii_lower(value) if section in HOST_SECTIONS else value
+    kind = SECTION_KINDS.get(section)
+    return value if kind is None else normal_entry(where, value, kind, value)
 
 
 def _sql_entry(where: Key, item: dict[Any, Any]) -> tuple[object, str | None]:

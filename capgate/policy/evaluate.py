@@ -13,8 +13,7 @@ from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from .document import EVERY, OPERATION_BITS, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .monitored import monitored_rules
-from .rules import HOST_KIND
-from .strict import JSON, ascii_lower, is_unicode, locate, mistake, parse
+from .strict import JSON, is_unicode, locate, mistake, parse
 from .wellformed import actor_of, exact, is_readable, is_well_formed, mode_of
 
 #: What a policy may look at, as :attr:`RuntimePolicy.inputs` names it, and what every policy does look at.
@@ -59,11 +58,6 @@ class ActionEntry(msgspec.Struct, frozen=True):
     operations: int
     rules: ModeIndex | None
     admitted: Explanation
-
-    @property
-    def host(self) -> bool:
-        """Whether ids are host names, so that A to Z compare as a to z."""
-        return self.kind == HOST_KIND
 
 
 class Contract(Protocol):
@@ -183,7 +177,7 @@ class RuntimePolicy:
             return entry.admitted
         if id is None:
             return _DEFAULT
-        granted = entries.get(ascii_lower(id) if entry.host else id, 0)
+        granted = entries.get(id, 0)
         return entry.admitted if granted & entry.operations else _DEFAULT
 
     def _answer_of_rules(

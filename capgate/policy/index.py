@@ -19,8 +19,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from .rules import HOST_KIND, Pattern, Rule, check_entries
-from .strict import ascii_lower, mistake
+from .rules import Pattern, Rule, check_entries
+from .strict import mistake
 
 #: In place of a rule's number where there is none; above every number, so that the lowest of several is the first rule.
 NO_RULE: Final = 2**31 - 1
@@ -65,7 +65,6 @@ class KindIndex(msgspec.Struct, frozen=True):
     """The resources of one kind; each part has what the more general ones say as well."""
 
     any: Matching
-    host: bool
     ids: Mapping[str, Matching]
     beginnings: Beginnings[Matching]
 
@@ -73,7 +72,6 @@ class KindIndex(msgspec.Struct, frozen=True):
         """Return the first rules that match, of either effect."""
         if id is None:
             return self.any
-        id = ascii_lower(id) if self.host else id
         matching = self.ids.get(id)
         if matching is None:
             at = self.beginnings.longest(id)
@@ -191,12 +189,12 @@ class Indexer:
         if numbers not in self._resources:
             some, parts = self._split(numbers, {number: self._rules[number].resources for number in numbers})
             first = self._first(some)
-            kinds = {kind: self._kind(kind, first, of_kind) for kind, of_kind in _by_kind(parts).items()}
+            kinds = {kind: self._kind(Pattern(kind), first, of_kind) for kind, of_kind in _by_kind(parts).items()}
             self._resources[numbers] = ResourceIndex(first, kinds)
         return self._resources[numbers]
 
-    def _kind(self, kind: str, some: Matching, parts: dict[Pattern, Numbers]) -> KindIndex:
-        some = some.merged(self._first(parts.pop(Pattern(kind), ())))
+    def _kind(self, alone: Pattern, some: Matching, parts: dict[Pattern, Numbers]) -> KindIndex:
+        some = some.merged(self._first(parts.pop(alone, ())))
         own = _beginnings({p.text: self._first(n) for p, n in parts.items() if p.text is not None and p.prefix})
         values: list[Matching] = []
         for parent, value in zip(own.parents, own.values, strict=True):
@@ -207,7 +205,7 @@ class Indexer:
             if pattern.text is not None and not pattern.prefix:
                 at = beginnings.longest(pattern.text)
                 ids[pattern.text] = self._first(numbers).merged(some if at < 0 else beginnings.values[at])
-        return KindIndex(some, kind == HOST_KIND, ids, beginnings)
+        return KindIndex(some, ids, beginnings)
 
     def _first(self, numbers: Numbers) -> Matching:
         deny = next((number for number in numbers if self._rules[number].denies), NO_RULE)

@@ -11,8 +11,8 @@
      "monitor": true}                                       of a denial: it does not count, and is recorded
 
 ``*`` stands at the end only, after ``:``, ``/`` or ``.`` (in an action's name after a dot), for one character or more:
-``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. An id that contains ``*`` cannot be written. Ids of the
-kind ``host`` compare with A to Z as a to z, everything else exactly.
+``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. An id that contains ``*`` cannot be written. Ids are in
+the normal form of their kind (:mod:`capgate.spelling`), in rules as in questions, and compare exactly.
 
 A name that is neither built in nor in the section ``actions`` is an application's own action, known to the policy
 because a rule has it; it needs no resource. Neither a ``*`` nor a rule that only monitors makes an action known, for
@@ -31,7 +31,8 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
 from .places import Key
-from .strict import ascii_lower, check_keys, is_unicode, mistake, shallow
+from .spelled import normal_beginning, normal_entry
+from .strict import check_keys, is_unicode, mistake, shallow
 
 MAX_RULES: Final = 10_000
 MAX_REASON: Final = 256
@@ -40,7 +41,6 @@ MAX_ENTRIES: Final = 1_000_000
 ALLOW_EFFECT, DENY_EFFECT = "allow", "deny"
 #: In the order of the WIT interface.
 ACTOR_KINDS: Final = ("anonymous", "user", "service", "compiler_tool")
-HOST_KIND: Final = "host"
 BUILTIN_KINDS: Final = {action.name: action.kind for action in BUILTIN_ACTIONS}
 
 RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason", "monitor")
@@ -71,7 +71,6 @@ class Pattern(msgspec.Struct, frozen=True):
             return kind == self.kind
         if id is None:
             return False
-        id = ascii_lower(id) if kind == HOST_KIND else id
         return id == self.text if not self.prefix else len(id) > len(self.text) and id.startswith(self.text)
 
 
@@ -175,9 +174,10 @@ def _mode(where: Key, text: str) -> str:
 
 def _resource(where: Key, text: str) -> Pattern:
     pattern = _pattern(where, text, _RESOURCE)
-    if pattern.kind == HOST_KIND and pattern.text is not None:
-        return Pattern(pattern.kind, ascii_lower(pattern.text), pattern.prefix)
-    return pattern
+    if pattern.text is None:
+        return pattern
+    normal = normal_beginning if pattern.prefix else normal_entry
+    return Pattern(pattern.kind, normal(where, text, pattern.kind, pattern.text), pattern.prefix)
 
 
 def _pattern(where: Key, text: str, valid: str) -> Pattern:

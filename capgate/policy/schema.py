@@ -4,7 +4,7 @@ It is for editors, which complete and underline by it. What it rejects, :func:`~
 rejects as well, but not the other way round. A schema cannot say, or not so that every validator understands it:
 
 - that text has no lone surrogate, and a reason no character that is not printable, beyond control characters;
-- that entries differ: host names but in the case of A to Z, a query as text from one as an object;
+- that ids have a normal form, by which they differ, and a query as text from one as an object;
 - of rules, that a ``*`` covers an action that is known, and that some action acts on a resource's kind;
 - how many combinations rules make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
-from .document import ANY, HOST_SECTIONS, LABEL, SCHEMA
+from .document import ANY, LABEL, SCHEMA
 from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -64,7 +64,7 @@ def _label(description: str) -> Schema:
 def _section(name: str) -> Schema:
     actions = [action for action in BUILTIN_ACTIONS if action.section == name]
     admits = ", ".join(action.name for action in actions)
-    what = "host names, A to Z as a to z" if name in HOST_SECTIONS else f"ids of the kind {actions[0].kind}, exact"
+    what = f"ids of the kind {actions[0].kind}"
     return {
         "description": f"Admits {admits}. Entries are {what}. Without this section nothing of its class is admitted.",
         **_entries(_query() if name == "sql" else _entry()),

@@ -25,18 +25,12 @@ else:
 JSON, TOML = "json", "toml"
 FORMATS: Final = (JSON, TOML)
 
-_TO_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _TOML_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 _TOML_END: Final = "(at end of document)"
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NO_PLACE: Final[Place] = (None, None)
 
 Text = Union[str, bytes]
-
-
-def ascii_lower(text: str) -> str:
-    """Return ``text`` with A to Z as a to z and every other character as it is: no Kelvin sign becomes a k."""
-    return text.lower() if text.isascii() else text.translate(_TO_LOWER)
 
 
 def is_unicode(text: str) -> bool:
@@ -163,9 +157,9 @@ def _cause(error: Exception) -> str:
 # -- mistakes in what the text says
 
 
-def mistake(key: Key, seen: object, valid: str) -> ConfigError:
+def mistake(key: Key, seen: object, valid: str, nearest: str | None = None) -> ConfigError:
     """Return the error for what stands at ``key``; ``seen`` is to be flat, as by :func:`shallow`."""
-    return ConfigError(shown(key) if key else "document", seen, valid, key=key)
+    return ConfigError(shown(key) if key else "document", seen, valid, key=key, nearest=nearest)
 
 
 def locate(error: ConfigError, text: Text, format: str, path: str | None) -> None:

@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Host, Mount, Router
 from ..actions import VOCABULARY
 from ..errors import ConfigError
 from ..model import Resource
+from ..spelling import SPELLINGS
 
 #: The attribute that holds the declarations of an endpoint: a tuple of :class:`Requirement`.
 ATTRIBUTE: Final = "__capgate_requires__"
@@ -84,6 +85,13 @@ class Requirement(msgspec.Struct, frozen=True):
             raise ConfigError("resource", resource, _RESOURCE) from None
         if known.kind not in (None, kind):
             raise ConfigError("resource", resource, f"a resource of kind {known.kind!r}, which {action} acts on")
+        example = "".join(part if isinstance(part, str) else "x" for part in template)
+        if example and Resource(kind, example).id is None:  # which no policy would ever be asked about
+            spelling = SPELLINGS[kind]
+            meant = spelling.meant(example) if "{" not in resource else None
+            raise ConfigError(
+                "resource", resource, spelling.valid, nearest=None if meant is None else f"{kind}:{meant}"
+            )
         if any(type(part) is Parameter for part in template):
             first, *others = template
             sole = first.name if isinstance(first, Parameter) and not others else None
@@ -119,7 +127,7 @@ def requires(
     """Declare that a policy has to allow ``action`` on ``resource`` before the decorated endpoint runs.
 
     ``resource`` is ``"kind"`` or ``"kind:id"``; the id may use path parameters, ``"sql_query:{name}"``. The value is
-    the one that the route's converter made: declare ``/{number:int}`` where ``007`` and ``7`` are to be the same.
+    the one that the endpoint sees: of ``/{number:int}``, or FastAPI's ``number: int``, ``007`` and ``7`` are the same.
     With ``args_hash="body"`` the policy is given the SHA-256 of the body, up to ``Settings.body_bytes``.
 
     It is for functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a

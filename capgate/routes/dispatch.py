@@ -33,6 +33,7 @@ from .pinned import Rest, View, pin, shows_route
 from .precedence import Needed, RouterPlace, rest, step
 from .route_table import FULL, STALE, Found, Table
 from .seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
+from .typed_parameters import converted
 from .ungated import note_ungated
 from .unrouted import is_not_allowed
 
@@ -112,6 +113,8 @@ class Dispatch:
                 run = functools.partial(self._run, view)
             if own:  # nearly every request: a function that declares something itself, and nothing else is asked
                 params = child["path_params"]
+                if entry.typed is not None:
+                    params = converted(params, entry.typed)
                 admitted = request.admit_now(scope, receive, "declared", own, params)
                 if admitted is None:
                     admitted = await request.admit(scope, receive, "declared", own, params)
@@ -193,6 +196,8 @@ class Dispatch:
         if type(needed) is tuple:
             if entry.leading:
                 params = with_rest_of_path(params, needed[1], scope, child)
+            if entry.typed is not None and needed[0] == "declared":
+                params = converted(params, entry.typed)
             if needed[0] == "deferred" and getattr(route, "dependant", None) is None:
                 return _DELEGATED, params
         return needed, params

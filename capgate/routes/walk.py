@@ -16,6 +16,7 @@ from starlette.types import Scope
 from .declare import ATTRIBUTE, Requirements, inherit
 from .framework import DEPTH, PLAIN, USUAL, Unresolvable
 from .precedence import RouterPlace
+from .typed_parameters import Typed, typed_parameters
 
 #: What a route says of a request: whether it matches, and what it adds to the scope.
 Answer = tuple[Match, Any]
@@ -43,6 +44,7 @@ class Entry:
         "route",
         "simple",
         "top",
+        "typed",
     )
 
     def __init__(
@@ -63,6 +65,8 @@ class Entry:
         self.leading = isinstance(self.original, (Mount, Host))
         #: Whether both are so: nothing is below it, and it can be asked as it is.
         self.leaf = self.simple and not self.leading
+        #: What converts its path parameters after it was found.
+        self.typed: Typed | None = typed_parameters(self.route) if problem is None else None
 
     @property
     def selected(self) -> Any:

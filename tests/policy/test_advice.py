@@ -128,9 +128,9 @@ def test_what_is_not_in_a_section() -> None:
     assert remedies({"sql": ["x"]}, READ) == [[[(("add", "/sql/-", entry),), (rule,)]]]
     other = {"sql": [{"name": "audit", "operation": "insert"}]}
     assert remedies(other, READ) == [[[(("add", "/sql/-", entry),), (rule,)]]]
-    outbound = PolicyInput("http.outbound", ALICE, Resource("host", "A.example"))
-    assert remedies({}, outbound)[0][0][0] == (("add", "/egress", ["A.example"]),)
-    assert remedies({"rules": [RULE]}, outbound)[0][0][0] == (("add", "/egress", ["A.example"]),)
+    outbound = PolicyInput("http.outbound", ALICE, Resource("host", "a.example"))
+    assert remedies({}, outbound)[0][0][0] == (("add", "/egress", ["a.example"]),)
+    assert remedies({"rules": [RULE]}, outbound)[0][0][0] == (("add", "/egress", ["a.example"]),)
 
 
 def test_rules_that_only_just_do_not_match() -> None:
@@ -213,8 +213,8 @@ def test_what_cannot_be_written_in_a_rule_is_not_offered() -> None:
 
 
 def test_an_empty_id_is_in_no_list() -> None:
-    empty = PolicyInput("db.read", ALICE, Resource("sql_query", ""))
-    assert remedies({"sql": ["x"]}, empty) == [[[(("replace", "/sql", "any"),)]]]
+    empty = PolicyInput("tool.compile", ALICE, Resource("tool", ""))
+    assert remedies({"tools": ["x"]}, empty) == [[[(("replace", "/tools", "any"),)]]]
 
 
 def test_of_many_rules_only_some_are_offered() -> None:

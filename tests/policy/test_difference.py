@@ -19,13 +19,13 @@ from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
 from ..support.documents import documents, questions
-from ..support.judgement import ACTORS, judge, lower
+from ..support.judgement import ACTORS, judge
 from ..support.policy_fixtures import load_fixtures
 
 pytestmark = pytest.mark.slow
 
 #: Of selectors that fit, the one with the highest rank counts; of beginnings, the longest.
-RANKS = ("any", "beginning", "none", "absent", "folded", "exact")
+RANKS = ("any", "beginning", "none", "absent", "exact")
 
 
 def is_in(region: Region, kind: str | None, id: str | None) -> bool:
@@ -48,10 +48,9 @@ def selects(one: Selector, kind: str | None, id: str | None) -> bool:
         return one.match == "any" or (kind is not None and id is None)
     if id is None:
         return False
-    folded = lower(id) if one.match == "folded" or (one.match, one.kind) == ("beginning", "host") else id
     if one.match == "beginning":
-        return folded.startswith(one.text) and folded != one.text
-    return folded == one.text
+        return id.startswith(one.text) and id != one.text
+    return id == one.text
 
 
 def change_of(found: Difference, asked: PolicyInput) -> AnswerChange | None:
@@ -162,7 +161,7 @@ def all_counting(document: dict[str, Any]) -> dict[str, Any]:
 OWN_AND_HOST: dict[str, Any] = {
     "actions": {"a.b": ["X.y", "x.y", "z", "(?i)", "host:z"]},
     "rules": [
-        {"effect": "deny", "actions": ["a.b"], "resources": ["host:x.Y", "host:z/*", "k:z"], "reason": "no"},
+        {"effect": "deny", "actions": ["a.b"], "resources": ["host:x.Y", "host:z.*", "k:z"], "reason": "no"},
         {"effect": "allow", "actions": ["a.b"], "resources": ["host:q", "k:q/*"]},
     ],
 }
@@ -172,7 +171,7 @@ ABOUT = [
     *(
         Resource(kind, id)
         for kind in ("host", "k", "other")
-        for id in ("Z", "z/", "z/a", "Z/A", "q", "Q", "q/a", "host:z")
+        for id in ("Z", "z.", "z.a", "Z.A", "z/a", "q", "Q", "q/a", "host:z")
     ),
 ]
 
@@ -194,7 +193,7 @@ ABOUT = [
     ids=range(10),
 )
 def test_hosts_of_an_action_of_ones_own(other: dict[str, Any]) -> None:
-    """Which have their letters compared in rules one way and in sections another."""
+    """Which are in lower case in questions and rules, and in sections as they are written."""
     asked = [PolicyInput("a.b", resource=resource) for resource in ABOUT]
     check(OWN_AND_HOST, other, asked)
     check(other, OWN_AND_HOST, asked)
@@ -217,9 +216,9 @@ def test_a_new_entry() -> None:
         *("allowed", Deny("not_in_allowlist"), ALLOW, ("cache.read", "cache.write"), ALL, ALL),
         Region((Selector("exact", "namespace", "b"),)),
     )
-    assert only({"egress": ["B.example"]}, {}).resources == Region((Selector("folded", "host", "b.example"),))
+    assert only({"egress": ["B.example"]}, {}).resources == Region((Selector("exact", "host", "b.example"),))
     assert only({}, {"egress": "any"}).resources == ALL
-    rest = Region((Selector("any", "host"),), (Selector("folded", "host", "b"),))
+    rest = Region((Selector("any", "host"),), (Selector("exact", "host", "b"),))
     assert only({"egress": ["b"]}, {"egress": "any"}).resources == rest
 
 

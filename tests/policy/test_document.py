@@ -54,10 +54,14 @@ def test_every_operation_is_accepted(operation: str) -> None:
     assert read_document({"sql": [{"name": "q", "operation": operation}]}).sections["sql"].entries
 
 
-def test_only_hosts_are_lowered() -> None:
-    document = read_document({"egress": ["API.Example.COM", "\u212aUBE", "BÜCHER"], "env": ["TZ"]})
-    assert document.sections["egress"].entries == {"api.example.com": EVERY, "\u212aube": EVERY, "bÜcher": EVERY}
+def test_entries_are_read_in_the_normal_form_of_their_kind() -> None:
+    document = read_document(
+        {"egress": ["API.Example.COM.", "BÜCHER"], "env": ["TZ"], "sql": ["Orders"], "fs": ["./a/"]}
+    )
+    assert document.sections["egress"].entries == {"api.example.com": EVERY, "xn--bcher-kva": EVERY}
     assert document.sections["env"].entries == {"TZ": EVERY}
+    assert document.sections["sql"].entries == {"orders": EVERY}
+    assert document.sections["fs"].entries == {"a": EVERY}
 
 
 def test_name_and_version_have_defaults() -> None:

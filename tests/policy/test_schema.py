@@ -16,7 +16,8 @@ from capgate.errors import ConfigError
 from capgate.policy.document import KEYS, read_document
 from capgate.policy.rules import MAX_REASON, MAX_RULES, RULE_KEYS
 from capgate.policy.schema import DIALECT, document_schema
-from capgate.policy.strict import ascii_lower, is_unicode
+from capgate.policy.strict import is_unicode
+from capgate.spelling import ascii_lower
 
 from ..support.documents import OWN, rule_lists
 from ..support.policy_fixtures import Fixture, load_fixtures

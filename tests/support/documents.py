@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS
 from capgate.model import Actor, Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
+from capgate.spelling import normal_id
 
 KINDS = {action.name: action.kind or "thing" for action in BUILTIN_ACTIONS}
 OWN = ("invoice.send", "invoice.send.now", "report.print")
@@ -44,11 +45,12 @@ starred = st.sampled_from(STEMS).map(lambda stem: stem + "*")
 
 
 def _pattern(kinds: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return kinds | st.tuples(kinds, exact | starred).map(":".join)
+    return kinds | st.tuples(kinds, exact | starred).filter(lambda pair: is_spelled(*pair)).map(":".join)
 
 
-def _folded(pattern: str) -> str:
-    return pattern.lower() if pattern.startswith("host:") and pattern.isascii() else pattern.replace("A", "a")
+def is_spelled(kind: str, id: str) -> bool:
+    """Whether this is how an id, or the beginning of ids, is spelled: the judgement again compares characters."""
+    return normal_id(kind, id.replace("*", "x")) == id.replace("*", "x")
 
 
 @st.composite
@@ -68,9 +70,7 @@ def rules(draw: st.DrawFn, declared: tuple[str, ...] = ()) -> dict[str, Any]:
         rule["modes"] = draw(st.lists(modes, min_size=1, max_size=2, unique=True))
     if draw(st.booleans()):
         acted_on = _kinds_of(rule["actions"])
-        rule["resources"] = draw(
-            st.lists(_pattern(st.sampled_from(acted_on)), min_size=1, max_size=5, unique_by=_folded)
-        )
+        rule["resources"] = draw(st.lists(_pattern(st.sampled_from(acted_on)), min_size=1, max_size=5, unique=True))
     if rule["effect"] == "deny" and draw(st.booleans()):
         rule["reason"] = draw(st.sampled_from(REASONS))
     if rule["effect"] == "deny" and draw(st.integers(0, 2)) == 0:
@@ -135,8 +135,10 @@ def _who(draw: st.DrawFn, pattern: str) -> Actor:
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     declared = draw(st.sampled_from([(), OWN[:1], OWN]))
     document: dict[str, Any] = {"rules": draw(rule_lists(declared))}
-    listed = st.lists(st.sampled_from([id for id in (*IDS, *STEMS) if id]), unique_by=str.lower, max_size=4)
+    listed = st.lists(exact, unique=True, max_size=4)
     for section in draw(st.sets(st.sampled_from(["sql", "egress", "fs", "compute", "tools"]))):
-        document[section] = draw(st.just("any") | listed)
+        kind = next(action.kind or "" for action in BUILTIN_ACTIONS if action.section == section)
+        entries = st.sampled_from([id for id in (*IDS, *STEMS) if id and is_spelled(kind, id)])
+        document[section] = draw(st.just("any") | st.lists(entries, unique=True, max_size=4))
     document["actions"] = {name: draw(st.just("any") | listed) for name in declared}
     return document

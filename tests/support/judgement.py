@@ -1,6 +1,7 @@
 """The judgement again, as the README tells it: one rule after the other, with nothing made beforehand.
 
-It shares no code with capgate but the model and the names of the actions, and reads the document as it was written.
+It shares no code with capgate but the model, by which ids are spelled, and the names of the actions. It reads the
+document as it was written.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from capgate.actions import BUILTIN_ACTIONS
-from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Service, User
+from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Resource, Service, User
 
 BUILTIN = {action.name: action for action in BUILTIN_ACTIONS}
 ACTORS: dict[type, str] = {Anonymous: "anonymous", User: "user", Service: "service", CompilerTool: "compiler_tool"}
@@ -17,10 +18,6 @@ CLASSES = {
     "write": ("delete", "insert", "update", "upsert", "write"),
     "migrate": ("migrate",),
 }
-
-
-def lower(text: str) -> str:
-    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
 
 
 def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, int | None]:
@@ -84,11 +81,12 @@ def fits(pattern: str, kind: str, id: str | None) -> bool:
         return True
     if id is None:
         return False
-    if kind == "host":
-        id, rest = lower(id), lower(rest)
+    if kind in ACTORS.values():
+        return id.startswith(rest[:-1]) and id != rest[:-1] if rest.endswith("*") else id == rest
     if rest.endswith("*"):
-        return id.startswith(rest[:-1]) and id != rest[:-1]
-    return id == rest
+        beginning = str(Resource(kind, rest[:-1] + "x").id)[:-1]
+        return id.startswith(beginning) and id != beginning
+    return id == Resource(kind, rest).id
 
 
 def admitted(document: dict[str, Any], input: PolicyInput) -> bool:
@@ -100,7 +98,7 @@ def admitted(document: dict[str, Any], input: PolicyInput) -> bool:
         return False
     for entry in section:
         name, operation = (entry["name"], entry.get("operation")) if isinstance(entry, dict) else (entry, None)
-        same = lower(name) == lower(resource.id) if builtin and builtin.kind == "host" else name == resource.id
+        same = resource.id == (Resource(resource.kind, name).id if builtin else name)
         asked = CLASSES.get(input.action.removeprefix("db."), ())
         if same and (operation is None or operation in asked):
             return True

@@ -154,7 +154,7 @@ def _record(item: tuple[int, Entry]) -> bytes:
 def _action(entry: ActionEntry, sets: dict[int, int], tables: Tables, rules: RuleTables) -> bytes:
     section, kind = entry.section, (entry.kind or "").encode()
     admitted = 0 if section is None else sets.get(id(section), 0)
-    flags = REQUIRED * entry.required | HOST * entry.host | KIND * (entry.kind is not None)
+    flags = REQUIRED * entry.required | KIND * (entry.kind is not None)
     flags |= ANY * (section is not None and section.entries is None) | RULES * (entry.rules is not None)
     by_mode = 0 if entry.rules is None else rules.by_mode(entry.rules)
     return ACTION.pack(flags, admitted, entry.operations, tables.add_text(kind), len(kind), by_mode)

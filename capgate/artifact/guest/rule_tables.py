@@ -131,7 +131,7 @@ class RuleTables:
     def _kind(self, kind: KindIndex) -> int:
         ids = self._set({id: self._match(match) for id, match in _sorted(kind.ids)})
         beginnings = self._beginnings(kind.beginnings, self._match)
-        return self._tables.add_numbers(self._match(kind.any), kind.host, ids, beginnings)
+        return self._tables.add_numbers(self._match(kind.any), 0, ids, beginnings)
 
     def _match(self, match: Matching) -> int:
         return self._places.get(match.deny, 0) << 1 | (match.allow != NO_RULE)

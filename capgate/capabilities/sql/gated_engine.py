@@ -24,7 +24,8 @@ each of these that it is. Where its connection has another name, it is asked for
 
 A statement without a name is asked for by its tables, as ``sql_query:<table>`` or ``sql_query:<schema>.<table>``. That
 is ``db.write`` for those it writes to, and ``db.read`` for the others. It is both where UPDATE, DELETE or an upsert
-returns rows. The name is spelled as in the statement. That needs a statement which SQLAlchemy built from Core or ORM
+returns rows. The name is spelled as the database reads it, in lower case, without the schema in which it looks by
+default; in double quotes where its case counts. That needs a statement which SQLAlchemy built from Core or ORM
 constructs. These have to be named:
 
 - one that holds text of the application's (``text()``, ``exec_driver_sql``, ``literal_column``, prefixes, hints)
@@ -62,6 +63,7 @@ from ...enforcement.capabilities import Capabilities, Question
 from ...enforcement.current import current
 from ...errors import ConfigError
 from ...model import Resource
+from ...spelling import DEFAULT_SCHEMAS, ascii_lower
 from .built_by_sqlalchemy import is_built, trace
 from .statements import Statements, read_statements
 
@@ -116,7 +118,7 @@ class _StatementGate:
     """The listeners of one gated engine."""
 
     def __init__(self, engine: Engine, capabilities: Capabilities | None, functions: frozenset[str]) -> None:
-        self._dialect = engine.dialect.name
+        self._dialect = engine.dialect
         self._is_async = engine.dialect.is_async
         self._capabilities = capabilities
         self._functions = functions
@@ -152,13 +154,15 @@ class _StatementGate:
         self.execute(cursor, statement, (), context)
 
     def _questions(self, statement: str, names: list[object], *, built: bool) -> list[Question]:
-        content = read_statements(statement, self._dialect, functions=self._functions)
+        content = read_statements(statement, self._dialect.name, functions=self._functions)
         digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
         if names:
             ids = [name if isinstance(name, str) and name else None for name in names]
             return [(action, Resource(KIND, id, _facts(content)), digest) for id in ids for action in content.actions]
         if built and content.touched_tables:
-            return [(action, Resource(KIND, table), digest) for action, table in content.touched_tables]
+            own = self._dialect.default_schema_name
+            touched = dict.fromkeys((action, _without_own(table, own)) for action, table in content.touched_tables)
+            return [(action, Resource(KIND, table), digest) for action, table in touched]
         return [(content.strongest, Resource(KIND, None, _facts(content)), digest)] if content.actions else []
 
     def _require(self, questions: list[Question]) -> None:
@@ -186,6 +190,19 @@ def _is_sqlalchemys(statement: str, context: ExecutionContext) -> bool:
     compiled = context.compiled
     batch = context.execute_style is ExecuteStyle.INSERTMANYVALUES
     return is_built(compiled) and (batch or statement == context.statement)
+
+
+def _without_own(table: str, own: str | None) -> str | None:
+    """Return ``table`` without the schema ``own``, in which the database looks by default.
+
+    ``None`` where another schema has a name that resources are spelled without.
+    """
+    schema, dot, name = table.partition(".")
+    if not dot:
+        return table
+    if own is not None and schema in (ascii_lower(own), f'"{own}"'):
+        return name
+    return None if schema in DEFAULT_SCHEMAS else table
 
 
 def _facts(content: Statements) -> dict[str, str]:

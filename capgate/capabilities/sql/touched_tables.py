@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 from sqlglot import exp
 
+from ...spelling import ascii_lower
+
 READ: Final = "db.read"
 WRITE: Final = "db.write"
+
+#: Bytes of an identifier that PostgreSQL looks at.
+POSTGRES_BYTES: Final = 63
+#: What no identifier has that a resource could name.
+_UNSPELLED: Final = re.compile(r'[."\x00-\x1f]')
+_UPPER: Final = re.compile("[A-Z]", re.ASCII)
 
 DML: Final = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
@@ -26,7 +35,7 @@ def touched_tables(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str],
         target = id(table) in written
         if not target and _is_defined(table):
             continue
-        name = _name(table)
+        name = _name(table, dialect)
         if name is None:
             return None
         if target:
@@ -79,8 +88,26 @@ def _in_sight(parent: Any, node: Any) -> list[Any]:
     return [] if definitions is None or definitions is node else list(definitions.expressions)
 
 
-def _name(table: exp.Table) -> str | None:
-    parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part is not None]
-    if not all(isinstance(part, exp.Identifier) and part.name and "." not in part.name for part in parts):
+def _name(table: exp.Table, dialect: str) -> str | None:
+    """Return the table as ``table`` or ``schema.table``, in the spelling that the dialect makes of what is written."""
+    if table.args.get("catalog") is not None:
+        return None  # a database that may be this one
+    parts = [_folded(part, dialect) for part in (table.args.get("db"), table.this) if part is not None]
+    return None if None in parts else ".".join(filter(None, parts))
+
+
+def _folded(part: Any, dialect: str) -> str | None:
+    """Return an identifier as it is spelled in a resource, in double quotes where its case counts.
+
+    SQLite never looks at the case of A to Z, and PostgreSQL does in quotes only. In MySQL it depends on the server.
+    """
+    if not isinstance(part, exp.Identifier) or not part.name or _UNSPELLED.search(part.name):
         return None
-    return ".".join(part.name for part in parts)
+    name: str = part.name
+    if dialect == "postgres" and len(name.encode("utf-8", "surrogatepass")) > POSTGRES_BYTES:
+        return None  # which it cuts off there
+    if not _UPPER.search(name) or dialect == "sqlite":
+        return ascii_lower(name)
+    if dialect == "postgres":
+        return f'"{name}"' if part.args.get("quoted") else ascii_lower(name)
+    return None

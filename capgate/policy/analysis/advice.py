@@ -18,10 +18,10 @@ import msgspec
 from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
+from ...spelling import normal_id
 from ..document import ANY
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
-from ..strict import ascii_lower
 from ..wellformed import actor_of
 from .patch import Operation, apply, pointer
 
@@ -232,7 +232,7 @@ class _Question:
         entries = entry.section.entries
         if entries is None or self.id is None:
             return entries is None
-        return bool(entries.get(ascii_lower(self.id) if entry.host else self.id, 0) & entry.operations)
+        return bool(entries.get(self.id, 0) & entry.operations)
 
     def _section_need(self) -> Obstacle:
         path, raw = self._section()
@@ -252,7 +252,8 @@ class _Question:
         name, operation = (item["name"], item.get("operation")) if isinstance(item, dict) else (item, None)
         if operation is not None and operation not in _BUILTIN[self.action].operations:
             return False
-        return bool(ascii_lower(name) == ascii_lower(self.id or "") if entry.host else name == self.id)
+        normal = name if entry.kind is None else normal_id(entry.kind, name)
+        return bool(normal == self.id)
 
     def _why_not_admitted(self, by: str) -> str:
         path, raw = self._section()
@@ -260,9 +261,10 @@ class _Question:
             return f"nothing admits it: {_json(self.action)} is not in `actions`"
         if raw is None:
             return f"nothing admits it: there is no section `{path[0]}`"
-        others = [item for item in raw if isinstance(item, dict) and item["name"] == self.id] if raw != ANY else []
+        entries = [item for item in raw if isinstance(item, dict) and "operation" in item] if raw != ANY else []
+        others = [item["operation"] for item in entries if normal_id("sql_query", item["name"]) == self.id]
         if others:
-            return f"nothing admits it: `{path[0]}` has it for {', '.join(entry['operation'] for entry in others)} only"
+            return f"nothing admits it: `{path[0]}` has it for {', '.join(others)} only"
         what = "a question without a resource" if self.id is None else _json(self.id)
         return f"nothing admits it: {what} is not in `{'.'.join(path)}`"
 

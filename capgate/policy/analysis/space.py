@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from itertools import count, product
+from itertools import count
 from typing import Final, NamedTuple, Union
 
 import msgspec
 
-from ..rules import HOST_KIND, Pattern
-from ..strict import ascii_lower
+from ...spelling import UNCERTAIN, normal_id
+from ..rules import Pattern
 
 #: What matches: a rule (side and number), a section (side and ``"section"``), or that there is nothing to match.
 Matcher = Union[tuple[int, Union[int, str]], str]
@@ -31,8 +31,7 @@ class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
     ``absent``     no resource at all
     ``none``       a resource without an id; without a ``kind`` of whatever kind
     ``exact``      the id ``text``; without a ``kind`` of whatever kind
-    ``folded``     the same, A to Z as a to z
-    ``beginning``  ids that go on after ``text``, for one character or more; of the kind ``host`` A to Z as a to z
+    ``beginning``  ids that go on after ``text``, for one character or more
     """
 
     match: str
@@ -86,8 +85,6 @@ class Mentions:
         self.any: set[Matcher] = set()
         self.ids: dict[str, set[Matcher]] = {}
         self.beginnings: dict[str, set[Matcher]] = {}
-        #: Ids that compare with A to Z as they are, of a kind whose others do not.
-        self.literals: dict[str, set[Matcher]] = {}
 
     def note(self, pattern: Pattern, by: Matcher) -> None:
         """Take note that ``by`` mentions what ``pattern`` covers."""
@@ -103,21 +100,21 @@ def add_kind(
     mentions: Mentions,
     *,
     parent: int = -1,
-    folds: bool = False,
     like: Mapping[str, int] | None = None,
 ) -> int:
     """Add the ids of ``kind``, and return the number of the atom of all those that are not mentioned.
 
-    ``folds`` says that ids compare with A to Z as a to z, but for the literal ones. ``like``, where it is given, has
-    the atoms of the same ids of kinds that are not mentioned, and under ``""`` of the others.
+    ``like``, where it is given, has the atoms of the same ids of kinds that are not mentioned, and under ``""`` of the
+    others.
     """
 
     def atom_like(id: str) -> int | None:
         return None if like is None else like.get(id, like[""])
 
     rest = frozenset(mentions.any)
-    top = space.add(Atom(Selector("any", kind), kind, "", rest), parent, atom_like(""))
     chain = _Chain(mentions.beginnings)
+    other = _fresh("", chain, mentions) if kind in UNCERTAIN and "" not in mentions.beginnings else ""
+    top = space.add(Atom(Selector("any", kind), kind, other, rest), parent, atom_like(""))
     numbers: list[int] = []
     signatures: list[Signature] = []
     for at, text in enumerate(chain.texts):
@@ -125,23 +122,9 @@ def add_kind(
         signatures.append((rest if above < 0 else signatures[above]) | mentions.beginnings[text])
         atom = Atom(Selector("beginning", kind, text), kind, _fresh(text, chain, mentions), signatures[at])
         numbers.append(space.add(atom, top if above < 0 else numbers[above], atom_like("")))
-    folded: dict[str, tuple[int, Signature]] = {}
-
-    def around(id: str) -> tuple[int, Signature]:
-        at = chain.longest(id)
-        return (top, rest) if at < 0 else (numbers[at], signatures[at])
-
     for id, by in mentions.ids.items():
-        above, signature = around(id)
-        signature |= by
-        id_used = _variant(id, mentions.literals) if folds else id
-        if id_used is not None:
-            selector = Selector("folded" if folds else "exact", kind, id)
-            above = space.add(Atom(selector, kind, id_used, signature), above, atom_like(id))
-        folded[id] = above, signature
-    for id, by in mentions.literals.items():
-        lower = ascii_lower(id)
-        above, signature = folded[lower] if lower in folded else around(lower)
+        at = chain.longest(id)
+        above, signature = (top, rest) if at < 0 else (numbers[at], signatures[at])
         space.add(Atom(Selector("exact", kind, id), kind, id, signature | by), above, atom_like(id))
     return top
 
@@ -155,7 +138,7 @@ def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher
     for id, by in admitted.items():
         mentions.ids.setdefault(id, set()).update(by)
     space = Space()
-    top = add_kind(space, kind, mentions, folds=kind == HOST_KIND)
+    top = add_kind(space, kind, mentions)
     if optional:
         space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})))
         space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top)
@@ -176,10 +159,10 @@ def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], 
         space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})), like[""])
         none = space.add(Atom(Selector("none"), "", None, frozenset({"none"})), like[""])
     for kind, mentions in kinds.items():
-        ids = mentions.literals if kind == HOST_KIND else mentions.ids
         for id, by in admitted.items():
-            ids.setdefault(id, set()).update(by)
-        top = add_kind(space, kind, mentions, parent=like[""], folds=kind == HOST_KIND, like=like)
+            if normal_id(kind, id) == id:  # nothing else is asked about
+                mentions.ids.setdefault(id, set()).update(by)
+        top = add_kind(space, kind, mentions, parent=like[""], like=like)
         if optional:
             space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top, none)
     return space
@@ -209,13 +192,4 @@ def _fresh(beginning: str, chain: _Chain, mentions: Mentions) -> str:
     """Return an id that is not mentioned and goes on after ``beginning``, but after no longer beginning."""
     at = bisect_right(chain.texts, beginning) - 1
     ids = (f"{beginning}x{number}" for number in count())
-    return next(id for id in ids if id not in mentions.ids and id not in mentions.literals and chain.longest(id) == at)
-
-
-def _variant(id: str, literals: Mapping[str, object]) -> str | None:
-    """Return ``id`` in a case in which it is not among ``literals``; ``None`` where it is there in each."""
-    for letters in product(*((letter, letter.upper()) if letter.isascii() else (letter,) for letter in id)):
-        text = "".join(letters)
-        if text not in literals:
-            return text
-    return None
+    return next(id for id in ids if id not in mentions.ids and chain.longest(id) == at)

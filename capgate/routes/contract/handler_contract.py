@@ -12,7 +12,8 @@ import msgspec
 from ...actions import BUILTIN_ACTIONS, SECTIONS, is_action_name
 from ...errors import ConfigError
 from ...limits import check_digest
-from ...policy import RuntimePolicy, ascii_lower, is_label
+from ...model import Resource
+from ...policy import RuntimePolicy, is_label
 from ...policy.strict import is_unicode, parse_json
 from ..declare import Parameter, parse_resource, write_resource
 
@@ -113,6 +114,8 @@ def split_resource(text: str) -> ResourceText:
         raise ValueError(text)
     literals = [part for part in parts if not isinstance(part, Parameter)]
     dynamic = len(literals) < len(parts)
+    if parts and not dynamic and Resource(kind, "".join(literals)).id != "".join(literals):
+        raise ValueError(text)
     return ResourceText(kind, None if dynamic or not parts else "".join(literals), dynamic)
 
 
@@ -177,8 +180,6 @@ class HandlerContract(Part, frozen=True, kw_only=True):
             for requirement in route.requirements:
                 action = actions[requirement.action]
                 id = None if requirement.resource is None else split_resource(requirement.resource).id
-                if id is not None and action.kind == "host":
-                    id = ascii_lower(id)
                 yield ContractNeed(action, id, requirement.dynamic or (id is None and not action.resource_required))
 
     @property

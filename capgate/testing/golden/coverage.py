@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ...model import PolicyInput
-from ...policy import ActionEntry, RuntimePolicy, ascii_lower
+from ...policy import ActionEntry, RuntimePolicy
 from ...policy.document import EVERY, MIGRATE, READ, WRITE
 
 _CLASSES = ((READ, "read"), (WRITE, "write"), (MIGRATE, "migrate"))
@@ -72,7 +72,6 @@ def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPar
     if entries is None or id is None:
         yield DocumentPart(explanation.section)
         return
-    id = ascii_lower(id) if action.host else id
     yield from _parts_of_entry(explanation.section, id, entries[id], action.operations)
 
 

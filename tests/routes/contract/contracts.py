@@ -14,6 +14,7 @@ from capgate.routes.contract import (
     route_key,
 )
 from capgate.routes.declare import escape
+from capgate.spelling import normal_id
 
 OWN = (
     ContractAction("invoice.send", "actions", "invoice", True, ()),
@@ -41,7 +42,7 @@ def requirements(draw: st.DrawFn, static: bool = False) -> ContractRequirement:
     action = ACTIONS[draw(st.sampled_from(sorted(ACTIONS)))]
     kind = action.kind or draw(st.sampled_from(["page", "order"]))
     shape = draw(st.sampled_from(["static", "static", "none", "kind", *([] if static else ["dynamic"])]))
-    id = escape(draw(ids))
+    id = escape(draw(ids.filter(lambda id: normal_id(kind, id) == id)))
     resource = {
         "static": f"{kind}:{id}",
         "none": None,

@@ -92,7 +92,7 @@ def test_what_routes_can_be(tmp_path: Path) -> None:
             WebSocketRoute("/ws", read("good")(ran.websocket("ws"))),
             Route("/thing", Thing),
             Route("/both", read("one")(read("two")(read("one")(ran.endpoint("both")))), methods=["POST"]),
-            Route("/braces", requires("fs.read", resource="path:/srv/{{x}}")(ran.endpoint("braces"))),
+            Route("/braces", requires("fs.read", resource="path:srv/{{x}}")(ran.endpoint("braces"))),
             Route("/kind", requires("db.read", resource="sql_query")(ran.endpoint("kind"))),
             Route("/bare", requires("compute.long")(ran.endpoint("bare"))),
             Mount("/inner", inner),
@@ -107,7 +107,7 @@ def test_what_routes_can_be(tmp_path: Path) -> None:
         ("/thing", get): [("db.read", "sql_query:of-get", None)],
         ("/thing", ("POST",)): [("db.write", "sql_query:of-post", "body")],
         ("/both", ("POST",)): [("db.read", "sql_query:one", None), ("db.read", "sql_query:two", None)],
-        ("/braces", get): [("fs.read", "path:/srv/{{x}}", None)],
+        ("/braces", get): [("fs.read", "path:srv/{{x}}", None)],
         ("/kind", get): [("db.read", "sql_query", None)],
         ("/bare", get): [("compute.long", None, None)],
         ("/inner/deep/{id}", get): [("db.read", "sql_query:deep-{id}", None)],
@@ -117,7 +117,7 @@ def test_what_routes_can_be(tmp_path: Path) -> None:
     sections = {name: (one.static, one.dynamic) for name, one in contract.sections.items()}
     assert sections == {
         "compute": ((), True),
-        "fs": (("/srv/{x}",), False),
+        "fs": (("srv/{x}",), False),
         "sql": (("good", "of-get", "of-post", "one", "two"), True),
     }
     assert HandlerContract.from_json(contract.to_json()) == contract

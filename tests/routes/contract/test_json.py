@@ -292,9 +292,9 @@ def test_a_contract_does_not_change() -> None:
 
 @given(ids, st.sampled_from(["", "{name}", "{a}{b}"]))
 def test_resources_read_as_declarations_do(id: str, more: str) -> None:
-    text = f"sql_query:{escape(id)}{more}"
-    parsed = Requirement.parse("db.read", resource=text)
+    text = f"tool:{escape(id)}{more}"
+    parsed = Requirement.parse("tool.inspect", resource=text)
     assert as_written(parsed).get("resource") == text
     kind, found, dynamic = split_resource(text)
-    assert (kind, dynamic) == ("sql_query", bool(parsed.parameters))
+    assert (kind, dynamic) == ("tool", bool(parsed.parameters))
     assert found == (None if parsed.fixed is None else parsed.fixed.id)
