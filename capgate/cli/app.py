@@ -12,6 +12,7 @@ from .contract import contract
 from .demo.command import demo
 from .golden.command import judge_fixtures
 from .policy.build import build, schema
+from .policy.check import check
 from .policy.diff import diff
 from .policy.explain import explain
 from .policy.inspect import inspect
@@ -43,7 +44,7 @@ def options(
 
 
 for command in (
-    *(demo, schema, explain, build, inspect, diff),
+    *(demo, schema, check, explain, build, inspect, diff),
     *(keygen, sign, verify, publish),
     *(activate, rollback, status, history, prune, reset),
 ):

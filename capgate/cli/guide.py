@@ -13,7 +13,7 @@ _ABOUT: Final = "Ask a sandboxed WebAssembly policy before a sensitive effect of
 PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "Start": (("demo",), "0 as expected; 1 an answer was not; 2 usage or configuration"),
     "Policies": (
-        ("schema", "explain", "build", "inspect", "test", "diff"),
+        ("schema", "check", "explain", "build", "inspect", "test", "diff"),
         "0 as expected; 1 an answer was not, or something changed; 2 usage or configuration",
     ),
     "Releases": (
@@ -29,7 +29,11 @@ PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 
 #: The way of a policy, and the commands that each step needs.
 STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("Write a document, JSON or TOML: editors complete by `schema`, and `explain` says why it answers as it does.", ()),
+    (
+        "Write a document, JSON or TOML: editors complete by `schema`, `check` says what is wrong with it,"
+        " and `explain` why it answers as it does.",
+        (),
+    ),
     ("Make a WebAssembly module of it: `build`.", ()),
     ("See what a change lets through: `diff`.", ()),
     ("Judge golden fixtures as requests are judged: `test`.", ("test",)),

@@ -7,7 +7,9 @@
      "egress": ["api.example.com"],                                      hosts, in whichever spelling
      "sql": ["audit", {"name": "list_users", "operation": "select"}],    without an operation: every one
      "cache": "any",                                                     everything of this class
-     "actions": {"invoice.send": ["inv-1"], "report.print": "any"},      an application's own
+     "actions": {"invoice.send": ["inv-1"], "report.print": "any",       an application's own, which are declared here
+                 "audit.seal": "by_rule"},                               admitted by rules alone
+     "modes": ["frozen"],                                                modes of one's own, beside dev, test and prod
      "rules": [{"effect": "deny", "actions": ["db.*"], "modes": ["dev"]}],      see rules.py
      "$schema": "policy.schema.json"}                                    for editors, see schema.py; not looked at
 
@@ -32,9 +34,9 @@ from ..actions import (
     is_action_name,
 )
 from .places import Key
-from .rules import Rule, read_rules
+from .rules import MODES, Rule, read_modes, read_rules
 from .spelled import normal_entry
-from .strict import check_keys, is_unicode, mistake, shallow, step
+from .strict import check_keys, is_unicode, mistake, nearest, shallow, step
 
 READ, WRITE, MIGRATE = 1, 2, 4
 #: What an entry without an operation grants, and what an action outside ``sql`` asks for.
@@ -49,10 +51,13 @@ OPERATION_BITS: Final[dict[str, int]] = {
 SECTION_KINDS: Final = {action.section: action.kind for action in BUILTIN_ACTIONS if action.kind is not None}
 ANY: Final = "any"
 
-_BUILTIN_SECTIONS: Final = {action.name: action.section for action in BUILTIN_ACTIONS}
+#: The section and the kind of resource of each built-in action.
+BUILTIN_SECTIONS: Final = {action.name: (action.section, action.kind) for action in BUILTIN_ACTIONS}
 #: What names the JSON Schema of a document to an editor.
 SCHEMA: Final = "$schema"
-KEYS: Final = ("name", "version", *SECTIONS, "rules", SCHEMA)
+KEYS: Final = ("name", "version", *SECTIONS, "modes", "rules", SCHEMA)
+#: The section of an action that nothing but rules admits.
+BY_RULE: Final = "by_rule"
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 
 _LABEL: Final = re.compile(LABEL, re.ASCII)
@@ -65,14 +70,15 @@ class PolicySection(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A checked policy document. ``actions`` has one section for each action that an application brings; ``rules`` are
-    in the document's order."""
+    """A checked policy document. ``actions`` has one section for each action that an application brings; ``None``
+    where nothing but rules admits it. The ``rules`` are in the document's order, and ``modes`` are all known ones."""
 
     name: str
     version: str
     sections: Mapping[str, PolicySection]
-    actions: Mapping[str, PolicySection]
+    actions: Mapping[str, PolicySection | None]
     rules: tuple[Rule, ...] = ()
+    modes: frozenset[str] = frozenset(MODES)
 
 
 def is_label(text: object) -> bool:
@@ -90,7 +96,8 @@ def read_document(raw: object) -> Document:
     sections = {name: _section(name, (name,), raw[name]) for name in SECTIONS if name in raw and name != "actions"}
     name, version = _label(raw, "name", "policy"), _label(raw, "version", "0")
     actions = _actions(raw.get("actions", {}))
-    return Document(name, version, sections, actions, read_rules(raw.get("rules", []), actions))
+    modes = frozenset({*MODES, *read_modes(raw.get("modes", []))})
+    return Document(name, version, sections, actions, read_rules(raw.get("rules", []), actions, modes), modes)
 
 
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:
@@ -101,19 +108,23 @@ def _label(raw: dict[Any, Any], key: str, default: str) -> str:
     return value
 
 
-def _actions(raw: object) -> dict[str, PolicySection]:
+def _actions(raw: object) -> dict[str, PolicySection | None]:
     if not isinstance(raw, dict):
-        raise mistake(("actions",), shallow(raw), "an object from action name to 'any' or a list of resource ids")
-    sections: dict[str, PolicySection] = {}
+        raise mistake(
+            ("actions",), shallow(raw), "an object from action name to 'any', 'by_rule' or a list of resource ids"
+        )
+    sections: dict[str, PolicySection | None] = {}
     for name, value in raw.items():
         where = ("actions", step(name))
         if type(name) is not str or not is_action_name(name):
             valid = "lower-case words joined by dots, such as 'invoice.send'"
             in_parts = isinstance(value, dict)  # what TOML makes of a name without quotes
             raise mistake(where, name, valid + ", which is one name, in TOML in quotes" * in_parts)
-        if name in _BUILTIN_SECTIONS:
-            raise mistake(where, name, f"an application's own action; this one belongs to {_BUILTIN_SECTIONS[name]!r}")
-        sections[name] = _section("actions", where, value)
+        if name in BUILTIN_SECTIONS:
+            raise mistake(
+                where, name, f"an application's own action; this one belongs to {BUILTIN_SECTIONS[name][0]!r}"
+            )
+        sections[name] = None if type(value) is str and value == BY_RULE else _section("actions", where, value)
     return sections
 
 
@@ -121,7 +132,8 @@ def _section(section: str, where: Key, raw: object) -> PolicySection:
     if type(raw) is str and raw == ANY:
         return PolicySection(None)
     if not isinstance(raw, (list, tuple)):
-        raise mistake(where, shallow(raw), "'any' or a list of entries")
+        words = (ANY, BY_RULE) if section == "actions" else (ANY,)
+        raise mistake(where, shallow(raw), " or ".join(map(repr, words)) + " or a list of entries", nearest(raw, words))
     entries: dict[str, int] = {}
     seen: set[tuple[str, str | None]] = set()
     for index, item in enumerate(raw):
@@ -151,5 +163,7 @@ def _sql_entry(where: Key, item: dict[Any, Any]) -> tuple[object, str | None]:
         return item["name"], None
     operation = item["operation"]
     if type(operation) is not str or operation not in OPERATION_BITS:
-        raise mistake((*where, "operation"), shallow(operation), "one of " + ", ".join(OPERATIONS))
+        raise mistake(
+            (*where, "operation"), shallow(operation), "one of " + ", ".join(OPERATIONS), nearest(operation, OPERATIONS)
+        )
     return item["name"], operation

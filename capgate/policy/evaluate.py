@@ -71,9 +71,9 @@ class RuntimePolicy:
     """A policy document, ready to be asked. Immutable, and safe to use from any thread.
 
     ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none). ``sha256`` is of its
-    bytes as given, or of its canonical JSON if it was a dict. ``rules`` are the document's, and ``actions`` has one
-    :class:`ActionEntry` for each known action. No answer depends on the rules that only monitor, which are
-    ``monitored`` if there are any.
+    bytes as given, or of its canonical JSON if it was a dict. There are the document's ``rules``, the ``modes`` that
+    they may name, and in ``actions`` one :class:`ActionEntry` for each known action. No answer depends on the rules
+    that only monitor, which are ``monitored`` if there are any.
 
     ``inputs`` names the fields of a question that answers may depend on, of :data:`INPUTS`. All well-formed questions
     that agree in these have one answer.
@@ -84,6 +84,7 @@ class RuntimePolicy:
         self.version: Final = document.version
         self.sha256: Final = sha256
         self.rules: Final = document.rules
+        self.modes: Final = document.modes
         self.monitored: Final = monitored_rules(document.rules)
         self._document = document
         counting = [rule for rule in document.rules if not rule.monitor]
@@ -204,8 +205,7 @@ def _entries(document: Document) -> list[ActionEntry]:
         required, admitted = action.resource_required, Explanation(ALLOW, "section", section=action.section)
         entries.append(ActionEntry(name, action.kind, required, section, operations, index.pop(name, None), admitted))
     for name, section in document.actions.items():
-        required, admitted = section.entries is not None, Explanation(ALLOW, "section", section=f"actions.{name}")
+        required = section is not None and section.entries is not None
+        admitted = Explanation(ALLOW, "section", section=f"actions.{name}")
         entries.append(ActionEntry(name, None, required, section, EVERY, index.pop(name, None), admitted))
-    # What is left are an application's own actions that only rules know.
-    entries += [ActionEntry(name, None, False, None, EVERY, rules, _DEFAULT) for name, rules in index.items()]
     return entries

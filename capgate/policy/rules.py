@@ -14,15 +14,15 @@
 ``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. An id that contains ``*`` cannot be written. Ids are in
 the normal form of their kind (:mod:`capgate.spelling`), in rules as in questions, and compare exactly.
 
-A name that is neither built in nor in the section ``actions`` is an application's own action, known to the policy
-because a rule has it; it needs no resource. Neither a ``*`` nor a rule that only monitors makes an action known, for
-without the latter every answer is the same (see ``monitored.py``). Rules that could never match are errors,
-because a denial with a slip of the pen would deny nothing. Such are a ``*`` that no known action begins with, and a
-kind of resource that no action of the rule acts on.
+Rules that could never match are errors, because a denial with a slip of the pen would deny nothing. Known are
+actions that are built in, or in the section ``actions``; and the modes :data:`MODES`, or those in ``modes``. Errors are
+also a ``*`` that no known action begins with, and a kind of resource that no action of the rule acts on. An
+application's own actions act on any kind, but for one that only looks like a built-in kind.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
@@ -30,9 +30,10 @@ import msgspec
 
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
+from ..spelling import PATH, SPELLINGS
 from .places import Key
 from .spelled import normal_beginning, normal_entry
-from .strict import check_keys, is_unicode, mistake, shallow
+from .strict import check_keys, is_unicode, mistake, nearest, shallow
 
 MAX_RULES: Final = 10_000
 MAX_REASON: Final = 256
@@ -52,6 +53,11 @@ _RESOURCE: Final = "a kind, alone or with ':' and an id; leave 'resources' out f
 #: Where rules are in a document.
 _HERE: Final[Key] = ("rules",)
 _T = TypeVar("_T")
+
+#: The modes that are known without being declared.
+MODES: Final = ("dev", "test", "prod")
+#: How much the name of a kind has to look like a built-in one to be taken for a slip.
+_SLIP: Final = 0.8
 
 #: Kind and id, of an actor or a resource.
 Half = tuple[str | None, str | None]
@@ -108,30 +114,49 @@ class Rule(msgspec.Struct, frozen=True):
         return tuple(unmet)
 
 
-def read_rules(raw: object, declared: Iterable[str] = ()) -> tuple[Rule, ...]:
+def read_modes(raw: object) -> tuple[str, ...]:
+    """Return the modes that a document's ``modes`` declare, or raise :class:`ConfigError`."""
+    if raw == []:
+        return ()
+    return _list(("modes",), raw, _mode)
+
+
+def read_rules(raw: object, declared: Iterable[str], modes: frozenset[str]) -> tuple[Rule, ...]:
     """Return the rules that a document's ``rules`` stand for, or raise :class:`ConfigError`.
 
-    Known are the actions that are built in, those ``declared`` by a section, and those that some rule names exactly.
+    Known are the actions that are built in, those ``declared`` by a section, and these ``modes``.
     """
     if not isinstance(raw, (list, tuple)):
         raise mistake(_HERE, shallow(raw), "a list of rules")
     if len(raw) > MAX_RULES:
         raise mistake(_HERE, f"{len(raw)} rules", f"at most {MAX_RULES}")
-    return _covering([_rule((*_HERE, index), item) for index, item in enumerate(raw)], declared)
+    known = frozenset({*BUILTIN_KINDS, *declared})
+    return _covering([_rule((*_HERE, index), item, known, modes) for index, item in enumerate(raw)], known)
 
 
-def _rule(where: Key, raw: object) -> Rule:
+def _rule(where: Key, raw: object, known: frozenset[str], modes: frozenset[str]) -> Rule:
     if not isinstance(raw, dict):
         raise mistake(where, shallow(raw), "an object with the keys " + ", ".join(RULE_KEYS))
     check_keys(raw, RULE_KEYS, where)
     effect = raw.get("effect")
     if type(effect) is not str or effect not in (ALLOW_EFFECT, DENY_EFFECT):
-        raise mistake((*where, "effect"), shallow(effect), "'allow' or 'deny'")
+        near = nearest(effect, (ALLOW_EFFECT, DENY_EFFECT))
+        raise mistake((*where, "effect"), shallow(effect), "'allow' or 'deny'", near)
+
+    def action(where: Key, text: str) -> str:
+        return _action(where, text, known)
+
+    def mode(where: Key, text: str) -> str:
+        if _mode(where, text) not in modes:
+            valid = f"a mode that is known: {', '.join(sorted(modes)[:20])}; own ones are declared in `modes`"
+            raise mistake(where, text, valid, nearest(text, modes))
+        return text
+
     return Rule(
         effect,
-        _list((*where, "actions"), raw.get("actions"), _action),
+        _list((*where, "actions"), raw.get("actions"), action),
         _list((*where, "actors"), raw["actors"], _actor) if "actors" in raw else None,
-        _list((*where, "modes"), raw["modes"], _mode) if "modes" in raw else None,
+        _list((*where, "modes"), raw["modes"], mode) if "modes" in raw else None,
         _list((*where, "resources"), raw["resources"], _resource) if "resources" in raw else None,
         _reason((*where, "reason"), raw["reason"], effect) if "reason" in raw else Reason.NOT_IN_ALLOWLIST,
         monitor=_monitor((*where, "monitor"), raw["monitor"], effect) if "monitor" in raw else False,
@@ -153,16 +178,26 @@ def _list(where: Key, raw: object, read: Callable[[Key, str], _T]) -> tuple[_T, 
     return tuple(entries)
 
 
-def _action(where: Key, text: str) -> str:
-    if text == "*" or is_action_name(text) or (text.endswith(".*") and is_action_name(text[:-1] + "x")):
+def _action(where: Key, text: str, known: frozenset[str]) -> str:
+    is_beginning = text.endswith(".*") and is_action_name(text[:-1] + "x")
+    if text == "*" or text in known or (is_beginning and any(name.startswith(text[:-1]) for name in known)):
         return text
-    raise mistake(where, text, "an action's name such as 'db.write', or one whose last segment is '*', or '*'")
+    beginnings = {f"{name.rpartition('.')[0]}.*" for name in known}
+    if is_beginning:
+        valid = "the beginning of an action that is known"
+    elif is_action_name(text):
+        valid = "an action that is known, built in or declared in `actions`"
+    else:
+        valid = "an action's name such as 'db.write', or one whose last segment is '*', or '*'"
+    raise mistake(where, text, valid, nearest(text, beginnings if "*" in text else known))
 
 
 def _actor(where: Key, text: str) -> Pattern:
     pattern = _pattern(where, text, _ACTOR)
-    if pattern.kind not in ACTOR_KINDS or (pattern.kind == ACTOR_KINDS[0] and pattern.text is not None):
-        raise mistake(where, text, _ACTOR)
+    if pattern.kind == ACTOR_KINDS[0] and pattern.text is not None:
+        raise mistake(where, text, _ACTOR, pattern.kind)
+    if pattern.kind not in ACTOR_KINDS:
+        raise mistake(where, text, _ACTOR, _with_kind(text, pattern.kind, ACTOR_KINDS))
     return pattern
 
 
@@ -187,7 +222,8 @@ def _pattern(where: Key, text: str, valid: str) -> Pattern:
     if not kind or (colon and not id):
         raise mistake(where, text, valid)
     if "*" in kind or "*" in stem or (prefix and stem and not stem.endswith(_SEPARATORS)):
-        raise mistake(where, text, f"{valid}; {_STAR}")
+        near = f"{kind}:{stem}/*" if kind == PATH and prefix and "*" not in stem else None
+        raise mistake(where, text, f"{valid}; {_STAR}", near)
     return Pattern(kind, stem if colon else None, prefix)
 
 
@@ -207,21 +243,14 @@ def _monitor(where: Key, raw: object, effect: str) -> bool:
     return raw
 
 
-def _covering(rules: list[Rule], declared: Iterable[str]) -> tuple[Rule, ...]:
+def _covering(rules: list[Rule], known: frozenset[str]) -> tuple[Rule, ...]:
     """Return the rules with what they cover. Raises :class:`ConfigError` for an entry that can never match."""
-    named = {name for rule in rules if not rule.monitor for name in rule.actions if not name.endswith("*")}
-    known = {*BUILTIN_KINDS, *declared, *named}
     below = _by_beginning(known)
     covering, count = [], 0
     for index, rule in enumerate(rules):
         names: set[str] = set()
-        for at, action in enumerate(rule.actions):
+        for action in rule.actions:
             covered = below.get(action[:-1], []) if action.endswith("*") else [action]
-            if not covered:
-                raise mistake((*_HERE, index, "actions", at), action, "the beginning of an action that is known")
-            if rule.monitor and action not in known and not action.endswith("*"):
-                valid = "an action that is known without this rule, which only monitors"
-                raise mistake((*_HERE, index, "actions", at), action, valid)
             names.update(covered)
             count += len(covered)
             check_entries(count)
@@ -247,9 +276,21 @@ def _by_beginning(names: Iterable[str]) -> Mapping[str, list[str]]:
 
 def _check_kinds(where: Key, rule: Rule, names: Iterable[str]) -> None:
     kinds = {BUILTIN_KINDS.get(name) for name in names}
-    if None in kinds:
-        return  # an application's own action acts on any kind
+    acted_on = {*filter(None, kinds)}
     for index, pattern in enumerate(rule.resources or ()):
-        if pattern.kind not in kinds:
-            valid = "a kind that these actions act on: " + ", ".join(sorted(filter(None, kinds)))
-            raise mistake((*where, index), pattern.kind, valid)
+        if pattern.kind in acted_on:
+            continue
+        if None in kinds:  # an application's own action acts on any kind
+            if pattern.kind in SPELLINGS or not difflib.get_close_matches(pattern.kind, SPELLINGS, 1, _SLIP):
+                continue
+            valid, near = "a kind of your own that looks like no built-in one", nearest(pattern.kind, SPELLINGS)
+        else:
+            valid = "a kind that these actions act on: " + ", ".join(sorted(acted_on))
+            near = nearest(pattern.kind, acted_on)
+        raise mistake((*where, index), pattern.kind, valid, near)
+
+
+def _with_kind(text: str, kind: str, kinds: Iterable[str]) -> str | None:
+    """Return ``text`` with the kind that was probably meant."""
+    near = nearest(kind, kinds)
+    return None if near is None else near + text[len(kind) :]

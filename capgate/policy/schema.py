@@ -5,7 +5,7 @@ rejects as well, but not the other way round. A schema cannot say, or not so tha
 
 - that text has no lone surrogate, and a reason no character that is not printable, beyond control characters;
 - that ids have a normal form, by which they differ, and a query as text from one as an object;
-- of rules, that a ``*`` covers an action that is known, and that some action acts on a resource's kind;
+- of rules, that actions and modes are known, and that some action acts on a resource's kind;
 - how many combinations rules make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
 
 Patterns are those which mean the same in ECMA 262, in Python and in Rust. That is why ends of lines are told apart by a
@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
-from .document import ANY, LABEL, SCHEMA
-from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES
+from .document import ANY, BY_RULE, LABEL, SCHEMA
+from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES, MODES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -47,6 +47,12 @@ def document_schema() -> Schema:
             "version": _label("The policy's version, in logs and events. Without one it is '0'."),
             **sections,
             "actions": _own_actions(),
+            "modes": {
+                "description": f"Modes that rules may name, beside {', '.join(MODES)}.",
+                "type": "array",
+                "uniqueItems": True,
+                "items": _mode(),
+            },
             "rules": {
                 "description": "Who may do what, in which mode. A denial beats every allow and every section.",
                 "type": "array",
@@ -106,7 +112,7 @@ def _own_actions() -> Schema:
         "description": "An application's own actions, and for each the ids of the resources that are admitted.",
         "type": "object",
         "propertyNames": names,
-        "additionalProperties": _entries(_entry()),
+        "additionalProperties": {"anyOf": [{"const": BY_RULE, "description": "What rules allow."}, _entries(_entry())]},
     }
 
 

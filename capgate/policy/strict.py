@@ -7,13 +7,15 @@ policy decodes is read as OPA reads it.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Union
 
 from ..errors import ConfigError
+from ..spelling import ascii_lower
 from .places import Key, Place, find, first_twice, first_value, place_of
 
 if sys.version_info >= (3, 11):
@@ -29,6 +31,8 @@ _TOML_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 _TOML_END: Final = "(at end of document)"
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NO_PLACE: Final[Place] = (None, None)
+#: How much a name has to look like another one to have been meant: 1 is the same.
+_LIKENESS: Final = 0.6
 
 Text = Union[str, bytes]
 
@@ -170,11 +174,19 @@ def locate(error: ConfigError, text: Text, format: str, path: str | None) -> Non
         error.line, error.column = find(decoded, format == TOML, error.key)
 
 
+def nearest(seen: object, names: Iterable[str]) -> str | None:
+    """Return the one of ``names`` that ``seen`` looks most like; ``None`` where it looks like none."""
+    if not isinstance(seen, str):
+        return None
+    close = difflib.get_close_matches(ascii_lower(seen[:128]), sorted(names), 1, _LIKENESS)
+    return close[0] if close else None
+
+
 def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: Key = ()) -> None:
     """Raise :class:`ConfigError` for the first key of ``raw`` that is not one of ``valid``."""
     for key in raw:
         if type(key) is not str or key not in valid:
-            raise mistake((*where, step(key)), key, "the keys " + ", ".join(valid))
+            raise mistake((*where, step(key)), key, "the keys " + ", ".join(valid), nearest(key, valid))
 
 
 def step(key: object) -> str:

@@ -25,7 +25,7 @@ DOCUMENT: dict[str, Any] = {
     "version": "3",
     "sql": ["upsert_user", {"name": "list_users", "operation": "select"}],
     "egress": ["api.example.com"],
-    "actions": {"invoice.send": ["inv-1"]},
+    "actions": {"invoice.send": ["inv-1"], "x.y": "by_rule"},
     "rules": [
         {"effect": "deny", "actions": ["db.*", "x.y"], "modes": ["test", "dev"], "reason": "not while testing"},
         {"effect": "allow", "actions": ["db.read"], "resources": ["sql_query:report/*", "sql_query:audit"]},

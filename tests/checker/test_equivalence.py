@@ -276,7 +276,7 @@ RULES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("rules", [[], RULES], ids=["sections", "rules"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_odd_value_in_every_field(engine_name: str, field: str, rules: list[dict[str, Any]]) -> None:
-    document = {"env": ["a", "b", "5"], "egress": "any", "sql": ["a"], "rules": rules}
+    document = {"env": ["a", "b", "5"], "egress": "any", "sql": ["a"], "modes": ["b", "5"], "rules": rules}
     asked = [PolicyInput(**{**GOOD, field: odd}) for odd in ODD]
     answers = check_same(document, [*asked, PolicyInput(**GOOD), *asked], engine_name)
     assert answers[: len(ODD)] == answers[len(ODD) + 1 :]

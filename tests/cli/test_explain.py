@@ -25,6 +25,7 @@ from .test_commands import call
 
 TOML = """\
 sql = ["audit"]
+modes = ["frozen", "dr"]
 
 [[rules]]
 effect = "deny"
@@ -34,6 +35,7 @@ reason = "the books are closed"
 """
 DOCUMENT: dict[str, Any] = {
     "sql": ["audit"],
+    "modes": ["frozen", "dr"],
     "rules": [
         {"effect": "deny", "actions": ["db.*"], "modes": ["frozen", "dr"], "reason": "the books are closed"},
     ],
@@ -116,7 +118,7 @@ def test_of_a_module_the_answer_is_known(engine_name: str, folder: Folder, capsy
 def test_people_are_told_the_line(folder: Folder) -> None:
     done = capgate("explain", folder.toml, folder.ask(FROZEN))
     assert (done.returncode, done.stderr) == (1, "")
-    assert f"rules[0] ({folder.toml}:3)" in done.stdout
+    assert f"rules[0] ({folder.toml}:4)" in done.stdout
     assert 'take "frozen" out of the modes of rules[0]' in done.stdout
     assert "\x1b" not in done.stdout
     nothing = capgate("explain", folder.toml, folder.ask(PolicyInput("db.read")))

@@ -166,12 +166,12 @@ def test_what_allows_has_to_go_all_of_it() -> None:
     assert remedies({"sql": "any"}, READ)[1] == [[(("replace", "/sql", []),)]]
 
 
-def test_an_action_that_only_the_denial_makes_known() -> None:
+def test_an_action_that_only_rules_admit() -> None:
     asked = PolicyInput("x.y", ALICE, Resource("k", "1"))
-    document = {"rules": [{"effect": "deny", "actions": ["x.y"]}, {"effect": "allow", "actions": ["*"]}]}
-    denied, admitted = remedies(document, asked)[0]
-    assert denied == [(("remove", "/rules/0", None),)]
-    assert admitted[0] == (("add", "/actions", {"x.y": ["1"]}),)
+    declared = {"actions": {"x.y": "by_rule"}}
+    denying = {**declared, "rules": [{"effect": "deny", "actions": ["x.y"]}, {"effect": "allow", "actions": ["*"]}]}
+    assert remedies(denying, asked) == [[[(("remove", "/rules/0", None),)]]]
+    assert remedies(declared, asked)[0][0][0] == (("replace", "/actions/x.y", "any"),)
 
 
 def test_an_action_of_ones_own() -> None:

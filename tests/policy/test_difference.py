@@ -186,8 +186,11 @@ ABOUT = [
         {**OWN_AND_HOST, "actions": {"a.b": ["X.y", "X.Y", "x.Y", "x.y"]}},
         {**OWN_AND_HOST, "rules": OWN_AND_HOST["rules"][:1]},
         {**OWN_AND_HOST, "rules": OWN_AND_HOST["rules"][1:]},
-        {"rules": OWN_AND_HOST["rules"]},
-        {"rules": [{"effect": "allow", "actions": ["a.b"], "resources": ["host", "k:x.y"]}]},
+        {**OWN_AND_HOST, "actions": {"a.b": "by_rule"}},
+        {
+            "actions": {"a.b": "by_rule"},
+            "rules": [{"effect": "allow", "actions": ["a.b"], "resources": ["host", "k:x.y"]}],
+        },
         OWN_AND_HOST,
     ],
     ids=range(10),
@@ -264,8 +267,10 @@ def test_an_action_that_becomes_known() -> None:
 
 
 def test_what_is_the_same_in_other_words() -> None:
-    rules = [{**RULE, "actors": ["user:alice", "user:bob"], "modes": ["a", "b"]}]
-    same = [{**RULE, "actors": ["user:bob", "user:alice"], "modes": ["b", "a"], "actions": ["db.read", "db.read"][:1]}]
+    rules = [{**RULE, "actors": ["user:alice", "user:bob"], "modes": ["dev", "test"]}]
+    same = [
+        {**RULE, "actors": ["user:bob", "user:alice"], "modes": ["test", "dev"], "actions": ["db.read", "db.read"][:1]}
+    ]
     assert check({"sql": ["x", "y"], "rules": rules}, {"sql": ["y", "x"], "rules": same, "name": "n"}, []).changes == ()
     assert check({"sql": ["x"]}, {"sql": ["x"], "rules": [{**RULE, "resources": ["sql_query:x"]}]}, []).changes == ()
     split = [{**RULE, "actors": ["user:a"]}, {**RULE, "actors": ["user:b"]}]
@@ -303,6 +308,7 @@ def test_a_small_change_of_a_large_document() -> None:
 def test_a_denial_of_everything_in_a_large_document() -> None:
     """Which makes a difference only where something was allowed: no more classes than there were rules."""
     new = large()
+    new["modes"] = ["frozen"]
     new["rules"] = [*new["rules"], {"effect": "deny", "actions": ["fs.read"], "modes": ["frozen"]}]
     found = difference(RuntimePolicy.from_document(large()), RuntimePolicy.from_document(new))
     assert [change.effect for change in found.changes] == ["denied"] * 3_000

@@ -76,7 +76,7 @@ BAD: list[tuple[Any, str]] = [
     ([deny(), deny(monitor=1)], "rules[1].monitor"),
     ([deny(monitor="true")], "rules[0].monitor"),
     ([deny(monitor=None)], "rules[0].monitor"),
-    ([deny(actions=["invoice.send"], monitor=True)], "rules[0].actions[0]"),  # it makes no action known
+    ([deny(actions=["invoice.send"], monitor=True)], "rules[0].actions[0]"),
     ([deny(actors=None)], "rules[0].actors"),
     ([deny(actors=[])], "rules[0].actors"),
     ([deny(actors="user")], "rules[0].actors"),
@@ -174,7 +174,7 @@ def test_what_is_read() -> None:
         reason="no",
     )
     bare = allow(actions=["*"])
-    rules = read_document({"rules": [whole, bare], "actions": {"a.b": []}}).rules
+    rules = read_document({"rules": [whole, bare], "actions": {"a.b": [], "x.y": "by_rule"}}).rules
     first, second = rules
     assert first.denies
     assert first.covers == tuple(sorted({*("tool." + t for t in TOOLS), "x.y"}))
@@ -196,7 +196,8 @@ TOOLS = ("compile", "inspect", "generate", "modify", "run_build", "query_skill")
 
 def test_the_longest_that_is_accepted() -> None:
     read_document({"rules": [deny(reason="é" * MAX_REASON)]})
-    read_document({"rules": [deny(actions=["x." + "y" * 126])]})
+    longest = "x." + "y" * 126
+    read_document({"rules": [deny(actions=[longest])], "actions": {longest: "by_rule"}})
     assert len(read_document({"rules": [deny()] * MAX_RULES}).rules) == MAX_RULES
 
 
@@ -229,9 +230,13 @@ EXPLAINED: list[tuple[dict[str, Any], PolicyInput, Explanation]] = [
         PolicyInput("a.b"),
         Explanation(ALLOW, "section", section="actions.a.b"),
     ),
-    ({"rules": [deny(actions=["a.b"])]}, PolicyInput("a.b"), Explanation(Deny("not_in_allowlist"), "rule", rule=0)),
     (
-        {"rules": [deny(actions=["a.b"], modes=["x"])]},
+        {"actions": {"a.b": "by_rule"}, "rules": [deny(actions=["a.b"])]},
+        PolicyInput("a.b"),
+        Explanation(Deny("not_in_allowlist"), "rule", rule=0),
+    ),
+    (
+        {"actions": {"a.b": "by_rule"}, "modes": ["x"], "rules": [deny(actions=["a.b"], modes=["x"])]},
         PolicyInput("a.b"),
         Explanation(Deny("not_in_allowlist"), "default"),
     ),
@@ -342,7 +347,7 @@ MALFORMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", MALFORMED, ids=repr)
-@pytest.mark.parametrize("rule", [allow(), allow(actors=["user"]), allow(modes=["prod"]), deny(modes=["x"])])
+@pytest.mark.parametrize("rule", [allow(), allow(actors=["user"]), allow(modes=["prod"]), deny(modes=["test"])])
 def test_malformed_input_is_never_allowed(change: dict[str, Any], rule: dict[str, Any]) -> None:
     policy = RuntimePolicy.from_document({"rules": [rule], "sql": "any"})
     assert policy.evaluate(PolicyInput(**WELL)) is ALLOW

@@ -17,7 +17,7 @@ from capgate.policy.document import KEYS, read_document
 from capgate.policy.rules import MAX_REASON, MAX_RULES, RULE_KEYS
 from capgate.policy.schema import DIALECT, document_schema
 from capgate.policy.strict import is_unicode
-from capgate.spelling import ascii_lower
+from capgate.spelling import normal_id
 
 from ..support.documents import OWN, rule_lists
 from ..support.policy_fixtures import Fixture, load_fixtures
@@ -121,29 +121,35 @@ def is_beyond(document: dict[str, Any]) -> bool:
     """Whether a document that the schema takes has one of the mistakes that the schema's module lists."""
     if not all(map(is_unicode, _texts(document))):
         return True
-    hosts, queries = document.get("egress", []), document.get("sql", [])
-    if len(set(map(ascii_lower, hosts))) < len(hosts):
-        return True
-    asked = [(q, None) if isinstance(q, str) else (q["name"], q.get("operation")) for q in queries]
-    if queries != "any" and len(set(asked)) < len(asked):
-        return True
+    for section, kind in {action.section: action.kind or "" for action in BUILTIN_ACTIONS}.items():
+        entries = document.get(section, [])
+        asked = [(q, None) if isinstance(q, str) else (q["name"], q.get("operation")) for q in entries]
+        spelled = [(normal_id(kind, id), operation) for id, operation in asked]
+        if entries != "any" and (len(set(spelled)) < len(spelled) or any(id is None for id, _ in spelled)):
+            return True
     rules = document.get("rules", [])
     kinds: dict[str, str | None] = {action.name: action.kind for action in BUILTIN_ACTIONS}
-    for name in (*document.get("actions", {}), *(name for rule in rules for name in rule["actions"])):
-        if not name.endswith("*"):
-            kinds.setdefault(name, None)
-    return any(_is_beyond(rule, kinds) for rule in rules)
+    for name in document.get("actions", {}):
+        kinds.setdefault(name, None)
+    modes = {"dev", "test", "prod", *document.get("modes", [])}
+    return any(_is_beyond(rule, kinds) or not modes.issuperset(rule.get("modes", [])) for rule in rules)
 
 
 def _is_beyond(rule: dict[str, Any], kinds: dict[str, str | None]) -> bool:
     covered = [[n for n in kinds if n == a or (a[-1] == "*" and n.startswith(a[:-1]))] for a in rule["actions"]]
     acted_on = {kinds[name] for names in covered for name in names}
     resources = rule.get("resources", [])
-    folded = [ascii_lower(text) if text.startswith("host:") else text for text in resources]
+    spelled = []
+    for text in resources:
+        kind, _, id = text.partition(":")
+        normal = normal_id(kind, id.replace("*", "x")) if id else ""
+        if normal is None or (id.endswith("*") and not normal.endswith("x")):
+            return True
+        spelled.append((kind, normal, id.endswith("*")))
     return (
         not all(covered)
         or not rule.get("reason", "").isprintable()
-        or len(set(folded)) < len(folded)
+        or len(set(spelled)) < len(spelled)
         or (None not in acted_on and not {text.partition(":")[0] for text in resources} <= acted_on)
     )
 
@@ -174,7 +180,7 @@ def test_the_schema_says_what_reading_says(document: Any) -> None:
 
 
 def rule(**more: Any) -> dict[str, Any]:
-    return {"rules": [{"effect": "deny", "actions": ["x.y"], **more}]}
+    return {"actions": {"x.y": "by_rule"}, "rules": [{"effect": "deny", "actions": ["x.y"], **more}]}
 
 
 @pytest.mark.parametrize(
@@ -182,12 +188,13 @@ def rule(**more: Any) -> dict[str, Any]:
     [
         *(rule(actors=[text]) for text in ("user:*", "user:a/*", "user:a\nb", "user:\n", "user:a:*", "compiler_tool")),
         *(rule(resources=[text]) for text in ("a", "a:*", "a/b:c.*", "a:\n", "a\n", "a b:c")),
-        *(rule(actions=[text]) for text in ("*", "db.*", "x.y", "runtime.config.*", "x." + "y" * 126)),
-        *(rule(modes=[text]) for text in ("dev", "a\nb", ":")),
+        *(rule(actions=[text]) for text in ("*", "db.*", "x.y", "runtime.config.*")),
+        {"actions": {"x." + "y" * 126: []}},
+        *({**rule(modes=[text]), "modes": [text]} for text in ("dev", "a\nb", ":")),
         rule(reason="x" * MAX_REASON),
-        {"rules": rule()["rules"] * MAX_RULES},
+        {**rule(), "rules": rule()["rules"] * MAX_RULES},
     ],
-    ids=str,
+    ids=lambda document: str(document)[:80],
 )
 def test_what_both_take(document: Any) -> None:
     assert is_read(document)
@@ -206,7 +213,7 @@ def test_what_both_take(document: Any) -> None:
         *(rule(modes=[text]) for text in ("*", "a/*", "")),
         *(rule(reason=text) for text in ("", "a\nb", "x" * (MAX_REASON + 1))),
         *(rule(**{key: []}) for key in ("actions", "actors", "modes", "resources")),
-        {"rules": rule()["rules"] * (MAX_RULES + 1)},
+        {**rule(), "rules": rule()["rules"] * (MAX_RULES + 1)},
         {"version": "1\n"},
         {"egres": []},
         {"sql": [{"name": "a", "operation": "red"}]},

@@ -91,6 +91,11 @@ def rule_lists(declared: tuple[str, ...] = ()) -> st.SearchStrategy[list[dict[st
     return st.lists(rules(declared), max_size=8)
 
 
+def own_actions(rules: list[dict[str, Any]]) -> list[str]:
+    """The actions that rules name and that are not built in: a document has to declare them."""
+    return sorted({name for rule in rules for name in rule["actions"] if "*" not in name and name not in KINDS})
+
+
 @st.composite
 def questions(draw: st.DrawFn, document: dict[str, Any]) -> PolicyInput:
     """A question about one of the document's rules: what it matches, but for what is drawn to differ."""
@@ -140,5 +145,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         kind = next(action.kind or "" for action in BUILTIN_ACTIONS if action.section == section)
         entries = st.sampled_from([id for id in (*IDS, *STEMS) if id and is_spelled(kind, id)])
         document[section] = draw(st.just("any") | st.lists(entries, unique=True, max_size=4))
-    document["actions"] = {name: draw(st.just("any") | listed) for name in declared}
+    document["actions"] = {name: draw(st.just("any") | st.just("by_rule") | listed) for name in declared}
+    document["modes"] = ["compiler_author"]
+    for name in own_actions(document["rules"]):
+        document["actions"].setdefault(name, "by_rule")
     return document

@@ -24,12 +24,11 @@ def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, i
     """The answer to a well-formed question, and the number of the rule that gave it."""
     rules = document.get("rules", [])
     own = document.get("actions", {})
-    named = {action for rule in rules if not only_monitors(rule) for action in rule["actions"] if "*" not in action}
     resource = input.resource
-    if input.action not in BUILTIN and input.action not in own and input.action not in named:
+    if input.action not in BUILTIN and input.action not in own:
         return Deny("unknown_action"), None
     builtin = BUILTIN.get(input.action)
-    required = builtin.resource_required if builtin else own.get(input.action, "any") != "any"
+    required = builtin.resource_required if builtin else own[input.action] not in ("any", "by_rule")
     if required and (resource is None or resource.id is None):
         return Deny("missing_resource"), None
     if builtin and resource is not None and resource.kind != builtin.kind:
@@ -92,7 +91,7 @@ def fits(pattern: str, kind: str, id: str | None) -> bool:
 def admitted(document: dict[str, Any], input: PolicyInput) -> bool:
     builtin, resource = BUILTIN.get(input.action), input.resource
     section = document.get(builtin.section) if builtin else document.get("actions", {}).get(input.action)
-    if section is None or section == "any":
+    if section is None or section in ("any", "by_rule"):
         return section == "any"
     if resource is None or resource.id is None:
         return False

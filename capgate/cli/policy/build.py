@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,11 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ...artifact.build import build_policy
-from ...artifact.load import WasmArtifact, load_policy
+from ...artifact.load import DEFAULT_LIMITS, WasmArtifact, document_format, load_policy, read_bytes
+from ...errors import ConfigError
+from ...policy.mistakes import find_mistakes
 from ...policy.schema import document_schema
 from ..files import write_output
 from ..options import Json, Output
 from ..terminal import path_text, print_json
+from .check import Strict, show_findings
 
 #: Bytes of a document from which on building it takes long enough to say how far it is.
 LARGE: Final = 250_000
@@ -48,11 +52,13 @@ def schema(output: Output = None, as_json: Json = False) -> None:
 def build(
     document: Annotated[Path, typer.Argument(help="Policy document: TOML if its name ends in .toml, else JSON.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the module.")] = Path("policy.wasm"),
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Build a policy document into a WebAssembly module, and print the SHA-256 to pin it by.
 
-    The same document always gives the same bytes. Then, in the environment of the application:
+    All mistakes of the document are told, as by `capgate check`. The same document always gives the same bytes. Then,
+    in the environment of the application:
 
         CAPGATE_ARTIFACT=policy.wasm CAPGATE_ARTIFACT_SHA256=...
 
@@ -63,6 +69,7 @@ def build(
     - `capgate build policy.toml`
     - `capgate build policy.json -o build/policy.wasm --json | jq -r .sha256`
     """
+    _check(document, strict=strict)
     with _progress(document) as advance:
         policy = load_policy(document)
         artifact = WasmArtifact.from_bytes(build_policy(policy, progress=advance))
@@ -73,6 +80,22 @@ def build(
         print_json({"path": path_text(output), **facts, **sizes})
     else:
         print(f"{artifact.sha256}  {path_text(output)}", flush=True)  # as sha256sum does
+
+
+def _check(document: Path, *, strict: bool) -> None:
+    """Show what is wrong with a document that has more than one mistake, and end; of one, whoever reads it says so."""
+    try:
+        load_policy(document)
+        if not strict:
+            return
+    except ConfigError:
+        pass
+    findings = find_mistakes(read_bytes(document, DEFAULT_LIMITS.module_bytes), document_format(document))
+    if strict or len(findings) > 1:
+        with contextlib.redirect_stdout(sys.stderr):
+            show_findings(document, findings, strict=strict)
+        if findings:
+            raise typer.Exit(2)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
 from ...spelling import normal_id
-from ..document import ANY
+from ..document import ANY, BY_RULE
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
 from ..wellformed import actor_of
@@ -214,7 +214,7 @@ class _Question:
         """Return actor, mode and resource as entries of a rule's lists, where they can be written."""
         mode = self.input.env.mode
         texts = {"actors": _written(*self.actor), "resources": _written(*self.resource)}
-        return {**texts, "modes": mode if mode and "*" not in mode else None}
+        return {**texts, "modes": mode if mode in self.policy.modes else None}
 
     # -- sections
 
@@ -261,6 +261,8 @@ class _Question:
             return f"nothing admits it: {_json(self.action)} is not in `actions`"
         if raw is None:
             return f"nothing admits it: there is no section `{path[0]}`"
+        if raw == BY_RULE:
+            return f"no rule allows it, and nothing else admits {_json(self.action)}"
         entries = [item for item in raw if isinstance(item, dict) and "operation" in item] if raw != ANY else []
         others = [item["operation"] for item in entries if normal_id("sql_query", item["name"]) == self.id]
         if others:
@@ -290,6 +292,9 @@ class _Question:
         path, raw = self._section()
         name = ".".join(path)
         if raw == ANY:
+            return
+        if raw == BY_RULE:
+            yield Way(f'set `{name}` to "any"', ({"op": "replace", "path": pointer(path), "value": ANY},))
             return
         if not self.id:
             patch: Operation = {"op": "add" if raw is None else "replace", "path": pointer(path), "value": ANY}

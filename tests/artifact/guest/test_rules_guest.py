@@ -43,7 +43,7 @@ LENGTHS = [*range(1, 40), 63, 64, 65, 127, 200]
 def test_beginnings_of_every_length(engine_name: str, kind: str) -> None:
     """Where an id differs from a beginning in any one character, or ends with it, the beginning does not match."""
     action = {"path": "fs.read", "tool": "tool.inspect"}[kind]
-    for length in LENGTHS:
+    for length in LENGTHS[1:]:
         stem = "".join(chr(97 + at % 26) for at in range(length - 1)) + "/"
         document = {"rules": [{"effect": "allow", "actions": [action], "resources": [f"{kind}:{stem}*"]}]}
         instance = Guest(engine_name, build_policy(document))
@@ -64,7 +64,7 @@ def test_hosts_fold_in_beginnings(engine_name: str) -> None:
         "actions": ["http.outbound", "x.y"],
         "resources": ["host:Abcdefghijk.Zz.*", "k:Ab/*"],
     }
-    instance = Guest(engine_name, build_policy({"rules": [rule]}))
+    instance = Guest(engine_name, build_policy({"rules": [rule], "actions": {"x.y": "by_rule"}}))
     host = "aBCDEFGHIJK.zZ.x"
     assert instance.ask(PolicyInput("http.outbound", resource=Resource("host", host))) is ALLOW
     assert instance.ask(PolicyInput("x.y", resource=Resource("host", host))) is ALLOW
@@ -117,7 +117,7 @@ def test_a_deep_nest_in_both(engine_name: str) -> None:
         "actors": [f"user:{text}" for text in nested],
         "resources": [f"k:{text}" for text in nested],
     }
-    policy = RuntimePolicy.from_document({"rules": [rule]})
+    policy = RuntimePolicy.from_document({"rules": [rule], "actions": {"x.y": "by_rule"}})
     instance = Guest(engine_name, build_policy(policy))
     ids = ["a/" * depth + end for depth in (0, 1, 2, MAX_NESTED - 1, MAX_NESTED) for end in ("", "x", ".", "0")]
     for who, what in itertools.product(ids, ids):
@@ -193,7 +193,8 @@ def test_the_worst_question_is_affordable(engine_name: str) -> None:
         }
         for number, stem in enumerate(stems)
     ]
-    document = {"rules": [*rules, *({k: v for k, v in r.items() if k != "modes"} for r in rules)]}
+    rules += [{key: value for key, value in rule.items() if key != "modes"} for rule in rules]
+    document = {"rules": rules, "actions": {"x.y": "by_rule"}}
     interpreter = WasmInterpreter(WasmArtifact.from_bytes(build_policy(document)), engine=engine_name)
     id = "a/" * MAX_NESTED + "x"
     question = PolicyInput("x.y", User(id), Resource("k", id))

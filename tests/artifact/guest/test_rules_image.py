@@ -184,6 +184,8 @@ REACHED: dict[str, Any] = {
     "resources": ["kind:which", "kind:b/*"],
 }
 
+DOCUMENT_OF_REACHED = {"rules": [REACHED], "actions": {"x.y": "by_rule"}, "modes": ["mode"]}
+
 
 def _positions(data: bytes | bytearray) -> dict[str, int]:
     """Where in the image of :data:`REACHED` the offset of each part is."""
@@ -199,7 +201,7 @@ def _positions(data: bytes | bytearray) -> dict[str, int]:
     return {**found, "text": beginnings + 4, "by resource, of a beginning": beginnings + 16}
 
 
-_IMAGE_OF_REACHED = make_image(RuntimePolicy.from_document({"rules": [REACHED]}))
+_IMAGE_OF_REACHED = make_image(RuntimePolicy.from_document(DOCUMENT_OF_REACHED))
 
 
 @pytest.mark.parametrize("part", sorted(_positions(_IMAGE_OF_REACHED)))
@@ -290,7 +292,8 @@ def test_parents_in_a_circle_trap(opened: Open) -> None:
     """A beginning that names itself, or a later one, as what it begins with: the way up has a limit. Or one that is
     not there."""
     stems = ["a/", "a/b/", "a/c/"]
-    document = {"rules": [{"effect": "allow", "actions": ["x.y"], "actors": [f"user:{stem}*" for stem in stems]}]}
+    rule = {"effect": "allow", "actions": ["x.y"], "actors": [f"user:{stem}*" for stem in stems]}
+    document = {"rules": [rule], "actions": {"x.y": "by_rule"}}
     data = make_image(RuntimePolicy.from_document(document))
     at = next(at for at in range(0, len(data), 4) if _parents(data, at) == (3, 0, 1, 1))
     for first, second in ((1, 1), (2, 1), (3, 1), (3, 3), (4, 1), (5, 1), (2**28, 1), (2**32 - 1, 1)):
@@ -339,7 +342,9 @@ def test_what_is_absent_is_not_looked_at(opened: Open, question: PolicyInput, at
 def test_nobody_has_no_id(opened: Open) -> None:
     """Not even under an image that lists ids of nobody's."""
     rule = {"effect": "allow", "actions": ["x.y"], "actors": ["user:u"]}
-    data = bytearray(make_image(RuntimePolicy.from_document({"rules": [rule], "sql": ["q"]})))
+    data = bytearray(
+        make_image(RuntimePolicy.from_document({"rules": [rule], "sql": ["q"], "actions": {"x.y": "by_rule"}}))
+    )
     ids = next(at for at in range(40, len(data), 4) if struct.unpack_from("<8I", data, at)[:5] == (0, 0, 0, 0, 0))
     numbers = list(struct.unpack_from("<13I", data, ids))
     numbers[1:4] = numbers[4:7]

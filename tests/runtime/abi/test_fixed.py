@@ -43,7 +43,7 @@ from .inputs import (
 from .test_record import Recorder
 
 DOCUMENT: Final[dict[str, Any]] = {
-    "env": ["TZ", sized(300, "k"), sized(384, "\u00e9"), "\0", "\u20ac"],
+    "env": ["TZ", sized(300, "k"), sized(384, "\u00e9"), "\1", "\u20ac"],
     "egress": ["api.example.com"],
     "sql": ["upsert", {"name": "list", "operation": "select"}],
     "cache": "any",

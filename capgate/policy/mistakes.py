@@ -1,0 +1,225 @@
+"""Finds all mistakes of a document, and what in it is correct and has no effect: :func:`find_mistakes`.
+
+Reading a document stops at its first mistake. Here what is wrong is taken out, and the rest is read again, until
+nothing is wrong any more. A mistake that only follows from another one may thereby not be told until that is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from ..actions import is_action_name
+from ..errors import ConfigError
+from .document import BUILTIN_SECTIONS, BY_RULE, Document, read_document
+from .evaluate import RuntimePolicy
+from .places import Key, find
+from .rules import DENY_EFFECT, Pattern, Rule
+from .strict import TOML, parse, shown
+
+#: Mistakes and warnings that are told of one document, each.
+MOST: Final = 100
+#: Pairs of rules that are compared, at most: of a document with more, the first ones.
+PAIRS: Final = 200_000
+
+#: What a rule has to have, in place of what is wrong, so that the rest of it is looked at.
+_RIGHT: Final[dict[str, object]] = {"effect": DENY_EFFECT, "actions": ("*",)}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A mistake, or a warning (``is_error`` false), and where it stands: line and column count from 1.
+
+    ``setting`` is the way to it as people read it; ``nearest`` is what was probably meant, if anything was.
+    """
+
+    is_error: bool
+    code: str
+    setting: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    nearest: str | None = None
+
+
+def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> list[Finding]:
+    """Return the mistakes of a document in ``format``, in the order of the text, at most :data:`MOST`.
+
+    Where there are none, return the warnings.
+    """
+    try:
+        raw = parse(text, format, path)
+    except ConfigError as error:
+        message = f"{error.seen!r} is not usable; valid: {error.valid}"
+        return [Finding(True, "syntax", error.setting, message, error.line, error.column)]
+    decoded = text if isinstance(text, str) else text.decode()
+    copy = _Copy(raw)
+    findings: list[Finding] = []
+    while len(findings) < MOST:
+        document = _read(copy.value)
+        if not isinstance(document, ConfigError):
+            if not findings:
+                warnings = islice((*_hidden(document.rules), *_emptied(document)), MOST)
+                findings = [_at(decoded, format, key, False, code, message, None) for key, code, message in warnings]
+            break
+        key = copy.original(document.key or ())
+        findings.append(_at(decoded, format, key, True, "mistake", _message(document), document.nearest))
+        if not copy.take_out(document.key or ()):
+            break
+    return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
+
+
+def _read(raw: object) -> Document | ConfigError:
+    """Return what ``raw`` stands for, or its first mistake. Rules that are too many together are one, too."""
+    try:
+        document = read_document(raw)
+        RuntimePolicy(document, "")
+        return document
+    except ConfigError as error:
+        return error
+
+
+def _message(error: ConfigError) -> str:
+    seen = ascii(error.seen)
+    return f"{seen if len(seen) <= 100 else seen[:100] + '...'} is not usable; valid: {error.valid}"
+
+
+def _at(text: str, format: str, key: Key, is_error: bool, code: str, message: str, nearest: str | None) -> Finding:
+    line, column = find(text, format == TOML, key) if key else (1, 1)
+    return Finding(is_error, code, shown(key) if key else "document", message, line, column, nearest)
+
+
+class _Copy:
+    """A copy of a document, of which parts are taken out, that knows where the others were."""
+
+    def __init__(self, raw: object) -> None:
+        self._numbers: dict[int, list[int]] = {}
+        self.value: Any = self._copied(raw)
+
+    def _copied(self, value: object) -> object:
+        if isinstance(value, dict):
+            return {key: self._copied(member) for key, member in value.items()}
+        if isinstance(value, list):
+            made = [self._copied(member) for member in value]
+            self._numbers[id(made)] = list(range(len(made)))
+            return made
+        return value
+
+    def original(self, key: Key) -> Key:
+        """Return the way to what is at ``key`` now in the document as it was."""
+        value, way = self.value, list[Any]()
+        for step in key:
+            numbers = self._numbers.get(id(value))
+            is_there = numbers is not None and isinstance(step, int) and step < len(numbers)
+            way.append(numbers[step] if numbers is not None and is_there and isinstance(step, int) else step)
+            value = _member(value, step)
+        return tuple(way)
+
+    def take_out(self, key: Key) -> bool:
+        """Take out what is at ``key``, or put in its place what is right; say whether anything was there."""
+        if key[:1] == ("sql",):
+            key = key[:2]  # the whole entry, which may lack something then
+        if len(key) > 2 and key[0] == "rules" and key[2] in _RIGHT and not self._has_others(key):
+            rule = _member(self.value["rules"], key[1])
+            if isinstance(rule, dict):
+                rule[str(key[2])] = _RIGHT[str(key[2])]
+                return True
+        while key:
+            around = self.value
+            for step in key[:-1]:
+                around = _member(around, step)
+            last = key[-1]
+            if isinstance(around, list) and isinstance(last, int) and last < len(around):
+                del around[last], self._numbers[id(around)][last]
+                if around or key[0] != "rules" or len(key) < 3:
+                    return True
+            elif isinstance(around, dict) and last in around:
+                if key[0] == "actions" and len(key) == 2 and is_action_name(last) and last not in BUILTIN_SECTIONS:
+                    around[last] = BY_RULE  # it is declared, whatever is wrong with what it has
+                else:
+                    del around[last]
+                return True
+            key = key[:-1]  # what is missing there makes the whole wrong, and so does a list that has nothing left
+        return False
+
+    def _has_others(self, key: Key) -> bool:
+        """Say whether the list of a rule, of which ``key`` is an element, has others."""
+        entries = _member(_member(self.value["rules"], key[1]), key[2])
+        return len(key) == 4 and isinstance(entries, list) and len(entries) > 1
+
+
+def _member(value: object, step: str | int) -> object:
+    if isinstance(value, dict):
+        return value.get(step)
+    return value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None
+
+
+# -- what is correct and has no effect
+
+
+def _hidden(rules: tuple[Rule, ...]) -> Iterator[tuple[Key, str, str]]:
+    pairs = 0
+    for number, rule in enumerate(rules):
+        for other, earlier in enumerate(rules):
+            pairs += 1
+            if pairs > PAIRS:
+                return
+            if other == number or earlier.monitor or rule.monitor or not _covers(earlier, rule):
+                continue
+            if earlier.denies and not rule.denies:
+                yield ("rules", number), "denied_anyway", f"rules[{other}] denies whatever this allows"
+            elif earlier.denies == rule.denies and (other < number or not (rule.denies or _covers(rule, earlier))):
+                yield ("rules", number), "hidden", f"rules[{other}] says as much for whatever this matches"
+            else:
+                continue
+            break
+
+
+def _covers(rule: Rule, other: Rule) -> bool:
+    """Say whether ``rule`` matches whatever ``other`` matches."""
+    return (
+        set(other.covers) <= set(rule.covers)
+        and (rule.modes is None or (other.modes is not None and set(other.modes) <= set(rule.modes)))
+        and _all_within(other.actors, rule.actors)
+        and _all_within(other.resources, rule.resources)
+    )
+
+
+def _all_within(inner: tuple[Pattern, ...] | None, outer: tuple[Pattern, ...] | None) -> bool:
+    if outer is None or inner is None:
+        return outer is None
+    return all(any(_within(pattern, each) for each in outer) for pattern in inner)
+
+
+def _within(inner: Pattern, outer: Pattern) -> bool:
+    if inner.kind != outer.kind or outer.text is None:
+        return inner.kind == outer.kind
+    if inner.text is None or not outer.prefix:
+        return inner == outer
+    return inner.text.startswith(outer.text) and (inner.prefix or inner.text != outer.text)
+
+
+def _emptied(document: Document) -> Iterator[tuple[Key, str, str]]:
+    """Yield the sections of which rules deny whatever they admit."""
+    sections: dict[Key, tuple[list[str], str | None]] = {}
+    for action, (section, kind) in BUILTIN_SECTIONS.items():
+        if section in document.sections:
+            sections.setdefault((section,), ([], kind))[0].append(action)
+    for action, admitted in document.actions.items():
+        if admitted is not None:
+            sections["actions", action] = [action], None
+    for key, (actions, kind) in sections.items():
+        denying = [
+            (number, rule)
+            for number, rule in enumerate(document.rules)
+            if rule.denies
+            and not rule.monitor
+            and rule.actors is None
+            and rule.modes is None
+            and (rule.resources is None or Pattern(kind or "") in rule.resources)
+        ]
+        denied = {action for _, rule in denying for action in rule.covers}
+        if denying and denied.issuperset(actions):
+            yield key, "emptied", f"rules deny whatever this admits, as rules[{denying[0][0]}] does"
