@@ -359,11 +359,10 @@ async def test_safe_operations_reach_no_policy(kind: str) -> None:
     async with checker:
         assert await checker.check(ask("audit", "db.write")) == ALLOW
         assert await checker.check(PolicyInput("compute.long")) == ALLOW
-        assert checker.evaluate_now(ask("audit", "db.write")) == ALLOW
+        assert checker.evaluate_now(ask("AUDIT", "db.write")) == ALLOW  # another spelling of it
         assert counting.asked == 0
         for input in (
             ask("audit2", "db.write"),
-            ask("AUDIT", "db.write"),
             ask("audit", "db.read"),
             ask(None, "db.write"),
             PolicyInput("compute.long", resource=Resource("job", "x")),
@@ -371,7 +370,7 @@ async def test_safe_operations_reach_no_policy(kind: str) -> None:
             PolicyInput("db.write", resource=Resource("query", "audit")),
         ):
             assert type(await checker.evaluate(input)) is Deny, input
-        assert counting.asked == 7
+        assert counting.asked == 6
 
 
 @pytest.mark.parametrize(
