@@ -29,6 +29,11 @@ _PLAIN_QUERY: Final = re.compile(r"(?!sqlite_)[a-z0-9_/-]+", re.ASCII)
 _PLAIN_PATH: Final = re.compile(r"[^/.\0][^/\0]*(?:/[^/.\0][^/\0]*)*")
 _QUOTED: Final = re.compile(r'"([^"]*)"|([^"]+)')
 _UPPER: Final = re.compile("[A-Z]", re.ASCII)
+#: What a URI begins with: a scheme, and three slashes where nobody is named as its authority.
+_URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:///?)", re.ASCII)
+#: Percent-encoded, and the same thing as it is: letters, digits, and ``-._~/``.
+_DECODED: Final = re.compile(r"%(?:2[DEFdef]|3[0-9]|4[1-9A-Fa-f]|5[0-9AFaf]|6[1-9A-Fa-f]|7[0-9AEae])", re.ASCII)
+_ENCODED: Final = re.compile(r"%[0-9A-Fa-f]{2}", re.ASCII)
 #: Schemas that databases look in by default: SQLite's, and PostgreSQL's.
 DEFAULT_SCHEMAS: Final = ("main", "public")
 #: SQLite's own tables have two names each.
@@ -150,14 +155,19 @@ def _folded(match: re.Match[str]) -> str:
 def normal_path(id: str) -> str | None:
     """Return a path as it is asked about: relative to the folder that is gated, without empty segments and dots.
 
-    ``None`` for one that is absolute, that leads upwards, or that no file has.
+    Of a URI, as servers of MCP have them, what its scheme begins with stays. ``None`` is for a path that is absolute,
+    that leads upwards, or that no file has. It is for a URI too in which something is encoded without need.
     """
     if _PLAIN_PATH.fullmatch(id):
         return id
-    if id.startswith("/") or "\0" in id:
+    uri = _URI.match(id)
+    head, rest = ("", id) if uri is None else (f"{ascii_lower(uri[1])}{uri[2]}", id[uri.end() :])
+    if rest.startswith("/") or "\0" in rest or (uri is not None and _DECODED.search(rest)):
         return None
-    segments = [segment for segment in id.split("/") if segment not in ("", ".")]
-    return None if ".." in segments else "/".join(segments) or "."
+    if uri is not None:
+        rest = _ENCODED.sub(lambda encoded: encoded[0].upper(), rest)
+    segments = [segment for segment in rest.split("/") if segment not in ("", ".")]
+    return None if ".." in segments else head + "/".join(segments) or "."
 
 
 def _variable(id: str) -> str | None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from capgate import PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
-from capgate.cli.policy.questions import CUT, NOTHING, original, question_of, read_question
+from capgate.cli.policy.questions import CUT, NOTHING, asked_question, original, question_of, read_question
 from capgate.errors import ConfigError
 from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Decision, Deny, Environment, canonical
@@ -287,3 +287,33 @@ def test_a_rule_that_only_monitors(folder: Folder, capsys: pytest.CaptureFixture
     code, told = explained(document, folder.ask(other), capsys=capsys)  # it stands in nobody's way
     assert (code, told["monitored"]) == (1, None)
     assert all("/rules/0" not in operation["path"] for operation in told["remedies"][0][0]["ways"][0]["patch"])
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        ("db.read", PolicyInput("db.read")),
+        ("db.read sql_query", PolicyInput("db.read", resource=Resource("sql_query"))),
+        ("db.read sql_query:x as user:ada", PolicyInput("db.read", User("ada"), Resource("sql_query", "x"))),
+        (
+            "fs.read path:a b//c in dev",
+            PolicyInput("fs.read", resource=Resource("path", "a b/c"), env=Environment(mode="dev")),
+        ),
+        (
+            "db.read sql_query:x as service:ci:1 in frozen",
+            PolicyInput("db.read", Service("ci:1"), Resource("sql_query", "x"), env=Environment(mode="frozen")),
+        ),
+        ("db.read as anonymous", PolicyInput("db.read", Anonymous())),
+    ],
+)
+def test_a_question_in_words(words: str, question: PolicyInput) -> None:  # P-9
+    assert asked_question(words) == question
+
+
+def test_words_are_explained(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("explain", folder.toml, "db.read sql_query:audit as user:ada") == 0
+    assert call("explain", folder.toml, "db.raed sql_query:audit") == 1
+    assert "db.read?" in capsys.readouterr().out
+    assert call("explain", folder.toml, "db.read sql_query:audit as usr:ada") == 2
+    assert call("explain", folder.toml, "no.such.file") == 1  # an action that nobody knows
+    assert call("explain", folder.toml, "./no-such-file") == 2

@@ -69,7 +69,7 @@ def check(document: dict[str, Any], asked: PolicyInput) -> Account:
         *(found.result, found.by, found.rule, found.section),
     )
     assert account.monitored == recorded(document, asked)
-    assert list(account.rules) == (standings(document, asked) if account.by != "unknown_action" else [])
+    assert list(account.rules) == (standings(document, asked) if account.by not in BEYOND else [])
     was_allowed = isinstance(found.result, Allow)
     for needs in account.remedies:
         for at in range(len(needs)):
@@ -228,3 +228,25 @@ def test_a_bad_document_has_none() -> None:
     with pytest.raises(ConfigError) as caught:
         account_for({"sqll": []}, READ)
     assert caught.value.setting == "sqll"
+
+
+def test_an_entry_for_every_operation_beside_a_denial() -> None:  # P-7
+    document = {"sql": [{"name": "x"}], "rules": [{"effect": "deny", "actions": ["db.read"]}]}
+    asked = PolicyInput("db.read", ALICE, Resource("sql_query", "x"))
+    assert remedies(document, asked) == [[[(("remove", "/rules/0", None),)]]]
+    assert remedies({"sql": [{"name": "y"}]}, asked)[0][0][0][0][:2] == ("add", "/sql/-")
+
+
+def test_no_rule_is_said_to_match_that_was_not_looked_at() -> None:  # P-8
+    account = check({"rules": [RULE]}, PolicyInput("db.read"))
+    assert (account.by, account.rules, account.remedies) == ("missing_resource", (), ())
+
+
+def test_an_unknown_action_that_a_star_would_deny() -> None:  # P-9
+    document = {"rules": [{"effect": "deny", "actions": ["*"]}]}
+    asked = PolicyInput("db.raed", ALICE, Resource("sql_query", "x"))
+    account = check(document, asked)
+    assert account.nearest == "db.read"
+    denied, admitted = remedies(document, asked)[0]
+    assert denied == [(("remove", "/rules/0", None),)]
+    assert admitted[0] == (("add", "/actions", {"db.raed": ["x"]}),)

@@ -170,6 +170,19 @@ def test_each_text_of_a_path(segments: list[str], data: st.DataObject) -> None:
     check_same("path", "/".join(segments), written)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("file:///a/b", "FILE:///a//./b/"), ("note://open", "Note://open/"), ("x://a%2Bb", "x://a%2bb")]
+)
+def test_each_text_of_a_uri(one: str, other: str) -> None:
+    check_same("path", one, other)
+    assert normal_id("path", "note:///open") != normal_id("path", "note://open")
+
+
+@pytest.mark.parametrize("text", ["file:///a/../b", "file:////a", "file:///%61", "file:///a%2Fb", "file:///%2e%2e/a"])
+def test_what_is_no_uri_for_certain_is_denied(text: str) -> None:
+    assert Resource("path", text).id is None
+
+
 @pytest.mark.parametrize("text", ["/etc/passwd", "a/../b", "..", "//etc", "a\0"])
 def test_what_is_no_path_for_certain_is_denied(text: str) -> None:
     assert Resource("path", text).id is None

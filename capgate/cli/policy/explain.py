@@ -12,7 +12,7 @@ from rich.text import Text
 from ...artifact.load import PolicyFile, read_policy
 from ...model import Allow, PolicyInput, PolicyResult
 from ...policy import RuntimePolicy
-from ...policy.analysis.advice import Account, Obstacle, RuleMatch, account_for
+from ...policy.analysis.advice import UNLOOKED, Account, Obstacle, RuleMatch, account_for
 from ...policy.places import find
 from ...policy.strict import TOML
 from ...settings.settings import Settings
@@ -26,7 +26,7 @@ from ..options import (
     asked_entrypoint,
 )
 from ..terminal import answer_text, console, print_json, question_text
-from .questions import Asker, policy_facts, read_question
+from .questions import Asker, asked_question, policy_facts
 
 #: How many rules people are shown.
 SHOWN: Final = 20
@@ -43,7 +43,12 @@ _QUESTION: Final = "No change of the document allows this; it would have to be a
 
 def explain(
     policy: Annotated[Path, typer.Argument(help="Policy document, module, or OPA bundle.")],
-    question: Annotated[Path, typer.Argument(metavar="INPUT", help="The question in JSON; - is standard input.")],
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="The question: in words, or a file of JSON; - is standard input.", show_default=False
+        ),
+    ],
     engine: ModuleEngine = EngineName.auto,
     entrypoint: AskedEntrypoint = None,
     entrypoint_result: AskedEntrypointResult = EntrypointResult.decision,
@@ -51,8 +56,9 @@ def explain(
 ) -> None:
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
 
-    The question is a policy input, such as `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`, a
-    golden fixture, or a line of the log `capgate.decisions`. Each change that is offered was tried, and gives the
+    The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Or it is a policy input, such as
+    `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`, a golden fixture, or a line of the log
+    `capgate.decisions`. Each change that is offered was tried, and gives the
     opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read: of it only the
     answer is known.
 
@@ -60,18 +66,19 @@ def explain(
 
     Try:
 
+    - `capgate explain policy.toml 'db.read sql_query:audit as user:ada'`
     - `capgate explain policy.toml question.json`
     - `grep 8c1f0f7bb3b44ab6 decisions.log | capgate explain policy.toml -`
     - `capgate explain policy.json fixtures/refund.json --json | jq '.remedies[0]'`
     """
     limits = Settings.from_env().limits
-    file, input = read_policy(policy, limits=limits), read_question(question)
+    file, input = read_policy(policy, limits=limits), asked_question(question)
     facts = {"policy": policy_facts(file), "input": input}
     if isinstance(file.policy, RuntimePolicy):
         account = account_for(file.raw, input)
         result = account.result
         if as_json:
-            parts = ("by", "rule", "section", "monitored", "rules", "remedies")
+            parts = ("by", "rule", "section", "monitored", "nearest", "rules", "remedies")
             print_json({**facts, "result": result, **{part: getattr(account, part) for part in parts}})
         else:
             _show_account(file, input, account)
@@ -111,6 +118,8 @@ def _show_account(file: PolicyFile, input: PolicyInput, account: Account) -> Non
 
 def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
     """Show those that match, and of the others those that nearly do."""
+    if account.by in UNLOOKED:
+        out.print("\nNo rule was looked at.")
     if account.rules:
         out.print(f"\nRules about {input.action}:")
     nearest = sorted(account.rules, key=lambda match: len(match.unmet))[:SHOWN]
@@ -123,7 +132,8 @@ def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
 def _why(file: PolicyFile, account: Account) -> str:
     if account.rule is not None:
         return f"by rules[{account.rule}]{_line(file, account.rule)}"
-    return f"by the section `{account.section}`" if account.section else _WHY[account.by]
+    meant = "" if account.nearest is None else f"; did you mean {account.nearest}?"
+    return f"by the section `{account.section}`" if account.section else _WHY[account.by] + meant
 
 
 def _line(file: PolicyFile, rule: int) -> str:

@@ -50,6 +50,8 @@ QUESTIONS_BYTES: Final = 1 << 30
 NOTHING, CUT = "nothing asked", "text cut short"
 EVENT: Final = "capgate.decision"
 
+#: A question in words. An action alone has a dot in it, and is no file's name where there is no such file.
+_WORDS: Final = re.compile(r"([a-z0-9_]+(?:\.[a-z0-9_]+)+)(?: (?!as |in )(\S.*?))?(?: as (\S+))?(?: in (\S+))?")
 _PLACE: Final = re.compile(r" - at `(key in )?\$([^`]*)`$")
 _STEP: Final = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+|\.\.\.)\]")
 _LONGER: Final = re.compile(r"(.*)\.\.\.\((\d+) characters\)", re.DOTALL)
@@ -106,6 +108,26 @@ def policy_facts(file: PolicyFile) -> dict[str, str]:
 
 
 # -- files
+
+
+def asked_question(text: str) -> PolicyInput:
+    """Return the question that ``text`` is, in words, or that the file of that name has: see :func:`read_question`.
+
+    Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode. Raises what
+    :func:`read_question` raises.
+    """
+    words = _WORDS.fullmatch(text)
+    if words is None or Path(text).exists():
+        return read_question(Path(text))
+    action, resource, actor, mode = words.groups()
+    kind, _, id = (resource or "").partition(":")
+    who: Actor | None = ANONYMOUS
+    if actor is not None:
+        who = _actor(dict(zip(("actor_kind", "actor_id"), (*actor.split(":", 1), None), strict=False)))
+    if who is None:
+        raise ConfigError("actor", actor, "anonymous, or user, service or compiler_tool with ':' and an id")
+    env = Environment() if mode is None else Environment(mode=mode)
+    return PolicyInput(action, who, Resource(kind, id or None) if kind else None, env=env)
 
 
 def read_question(path: Path) -> PolicyInput:

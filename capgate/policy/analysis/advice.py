@@ -10,7 +10,7 @@ Where only another question would be answered otherwise, as one with the resourc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -22,9 +22,12 @@ from ...spelling import normal_id
 from ..document import ANY, BY_RULE
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
-from ..wellformed import actor_of
+from ..strict import nearest
+from ..wellformed import actor_of, mode_of
 from .patch import Operation, apply, pointer
 
+#: What an answer comes from where no rule was looked at.
+UNLOOKED: Final = frozenset({"malformed_input", "unknown_action", "missing_resource", "wrong_kind"})
 #: Rules that only just do not match, for which a change is offered.
 NEAR: Final = 5
 
@@ -63,9 +66,10 @@ class Obstacle(msgspec.Struct, frozen=True):
 class Account(msgspec.Struct, frozen=True):
     """An answer, what it comes from (as in :class:`~capgate.policy.Explanation`), and what would turn it round.
 
-    ``rules`` are those about its action, in the order of the document. Any one of the ``remedies`` turns the answer
-    round if each of its needs is met. ``monitored`` is of an allow the number of the first rule that only monitors, and
-    would deny it.
+    ``rules`` are those about its action, in the order of the document; none where the answer came before any rule was
+    looked at (:data:`UNLOOKED`). Any one of the ``remedies`` turns the answer round if each of its needs is met.
+    ``monitored`` is of an allow the number of the first rule that only monitors, and would deny it. ``nearest`` is the
+    action that an unknown one looks like.
 
     The paths of all patches are those of the document as it is: of several, removals come last, and from the end. An
     application's own action also has to be registered by it, which is not of the document.
@@ -78,6 +82,7 @@ class Account(msgspec.Struct, frozen=True):
     rules: tuple[RuleMatch, ...]
     remedies: tuple[tuple[Obstacle, ...], ...]
     monitored: int | None = None
+    nearest: str | None = None
 
 
 def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
@@ -95,8 +100,11 @@ def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
         tried = (question.proven(needs) for needs in question.to_be_allowed(explanation.by))
         remedies = [next(filter(None, tried), ())]  # those that follow are for where the first does not do
     kept = tuple(remedy for remedy in remedies if remedy)
-    said = explanation
-    return Account(said.result, said.by, said.rule, said.section, question.matches, kept, said.monitored)
+    said, matches = explanation, question.matches
+    if said.by in UNLOOKED:
+        matches = ()
+    near = nearest(input.action, policy.actions) if said.by == "unknown_action" else None
+    return Account(said.result, said.by, said.rule, said.section, matches, kept, said.monitored, near)
 
 
 class _Question:
@@ -111,10 +119,14 @@ class _Question:
         resource = input.resource
         self.resource: Half = (None, None) if resource is None else (resource.kind, resource.id)
         self.id = self.resource[1]
-        self.matches = tuple(
-            RuleMatch(number, rule.effect, rule.unmet(input.env.mode, self.actor, self.resource), rule.monitor)
-            for number, rule in enumerate(policy.rules)
-            if self.action in rule.covers
+        self.matches = self._matches(policy.rules)
+
+    def _matches(self, rules: Iterable[Rule]) -> tuple[RuleMatch, ...]:
+        mode = mode_of(self.input.env)
+        return tuple(
+            RuleMatch(number, rule.effect, rule.unmet(mode, self.actor, self.resource), rule.monitor)
+            for number, rule in enumerate(rules)
+            if self.action in rule.covers and mode is not None
         )
 
     # -- remedies
@@ -126,7 +138,7 @@ class _Question:
             return []
         deny = [
             self._rule_need(match.rule)
-            for match in self.matches
+            for match in (self._once_declared() if by == "unknown_action" else self.matches)
             if match.effect == DENY_EFFECT and not match.unmet and not match.monitor
         ]
         allowing = [match for match in self.matches if match.effect == ALLOW_EFFECT and not match.unmet]
@@ -135,6 +147,14 @@ class _Question:
             # The second where nothing but a rule that is taken out makes the action known.
             return [tuple(deny), (*deny, admitted)]
         return [(*deny, admitted)]
+
+    def _once_declared(self) -> tuple[RuleMatch, ...]:
+        """Return how rules will match the question once its action is known: a ``*`` covers it then."""
+        (way, *_) = self._entering()
+        try:
+            return self._matches(RuntimePolicy.from_document(apply(self.document, way.patch)).rules)
+        except ConfigError:
+            return ()
 
     def to_be_denied(self) -> list[tuple[Obstacle, ...]]:
         rule = self._new_rule(DENY_EFFECT)
