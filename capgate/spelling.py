@@ -155,8 +155,8 @@ def _folded(match: re.Match[str]) -> str:
 def normal_path(id: str) -> str | None:
     """Return a path as it is asked about: relative to the folder that is gated, without empty segments and dots.
 
-    Of a URI, as servers of MCP have them, what its scheme begins with stays. ``None`` is for a path that is absolute,
-    that leads upwards, or that no file has. It is for a URI too in which something is encoded without need.
+    What the scheme of a URI begins with stays. Returns ``None`` for a path that is absolute, that leads upwards, or
+    that no file has. It does so as well for a URI in which something is encoded without need.
     """
     if _PLAIN_PATH.fullmatch(id):
         return id

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timezone
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import starlette.config
@@ -25,6 +26,14 @@ from ..store.public_keys import VALID
 from .table import ALWAYS, BY_NAME, LIMITS, MONITOR, OF_CHECKER, PREFIX, SETTINGS, VARIABLES
 
 __all__ = ["PREFIX", "VARIABLES", "Settings"]
+
+#: What Kubernetes sets in each pod of a namespace with a service whose name begins with ``capgate``:
+#: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK: Final = re.compile(
+    rf"{PREFIX}(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)",
+    re.ASCII,
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_expired: bool = False
 
     def __post_init__(self) -> None:
+        public: object = self.public
+        if isinstance(public, list):
+            msgspec.structs.force_setattr(self, "public", tuple(public))
         for setting in SETTINGS:
             setting.check(setting.name, getattr(self, setting.name))
         given = [name for name in ("policy", "artifact", "store") if getattr(self, name) is not None]
@@ -181,11 +193,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         ``environ`` defaults to the environment of the process. Flags are ``true``, ``false``, ``1`` or ``0``;
         ``public`` is separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where
-        one is at fault, also for a ``CAPGATE_...`` variable that does not exist.
+        one is at fault, also for a ``CAPGATE_...`` variable that does not exist. Those that Kubernetes sets for a
+        service named ``capgate``, such as ``CAPGATE_SERVICE_HOST``, are none of ours.
         """
         environ = starlette.config.environ if environ is None else environ
         _reject_unknown(overrides, cls.__struct_fields__)
-        _reject_unknown([name for name in environ if name.startswith(PREFIX)], VARIABLES)
+        ours = [name for name in environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
+        _reject_unknown(ours, VARIABLES)
         config = starlette.config.Config(environ=environ, env_prefix=PREFIX)
         names = [setting.name for setting in SETTINGS if setting.name in BY_NAME]
         values = _read(config, [name for name in names if name not in overrides])
@@ -216,7 +230,8 @@ def _reject_unknown(given: Iterable[str], valid: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, valid, 1)
         hint = f"{close[0]}, which is closest, or another" if close else "one"
         # What is wrong is the name. The value may be anybody's secret, and this goes to a log.
-        raise ConfigError(name, name, f"{hint} of {', '.join(valid)}")
+        nearest = close[0] if close else None
+        raise ConfigError(name, name, f"{hint} of {', '.join(valid)}", nearest=nearest)
 
 
 # Put where an editor or help() looks for it, because the table is the only place that says it.

@@ -50,6 +50,8 @@ _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER: Final = rf'{_WORD} ?= ?(?:{_WORD}|"(?:[ !#-\[\]-~]|\\[ -~])*")'
 _CHALLENGE: Final = rf"{_WORD}(?: (?:{_PARAMETER}(?: ?, ?{_PARAMETER})*|[0-9A-Za-z._~+/-]+=*))?"
 _CHALLENGES: Final = re.compile(rf"{_CHALLENGE}(?: ?, ?{_CHALLENGE})*", re.ASCII)
+#: A method before the path, as logs have it.
+_METHOD: Final = re.compile(r"[A-Za-z]+ +(?=/)")
 _PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
 
 
@@ -148,6 +150,8 @@ def _check_public(name: str, value: object) -> None:
     if not isinstance(value, tuple):
         raise ConfigError(name, value, f"a tuple of {_PUBLIC}")
     for path in value:
+        if isinstance(path, str) and (method := _METHOD.match(path)):
+            raise ConfigError(name, path, f"{_PUBLIC}, without a method", nearest=path[method.end() :])
         is_path = isinstance(path, str) and "/" in path and "*" not in path and path.isprintable()
         if not is_path or value.count(path) > 1:
             raise ConfigError(name, path, f"{_PUBLIC}; each of them once")
@@ -309,7 +313,8 @@ SETTINGS: Final = (
     ),
     Setting(
         "public",
-        "routes that are open without asking: exact paths as declared, commas between them",
+        "routes that are open without asking: exact paths as declared, of mounted files that of the mount, commas"
+        " between them",
         _list,
         f"{_PUBLIC}; separated by commas",
         _check_public,

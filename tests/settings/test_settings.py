@@ -81,7 +81,19 @@ BAD: dict[str, list[Any]] = {
     "entrypoint_result": ["", "Decision", "allow", None, 5, b"decision", ["decision"]],
     "service": ["", None, 5, "a\nb", "x" * 257, "\x1b[31m", "\ud800"],
     "mode": ["", None, 5, "a\rb", "x" * 257, "\u202eprod"],
-    "public": [None, "/health", ["/health"], ("",), ("health",), ("/static/*",), ("/a", "/a"), (5,), ("/a\n",)],
+    "public": [
+        None,
+        "/health",
+        {"/health"},
+        ["/a", "/a"],
+        ("GET /health",),
+        ("",),
+        ("health",),
+        ("/static/*",),
+        ("/a", "/a"),
+        (5,),
+        ("/a\n",),
+    ],
     "unknown_routes": [None, "", "Pass", "404", "show", True, 404],
     "enforce": [None, "", "never", "Monitor", True, False, 0],
     "enforce_from_env": [None, 0, 1, "true"],
@@ -441,3 +453,39 @@ def test_a_choice_that_is_none_names_the_nearest(name: str, value: str, nearest:
     with pytest.raises(ConfigError) as caught:
         made(**{name: "xyz"})
     assert caught.value.valid.startswith("one of")
+
+
+def test_lists_are_taken() -> None:  # P-17
+    settings = Settings(public=["/docs"])  # type: ignore[arg-type]
+    assert settings.public == ("/docs",)
+    assert settings == Settings(public=("/docs",))
+
+
+@pytest.mark.parametrize("path", ["GET /healthz", "get /healthz", "POST  /healthz"])
+def test_a_public_route_has_no_method(path: str) -> None:  # P-17
+    with pytest.raises(ConfigError) as caught:
+        Settings(public=(path,))
+    assert (caught.value.setting, caught.value.nearest) == ("public", "/healthz")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CAPGATE_SERVICE_HOST", "CAPGATE_SERVICE_PORT", "CAPGATE_SERVICE_PORT_HTTP", "CAPGATE_PORT"),
+        *("CAPGATE_PORT_8080_TCP", "CAPGATE_PORT_8080_TCP_ADDR", "CAPGATE_PORT_53_UDP_PROTO"),
+        *("CAPGATE_ADMIN_SERVICE_HOST", "CAPGATE_ADMIN_PORT", "CAPGATE_ADMIN_PORT_80_TCP_PORT"),
+    ],
+)
+def test_what_kubernetes_says_of_a_service_is_none_of_ours(name: str) -> None:  # P-18
+    assert Settings.from_env({name: "tcp://10.0.0.7:8080", "CAPGATE_MODE": "dev"}).mode == "dev"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("CAPGATE_POOLSIZE", "CAPGATE_POOL_SIZE"), ("CAPGATE_PORTS", None), ("CAPGATE_SERVICES", "CAPGATE_SERVICE")],
+)
+def test_an_unknown_variable_is_an_error_with_the_nearest_name(name: str, nearest: str | None) -> None:  # P-18
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({name: "8"})
+    assert caught.value.setting == name
+    assert nearest is None or caught.value.nearest == nearest
