@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...artifact.build import build_policy
 from ...artifact.load import DEFAULT_LIMITS, WasmArtifact, document_format, load_policy, read_bytes
 from ...errors import ConfigError
-from ...policy.mistakes import find_mistakes
+from ...policy import RuntimePolicy
+from ...policy.mistakes import Finding, find_mistakes
 from ...policy.schema import document_schema
 from ..files import write_output
 from ..options import Json, Output
@@ -69,9 +70,8 @@ def build(
     - `capgate build policy.toml`
     - `capgate build policy.json -o build/policy.wasm --json | jq -r .sha256`
     """
-    _check(document, strict=strict)
     with _progress(document) as advance:
-        policy = load_policy(document)
+        policy = _checked(document, strict=strict)
         artifact = WasmArtifact.from_bytes(build_policy(policy, progress=advance))
     write_output(output, artifact.data)
     if as_json:
@@ -82,20 +82,25 @@ def build(
         print(f"{artifact.sha256}  {path_text(output)}", flush=True)  # as sha256sum does
 
 
-def _check(document: Path, *, strict: bool) -> None:
-    """Show what is wrong with a document that has more than one mistake, and end; of one, whoever reads it says so."""
+def _checked(document: Path, *, strict: bool) -> RuntimePolicy:
+    """Return the policy. Where its document has several mistakes, show all of them, and end."""
+    policy = None
     try:
-        load_policy(document)
-        if not strict:
-            return
+        policy = load_policy(document)
+        findings = _findings(document) if strict else []
     except ConfigError:
-        pass
-    findings = find_mistakes(read_bytes(document, DEFAULT_LIMITS.module_bytes), document_format(document))
-    if strict or len(findings) > 1:
+        findings = _findings(document)
+        if len(findings) < 2:
+            raise
+    if policy is None or findings:
         with contextlib.redirect_stdout(sys.stderr):
             show_findings(document, findings, strict=strict)
-        if findings:
-            raise typer.Exit(2)
+        raise typer.Exit(2)
+    return policy
+
+
+def _findings(document: Path) -> list[Finding]:
+    return find_mistakes(read_bytes(document, DEFAULT_LIMITS.module_bytes), document_format(document))
 
 
 @contextlib.contextmanager
