@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,14 @@ def test_a_proxy_may_read_an_address_in_another_way(host: str, allowed: Server) 
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path) -> Iterator[Engine]:
     made = create_engine(f"sqlite:///{tmp_path / 'db'}")
     with made.begin() as connection:
         connection.execute(text("CREATE TABLE users (id INTEGER)"))
         connection.execute(text("INSERT INTO users VALUES (7)"))
         connection.execute(text("CREATE TABLE grün (id INTEGER)"))
-    return gate_engine(made)
+    yield gate_engine(made)
+    made.dispose()
 
 
 def a_table(name: str, schema: str | None = None, quote: bool | None = None) -> Table:
@@ -180,3 +182,4 @@ def test_the_default_schema_is_left_out(tmp_path: Path) -> None:
         for schema in ("main", "public"):
             with pytest.raises(CapabilityDenied):
                 connection.execute(select(a_table("users", schema)))
+    engine.dispose()
