@@ -106,8 +106,3 @@ def template(route: Any, prefix: str = "") -> str:
     if leads_on(route):
         return prefix + path + REST
     return prefix + path if path else ""
-
-
-def is_named(route: Any, prefix: str, public: frozenset[str]) -> bool:
-    """Say whether ``public`` names ``route``: by its :func:`template`, or a mount by its own path."""
-    return template(route, prefix) in public or (leads_on(route) and prefix + own_path(route) in public)

@@ -13,7 +13,7 @@ from starlette.routing import Host, Mount, Router
 
 from .declare import Requirements, declared, declared_for_method, declaring_methods, inherit, is_class_based
 from .fastapi_routes import asks_in_dependency, check_rest
-from .framework import DEPTH, USUAL, Unresolvable, is_named, own_path
+from .framework import DEPTH, USUAL, Unresolvable, own_path, template
 from .target import Target, find_target
 
 #: What is known of a route. Only what is ``declared`` has requirements: see :func:`resolve`. What cannot be resolved
@@ -96,7 +96,7 @@ def step(
             always = (*always, *target.declared)
             return _place(target.router, always, default, prefix + own_path(route), target.root_path, depth + 1)
         own, asks = target.declared, target.asks_itself
-    return resolve(own, always, default, asks, bool(public) and is_named(route, prefix, public))
+    return resolve(own, always, default, asks, bool(public) and template(route, prefix) in public)
 
 
 def rest(place: RouterPlace) -> Needed:

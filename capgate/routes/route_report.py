@@ -186,10 +186,11 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
     for name in sorted(public):
         listed = [route for route in routes if route.template == name]
-        listed = listed or [route for route in routes if route.template == name + REST]
         opened = [route for route in listed if route.status == "public"]
         if not opened:
             why = "declares what it needs, so a policy is asked" if listed else "does not exist"
+            if any(route.template == name + REST for route in routes):
+                why = f"does not exist; what is mounted there is {name + REST!a}"
             log.warning("public route %a %s", name, why)
         elif len(opened) > 1:
             log.warning("public route %a opens %d routes: %s", name, len(opened), ", ".join(map(str, opened)))

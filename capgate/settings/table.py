@@ -313,8 +313,7 @@ SETTINGS: Final = (
     ),
     Setting(
         "public",
-        "routes that are open without asking: exact paths as declared, of mounted files that of the mount, commas"
-        " between them",
+        "routes that are open without asking: exact paths as declared, commas between them",
         _list,
         f"{_PUBLIC}; separated by commas",
         _check_public,
