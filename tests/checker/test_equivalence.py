@@ -227,7 +227,7 @@ def questions(document: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
 cases = documents.flatmap(with_rules).flatmap(lambda document: st.tuples(st.just(document), questions(document)))
 
 CASES = settings(
-    max_examples=600 if FULL else 40,
+    max_examples=200 if FULL else 40,
     deadline=None,
     derandomize=os.environ.get("CI") == "true",
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -206,7 +206,7 @@ _DELAYS = st.lists(
 
 @pytest.mark.sampled
 @settings(
-    max_examples=examples(200),
+    max_examples=examples(60),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(delays=_DELAYS, jumps=st.lists(st.sampled_from([0.0, 0.0, 0.5, 30.0]), max_size=8))
@@ -258,7 +258,7 @@ def test_a_denial_for_time_names_a_limit_that_passed(
 
 @pytest.mark.sampled
 @settings(
-    max_examples=examples(100),
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(delays=_DELAYS, jumps=st.lists(st.sampled_from([0.0, 0.0, 0.5, 30.0]), max_size=8), in_thread=st.booleans())
