@@ -227,8 +227,9 @@ class Memory(Checker):
         #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
         self._order: deque[Key] = deque()
         self._missed = self._turned_away = 0
-        #: Declarations that are allowed whoever asks, wherever, by their identity.
-        self._settled: dict[int, Sequence[Requirement]] = {}
+        #: Declarations that are allowed whoever asks, wherever, by their identity; with the attributes of their
+        #: resources, which were none, and are all that can change of them.
+        self._settled: dict[int, tuple[Sequence[Requirement], tuple[dict[str, str], ...]]] = {}
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -329,18 +330,19 @@ class Memory(Checker):
             name = actor.id  # type: ignore[union-attr]  # these have one
             if type(name) is not str or len(name) > _ACTOR or not name.isascii():
                 return False
-        if not env_known or settled.get(id(wanted)) is not wanted:
+        before = settled.get(id(wanted)) if env_known else None
+        if before is None or before[0] is not wanted or any(before[1]):
             only_texts, fixed, count = not self._looks_further and env_known, True, 0
             for part in wanted:
                 sole, resource = part.sole, part.fixed
                 kind: str | None
                 if sole is not None and resource is None and part.template:
                     kind, name, fixed = part.kind, params[sole], False
-                elif sole is not None:
+                elif sole is not None or part.template:
                     return False
                 elif type(resource) is Resource and not resource.attributes and resource.kind is not None:
                     kind, name = resource.kind, resource.id
-                elif resource is None and not part.template:
+                elif resource is None:
                     kind = name = None
                 else:
                     return False
@@ -358,7 +360,7 @@ class Memory(Checker):
                 return False
             self._env = env  # which is short, as there was a key
             if fixed and only_texts and len(settled) < SETTLED:
-                settled[id(wanted)] = wanted
+                settled[id(wanted)] = wanted, tuple(part.fixed.attributes for part in wanted if part.fixed is not None)
         if self._missed:
             self._missed = 0
         if self._count is not None:
