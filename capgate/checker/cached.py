@@ -87,7 +87,8 @@ class CachedChecker(ChangingChecker):
     arguments, these are the same, too. Inputs with attributes and those with long texts are asked about each time.
 
     Raises :class:`ConfigError`, also where a number is asked for and the policy does not say which inputs it looks at.
-    A class that is derived from one of capgate's answers for what its ``inputs`` say.
+    A class that is derived from one of capgate's answers for what its ``inputs`` say; one with a ``check`` of its own
+    is rejected, since nobody here would ask that.
     """
 
     __slots__ = ("_for_good", "_memory", "_safe", "_size", "inner")
@@ -102,6 +103,8 @@ class CachedChecker(ChangingChecker):
         events: DecisionLog | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
+        if not has_own_check(inner):
+            raise ConfigError("checker", inner, "one of capgate's own whose check() nobody has overridden")
         if size is not None and (type(size) is not int or not 0 <= size <= LARGEST):
             raise ConfigError("cache_size", size, f"a whole number from 0 to {LARGEST:,}")
         if size and not is_keyed(inner.current.inputs):
@@ -403,6 +406,16 @@ class Memory(Checker):
                 pass
         known[key] = result
         order.append(key)
+
+
+def has_own_check(checker: Checker) -> bool:
+    """Say whether ``check`` of ``checker`` is capgate's own. Whoever overrides it wants to be asked by that alone."""
+    check = getattr(checker, "check", None)
+    return getattr(check, "__self__", None) is checker and getattr(check, "__func__", None) in _CHECKS
+
+
+#: The functions that answer what :meth:`Checker.evaluate` does, with an event.
+_CHECKS: Final = frozenset({Checker.check, WasmPolicyChecker.check, CachedChecker.check})
 
 
 # -- what an answer depends on
