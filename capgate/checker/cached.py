@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
@@ -63,6 +64,8 @@ ADMITTED: Final = 8
 #: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
 #: one question of :data:`ADMITTED`, until that was asked before.
 PATIENCE: Final = 256
+_RESOURCE_OF: Final = attrgetter("fixed")
+_ATTRIBUTES_OF: Final = attrgetter("attributes")
 _NAMED: Final = frozenset({User, Service, CompilerTool})
 _ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
 _ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
@@ -363,7 +366,8 @@ class Memory(Checker):
                 return False
             self._env = env  # which is short, as there was a key
             if fixed and only_texts and len(settled) < SETTLED:
-                settled[id(wanted)] = wanted, tuple(part.fixed.attributes for part in wanted if part.fixed is not None)
+                resources = filter(None, map(_RESOURCE_OF, wanted))
+                settled[id(wanted)] = wanted, tuple(map(_ATTRIBUTES_OF, resources))
         if self._missed:
             self._missed = 0
         if self._count is not None:
