@@ -278,6 +278,34 @@ else:
     assert reasons(ran.stderr) == ["child", "parent"]
 
 
+def test_a_fork_in_the_middle_of_counting_an_event() -> None:  # P10
+    """Whoever counts is not there in the child, which counts all the same."""
+    ran = run(f"""
+import os, signal, threading
+from capgate import events
+{DENYING}
+counting, go = threading.Event(), threading.Event()
+class Count(int):
+    def __radd__(self, other):
+        counting.set()
+        go.wait()
+        return other + 1
+events._takes = lambda sink, event, taken=events._takes: Count() if event.reason == "parent" else taken(sink, event)
+thread = threading.Thread(target=deny, args=["parent"])
+thread.start()
+counting.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    deny("child")
+    os._exit(7)
+go.set()
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert ran.stdout == "7\n"
+
+
 def test_a_fork_waits_for_the_handler_that_writes() -> None:  # P10
     """Else a lock that the writing thread held would be held in the child for ever."""
     ran = run(f"""
