@@ -64,6 +64,7 @@ ADMITTED: Final = 8
 #: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
 #: one question of :data:`ADMITTED`, until that was asked before.
 PATIENCE: Final = 256
+_NO_ENVIRONMENT: Final = object()
 _RESOURCE_OF: Final = attrgetter("fixed")
 _ATTRIBUTES_OF: Final = attrgetter("attributes")
 _NAMED: Final = frozenset({User, Service, CompilerTool})
@@ -217,7 +218,7 @@ class Memory(Checker):
         #: Whether the policy may look at anything else than action and resource.
         self._looks_further = asked.inputs is None or not asked.inputs <= {"action", "resource"}
         #: The environment that was last known to be short enough.
-        self._env: Environment | None = None
+        self._env: Environment | object = _NO_ENVIRONMENT
         self._safe = safe
         #: What expires: an answer that was an allow is none afterwards.
         self._mortal = None if asked.expires is None else asked

@@ -141,6 +141,7 @@ def test_what_no_policy_may_be_asked_is_not_known(actor: Any, env: Any) -> None:
     remembering, _ = memory()
     fixed, filled = (read(),), (read("{name}"),)
     remembering.answer_now(question(fixed[0]))
+    assert not remembering.allowed(fixed, NO_PARAMS, actor, env)
     for _ in range(2):
         assert remembering.allowed(fixed, NO_PARAMS, ANONYMOUS, ENV)
         assert remembering.allowed(filled, {"name": "good"}, ANONYMOUS, ENV)
