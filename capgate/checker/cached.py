@@ -234,9 +234,9 @@ class Memory(Checker):
         #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
         self._order: deque[Key] = deque()
         self._missed = self._turned_away = 0
-        #: Declarations that are allowed whoever asks, wherever, by their identity; with the attributes of their
-        #: resources, which were none, and are all that can change of them.
-        self._settled: dict[int, tuple[Sequence[Requirement], tuple[dict[str, str], ...]]] = {}
+        #: Declarations that are allowed whoever asks, wherever, by their identity; with the attributes of their first
+        #: resource, and of the others, which were none, and are all that can change of them.
+        self._settled: dict[int, tuple[Sequence[Requirement], dict[str, str] | None, tuple[dict[str, str], ...]]] = {}
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -338,7 +338,7 @@ class Memory(Checker):
             if type(name) is not str or len(name) > _ACTOR or not name.isascii():
                 return False
         before = settled.get(id(wanted)) if env_known else None
-        if before is None or before[0] is not wanted or any(before[1]):
+        if before is None or before[0] is not wanted or before[1] or (before[2] and any(before[2])):
             only_texts, fixed, count = not self._looks_further and env_known, True, 0
             for part in wanted:
                 sole, resource = part.sole, part.fixed
@@ -367,8 +367,8 @@ class Memory(Checker):
                 return False
             self._env = env  # which is short, as there was a key
             if fixed and only_texts and len(settled) < SETTLED:
-                resources = filter(None, map(_RESOURCE_OF, wanted))
-                settled[id(wanted)] = wanted, tuple(map(_ATTRIBUTES_OF, resources))
+                attributes = tuple(map(_ATTRIBUTES_OF, filter(None, map(_RESOURCE_OF, wanted))))
+                settled[id(wanted)] = wanted, attributes[0] if attributes else None, attributes[1:]
         if self._missed:
             self._missed = 0
         if self._count is not None:

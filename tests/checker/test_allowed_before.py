@@ -187,14 +187,17 @@ def test_attributes_that_come_later_are_seen() -> None:
     remembering, _ = memory()
     resource = Resource("sql_query", "good")
     remembering.answer_now(PolicyInput("db.read", resource=resource, env=ENV))
-    wanted = (read(), Requirement("db.read", resource))
+    alone = (Requirement("db.read", resource),)
+    both = (read(), *alone)
     for _ in range(3):
-        assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
+        for wanted in (alone, both):
+            assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
     resource.attributes["a"] = "b"
-    for asked in (wanted, (Requirement("db.read", resource),)):
-        assert not remembering.allowed(asked, NO_PARAMS, ANONYMOUS, ENV)
+    for wanted in (alone, both, (*alone,), (*both,)):
+        assert not remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
     resource.attributes.clear()
-    assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
+    for wanted in (alone, both):
+        assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
 
 
 def test_it_is_known_for_no_more_declarations_than_there_is_room_for() -> None:
