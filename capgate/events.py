@@ -112,9 +112,13 @@ class _Outlet:
     """The sinks of this process, and what became of the events."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a destructor may ask in the middle of it
+        self.forget_holder()
         self.sinks: tuple[DecisionSink, ...] = (LoggingSink(),)
         self.emitted = self.dropped = 0
+
+    def forget_holder(self) -> None:
+        """Take a lock that nobody holds: in the child of a fork, whoever held this one is not there to release it."""
+        self.lock = threading.RLock()  # a destructor may ask in the middle of it
 
     def emit(self, event: DecisionEvent) -> None:
         for sink in self.sinks:
@@ -139,6 +143,7 @@ def _takes(sink: DecisionSink, event: DecisionEvent) -> bool:
 
 
 _outlet: Final = _Outlet()
+os.register_at_fork(after_in_child=_outlet.forget_holder)
 
 
 def add_sink(sink: DecisionSink) -> None:

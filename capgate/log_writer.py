@@ -199,7 +199,8 @@ class LogWriter:
         while True:
             self._take(self._waiting.get())
             if self._lost > self._told and self._waiting.qsize() <= self._most // 2:
-                self._tell()
+                with suppress(Exception):  # of a handler at which it cannot even be looked
+                    self._tell()
 
     def _take(self, item: _Item | threading.Event) -> None:
         if isinstance(item, threading.Event):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import VOCABULARY, Vocabulary
@@ -64,6 +65,9 @@ ADMITTED: Final = 8
 #: After so many questions in a row that were new when all was full, nothing seems to come again: then it is looked for
 #: one question of :data:`ADMITTED`, until that was asked before.
 PATIENCE: Final = 256
+_NO_ENVIRONMENT: Final = object()
+_RESOURCE_OF: Final = attrgetter("fixed")
+_ATTRIBUTES_OF: Final = attrgetter("attributes")
 _NAMED: Final = frozenset({User, Service, CompilerTool})
 _ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
 _ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
@@ -88,7 +92,8 @@ class CachedChecker(ChangingChecker):
     arguments, these are the same, too. Inputs with attributes and those with long texts are asked about each time.
 
     Raises :class:`ConfigError`, also where a number is asked for and the policy does not say which inputs it looks at.
-    A class that is derived from one of capgate's answers for what its ``inputs`` say.
+    A class that is derived from one of capgate's answers for what its ``inputs`` say; one with a ``check`` of its own
+    is rejected, since nobody here would ask that.
     """
 
     __slots__ = ("_for_good", "_memory", "_safe", "_size", "inner")
@@ -103,6 +108,8 @@ class CachedChecker(ChangingChecker):
         events: DecisionLog | None = None,
     ) -> None:
         super().__init__(vocabulary, events)
+        if not has_own_check(inner):
+            raise ConfigError("checker", inner, "one of capgate's own whose check() nobody has overridden")
         if size is not None and (type(size) is not int or not 0 <= size <= LARGEST):
             raise ConfigError("cache_size", size, f"a whole number from 0 to {LARGEST:,}")
         if size and not is_keyed(inner.current.inputs):
@@ -212,7 +219,7 @@ class Memory(Checker):
         #: Whether the policy may look at anything else than action and resource.
         self._looks_further = asked.inputs is None or not asked.inputs <= {"action", "resource"}
         #: The environment that was last known to be short enough.
-        self._env: Environment | None = None
+        self._env: Environment | object = _NO_ENVIRONMENT
         self._safe = safe
         #: What expires: an answer that was an allow is none afterwards.
         self._mortal = None if asked.expires is None else asked
@@ -228,8 +235,9 @@ class Memory(Checker):
         #: The keys, the oldest first. Whoever adds one takes one away, so there are as many as ``size`` at most.
         self._order: deque[Key] = deque()
         self._missed = self._turned_away = 0
-        #: Declarations that are allowed whoever asks, wherever, by their identity.
-        self._settled: dict[int, Sequence[Requirement]] = {}
+        #: Declarations that are allowed whoever asks, wherever, by their identity; with the attributes of their first
+        #: resource, and of the others, which were none, and are all that can change of them.
+        self._settled: dict[int, tuple[Sequence[Requirement], dict[str, str] | None, tuple[dict[str, str], ...]]] = {}
 
     @property
     def inputs(self) -> frozenset[str] | None:
@@ -330,18 +338,19 @@ class Memory(Checker):
             name = actor.id  # type: ignore[union-attr]  # these have one
             if type(name) is not str or len(name) > _ACTOR or not name.isascii():
                 return False
-        if not env_known or settled.get(id(wanted)) is not wanted:
+        before = settled.get(id(wanted)) if env_known else None
+        if before is None or before[0] is not wanted or before[1] or (before[2] and any(before[2])):
             only_texts, fixed, count = not self._looks_further and env_known, True, 0
             for part in wanted:
                 sole, resource = part.sole, part.fixed
                 kind: str | None
                 if sole is not None and resource is None and part.template:
                     kind, name, fixed = part.kind, params[sole], False
-                elif sole is not None:
+                elif sole is not None or part.template:
                     return False
                 elif type(resource) is Resource and not resource.attributes and resource.kind is not None:
                     kind, name = resource.kind, resource.id
-                elif resource is None and not part.template:
+                elif resource is None:
                     kind = name = None
                 else:
                     return False
@@ -359,7 +368,8 @@ class Memory(Checker):
                 return False
             self._env = env  # which is short, as there was a key
             if fixed and only_texts and len(settled) < SETTLED:
-                settled[id(wanted)] = wanted
+                attributes = tuple(map(_ATTRIBUTES_OF, filter(None, map(_RESOURCE_OF, wanted))))
+                settled[id(wanted)] = wanted, attributes[0] if attributes else None, attributes[1:]
         if self._missed:
             self._missed = 0
         if self._count is not None:
@@ -402,6 +412,16 @@ class Memory(Checker):
                 pass
         known[key] = result
         order.append(key)
+
+
+def has_own_check(checker: Checker) -> bool:
+    """Say whether ``check`` of ``checker`` is capgate's own. Whoever overrides it wants to be asked by that alone."""
+    check = getattr(checker, "check", None)
+    return getattr(check, "__self__", None) is checker and getattr(check, "__func__", None) in _CHECKS
+
+
+#: The functions that answer what :meth:`Checker.evaluate` does, with an event.
+_CHECKS: Final = frozenset({Checker.check, WasmPolicyChecker.check, CachedChecker.check})
 
 
 # -- what an answer depends on

@@ -263,7 +263,7 @@ class GatedRequest(Seal, eq=False):
         point = self._point
         if self._state == DENIED or point is None:
             return False
-        inputs, self._inputs = self._inputs, ()
+        inputs, self._inputs, self._recalled = self._inputs, (), None
         if inputs:
             asked = self._asked or point.checker.current
             results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
@@ -445,8 +445,12 @@ class GatedRequest(Seal, eq=False):
         if recalled is not None and point is not None:
             requirements, params, actor = recalled
             last = requirements[-1]
-            self._recalled = None
-            self._input = PolicyInput(last.action, actor, last.resource(params), None, point.env, time.time_ns())
+            self._recalled = self._input = None
+            try:
+                resource = last.resource(params)
+            except Exception:  # somebody inside has changed the parameters since
+                return None
+            self._input = PolicyInput(last.action, actor, resource, None, point.env, time.time_ns())
         return self._input
 
     def _duration_us(self) -> float:

@@ -109,12 +109,12 @@ class Requirement(msgspec.Struct, frozen=True):
 
         Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` where it has no agreed text.
         """
+        if not self.template:
+            return self.fixed
         sole = self.sole
         if sole is not None:
             value = path_params[sole]
             return Resource(self.kind, value if type(value) is str else _text(sole, value))
-        if not self.template:
-            return self.fixed
         return Resource(self.kind, "".join([p if isinstance(p, str) else _fill(p, path_params) for p in self.template]))
 
 

@@ -59,7 +59,7 @@ def is_not_allowed(entry: Entry, endpoint: object, scope: Scope) -> bool:
         and getattr(route, "app", None) is endpoint
         and type(endpoint) is type
         and all(getattr(endpoint, name) is getattr(HTTPEndpoint, name) for name in _RUNS)
-        and not any(hasattr(endpoint, name) for name in ("__getattr__", *_SET))
+        and not any(hasattr(endpoint, name) for name in ("__getattr__", "__del__", *_SET))
         and all(_is_plain(endpoint, name.lower()) for name in (*_METHODS, "QUERY"))
         and getattr(endpoint, handler_name(endpoint, method), None) is None
     )

@@ -131,9 +131,11 @@ class _LoopClock:
         now = monotonic()
         passed, self._since = max(0.0, now - self._since), now
         self.ran += min(passed, max(TICK, thread_time() - self._processor))
-        if self.ran >= self._next:
-            self._expire(passed > LATE)
-        self._again()
+        try:
+            if self.ran >= self._next:
+                self._expire(passed > LATE)
+        finally:  # a Ctrl-C may arrive here, and the loop go on all the same
+            self._again()
 
     def _expire(self, late: bool) -> None:
         for wait in [wait for wait in self._waits if wait.until <= self.ran]:

@@ -141,6 +141,7 @@ def test_what_no_policy_may_be_asked_is_not_known(actor: Any, env: Any) -> None:
     remembering, _ = memory()
     fixed, filled = (read(),), (read("{name}"),)
     remembering.answer_now(question(fixed[0]))
+    assert not remembering.allowed(fixed, NO_PARAMS, actor, env)
     for _ in range(2):
         assert remembering.allowed(fixed, NO_PARAMS, ANONYMOUS, ENV)
         assert remembering.allowed(filled, {"name": "good"}, ANONYMOUS, ENV)
@@ -158,6 +159,7 @@ def test_what_no_policy_may_be_asked_is_not_known(actor: Any, env: Any) -> None:
         Requirement("db.read", Resource("sql_query", "bad"), "sql_query", NAME, sole="name"),
         Requirement("db.read", Resource("sql_query", "bad"), "sql_query", sole="name"),
         Requirement("db.read", kind="sql_query", sole="name"),
+        Requirement("db.read", Resource("sql_query", "good"), "sql_query", (Parameter("tail"),)),
         Requirement(Odd("db.read"), Resource("sql_query", "good")),
         Requirement("db.read", Resource("sql_query", Odd("good"))),
         Requirement("db.read", Resource(None)),  # type: ignore[arg-type]
@@ -181,13 +183,21 @@ def test_a_missing_parameter_is_an_error() -> None:
         remembering.allowed((read("{name}"),), NO_PARAMS, ANONYMOUS, ENV)
 
 
-def test_attributes_that_come_later_are_seen_where_the_declaration_is_new() -> None:
+def test_attributes_that_come_later_are_seen() -> None:
     remembering, _ = memory()
     resource = Resource("sql_query", "good")
     remembering.answer_now(PolicyInput("db.read", resource=resource, env=ENV))
-    assert remembering.allowed((Requirement("db.read", resource),), NO_PARAMS, ANONYMOUS, ENV)
+    alone = (Requirement("db.read", resource),)
+    both = (read(), *alone)
+    for _ in range(3):
+        for wanted in (alone, both):
+            assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
     resource.attributes["a"] = "b"
-    assert not remembering.allowed((Requirement("db.read", resource),), NO_PARAMS, ANONYMOUS, ENV)
+    for wanted in (alone, both, (*alone,), (*both,)):
+        assert not remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
+    resource.attributes.clear()
+    for wanted in (alone, both):
+        assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
 
 
 def test_it_is_known_for_no_more_declarations_than_there_is_room_for() -> None:

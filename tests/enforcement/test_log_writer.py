@@ -99,6 +99,29 @@ def test_what_is_too_much_is_lost_counted_and_told_once(
     assert line.args == (20, 10)
 
 
+def test_a_handler_that_cannot_be_looked_at_ends_no_writing(monkeypatch: pytest.MonkeyPatch) -> None:  # T-6, O2
+    class Odd(logging.Handler):
+        @property
+        def never_blocks(self) -> bool:
+            raise OSError
+
+    writer, slow, before = LogWriter(4), Slow(), statistics()
+    monkeypatch.setattr(module, "WRITER", writer)
+    with handled_by(slow):
+        deny("first")
+        slow.began.wait()
+        for number in range(6):
+            deny(str(number))
+        with handled_by(Odd(), "capgate"):  # which is to get the line about what was lost
+            deny("to nobody")
+            slow.go.set()
+            assert writer.flush(10)
+        deny("last")
+        assert writer.flush(10)
+    assert slow.reasons == ["first", *map(str, range(4)), "last"]
+    assert statistics().dropped - before.dropped == 3
+
+
 def test_who_is_added_later_gets_what_comes_later() -> None:
     first, second = Slow(), Slow()
     first.go.set()
@@ -276,6 +299,34 @@ else:
     go.set()
 """)
     assert reasons(ran.stderr) == ["child", "parent"]
+
+
+def test_a_fork_in_the_middle_of_counting_an_event() -> None:  # P10
+    """Whoever counts is not there in the child, which counts all the same."""
+    ran = run(f"""
+import os, signal, threading
+from capgate import events
+{DENYING}
+counting, go = threading.Event(), threading.Event()
+class Count(int):
+    def __radd__(self, other):
+        counting.set()
+        go.wait()
+        return other + 1
+events._takes = lambda sink, event, taken=events._takes: Count() if event.reason == "parent" else taken(sink, event)
+thread = threading.Thread(target=deny, args=["parent"])
+thread.start()
+counting.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    deny("child")
+    os._exit(7)
+go.set()
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert ran.stdout == "7\n"
 
 
 def test_a_fork_waits_for_the_handler_that_writes() -> None:  # P10

@@ -8,7 +8,9 @@ import pytest
 from starlette.routing import Route
 from starlette.types import Scope
 
-from capgate.routes.declare import Requirement
+from capgate.checker.cached import CachedChecker
+from capgate.model import Resource
+from capgate.routes.declare import Parameter, Requirement
 from capgate.routes.seat import PUBLIC
 
 from ..support.asgi import http_scope
@@ -16,6 +18,7 @@ from ..support.gates import (
     Ran,
     Recording,
     gated,
+    make_checker,
     plain,
     read,
 )
@@ -68,6 +71,28 @@ async def test_a_resolver_may_use_path_parameters_of_the_scope() -> None:
     assert await reason_for(app, http_scope(path_params={"name": "good"})) is None
     assert await reason_for(app, http_scope()) == "internal_error"
     assert checker.questions == [("db.read", "good")]
+
+
+@pytest.mark.parametrize(
+    ("made", "asked"),
+    [
+        (Requirement("db.read", Resource("sql_query", "good"), "sql_query", (Parameter("name"),)), "bad"),
+        (Requirement("db.read", Resource("sql_query", "good"), "sql_query", (Parameter("name"),), sole="name"), "bad"),
+        (Requirement("db.read", Resource("sql_query", "bad"), "sql_query", sole="name"), "bad"),
+        (Requirement("db.read", Resource("sql_query", "good"), "sql_query", sole="name"), "good"),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 10])
+async def test_what_is_asked_is_the_same_alone_and_together_and_again(made: Any, asked: str, size: int) -> None:
+    """Also of a requirement made by hand, which says two things at once."""
+    needed: Any = GOOD
+    checker = CachedChecker(make_checker(), size=size)
+    app = gated([Route("/", plain)], checker, resolver=lambda scope: needed)
+    scope = http_scope(path_params={"name": "bad"})
+    assert await reason_for(app, dict(scope)) is None  # now it is known
+    for said in [made, (made, GOOD), (GOOD, made)] * 2:
+        needed = said
+        assert await reason_for(app, dict(scope)) == (None if asked == "good" else "not_in_allowlist")
 
 
 async def test_a_parameter_that_the_route_does_not_have() -> None:

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
+from capgate.checker.cached import CachedChecker
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ConfigError
@@ -93,6 +94,17 @@ async def test_nothing_leads_past_the_check_of_a_checker(kind: str) -> None:  # 
                 await Call(scope).to(example(ran, checker))
             assert [event["reason"] for event in found] == ["not_today"], checker
             assert ran.names == []
+
+
+@pytest.mark.parametrize("size", [None, 0, 10])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_memory_leads_past_the_check_of_a_checker(kind: str, size: int | None) -> None:  # S21
+    for checker in strict_checkers(kind):
+        with pytest.raises(ConfigError) as caught:
+            CachedChecker(checker, size=size)
+        assert caught.value.setting == "checker"
+    memory = CachedChecker(make_checker(kind), size=size)
+    assert CachedChecker(memory).inner is memory
 
 
 @pytest.mark.parametrize("name", ["check", "answer_now", "evaluate", "current"])

@@ -230,7 +230,18 @@ async def test_methods_that_change_meanwhile() -> None:
 
 @pytest.mark.parametrize(
     "member",
-    ["__init__", "dispatch", "method_not_allowed", "__await__", "__getattr__", "__setattr__", "post", "scope", "meta"],
+    [
+        "__init__",
+        "dispatch",
+        "method_not_allowed",
+        "__await__",
+        "__getattr__",
+        "__del__",
+        "__setattr__",
+        "post",
+        "scope",
+        "meta",
+    ],
 )
 async def test_a_class_that_answers_in_its_own_way(member: str) -> None:
     ran = Ran()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 import weakref
@@ -234,3 +235,30 @@ async def test_what_a_loop_calls_is_nobodys_time_too(clocks: Clocks) -> None:  #
         await anyio.to_thread.run_sync(on_loop, loop, compile_something, LONG)
         await ticked()
     assert not bound.expired
+
+
+def test_a_ctrl_c_at_a_tick_leaves_the_clock_going() -> None:
+    """As where an application catches it, and goes on with the same loop."""
+
+    class Interrupted(BoundedWait):
+        __slots__ = ()
+
+        def expire(self) -> None:
+            raise KeyboardInterrupt
+
+    async def wait(kind: type[BoundedWait]) -> bool:
+        with kind(TICK) as bound, anyio.move_on_after(20):
+            await anyio.sleep_forever()
+        return bound.expired
+
+    loop = asyncio.new_event_loop()
+    try:
+        first = loop.create_task(wait(Interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(first)
+        assert loop.run_until_complete(wait(BoundedWait))
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(first)
+    finally:
+        loop.close()
