@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from capgate import Limits, WasmArtifact
 from capgate.model import Entrypoint
 from capgate.runtime.abi import opa
+from capgate.runtime.abi.memory_image import MemoryImage
 from capgate.runtime.abi.opa.input_document import document
 from capgate.runtime.engine import Engine, available_engines, compile_in_child, is_small, load_engine
 from capgate.runtime.interpreter import PreparedPolicy
@@ -91,16 +92,18 @@ def measure(data: bytes, engine: Engine, rounds: int, batch: int) -> Figures:
     def opened() -> opa.Guest:
         if prepared.facts is None:
             raise TypeError("a module of another ABI")
-        guest = opa.Guest(compiled, prepared.facts, LIMITS, prepared.metered.entries, ENTRYPOINT)
+        guest = opa.Guest(compiled, prepared.facts, LIMITS, prepared.metered, ENTRYPOINT)
         guest.load()
         return guest
 
     guest = timed("instance", opened)
+    memory = guest.instance.memory_view
+    image = MemoryImage(memory())
     input = arguments("same", 3, 1, policy_input)(1)[0]
     parts = {
         "a question": lambda: guest.ask(input),
         "of it: the input as JSON": lambda: document(input, LIMITS.input_bytes),
-        "of it: restoring": guest.restore,
+        "of it: restoring": lambda: image.restore(memory()),
     }
     return Figures(loading, {name: _median(call, rounds, batch) for name, call in parts.items()})
 

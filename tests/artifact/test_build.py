@@ -60,6 +60,7 @@ def test_what_the_module_consists_of() -> None:
         "cabi_realloc": "function",
         "capgate:policy/policy@0.1.0#policy-check": "function",
         "cabi_post_capgate:policy/policy@0.1.0#policy-check": "function",
+        "capgate_one_block": "function",
     }
     assert module.memories[0].minimum == module.memories[0].maximum
     assert module.data[-1].data == IMAGE
