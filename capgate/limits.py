@@ -52,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
     ``fuel``            what one call may spend; a million is a millisecond of computing or less. Documents need some
-                        thousands
+                        thousands; what OPA compiled, 200 thousand and 300 for each byte of a question
     ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
                         answer; processor seconds of a batch of questions, and of one with Rego's builtins
     ``body_seconds``       seconds in which a body has to be there that is read for its hash

@@ -63,7 +63,8 @@ def test_what_ends_one_thread_s_question_ends_no_other(engine_name: str) -> None
     """One thread's builtins are called with what has no id, which is undefined, and one's guest is asked too much."""
     entry = Entrypoint("capgate/builtin")
     pool = WasmPool(opa_artifact({}, spare=4), 1, engine_name, Limits(deadline=30.0), entrypoint=entry)
-    short = WasmPool(opa_artifact({}), 1, engine_name, Limits(memory_pages=3, deadline=30.0), entrypoint=entry)
+    little = Limits(memory_pages=3, fuel=10_000_000, deadline=30.0)  # of memory, and enough fuel to ask for more
+    short = WasmPool(opa_artifact({}), 1, engine_name, little, entrypoint=entry)
     found: dict[int, set[str]] = {}
 
     def ask(number: int) -> None:
