@@ -121,7 +121,8 @@ def test_another_seed_is_tried_when_one_collides(monkeypatch: pytest.MonkeyPatch
     "shape", ["query_{0}", "{0}", "{0:08}" * 6, "api{0}.example.com", "é{0}日本", "\0" * 40 + "{0}"]
 )
 def test_buckets_stay_small(shape: str) -> None:
-    data = make_image(RuntimePolicy.from_document({"fs": [shape.format(index) for index in range(20_000)]}))
+    entries = [shape.format(index) for index in range(20_000)]  # of an own action, which may have any
+    data = make_image(RuntimePolicy.from_document({"actions": {"x.y": entries}}))
     offset, mask = struct.unpack_from("<II", data, 20)
     starts = struct.unpack_from(f"<{mask + 2}I", data, offset)
     longest = max(after - before for before, after in itertools.pairwise(starts))

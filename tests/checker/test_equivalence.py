@@ -34,9 +34,11 @@ from capgate.model import (
     canonical,
 )
 from capgate.policy import RuntimePolicy
+from capgate.policy.document import SECTION_KINDS
 from capgate.runtime.pool import WasmPool
+from capgate.spelling import normal_id
 
-from ..support.documents import OWN, REASONS, rule_lists
+from ..support.documents import OWN, REASONS, own_actions, rule_lists
 from ..support.documents import questions as questions_about
 from ..support.guests import artifact
 from ..support.policy_fixtures import Fixture, load_fixtures
@@ -88,35 +90,55 @@ NAMES = (
     *("api.example.com", "API.example.com", "\u212a.example", "k.example", "straße", "\u00e9", "e\u0301", "\U0001f511"),
 )
 text = st.sampled_from(NAMES) | st.text(string.ascii_letters + ".\u212a\u0130 \0", min_size=1, max_size=6)
-entries = st.lists(text, max_size=6, unique=True)
+
+
+def entries(section: str) -> st.SearchStrategy[list[str]]:
+    """Any spelling that a document may have, and no two of one thing: either is an error in it."""
+    kind = SECTION_KINDS[section]
+    spelled = text.filter(lambda id: normal_id(kind, id) is not None)
+    return st.lists(spelled, max_size=6, unique_by=lambda id: normal_id(kind, id))
+
+
+sql_names = text.filter(lambda id: normal_id("sql_query", id) is not None)
+sql_operations = st.sampled_from(["select", "read", "upsert", "migrate"])
 sql_entries = st.lists(
-    text | st.fixed_dictionaries({"name": text, "operation": st.sampled_from(["select", "read", "upsert", "migrate"])}),
+    sql_names | st.fixed_dictionaries({"name": sql_names, "operation": sql_operations}),
     max_size=6,
-    unique_by=lambda entry: (entry, None) if isinstance(entry, str) else (entry["name"], entry["operation"]),
+    unique_by=lambda entry: (
+        (normal_id("sql_query", entry), None)
+        if isinstance(entry, str)
+        else (normal_id("sql_query", entry["name"]), entry["operation"])
+    ),
 )
-sections = st.just("any") | entries
+own_entries = st.lists(text, max_size=6, unique=True)
 documents = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(("env", "egress", "cache", "fs", "config", "compute", "tools"), sections),
+        **{
+            section: st.just("any") | entries(section)
+            for section in ("env", "egress", "cache", "fs", "config", "compute", "tools")
+        },
         "sql": st.just("any") | sql_entries,
-        "actions": st.dictionaries(st.sampled_from(APPLICATION_ACTIONS), sections, max_size=2),
+        "actions": st.dictionaries(st.sampled_from(APPLICATION_ACTIONS), st.just("any") | own_entries, max_size=2),
     },
-).map(lambda document: _without_twins(document))
+)
 
 
 def with_rules(document: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Mostly the document with rules, sometimes without."""
-    declared = tuple(document.get("actions", {}))
-    return rule_lists(declared).map(lambda rules: {**document, "rules": rules} if rules else document)
-
-
-def _without_twins(document: dict[str, Any]) -> dict[str, Any]:
-    """Host names that differ in case only are an error in a document."""
-    if isinstance(document.get("egress"), list):
-        lowered = {"".join(c.lower() if c.isascii() else c for c in name): name for name in document["egress"]}
-        document["egress"] = list(lowered.values())
-    return document
+    """Mostly the document with rules, sometimes without. What rules name and nothing knows is declared."""
+    declared = document.get("actions", {})
+    return rule_lists(tuple(declared)).map(
+        lambda rules: (
+            {
+                **document,
+                "rules": rules,
+                "actions": {**dict.fromkeys(own_actions(rules), "by_rule"), **declared},
+                "modes": ["compiler_author"],
+            }
+            if rules
+            else document
+        )
+    )
 
 
 def near(value: str) -> st.SearchStrategy[str]:

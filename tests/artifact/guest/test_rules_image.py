@@ -277,7 +277,7 @@ def test_more_beginnings_than_there_are_trap(opened: Open, count: int) -> None:
 def test_what_is_neither_host_nor_not_traps(opened: Open) -> None:
     rule = {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:a"]}
     data = make_image(RuntimePolicy.from_document({"rules": [rule]}))
-    (at,) = (at for at in range(40, len(data) - 15, 4) if struct.unpack_from("<4I", data, at) == (0, 1, 1, 0))
+    (at,) = (at for at in range(40, len(data) - 15, 4) if struct.unpack_from("<4I", data, at) == (0, 0, 1, 0))
     question = PolicyInput("http.outbound", resource=Resource("host", "a"))
     for value in (0, 1, 2, 0xFFFFFFFF):
         instance = opened(module_of(data[: at + 4] + struct.pack("<I", value) + data[at + 8 :]))
