@@ -37,6 +37,7 @@ EXPECTED_ROWS = {
         for kind in ("bare", "Starlette's pair", "gate", "gate, cache_size=0")
     },
     "loading": {"build the module", "load the artifact", "verify and meter it"}
+    | {"from its file to an instance", "the compiler alone, unmetered"}
     | {f"{step}, {engine}" for step in ("compile", "instantiate") for engine in EXPECTED_ENGINES},
 }
 RIVAL_ROWS = {
