@@ -338,8 +338,10 @@ class Startup:
         self._failures = 0
         if self._period is not None:
             self._period.leave()
-        await self._close_owned()
-        await anyio.to_thread.run_sync(flush)
+        try:
+            await self._close_owned()
+        finally:
+            await anyio.to_thread.run_sync(flush)
 
     async def _close_owned(self, *, quietly: bool = False) -> None:
         checker, self._owned = self._owned, None
@@ -403,6 +405,7 @@ class _PassingLifespan:
                 await self._startup.close()
             except Exception as error:
                 message = {"type": "lifespan.shutdown.failed", "message": explain(error)}
+            self.serving = False  # a server ends its loop when it has the message: nothing may be left to close
         await self._send(message)
 
 
