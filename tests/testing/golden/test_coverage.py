@@ -13,7 +13,7 @@ from capgate.model import Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
 from capgate.testing.golden import DocumentPart, coverage_of
 
-from ...support.documents import questions, rule_lists
+from ...support.documents import own_actions, questions, rule_lists
 
 DOCUMENT: Final[dict[str, Any]] = {
     "egress": ["API.example.com", "b.example"],
@@ -142,12 +142,20 @@ sections = st.fixed_dictionaries(
     {},
     optional={
         "fs": st.just("any") | st.lists(st.sampled_from(["a", "a/b", "a/b/c"]), unique=True),
-        "egress": st.just("any") | st.lists(st.sampled_from(["a.b", "k", "a:b"]), unique=True),
+        "egress": st.just("any") | st.lists(st.sampled_from(["a.b", "k", "a::b"]), unique=True),
         "cache": st.just("any") | st.lists(st.sampled_from(["a", "a/b"]), unique=True),
         "tools": st.just("any") | st.lists(st.sampled_from(["a", "team"]), unique=True),
     },
 )
-documents = st.tuples(sections, rule_lists()).map(lambda both: {**both[0], "rules": both[1]} if both[1] else both[0])
+documents = st.tuples(sections, rule_lists()).map(lambda both: _with_rules(*both) if both[1] else both[0])
+
+
+def _with_rules(document: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
+    """Both together, with what the rules name and nothing else knows."""
+    own = dict.fromkeys(own_actions(rules), "by_rule")
+    return {**document, "rules": rules, "actions": own, "modes": ["compiler_author"]}
+
+
 cases = documents.flatmap(lambda one: st.tuples(st.just(one), st.lists(questions(one), max_size=20)))
 
 
