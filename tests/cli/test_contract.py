@@ -180,7 +180,7 @@ def contract(resource: str, *, dynamic: bool = False, **more: Any) -> HandlerCon
     return HandlerContract(
         **{"policy_hash": policy_hash(), **more},
         routes=(ContractRoute("/a/{name}", ("GET",), "declared", (needed,)),),
-        actions=(ContractAction("cache.read", "cache", "namespace", True, ()),),
+        actions=(ContractAction("cache.read", "cache", resource.partition(":")[0], True, ()),),
     )
 
 
@@ -214,8 +214,8 @@ def test_a_change_is_exit_code_1_and_told(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_what_is_shown_does_nothing_to_a_terminal(tmp_path: Path) -> None:  # O3
-    old = written(tmp_path, "old.json", contract("namespace:a"))
-    new = written(tmp_path, "new.json", contract("namespace:[red]\x1b[31m\u202e\n:smile:"))
+    old = written(tmp_path, "old.json", contract("report:a"))
+    new = written(tmp_path, "new.json", contract("report:[red]\x1b[31m\u202e\n:smile:"))
     done = capgate("contract", "diff", old, new)
     assert done.returncode == 1
     assert all(line.isascii() and line.isprintable() for line in done.stdout.splitlines())
