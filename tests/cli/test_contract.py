@@ -180,7 +180,7 @@ def contract(resource: str, *, dynamic: bool = False, **more: Any) -> HandlerCon
     return HandlerContract(
         **{"policy_hash": policy_hash(), **more},
         routes=(ContractRoute("/a/{name}", ("GET",), "declared", (needed,)),),
-        actions=(ContractAction("cache.read", "cache", "namespace", True, ()),),
+        actions=(ContractAction("cache.read", "cache", resource.partition(":")[0], True, ()),),
     )
 
 
@@ -213,14 +213,14 @@ def test_a_change_is_exit_code_1_and_told(tmp_path: Path, capsys: pytest.Capture
     assert [line[2:] for line in lines[:-1]] == [one["words"] for one in told["changes"]]
 
 
-def test_what_is_shown_does_nothing_to_a_terminal(tmp_path: Path) -> None:  # O3; a namespace ends in no colon
-    old = written(tmp_path, "old.json", contract("namespace:a"))
-    new = written(tmp_path, "new.json", contract("namespace:[red]\x1b[31m\u202e\n:smile:x"))
+def test_what_is_shown_does_nothing_to_a_terminal(tmp_path: Path) -> None:  # O3
+    old = written(tmp_path, "old.json", contract("report:a"))
+    new = written(tmp_path, "new.json", contract("report:[red]\x1b[31m\u202e\n:smile:"))
     done = capgate("contract", "diff", old, new)
     assert done.returncode == 1
     assert all(line.isascii() and line.isprintable() for line in done.stdout.splitlines())
     assert len(done.stdout.splitlines()) == 5
-    assert r"[red]\x1b[31m\u202e\n:smile:x" in done.stdout
+    assert r"[red]\x1b[31m\u202e\n:smile:" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "format": 1}'])
