@@ -90,6 +90,9 @@ class JsonWriter(Writer):
 class TomlWriter(Writer):
     """Tables as headers, as dotted names or inline; lists of tables as headers or inline; comments anywhere."""
 
+    #: Whether numbers and dates stand in for ``True``, where nothing but the places counts.
+    is_about_places = False
+
     def table(self, table: dict[str, Any], key: Key = (), header: list[tuple[str, Key]] | None = None) -> None:
         header = header or []
         later = []
@@ -155,7 +158,9 @@ class TomlWriter(Writer):
 
     def scalar(self, value: Any) -> str:
         if not isinstance(value, str):
-            return self.any_of("1.5", "1979-05-27 07:32:00", "true") if value is True else json.dumps(value)
+            if value is True and self.is_about_places:
+                return self.any_of("1.5", "1979-05-27 07:32:00", "true")
+            return json.dumps(value)
         written = [json.dumps(value), '"""' + json.dumps(value)[1:-1] + '"""']
         if "'" not in value and "\n" not in value:
             written.append(f"'{value}'")
@@ -195,6 +200,7 @@ def test_in_json_each_key_is_where_it_was_written(data: st.DataObject, document:
 @given(data=st.data(), document=documents)
 def test_in_toml_each_key_is_where_it_was_written(data: st.DataObject, document: dict[str, Any]) -> None:
     writer = TomlWriter(data)
+    writer.is_about_places = True
     writer.table(document)
     assert first_places(toml_places(writer.text)) == writer.places
     assert set(writer.places) == set(keys_of(tomllib.loads(writer.text))) == set(keys_of(document))
