@@ -239,9 +239,9 @@ class TestVerify:
 
     def test_under_the_limits_of_the_environment(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         run("keygen", "key.pem")
-        run("sign", "policy.wasm", "--key", "key.pem", "--version", "1", "--limit", "fuel=5000000")
+        run("sign", "policy.wasm", "--key", "key.pem", "--version", "1", "--limit", "fuel=500000")
         assert run("verify", "policy.wasm", *KEYS) == 0
-        monkeypatch.setenv("CAPGATE_FUEL", "4999999")
+        monkeypatch.setenv("CAPGATE_FUEL", "499999")
         assert run.json("verify", "policy.wasm", *KEYS, code=1)["field"] == "limits.fuel"
 
 
