@@ -139,7 +139,7 @@ TAKEN = {
     "the payment": (without("egress"), True),
     "that host": ({**POLICY, "egress": ["payments.example", "127.0.0.2", "localhost"]}, True),
     "the cache": (without("cache"), False),
-    "that namespace": ({**POLICY, "cache": ["order", LATEST]}, False),
+    "that namespace": ({**POLICY, "cache": ["order", "latest"]}, False),
 }
 
 
