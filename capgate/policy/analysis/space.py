@@ -71,10 +71,15 @@ class Space:
         return len(self.atoms) - 1
 
     def classes(self) -> dict[Signature, list[int]]:
-        """Return the atoms by what matches them: those of one class are all alike."""
+        """Return the atoms by what matches them: those of one class are all alike.
+
+        The first of each is a question that can be asked, if there is such: an empty id is none, of most kinds.
+        """
         classes: dict[Signature, list[int]] = {}
         for number, atom in enumerate(self.atoms):
             classes.setdefault(atom.signature, []).append(number)
+        for numbers in classes.values():
+            numbers.sort(key=lambda number: self.atoms[number].id == "" and self.atoms[number].kind in UNCERTAIN)
         return classes
 
 
