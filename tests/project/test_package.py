@@ -18,8 +18,6 @@ import capgate
 
 from ..support.tools import ROOT, require_module
 
-pytestmark = pytest.mark.slow
-
 SOURCES: Final = sorted((ROOT / "capgate").rglob("*.py"))
 
 
@@ -63,6 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow
 def test_the_wheel_has_what_the_package_needs_at_run_time(wheel: zipfile.ZipFile) -> None:
     packed = set(wheel.namelist())
     needed = {"capgate/py.typed", "capgate/runtime/abi/policy.wit", "capgate/artifact/guest/evaluator.wasm"}
@@ -72,6 +71,7 @@ def test_the_wheel_has_what_the_package_needs_at_run_time(wheel: zipfile.ZipFile
     assert any(name.endswith("/LICENSE") for name in packed)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     code = (
