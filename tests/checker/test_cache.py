@@ -43,6 +43,7 @@ from capgate.settings.settings import Settings
 from ..support.engines import EXPECTED_ENGINES
 from ..support.guests import ALLOW as ALLOW_ALL
 from ..support.guests import guest
+from ..support.tools import examples
 
 PATIENT = Limits(deadline=20.0)
 KINDS = ("local", *EXPECTED_ENGINES)
@@ -467,7 +468,7 @@ PLAIN = make("local")
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(inputs=st.lists(INPUTS, max_size=40), size=st.integers(1, 6))
 async def test_the_same_answers_as_without(inputs: list[PolicyInput], size: int) -> None:
     checker = CachedChecker(make("local"), size=size)

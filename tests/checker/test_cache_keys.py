@@ -127,7 +127,7 @@ inputs = st.builds(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(600), deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(names=st.sets(st.sampled_from(sorted(KEYED))), asked=st.lists(inputs, max_size=30), size=st.integers(1, 8))
 def test_inputs_share_an_answer_only_if_they_agree_in_what_it_looks_at(
     names: set[str], asked: list[PolicyInput], size: int

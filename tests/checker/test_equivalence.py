@@ -42,7 +42,7 @@ from ..support.documents import OWN, REASONS, own_actions, rule_lists
 from ..support.documents import questions as questions_about
 from ..support.guests import artifact
 from ..support.policy_fixtures import Fixture, load_fixtures
-from ..support.tools import FULL
+from ..support.tools import examples
 
 LIMITS = Limits(deadline=30.0)
 ANSWERS = {"unknown_action", "missing_resource", "not_in_allowlist", "malformed_input", *REASONS}
@@ -249,7 +249,7 @@ def questions(document: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
 cases = documents.flatmap(with_rules).flatmap(lambda document: st.tuples(st.just(document), questions(document)))
 
 CASES = settings(
-    max_examples=200 if FULL else 40,
+    max_examples=examples(120, quick=40),
     deadline=None,
     derandomize=os.environ.get("CI") == "true",
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

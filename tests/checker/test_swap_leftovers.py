@@ -23,7 +23,7 @@ from capgate.runtime.pool import WasmPool
 from capgate.store import VerifiedPolicy
 
 from ..support.stores import SELDOM, ask
-from ..support.tools import FULL, ROOT
+from ..support.tools import FULL, ROOT, examples
 from .swaps import (
     ENGINES,
     Carousel,
@@ -35,7 +35,7 @@ from .swaps import (
 @pytest.mark.slow
 @ENGINES
 def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str]) -> None:  # P17
-    swaps = 250 if FULL else 30
+    swaps = examples(250, quick=30)
     command = [sys.executable, "-m", "tests.checker.swapping", engine, str(swaps)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

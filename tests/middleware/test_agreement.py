@@ -44,6 +44,7 @@ from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.gates import PATIENT, Answering, Recording, make_checker
+from ..support.tools import examples
 
 #: Reading a cache is always allowed, reading the database if the number of the endpoint is even.
 CHECKER = make_checker(document={"cache": "any", "sql": [f"e{number}" for number in range(0, 400, 2)]})
@@ -547,7 +548,9 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(case=cases())
 async def test_an_endpoint_runs_only_if_the_policy_was_asked_about_it_and_allowed_it(
     case: tuple[Plan, list[tuple[str, Scope]]],

@@ -21,6 +21,7 @@ from capgate.policy.analysis.space import Selector
 from ..support.documents import documents, questions
 from ..support.judgement import ACTORS, judge
 from ..support.policy_fixtures import load_fixtures
+from ..support.tools import examples
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +137,7 @@ def is_document(document: dict[str, Any]) -> bool:
     return True
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(data=st.data(), pair=pairs())
 def test_each_question_changes_as_its_class_does(
     data: st.DataObject, pair: tuple[dict[str, Any], dict[str, Any]]
@@ -326,7 +327,7 @@ def test_too_many_classes_are_refused() -> None:
     assert caught.value.setting == "documents"
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(pair=pairs())
 def test_looking_for_overlaps_finds_the_same(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
     if is_document(pair[1]):

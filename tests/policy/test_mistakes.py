@@ -192,7 +192,7 @@ NAMES = sorted(BUILTIN_SECTIONS)
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(2_000))
+@settings(max_examples=examples(800))
 @given(st.sampled_from(NAMES), st.data())
 def test_an_action_with_a_slip_of_the_pen_is_never_taken(name: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(name) - 1))

@@ -18,6 +18,7 @@ from capgate.policy.places import Key, find, json_places, place_of, toml_places
 from capgate.policy.strict import parse
 
 from ..support.documents import documents as policy_documents
+from ..support.tools import examples
 
 pytestmark = pytest.mark.slow
 
@@ -196,7 +197,7 @@ def test_in_json_each_key_is_where_it_was_written(data: st.DataObject, document:
         assert find(writer.text, False, key) == place_of(writer.text, at)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(100))
 @given(data=st.data(), document=documents)
 def test_in_toml_each_key_is_where_it_was_written(data: st.DataObject, document: dict[str, Any]) -> None:
     writer = TomlWriter(data)
@@ -220,7 +221,7 @@ def test_a_document_means_the_same_in_toml(data: st.DataObject, document: dict[s
     assert RuntimePolicy.from_document(writer.text.encode(), format="toml").sha256 == found.sha256
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(data=st.data(), document=policy_documents(), is_toml=st.booleans())
 def test_a_mistake_anywhere_is_told_where_it_is(data: st.DataObject, document: dict[str, Any], is_toml: bool) -> None:
     """A text of a document is made a number, or a key is added that is none."""
@@ -252,7 +253,7 @@ def test_a_mistake_anywhere_is_told_where_it_is(data: st.DataObject, document: d
     assert (error.line, error.column) == place_of(writer.text, writer.places[error.key])
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(100))
 @given(text=st.text(st.sampled_from("ab.=,[]{}\"'\\#\n\r é1"), max_size=40))
 def test_text_that_is_neither_ends_too(text: str) -> None:
     for places in (json_places, toml_places):

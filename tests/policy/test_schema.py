@@ -21,6 +21,7 @@ from capgate.spelling import normal_id
 
 from ..support.documents import OWN, rule_lists
 from ..support.policy_fixtures import Fixture, load_fixtures
+from ..support.tools import examples
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +162,7 @@ def _texts(value: Any) -> list[str]:
     return [text for member in members for text in _texts(member)]
 
 
-@settings(max_examples=800, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400), suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents() | junk)
 @example({"rules": [{"effect": "deny", "actions": ["db.read"], "actors": ["user:*\n"]}]})
 @example({"rules": [{"effect": "deny", "actions": ["db.read\n"], "actors": ["anonymous\n"]}]})

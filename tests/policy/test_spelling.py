@@ -78,7 +78,7 @@ def addresses(draw: st.DrawFn) -> tuple[IPv4Address, str]:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(2_000))
+@settings(max_examples=examples(1_000))
 @given(addresses(), st.sampled_from(["", "."]))
 def test_each_text_that_a_resolver_takes_for_an_address_is_that_address(
     address: tuple[IPv4Address, str], dot: str
@@ -90,7 +90,7 @@ def test_each_text_that_a_resolver_takes_for_an_address_is_that_address(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(2_000))
+@settings(max_examples=examples(1_000))
 @given(st.text(st.sampled_from("0123456789abcdefxX.-_:%[]٣１。 "), min_size=1, max_size=12))
 def test_no_text_is_an_address_to_a_resolver_and_another_thing_to_a_policy(text: str) -> None:
     try:
@@ -117,7 +117,7 @@ LABELS = ["api", "a-b", "_sip", "xn--bcher-kva", "bücher", "straße", "日本",
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(2_000))
+@settings(max_examples=examples(1_000))
 @given(
     st.lists(st.sampled_from(LABELS), min_size=1, max_size=3),
     st.sampled_from(["example", "internal", "bücher"]),
@@ -238,7 +238,7 @@ def test_what_names_nothing_is_denied(kind: str, text: str) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(3_000))
+@settings(max_examples=examples(1_500))
 @given(
     st.sampled_from(sorted(SPELLINGS)),
     st.text(st.sampled_from('aA1x0.:/"*é%@[]=_ \0\u3002'), max_size=9) | st.text(max_size=9),

@@ -15,7 +15,7 @@ from capgate.model import Allow, Entrypoint
 from capgate.runtime.abi.opa.answer import AnswerReader
 
 from ..support.rego_guests import liar
-from ..support.tools import FULL
+from ..support.tools import examples
 from .outcomes import LIMITS, opened, outcome
 
 DECISION = Entrypoint("p")
@@ -122,7 +122,7 @@ def test_the_order_of_denials_does_not_matter(engine_name: str) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=500 if FULL else 150, deadline=None)
+@settings(max_examples=examples(300, quick=100), deadline=None)
 @given(
     st.recursive(
         st.sampled_from([None, True, False, 0, 1, "", "allow", "true", "reason", 1.5]),

@@ -10,11 +10,11 @@ import pytest
 
 from capgate.runtime.abi.opa.host import FRAMES, require_room
 
-from ..support.tools import FULL, ROOT
+from ..support.tools import ROOT, examples
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = 5_000 if FULL else 500
+ROUNDS = examples(2_000)
 
 
 def run(module: str, engine: str, *more: str) -> tuple[set[str], str]:

@@ -10,7 +10,7 @@ from capgate.errors import BuiltinError
 from capgate.rego import BUILTINS, WORK, Context, Undefined
 from capgate.rego.terms import equal
 from capgate.rego.value_text import dump, parse
-from tests.support.tools import FULL
+from tests.support.tools import FULL, examples
 
 from .cases import NOW
 from .strategies import HOSTILE, VALUES
@@ -70,14 +70,14 @@ def test_no_work_is_granted(name: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=800 if FULL else 100, deadline=None)
+@settings(max_examples=examples(300, quick=60), deadline=None)
 @given(st.sampled_from(sorted(BUILTINS)), st.lists(VALUES, min_size=4, max_size=4))
 def test_any_values(name: str, values: list[object]) -> None:
     call(name, values[: BUILTINS[name].arity])
 
 
 @pytest.mark.slow
-@settings(max_examples=2_000 if FULL else 100, deadline=None)
+@settings(max_examples=examples(700, quick=100), deadline=None)
 @given(st.text("%#0+- *[]123.vTdbcoOqxXUeEfFgGspté", max_size=20), st.lists(VALUES, max_size=4))
 def test_any_format(format: str, values: list[object]) -> None:
     call("sprintf", [format, tuple(values)])

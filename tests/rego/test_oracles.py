@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from capgate.rego import BUILTINS, Context, Set, Value
 from capgate.rego.base import INT_MAX, INT_MIN
 from capgate.rego.terms import equal, number, plain
-from tests.support.tools import FULL
+from tests.support.tools import examples
 
 from .cases import NOW
 from .strategies import TEXTS, VALUES
 
 pytestmark = pytest.mark.slow
 
-MANY = settings(max_examples=1_000 if FULL else 150, deadline=None)
+MANY = settings(max_examples=examples(400, quick=100), deadline=None)
 INT64 = st.integers(INT_MIN, INT_MAX)
 
 

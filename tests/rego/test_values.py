@@ -16,11 +16,11 @@ from capgate.rego import Number, Object, Set, Value
 from capgate.rego.gotext import term
 from capgate.rego.terms import equal, number, order, plain
 from capgate.rego.value_text import dump, parse
-from tests.support.tools import FULL
+from tests.support.tools import examples
 
 from .strategies import HOSTILE, SPELLED, VALUES, nested
 
-MANY = settings(max_examples=2_000 if FULL else 150, deadline=None)
+MANY = settings(max_examples=examples(500, quick=100), deadline=None)
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ IN_CI: Final = os.environ.get("CI") == "true"
 #: Whether each test tries all of its examples, see :mod:`tests.support.selection`.
 FULL: Final = os.environ.get("TEST_FULL") == "1"
 
+#: What the examples of a full run are multiplied with: ``TEST_TIMES=20`` hunts for an afternoon.
+TIMES: Final = float(os.environ.get("TEST_TIMES", "1"))
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -41,9 +44,14 @@ def require_path(path: Path) -> Path:
     return path
 
 
-def examples(most: int) -> int:
-    """Return ``most`` in a full run, and a tenth of it in a quick one. Such a test is ``sampled`` or ``slow``."""
-    return most if FULL else max(1, most // 10)
+def examples(most: int, quick: int | None = None) -> int:
+    """Return ``most`` times ``TEST_TIMES`` in a full run, and ``quick``, or a tenth, in a quick one.
+
+    Such a test is ``sampled`` or ``slow``.
+    """
+    if FULL:
+        return max(1, round(most * TIMES))
+    return max(1, most // 10) if quick is None else quick
 
 
 def require_module(name: str) -> None:

@@ -19,7 +19,7 @@ from capgate.wasm.metering.charges import OUT_OF_FUEL, RUNNING, TOO_DEEP
 from capgate.wasm.metering.rewrite import ENTRY
 from capgate.wasm.module import I32, MemoryType, TableType
 
-from ..support.tools import FULL
+from ..support.tools import examples
 from .binary import EMPTY_TYPE, body, module, one_function
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .shapes import SHAPES
@@ -273,7 +273,7 @@ def lines_executed(data: bytes) -> int:
 
 @pytest.mark.sampled
 @given(st.data())
-@settings(max_examples=2_000 if FULL else 300)
+@settings(max_examples=examples(1_000, quick=200))
 def test_any_mutation_of_a_module(draw: st.DataObject) -> None:
     """Refused, or metered; and what an engine finds valid afterwards, it found valid before.  # G26 G27"""
     data = bytearray(draw.draw(st.sampled_from(SHAPES)).data)

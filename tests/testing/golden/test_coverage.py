@@ -14,6 +14,7 @@ from capgate.policy import RuntimePolicy
 from capgate.testing.golden import DocumentPart, coverage_of
 
 from ...support.documents import own_actions, questions, rule_lists
+from ...support.tools import examples
 
 DOCUMENT: Final[dict[str, Any]] = {
     "egress": ["API.example.com", "b.example"],
@@ -160,7 +161,7 @@ cases = documents.flatmap(lambda one: st.tuples(st.just(one), st.lists(questions
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases)
 def test_nothing_depends_on_what_is_not_covered(case: tuple[dict[str, Any], list[PolicyInput]]) -> None:
     document, asked = case
