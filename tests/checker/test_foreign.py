@@ -21,6 +21,7 @@ from capgate.policy import RuntimePolicy
 from capgate.runtime.bounded_wait import BoundedWait
 
 from ..support.gates import KINDS, POLICY, Answering, make_checker
+from ..support.late import until_cancelled
 
 QUESTION = PolicyInput("db.read", resource=Resource("sql_query", "good"))
 NO = Deny("not_today")
@@ -270,8 +271,7 @@ async def test_a_batch_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("until_denied", [False, True])
 async def test_no_answer_counts_after_the_deadline(until_denied: bool) -> None:
     async def too_late() -> PolicyResult:
-        with anyio.CancelScope(shield=True):
-            await anyio.sleep(0.1)
+        await until_cancelled()
         return ALLOW
 
     checker = as_checker(Telling(ALLOW, too_late), 0.02)

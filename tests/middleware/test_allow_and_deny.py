@@ -42,6 +42,7 @@ from ..support.gates import (
     plain,
     read,
 )
+from ..support.late import until_cancelled
 from .reasons import QUIET, reason_for
 
 # -- allowed and denied
@@ -268,8 +269,7 @@ async def test_what_becomes_a_denial_after_all_is_no_event_of_an_allow() -> None
 
     class Late:
         async def check(self, input: PolicyInput) -> Any:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.05)
+            await until_cancelled()
             return ALLOW
 
     ran = Ran()

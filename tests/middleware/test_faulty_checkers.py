@@ -25,6 +25,7 @@ if sys.version_info < (3, 11):
 
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.gates import PATIENT, SETTINGS, Answering, Ran, events, example, gated, read
+from ..support.late import until_cancelled
 from .reasons import Sudden, reason_for
 
 NOT_ANSWERS = (None, True, 1, "allow", {"kind": "allow"}, type(ALLOW), Deny)
@@ -88,8 +89,7 @@ async def test_a_checker_that_never_answers_is_denied_at_the_deadline() -> None:
 async def test_an_answer_after_the_deadline_is_a_denial() -> None:  # P15
     class Late:
         async def check(self, input: PolicyInput) -> Any:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.05)
+            await until_cancelled()
             return ALLOW
 
     ran = Ran()
@@ -176,8 +176,7 @@ async def test_two_declarations_are_not_allowed_by_another_number_of_answers(
 
 async def test_an_actor_that_comes_too_late_is_a_denial() -> None:  # P15
     async def who(scope: Scope) -> User:
-        with anyio.CancelScope(shield=True):
-            await anyio.sleep(0.1)
+        await until_cancelled()
         return User("ada")
 
     ran = Ran()

@@ -13,7 +13,7 @@ from capgate.limits import Limits
 from capgate.wasm import decode, meter
 from capgate.wasm.module import F32, F64, I32, I64, Module
 
-from ..support.tools import FULL
+from ..support.tools import examples
 from . import suite
 from .engines import Trapped, WasmtimeHost
 from .fuelled import refuel, spent
@@ -22,7 +22,7 @@ from .shapes import SHAPES
 from .test_generated import EXHAUSTED, reason
 from .wat import is_valid
 
-COUNT = 3_000 if FULL else 300
+COUNT = examples(1_200)
 #: So little that what no longer ends is over soon.
 BUDGET = 30_000
 DEPTH = 100_000
