@@ -28,6 +28,7 @@ from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 from ..wasm.state import leaves_state
 from .abi import canonical_abi, fixed, opa
 from .abi.memory_image import MemoryImage
+from .abi.reactor import initialize, initializer
 from .engine import CompiledModule, Engine, Instance, compile_in_child, is_small, load_engine
 
 #: No cancellation is among them, as in :func:`~capgate.errors.ends_task`: none arrives in a call that never awaits, so
@@ -37,6 +38,7 @@ _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 RESTORED_PAGES: Final = 64
 #: What says how much fuel a call has.
 FUEL_SETTING: Final = "Limits(fuel=...), or CAPGATE_FUEL"
+_SPENT_LOADING: Final = f"fuel while it was loaded, for which there is more with more for a call: {FUEL_SETTING}"
 _NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
 
 
@@ -81,6 +83,7 @@ class PreparedPolicy:
         self.is_own = artifact.is_built
         self._image: MemoryImage | None = None
         self.has_post = self.takes_one_block = False
+        self.initializer: str | None = None
         self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module, restore)
         artifact.let_go()
         self.compilable_with: set[str] = set()
@@ -92,11 +95,13 @@ class PreparedPolicy:
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
         canonical_abi.check_exports(module)
+        self.initializer = initializer(module)
         self.restores = restore and not self.is_own and _is_restorable(module)
         self.pure = self.is_own or self.restores
         self.has_post = module.export(canonical_abi.POST) is not None
         self.takes_one_block = module.export(canonical_abi.ONE_BLOCK) is not None
-        entries = (canonical_abi.CHECK, canonical_abi.REALLOC)
+        first = () if self.initializer is None else (self.initializer,)
+        entries = (canonical_abi.CHECK, canonical_abi.REALLOC, *first)
         return meter(module, self.limits, entries=entries, keeps_state=self.restores)
 
     def _prepare_opa(self, module: Module) -> Metered:
@@ -106,11 +111,12 @@ class PreparedPolicy:
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure, self.restores = self.facts.restorable, True
         fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
-        loading = Loading(fuel, frozenset({opa.LOADING}))
+        first = () if self.facts.initializer is None else (self.facts.initializer,)
+        loading = Loading(fuel, frozenset({opa.LOADING, *first}))
         return meter(
             module,
             self.limits,
-            entries=opa.ENTRIES,
+            entries=(*opa.ENTRIES, *first),
             imports=opa.IMPORTS,
             loading=loading,
             keeps_state=True,
@@ -195,10 +201,23 @@ class CompiledPolicy:
             del guest
             if isinstance(error, CapgateError) and not isinstance(error, PolicyTrap):
                 raise
-            spent = f"fuel while it was loaded, for which there is more with more for a call: {FUEL_SETTING}"
-            self.explain(error, exhausted, spent)
+            self.explain(error, exhausted, _SPENT_LOADING)
             raise
         return guest
+
+    def initialized(self) -> Instance:
+        """Make an instance of a module of capgate's interface, whose initializer has run. Raises why there is none."""
+        instance = self.module.instantiate()
+        try:
+            initialize(instance, self.prepared.metered, self.prepared.initializer)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            exhausted = self.status(instance)
+            del instance
+            self.explain(error, exhausted, _SPENT_LOADING)
+            raise
+        return instance
 
     def explain(self, error: BaseException, exhausted: int, spent: str) -> None:
         """Raise what ``error`` means, where it is not a trap that says so itself; ``spent`` is what may be used up."""
@@ -264,7 +283,7 @@ class WasmInterpreter:
             self._guest = compiled.load(guest)
             instance, self.ask = guest.instance, guest.ask
         else:
-            instance = compiled.module.instantiate()
+            instance = compiled.initialized()
             if prepared.is_own:
                 self.ask = fixed.fixed_call(instance, limits, metered.entries)
             else:

@@ -22,6 +22,7 @@ from ....policy.strict import is_unicode, parse_json
 from ....wasm import Metered
 from ...engine import CompiledModule, RawFunction
 from ..memory_image import MemoryImage
+from ..reactor import initialize
 from .answer import JSON_AROUND, JSON_FACTOR, AnswerReader
 from .host import Host, require_room
 from .input_document import document
@@ -86,6 +87,7 @@ class Guest:
             for name in ("opa_json_parse", "opa_json_dump", "eval", "opa_eval_ctx_set_input", "opa_eval_ctx_get_result")
         )
         self._call = call
+        self._metered, self._initializer = metered, facts.initializer
         self._begin_loading = self.instance.function(metered.entries[LOADING], 1, 1)
         self._begin = self.instance.function(metered.restore, 0, 0)
         self._save = self.instance.function(metered.save, 0, 0)
@@ -98,10 +100,11 @@ class Guest:
 
         Raises :class:`ConfigError` where the module has no such entry point, :class:`RestrictedModule` where it needs
         builtins that there are not, :class:`AbiError`, or what the engine raises. The data have fuel of their own,
-        since they may be large; so has everything else together.
+        since they may be large; so has an initializer, and everything else together.
         """
         self._host.begin_loading(self)
         try:
+            initialize(self.instance, self._metered, self._initializer)
             self._begin_loading(0)
             self._host.provide(_provided(self.names("builtins")))
             self._prepare(_number(self.names("entrypoints"), self._entrypoint), data)
@@ -228,6 +231,7 @@ class Listing(Guest):
 
     def load(self, data: bytes = b"{}") -> None:
         """Ask for the names, with the fuel of one question. The data are left alone."""
+        initialize(self.instance, self._metered, self._initializer)
         self._begin_loading(0)
         self.builtins = tuple(sorted(self.names("builtins")))
         self.entrypoints = tuple(sorted(self.names("entrypoints")))

@@ -12,6 +12,7 @@ from ....wasm import Module
 from ....wasm.leb128 import read_signed
 from ....wasm.module import I32, Export, MemoryType
 from ....wasm.state import leaves_state
+from ..reactor import initializer
 
 VERSION: Final = "opa_wasm_abi_version"
 MINOR: Final = "opa_wasm_abi_minor_version"
@@ -77,13 +78,14 @@ class ModuleFacts(msgspec.Struct, frozen=True):
 
     ``minor`` version of the ABI, ``imports`` by name, in their order. ``memory`` is as it is imported, but large enough
     for the module's data, for which what OPA declares may be too small. ``restorable`` where memory and globals are all
-    that an instance can remember.
+    that an instance can remember. ``initializer`` is the export to call first, once, if there is one.
     """
 
     minor: int
     imports: tuple[str, ...]
     memory: MemoryType
     restorable: bool
+    initializer: str | None = None
 
 
 def loading_fuel(limits: Limits, module: Module, data: int) -> int:
@@ -97,8 +99,8 @@ def check_module(module: Module) -> ModuleFacts:
     """Return what the host has to know of ``module``, decoded with its bodies. Raises :class:`RestrictedModule`:
 
     ``abi_version`` for another version than 1.0 to 1.3, or none; ``import``, ``import_type`` and ``missing_import`` for
-    imports other than those of the ABI; ``missing_export``, ``export_kind`` and ``export_type`` for the exports;
-    ``memory_pages`` where more is written into the memory at the start than it may have.
+    imports other than those of the ABI; ``missing_export``, ``export_kind``, ``export_type`` and ``command`` for the
+    exports; ``memory_pages`` where more is written into the memory at the start than it may have.
     """
     minor = _minor(module)
     memory = _memory(module)
@@ -111,7 +113,11 @@ def check_module(module: Module) -> ModuleFacts:
     if exported is not None and (exported.kind, exported.index) != ("memory", 0):
         raise RestrictedModule("export_kind", MEMORY, "is not the memory that is imported")
     return ModuleFacts(
-        minor, tuple(item.name for item in module.imports), _holding(module, memory), not leaves_state(module)
+        minor,
+        tuple(item.name for item in module.imports),
+        _holding(module, memory),
+        not leaves_state(module),
+        initializer(module),
     )
 
 
