@@ -11,18 +11,22 @@ import msgspec
 
 from ..errors import RestrictedModule
 from .leb128 import read_unsigned
-from .module import Module
+from .module import GlobalType, Module
 
 _CONSTANTS: Final = frozenset({0x41, 0x42, 0x43, 0x44})
 _GLOBAL_GET, _REF_NULL, _REF_FUNC, _END = 0x23, 0xD0, 0xD2, 0x0B
 
 
 class Shape(msgspec.Struct):
-    """What indices refer to: (parameters, results) of each type and each function, and how many globals there are."""
+    """What indices refer to: (parameters, results) of each type and each function, and how many globals there are.
+
+    ``constants`` are the indices of the globals that a constant expression may read.
+    """
 
     types: list[tuple[int, int]]
     functions: list[tuple[int, int]]
     globals: int
+    constants: frozenset[int]
 
     @classmethod
     def of(cls, module: Module) -> Shape:
@@ -32,7 +36,9 @@ class Shape(msgspec.Struct):
         for index in indices:
             check_index(index, len(types), "type", "function")
         functions = [types[index] for index in indices]
-        return cls(types, functions, len(module.globals) + len(module.imported("global")))
+        imported = [item.type for item in module.imports if isinstance(item.type, GlobalType)]
+        constants = frozenset(index for index, item in enumerate(imported) if not item.mutable)
+        return cls(types, functions, len(module.globals) + len(imported), constants)
 
 
 def check_index(index: int, count: int, what: str, where: str | int) -> None:
@@ -73,6 +79,9 @@ def _check_constant(expression: bytes | None, shape: Shape, where: str) -> None:
         index, after = read_unsigned(expression, 1)
         if opcode == _GLOBAL_GET:
             check_index(index, shape.globals, "global", where)
+            if index not in shape.constants:  # of the garbage collection proposal; engines differ
+                detail = f"reads global {index}; WebAssembly 2.0 has only imported, immutable ones there"
+                raise RestrictedModule("constant_expression", where, detail)
         else:
             check_index(index, len(shape.functions), "function", where)
     elif opcode in (0x43, 0x44):

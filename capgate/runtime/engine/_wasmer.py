@@ -5,6 +5,8 @@ Facts that shape this file:
 - The GIL is held for the whole guest call.
 - Every object may be used only on the thread that made it. Misuse raises ``PanicException``, a ``BaseException``.
 - ``Module()`` also accepts text, so the caller has checked the magic number.
+- Its validator is of 2021: of a ``br_table`` in code that cannot be reached it wants targets of one type, which
+  WebAssembly 2.0 does not.
 - A trap is a ``RuntimeError`` whose text is the only sign of its kind.
 - A trap is a signal: whoever takes SIGSEGV, SIGILL, SIGFPE or SIGBUS over from wasmer lets a guest's trap end the
   process.
