@@ -290,13 +290,27 @@ class DecodeError(WasmError):
 
 
 class RestrictedModule(WasmError):
-    """A well-formed module that capgate does not run: ``rule`` names the restriction, ``where`` the place."""
+    """A well-formed module that capgate does not run: ``rule`` names the restriction, ``where`` the place.
 
-    def __init__(self, rule: str, where: str, detail: str = "") -> None:
+    ``features`` are all that it needs of WebAssembly and may not have, ``imports`` all that it imports and may not:
+    ``module.name``, or the interface that a component imports.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        where: str,
+        detail: str = "",
+        *,
+        features: tuple[str, ...] = (),
+        imports: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(f"{rule} ({where})" + (f": {detail}" if detail else ""))
         self.rule = rule
         self.where = where
         self.detail = detail
+        self.features = features
+        self.imports = imports
 
 
 class PolicyError(CapgateError):

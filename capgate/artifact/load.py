@@ -32,6 +32,7 @@ from ..policy.strict import JSON, TOML, parse
 from ..wasm import Module, decode
 from ..wasm.component import core_module
 from ..wasm.decode import MAGIC
+from ..wasm.restrict import decode_admitted
 from .build import MONITOR_SECTION, Label, is_built_by_capgate, read_label, read_monitored
 from .bundle import Bundle, BundleKeys, is_archive, read_bundle
 
@@ -41,6 +42,13 @@ DEFAULT_LIMITS: Final = Limits()
 CAPGATE: Final = "capgate"
 OPA: Final = "opa"
 OPA_VERSION: Final = "opa_wasm_abi_version"
+#: What the host has for OPA's modules: its memory, and functions.
+OPA_IMPORTS: Final = frozenset(
+    ("env", name) for name in ("memory", "opa_abort", "opa_println", *(f"opa_builtin{count}" for count in range(5)))
+)
+#: An export that shows a module of OPA's of any version, and one that shows a module of capgate's interface.
+_OLDER_OPA: Final = b"opa_eval_ctx_new"
+_INTERFACE: Final = "capgate:policy/policy@"
 
 #: Endings of names by which a file is a module, or a bundle, whatever is in it.
 _MODULES: Final = (".wasm", ".tar.gz", ".tgz")
@@ -70,7 +78,7 @@ class WasmArtifact:
                  that is not known, because only for capgate's own modules a label proves something
     ``monitored``  the rules that only monitor, which no answer depends on; ``None`` where there are none
     ``abi``      how the module is asked: ``"capgate"`` (the interface of ``policy.wit``), or ``"opa"`` for one that
-                 exports the global ``opa_wasm_abi_version``
+                 exports the global ``opa_wasm_abi_version``, or that OPA made before it had that
     ``rego_data``  for ``"opa"`` the JSON object that policies see as ``data``: ``{}`` for a bare module
     ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
@@ -110,7 +118,7 @@ class WasmArtifact:
             raise DigestMismatch(expected=pin, actual=digest, path=self.path)
         inner, rego_data, bundle = _inside(self.data, limits, bundle_keys, self.path)
         core = core_module(inner)
-        module = decode(core)
+        module = decode_admitted(core, OPA_IMPORTS if _OLDER_OPA in core else ())
         abi = _abi(module)
         if bundle is not None and abi != OPA:
             message = f"{bundle.module!r} is no module of OPA's: it does not export {OPA_VERSION}"
@@ -383,8 +391,12 @@ def _looks_like(data: bytes) -> str:
 
 
 def _abi(module: Module) -> str:
+    """Return the interface of ``module``. Modules that OPA made before it had numbers of versions are OPA's, too."""
     version = module.export(OPA_VERSION)
-    return OPA if version is not None and version.kind == "global" else CAPGATE
+    if version is not None and version.kind == "global":
+        return OPA
+    is_own = any(item.name.startswith(_INTERFACE) for item in module.exports)
+    return OPA if not is_own and module.export(_OLDER_OPA.decode()) is not None else CAPGATE
 
 
 def _label(label: Label | None, path: str | None) -> tuple[str, str]:

@@ -12,11 +12,16 @@ from typing import Final
 from ..errors import DecodeError, RestrictedModule
 from .decode import MAGIC, VERSION, check_header, read_size
 from .leb128 import read_unsigned
+from .reader import Reader
+from .survey import MOST_IMPORTS, explained, survey
 
 COMPONENT_VERSION: Final = b"\x0d\0\1\0"
-_CORE_MODULE, _COMPONENT, _CANON, _LAST_SECTION = 1, 4, 8, 12
+_CORE_MODULE, _COMPONENT, _CANON, _IMPORT, _LAST_SECTION = 1, 4, 8, 10, 12
 _LIFT: Final = b"\0\0"
 _UTF8: Final = 0
+#: How a name is written: with the version in a text of its own.
+_VERSIONED: Final = 2
+_SHOWN: Final = 100
 #: Options of a lift that name a memory or a function: memory, realloc, post-return.
 _WITH_INDEX: Final = (3, 4, 5)
 
@@ -37,12 +42,48 @@ def core_module(data: bytes | bytearray | memoryview) -> bytes:
     check_header(source, COMPONENT_VERSION)
     try:
         spans = _core_modules(source)
+        if len(spans) != 1:
+            raise RestrictedModule("component", "core modules", f"{len(spans)} of them, exactly 1 is supported")
     except IndexError:
         raise DecodeError(len(source), "unexpected end") from None
-    if len(spans) != 1:
-        raise RestrictedModule("component", "core modules", f"{len(spans)} of them, exactly 1 is supported")
+    except RestrictedModule as error:
+        raise _explained(error, source) from None
     start, end = spans[0]
     return source[start:end]
+
+
+def _explained(error: RestrictedModule, source: bytes) -> RestrictedModule:
+    """Return ``error``, or where the component imports something, that; with all that it needs and may not."""
+    imports: list[str] = []
+    features: dict[str, str] = {}
+    try:
+        for section_id, start, end in _sections(source, 8, len(source)):
+            if section_id == _IMPORT:
+                _read_imports(source[start:end], imports)
+            elif section_id == _CORE_MODULE:
+                features = {**survey(source[start:end]).features, **features}
+    except (DecodeError, IndexError):
+        pass  # what comes later is not known
+    if imports:
+        error = RestrictedModule("import", ascii(imports[0])[:_SHOWN], error.detail)
+    return explained(error, features, imports)
+
+
+def _read_imports(payload: bytes, into: list[str]) -> None:
+    """Read the names of what is imported. Raises ``DecodeError`` or ``IndexError`` where they are not understood."""
+    read = Reader(payload)
+    for _ in range(read.u32()):
+        how = read.byte()
+        name = read.name()
+        if how == _VERSIONED:
+            name += read.name()
+        if len(into) < MOST_IMPORTS:
+            into.append(name)
+        sort = read.byte()
+        if sort in (0, 2, 3):  # a core module, a value, a type: another byte says of which
+            read.byte()
+        if (sort, payload[read.pos - 1]) != (3, 1):  # a resource has no index
+            read.u32()
 
 
 def _core_modules(source: bytes) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from .decode import decode
 from .leb128 import read_unsigned
 from .module import CUSTOM, Module
 from .opcodes import describe, lookup
+from .survey import refused_for
 
 #: Names that start like this belong to the metering. A guest that uses one, as import or export, is rejected.
 RESERVED_PREFIX: Final = "capgate-meter:"
@@ -51,6 +52,8 @@ BOUNDS: Final[dict[str, int]] = {
 #: What 32-bit addresses can reach, in pages of 64 KiB.
 ADDRESSABLE_PAGES: Final = 65_536
 
+#: Rules that mean a feature, or imports, of which all are told.
+_TELLING: Final = frozenset({"import", "memories"})
 _PREFIXES: Final = (0xFB, 0xFC, 0xFD, 0xFE)
 
 #: What the module may import: pairs of module and name.
@@ -62,28 +65,33 @@ def admit(data: bytes | Module, limits: Limits, imports: ImportNames = ()) -> Mo
     size = len(data.source if isinstance(data, Module) else data)
     if size > limits.module_bytes:
         raise _too_many("module_bytes", "module", size, limits.module_bytes)
-    module = data if isinstance(data, Module) else _decoded(data)
+    module = data if isinstance(data, Module) else decode_admitted(data, imports)
     restrict(module, limits, imports)
     return module
 
 
-def _decoded(data: bytes) -> Module:
+def decode_admitted(data: bytes, imports: ImportNames = ()) -> Module:
+    """Decode ``data``. Where that fails at what capgate does not admit, raise ``RestrictedModule`` with all of that.
+
+    Raises ``DecodeError`` where it fails otherwise.
+    """
     try:
         return decode(data)
     except DecodeError as error:
-        rejection = _rejected_opcode(bytes(data), error)
-        raise (rejection or error) from None
+        source = bytes(data)
+        raise refused_for(_rejected_opcode(source, error) or error, source, imports) from None
 
 
 def restrict(module: Module, limits: Limits, imports: ImportNames = ()) -> None:
     """Raise ``RestrictedModule`` unless ``module`` keeps within ``limits``, :data:`BOUNDS` and the imports named."""
-    _check_sizes(module)
-    _check_names(module)
-    for item in module.imports:
-        if (item.module, item.name) not in imports:
-            raise RestrictedModule(
-                "import", f"{item.module!r} {item.name!r}", f"a {item.kind}; policies import nothing"
-            )
+    try:
+        _check_sizes(module)
+        _check_names(module)
+        for item in module.imports:
+            if (item.module, item.name) not in imports:
+                raise RestrictedModule("import", f"{item.module!r} {item.name!r}", f"a {item.kind}")
+    except RestrictedModule as error:
+        raise (refused_for(error, module.source, imports) if error.rule in _TELLING else error) from None
     for index, memory in enumerate(module.all_memories()):
         if memory.minimum > limits.memory_pages:
             raise _too_many("memory_pages", f"memory {index}", memory.minimum, limits.memory_pages)

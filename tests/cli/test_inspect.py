@@ -90,6 +90,18 @@ def test_a_module_that_capgate_built(inspect: Inspect) -> None:
     assert "entrypoints" not in found
 
 
+def test_all_that_a_module_needs_and_may_not(inspect: Inspect) -> None:  # P-14
+    system, field = '(import "wasi_snapshot_preview1" "fd_write" (func))', "(memory i64 1) (tag (param i32))"
+    told = {"features": ["memory64", "exceptions"], "imports": ["wasi_snapshot_preview1.fd_write"]}
+    found = inspect(wat(f"(module {system} {field})"), code=1)
+    assert (found["kind"], found["not_admitted"], len(found["refused"])) == ("module", told, 1)
+    component = f"""(component (import "wasi:cli/environment@0.2.0" (instance $e (export "a" (func))))
+      (alias export $e "a" (func $a)) (core func (canon lower (func $a))) (core module {field}))"""
+    told["imports"] = ["wasi:cli/environment@0.2.0"]
+    assert inspect(wat(component), code=1)["not_admitted"] == told
+    assert "not_admitted" not in inspect(b"\0asm\1\0\0\0\xff", code=1)
+
+
 @pytest.mark.parametrize(
     ("check", "fuel"),
     [(ALLOW, range(1, 1_000)), ("unreachable", None), ("(loop $on (br $on)) unreachable", range(20_000, 20_001))],

@@ -60,12 +60,18 @@ def test_other_versions(text: str) -> None:
     assert refusal(liar(versions=text))[0] == "abi_version"
 
 
-def test_a_module_without_a_version_is_none_of_this_abi() -> None:
-    module = liar(versions="")
-    assert WasmArtifact.from_bytes(module).abi == "capgate"
-    assert refusal(module)[0] == "missing_export"
-    function = liar(versions='(func (export "opa_wasm_abi_version"))')
-    assert WasmArtifact.from_bytes(function).abi == "capgate"
+@pytest.mark.parametrize("versions", ["", '(func (export "opa_wasm_abi_version"))'])
+def test_a_module_from_before_the_versions_is_opas_and_its_version_is_what_is_missing(versions: str) -> None:
+    """# P-15"""
+    module = liar(versions=versions)
+    assert WasmArtifact.from_bytes(module).abi == "opa"
+    assert refusal(module) == ("abi_version", "opa_wasm_abi_version")
+
+
+def test_a_module_of_another_interface_is_not_opas() -> None:
+    extra = '(func (export "capgate:policy/policy@0.1.0#policy-check") (param i32) (result i32) (local.get 0))'
+    assert WasmArtifact.from_bytes(liar(versions="", extra=extra)).abi == "capgate"
+    assert WasmArtifact.from_bytes(liar(versions="", without="opa_eval_ctx_new")).abi == "capgate"
 
 
 @pytest.mark.parametrize("name", sorted(HONEST))

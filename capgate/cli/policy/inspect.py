@@ -14,7 +14,7 @@ import typer
 
 from ...artifact.bundle import Bundle, BundleKeys, is_archive
 from ...artifact.load import OPA, WasmArtifact, document_format, is_module, read_bytes
-from ...errors import BundleError, CapgateError, PolicyError, PolicyTimeout, SignatureInvalid
+from ...errors import BundleError, CapgateError, PolicyError, PolicyTimeout, RestrictedModule, SignatureInvalid
 from ...limits import Limits
 from ...model import PolicyInput
 from ...policy import MonitoredRules, RuntimePolicy
@@ -55,9 +55,11 @@ class Findings(msgspec.Struct):
     unknown: list[str] = []
 
     def reject(self, error: CapgateError) -> None:
-        """Take note of a reason, once."""
+        """Take note of a reason, once; and of all that a module needs and may not."""
         if str(error) not in self.rejected:
             self.rejected.append(str(error))
+        if isinstance(error, RestrictedModule) and (error.features or error.imports):
+            self.facts["not_admitted"] = {"features": list(error.features), "imports": list(error.imports)}
 
 
 def inspect(

@@ -20,9 +20,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ...errors import RestrictedModule
 from ...limits import Limits
 from ..module import Module
 from ..restrict import ImportNames, admit
+from ..survey import refused_for
 from .module_proof import verify
 from .plan import Loading
 from .prices import Prices
@@ -85,6 +87,9 @@ def meter(
     loading = loading or Loading(limits.fuel)
     module = admit(data, limits, imports)
     table = prices or prices_of(module, limits)
-    output, names = Rewriter(module, limits, table, loading, keeps_state=keeps_state).run(entries)
+    try:
+        output, names = Rewriter(module, limits, table, loading, keeps_state=keeps_state).run(entries)
+    except RestrictedModule as error:
+        raise (refused_for(error, module.source, imports) if error.rule == "constant_expression" else error) from None
     verify(module, output, limits, table, loading, keeps_state=keeps_state)
     return Metered(output, names)

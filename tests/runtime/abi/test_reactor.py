@@ -31,13 +31,14 @@ SOURCE: Final = Path(__file__).with_name("deny_list.cpp")
 LISTED: Final = PolicyInput("db.drop")
 OTHER: Final = PolicyInput("db.read")
 #: Denies when it was initialized exactly once, in memory as in a global.
-COUNTED: Final = f"""(if (i32.and (i32.eq (global.get $times) (i32.const 1)) (i32.eq (i32.load (i32.const 512)) (i32.const 1)))
+COUNTED: Final = f"""(if
+    (i32.and (i32.eq (global.get $times) (i32.const 1)) (i32.eq (i32.load (i32.const 512)) (i32.const 1)))
     (then (return (i32.const {RESULT})))) (i32.const {RESULT + 512})"""
 COUNT: Final = """(global $times (mut i32) (i32.const 0))
   (func $init (global.set $times (i32.add (global.get $times) (i32.const 1)))
     (i32.store (i32.const 512) (i32.add (i32.load (i32.const 512)) (i32.const 1))))"""
 #: Keeps an instance from being set back, so that each question has its own.
-UNRESTORABLE: Final = '(table $t 1 funcref) (func (table.set $t (i32.const 0) (ref.null func)))'
+UNRESTORABLE: Final = "(table $t 1 funcref) (func (table.set $t (i32.const 0) (ref.null func)))"
 DENIED: Final = Deny("once")
 
 
@@ -77,7 +78,8 @@ def test_the_first_of_two_is_called(engine_name: str) -> None:
 
 
 def test_the_core_module_of_a_component(engine_name: str) -> None:
-    inner = f"""(core module $m (memory (export "memory") 1) {COUNT} {denies("once")} (export "_initialize" (func $init))
+    inner = f"""(core module $m (memory (export "memory") 1) {COUNT} {denies("once")}
+      (export "_initialize" (func $init))
       (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
       (func (export "capgate_one_block"))
       (func (export "{CHECK}") (param i32) (result i32) {COUNTED}))"""
@@ -130,9 +132,7 @@ def test_its_fuel_is_no_more_than_a_calls_and_nothing_is_left_of_it(engine_name:
     with pytest.raises(PolicyTimeout):
         WasmInterpreter(artifact(data), engine=engine_name, limits=Limits(fuel=5_000))
     limits = Limits(fuel=20_000)
-    with_it, without = (
-        WasmInterpreter(artifact(item), engine=engine_name, limits=limits) for item in (data, guest())
-    )
+    with_it, without = (WasmInterpreter(artifact(item), engine=engine_name, limits=limits) for item in (data, guest()))
     for interpreter in (with_it, without):
         assert interpreter.call_policy_check(OTHER) == Allow()
     assert with_it.fuel_spent == without.fuel_spent

@@ -6,15 +6,17 @@ from typing import Final
 
 import msgspec
 
+from ....artifact.load import OPA_IMPORTS, OPA_VERSION
 from ....errors import RestrictedModule
 from ....limits import Limits
 from ....wasm import Module
 from ....wasm.leb128 import read_signed
 from ....wasm.module import I32, Export, MemoryType
 from ....wasm.state import leaves_state
+from ....wasm.survey import about_imports
 from ..reactor import initializer
 
-VERSION: Final = "opa_wasm_abi_version"
+VERSION: Final = OPA_VERSION
 MINOR: Final = "opa_wasm_abi_minor_version"
 #: The minor versions of ABI 1 that are known. A higher one may mean anything.
 MINORS: Final = range(4)
@@ -32,7 +34,7 @@ FUNCTIONS: Final = {
     **{f"opa_builtin{count}": (count + 2, 1) for count in range(5)},
 }
 #: All that a module may import.
-IMPORTS: Final = frozenset((MODULE, name) for name in (MEMORY, *FUNCTIONS))
+IMPORTS: Final = OPA_IMPORTS
 
 #: Functions that the guest has and the host calls: name -> (parameters, results), all i32.
 EXPORTS: Final = {
@@ -146,7 +148,10 @@ def _constant(module: Module, name: str) -> int:
     """Return the value of an exported global, which nothing can change."""
     export = module.export(name)
     if export is None or export.kind != "global":
-        raise RestrictedModule("abi_version", name, "there is no exported global of this name")
+        detail = (
+            "a module that OPA before 0.27 compiled has no such global; build it again, by opa build -t wasm of 0.27"
+        )
+        raise RestrictedModule("abi_version", name, f"{detail} or later; valid are 1.{MINORS[0]} to 1.{MINORS[-1]}")
     index = export.index - len(module.imported("global"))
     if not 0 <= index < len(module.globals):
         raise RestrictedModule("abi_version", name, "is no global of this module")
@@ -159,10 +164,13 @@ def _constant(module: Module, name: str) -> int:
 def _memory(module: Module) -> MemoryType:
     memory: MemoryType | None = None
     seen: set[str] = set()
+    refused = [item for item in module.imports if (item.module, item.name) not in IMPORTS]
+    if refused:
+        first, names = refused[0], tuple(f"{item.module}.{item.name}" for item in refused)
+        detail = f"a {first.kind}; valid: {', '.join((MEMORY, *FUNCTIONS))} of 'env'; {about_imports(names)}"
+        raise RestrictedModule("import", f"{first.module!r} {first.name!r}", detail, imports=names)
     for item in module.imports:
         where = f"{item.module!r} {item.name!r}"
-        if (item.module, item.name) not in IMPORTS:
-            raise RestrictedModule("import", where, f"a {item.kind}; valid: {', '.join((MEMORY, *FUNCTIONS))} of 'env'")
         if item.name in seen:
             raise RestrictedModule("import", where, "is imported twice")
         seen.add(item.name)
