@@ -182,7 +182,7 @@ class BundleError(ArtifactError):
     ``tar``       no archive of the one form that is read, or a damaged one
     ``size``      more bytes than the limit, packed or unpacked, of all or of one file
     ``count``     too many members
-    ``kind``      a member that is neither a plain file nor a folder
+    ``kind``      a member that is neither a plain file nor a folder, or an extended header that says more than a name
     ``name``      a name that is unusable, there twice, or of a file that OPA would take for something else
     ``manifest``  ``.manifest`` is malformed or contradicts itself
     ``data``      data that are malformed, said twice, or in a format that is not read

@@ -8,6 +8,7 @@ what OPA denies. What is left is most of what people write: mappings, sequences,
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, Final
 
 from ..errors import BuiltinError
@@ -31,7 +32,7 @@ _DOUBTFUL: Final = re.compile(r"(?i:y|n|yes|no|on|off|<<|=|[-+]?\.(?:inf|nan))|[
 #: What begins with a digit and is text to everybody: a letter of no number and of no time, or three numbers with dots.
 _TEXT: Final = re.compile(r"(?![0-9]{4}-)[0-9][^:]*[g-np-wyzG-NP-WYZ][^:]*|[0-9]+(?:\.[0-9]+){2,}", re.ASCII)
 #: What a unit of work pays for is less in the pure parser, which takes some microseconds for a character.
-_COST: Final = 40
+COST: Final = 40
 _MAX_DEPTH: Final = 50
 
 
@@ -41,7 +42,7 @@ def _doubtful(detail: str) -> BuiltinError:
 
 @builtin("yaml.unmarshal", needs=_NEEDS)
 def unmarshal(context: Context, text: Value) -> Value:
-    return _read(context, string(text))
+    return read_yaml(context, string(text))
 
 
 @builtin("yaml.is_valid", needs=_NEEDS)
@@ -49,22 +50,48 @@ def is_valid(context: Context, text: Value) -> Value:
     if not isinstance(text, str):
         return False
     try:
-        _read(context, text)
+        read_yaml(context, text)
     except Undefined:
         return False
     return True
 
 
-def _read(context: Context, text: str) -> Value:
-    context.spend(_COST * len(text))
-    _check_depth(text)
+def read_yaml(context: Context, text: str) -> Value:
+    """Return the value of ``text``, for :data:`COST` units of work for each character, and for what aliases copy.
+
+    Raises :class:`BuiltinError` where readers differ, and where ``pyyaml`` is not installed; :class:`Undefined` where
+    it is no YAML to anybody.
+    """
+    if yaml is None:
+        raise BuiltinError("yaml", "limit", "pyyaml is not installed; pip install 'capgate[rego]'")
+    context.spend(COST * len(text))
     try:
-        documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        documents = list(yaml.compose_all(text, Loader=_bounded_loader()))
     except yaml.YAMLError:
+        _check_depth(text)  # before a reader looks at it that takes its own stack
         raise _agreed(text) from None
     if len(documents) > 1 or "%" in text[:1]:
         raise _doubtful("more than one document, and in directives")
     return _value(context, documents[0], {}, 0) if documents and documents[0] is not None else None
+
+
+@cache
+def _bounded_loader() -> Any:
+    """Return the pure loader, which composes no deeper than :data:`_MAX_DEPTH`."""
+
+    class BoundedLoader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.depth > _MAX_DEPTH:
+                raise BuiltinError("yaml", "limit", f"more than {_MAX_DEPTH} levels")
+            self.depth += 1
+            try:
+                return super().compose_node(parent, index)
+            finally:
+                self.depth -= 1
+
+    return BoundedLoader
 
 
 def _agreed(text: str) -> Exception:

@@ -78,6 +78,25 @@ def member(name: str | bytes, content: bytes = b"", kind: bytes = b"0", **fields
     return header(name, len(content), kind, **fields) + content + bytes(-len(content) % BLOCK)
 
 
+def extended(kind: bytes = b"x", name: str = "./PaxHeaders/a", **records: str | bytes) -> bytes:
+    """An extended (pax) header with these records."""
+    return member(name, b"".join(record(key.encode(), value) for key, value in records.items()), kind)
+
+
+def record(keyword: bytes, value: str | bytes) -> bytes:
+    """A record of an extended header: its own length, in decimal, comes first."""
+    rest = b" " + keyword + b"=" + (value if isinstance(value, bytes) else value.encode()) + b"\n"
+    length = len(rest) + 1
+    while len(b"%d" % length) + len(rest) != length:
+        length += 1
+    return b"%d" % length + rest
+
+
+def long_name(name: str) -> bytes:
+    """What stands before a member with a long name, in GNU's form."""
+    return member("././@LongLink", name.encode() + b"\0", b"L", magic=b"ustar  \0")
+
+
 def archive(*members: bytes, end: bytes = END) -> bytes:
     return gzip.compress(b"".join(members) + end, mtime=0)
 

@@ -1,8 +1,9 @@
 """Unpacks a ``.tar.gz`` of plain files into a mapping of names to bytes, and rejects hostile bytes on the way.
 
-Formats: RFC 1952 (one member, nothing after it) and POSIX ustar (IEEE 1003.1, pax, "ustar Interchange Format"), or the
-GNU variant of its header without extensions. Whatever two readers might read differently is rejected, not interpreted:
-extended headers, links, sparse files, a name twice or in another case, bytes after the end. Nothing touches the disk.
+Formats: RFC 1952 (one member, nothing after it) and POSIX ustar and pax (IEEE 1003.1, pax, "ustar Interchange Format",
+"pax Extended Header"), or the GNU variant with its long names. Of an extended header the name counts, and what says
+nothing of the contents may be there. Whatever two readers might read differently is rejected, not interpreted: links,
+sparse files, other keywords, two sizes, a name twice or in another case, bytes after the end. Nothing touches the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import unicodedata
 import zlib
 from typing import Final
 
+import msgspec
+
 from ...errors import BundleError
 
 GZIP: Final = b"\x1f\x8b"
@@ -20,11 +23,17 @@ GZIP: Final = b"\x1f\x8b"
 MEMBERS: Final = 4_096
 NAME_LENGTH: Final = 255
 DEPTH: Final = 32
+#: Bytes of an extended header, or of a long name in GNU's form.
+EXTENDED_BYTES: Final = 8_192
 
 _BLOCK: Final = 512
 _INPUT: Final = 16_384
 _GZIP_ONLY: Final = 16 + zlib.MAX_WBITS
 _SIZE: Final = re.compile(rb" *[0-7]{1,11}[\0 ]*", re.ASCII)
+_PAX, _PAX_GLOBAL, _LONG_NAME, _FOLDER = b"x", b"g", b"L", b"5"
+#: Keywords of extended headers that say nothing of the contents, nor of how long they are.
+_ABOUT: Final = frozenset({"atime", "comment", "ctime", "gid", "gname", "mtime", "uid", "uname"})
+_RECORD: Final = re.compile(rb"([1-9][0-9]{0,3}) ([^=\n\0]+)=", re.ASCII)
 _POSIX, _GNU = b"ustar\x0000", b"ustar  \0"
 _MEMBER_TYPES: Final = {
     b"\0": "a file in the form of 1979",
@@ -34,9 +43,6 @@ _MEMBER_TYPES: Final = {
     b"4": "a block device",
     b"6": "a FIFO",
     b"7": "a contiguous file",
-    b"x": "an extended (pax) header",
-    b"g": "a global extended (pax) header",
-    b"L": "a long name in GNU's form",
     b"K": "a long link in GNU's form",
     b"S": "a sparse file",
 }
@@ -61,23 +67,42 @@ def unpack(data: bytes, most: int, *, path: str | None = None) -> dict[str, byte
 def _unpack(stream: _Inflated, most: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     names = _MemberNames()
-    for _ in range(MEMBERS + 1):
+    extension: _Extension | None = None
+    for _ in range(2 * MEMBERS + 1):
         block = stream.read(_BLOCK)
         if not any(block):
             break
-        name, size, is_folder = _header(block)
-        if size > stream.left:
-            raise BundleError(f"{name!r} has {size} bytes, the limit is {most} for all", reason="size", member=name)
-        names.add(name, is_folder)
-        content = stream.read(size)
-        if any(stream.read(-size % _BLOCK)):
-            raise BundleError(f"{name!r} is followed by what is not in it", reason="tar", member=name)
-        if not is_folder:
+        header = _header(block)
+        raw = _shown(header)
+        if header.size > stream.left:
+            raise BundleError(
+                f"{raw!r} has {header.size} bytes, the limit is {most} for all", reason="size", member=raw
+            )
+        if header.type in (_PAX, _PAX_GLOBAL, _LONG_NAME):
+            extension = _extended(header, _content(stream, header), extension)
+            continue
+        name = _member_name(header, block, extension)
+        extension = None
+        names.add(name, header.type == _FOLDER)
+        content = _content(stream, header)
+        if header.type != _FOLDER:
             files[name] = content
+        if len(names) > MEMBERS:
+            raise BundleError(f"more than {MEMBERS} members", reason="count")
     else:
         raise BundleError(f"more than {MEMBERS} members", reason="count")
+    if extension is not None:
+        raise BundleError("an extended header is followed by nothing", reason="tar")
     stream.finish()
     return files
+
+
+def _content(stream: _Inflated, header: _Header) -> bytes:
+    content = stream.read(header.size)
+    if any(stream.read(-header.size % _BLOCK)):
+        raw = _shown(header)
+        raise BundleError(f"{raw!r} is followed by what is not in it", reason="tar", member=raw)
+    return content
 
 
 class _Inflated:
@@ -133,26 +158,117 @@ class _Inflated:
         self.left -= size
 
 
-def _header(block: bytes) -> tuple[str, int, bool]:
-    """Return name, size, and whether it is a folder."""
+class _Header(msgspec.Struct, frozen=True):
+    """What a block says. ``raw`` is the name as bytes: behind an extended header it need not be text."""
+
+    raw: bytes
+    size: int
+    type: bytes
+    is_gnu: bool
+
+
+class _Extension(msgspec.Struct, frozen=True):
+    """What stands before a member and is about it: its ``path``, if that is said, and its ``size``."""
+
+    path: bytes | None
+    size: int | None
+    is_gnu: bool
+
+
+def _shown(header: _Header) -> str:
+    return header.raw.decode("utf-8", "backslashreplace")
+
+
+def _header(block: bytes) -> _Header:
+    """Read a block. Raises :class:`BundleError` for one of another format, or of what is no member here."""
     flag, magic = block[156:157], block[257:265]
     # Behind the fields some have put others: with "tar" there, Go takes a part of the prefix for times.
     if magic not in (_POSIX, _GNU) or (magic == _GNU and any(block[345:500])) or any(block[500:]):
-        raise BundleError("a header is neither POSIX ustar nor GNU's without extensions", reason="tar")
+        raise BundleError("a header is neither POSIX ustar nor GNU's", reason="tar")
     try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-    except (tarfile.TarError, ValueError) as error:  # ValueError: a name that is not UTF-8
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError) as error:
         raise BundleError(f"a header is damaged: {error}", reason="tar") from error
-    raw = header.name
-    if flag not in (b"0", b"5"):
+    read = _Header(header.name.encode("utf-8", "surrogateescape"), header.size, flag, magic == _GNU)
+    raw = _shown(read)
+    if flag not in (b"0", _FOLDER, _PAX, _PAX_GLOBAL, _LONG_NAME):
         what = _MEMBER_TYPES.get(flag, f"of type {flag!r}")
-        hint = "; only plain files and folders, with short names in ASCII where the packer is to need no extensions"
-        raise BundleError(f"{raw!r} is {what}{hint}", reason="kind", member=raw)
-    if _SIZE.fullmatch(block[124:136]) is None or (flag == b"5" and header.size):
+        raise BundleError(f"{raw!r} is {what}; only plain files and folders are read", reason="kind", member=raw)
+    if _SIZE.fullmatch(block[124:136]) is None or (flag == _FOLDER and header.size):
         raise BundleError(f"the size of {raw!r} is {block[124:136]!r}", reason="tar", member=raw)
     if any(_tail(block[:100])) or any(_tail(block[345:500])):
         raise BundleError(f"{raw!r}: a NUL is in the name", reason="name", member=raw)
-    return _plain(raw, flag == b"5"), header.size, flag == b"5"
+    if flag not in (b"0", _FOLDER) and header.size > EXTENDED_BYTES:
+        message = f"an extended header of {header.size} bytes, the limit is {EXTENDED_BYTES}"
+        raise BundleError(message, reason="size", member=raw)
+    return read
+
+
+def _extended(header: _Header, content: bytes, before: _Extension | None) -> _Extension | None:
+    """Read what is about the next member, or with a global header about all, of which nothing counts."""
+    raw = _shown(header)
+    if before is not None:
+        raise BundleError(f"{raw!r}: one extended header after the other", reason="tar", member=raw)
+    if header.type == _LONG_NAME:
+        name, end, rest = content.partition(b"\0")
+        if not header.is_gnu or not end or rest:
+            raise BundleError("a long name is not one text with a NUL at its end", reason="tar", member=raw)
+        return _Extension(name, None, True)
+    records = _records(content, raw)
+    wanted = _ABOUT if header.type == _PAX_GLOBAL else {*_ABOUT, "path", "size"}
+    unfit = sorted(set(records) - wanted)
+    if unfit:
+        of_all = "of all members" if header.type == _PAX_GLOBAL else "of a member"
+        message = (
+            f"an extended header says {', '.join(map(ascii, unfit[:8]))} {of_all}; read: {', '.join(sorted(wanted))}"
+        )
+        raise BundleError(message, reason="kind", member=raw)
+    if header.type == _PAX_GLOBAL:
+        return None
+    path, size = records.get("path"), records.get("size")
+    if path == b"" or not (size is None or (size.isdigit() and len(size) < 12 and size == b"%d" % int(size))):
+        raise BundleError(f"an extended header says path={path!r} and size={size!r}", reason="tar", member=raw)
+    return _Extension(path, None if size is None else int(size), False)
+
+
+def _records(content: bytes, raw: str) -> dict[str, bytes]:
+    """Return the values of an extended header by their keywords: lines of a length, a keyword and a value."""
+    records: dict[str, bytes] = {}
+    at = 0
+    while at < len(content):
+        begun = _RECORD.match(content, at)
+        end = at + int(begun[1]) if begun else 0
+        record = content[begun.end() : end] if begun else b""
+        if begun is None or end > len(content) or not record.endswith(b"\n") or b"\0" in record:
+            raise BundleError("an extended header is malformed", reason="tar", member=raw)
+        try:
+            keyword = begun[2].decode()
+            record.decode()
+        except UnicodeDecodeError as error:
+            raise BundleError("an extended header is not UTF-8", reason="tar", member=raw) from error
+        if keyword in records:
+            raise BundleError(f"an extended header says {keyword!r} twice", reason="tar", member=raw)
+        records[keyword] = record[:-1]
+        at = end
+    return records
+
+
+def _member_name(header: _Header, block: bytes, extension: _Extension | None) -> str:
+    """Return the name of a file or folder: what stands before it says, or its header."""
+    raw, name = _shown(header), header.raw
+    is_folder = header.type == _FOLDER
+    if extension is not None:
+        if extension.size not in (None, header.size):
+            message = f"{raw!r} has {header.size} bytes by its header, {extension.size} by the one before"
+            raise BundleError(message, reason="tar", member=raw)
+        if extension.is_gnu and not (header.is_gnu and (extension.path or b"").startswith(block[:100].rstrip(b"\0"))):
+            raise BundleError(f"{raw!r} is not what its long name begins with", reason="tar", member=raw)
+        if extension.path is not None:
+            name = extension.path.removesuffix(b"/") if is_folder else extension.path
+    try:
+        return _plain(name.decode(), is_folder)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"a header is damaged: the name is not UTF-8: {error}", reason="tar") from error
 
 
 def _tail(field: bytes) -> bytes:
@@ -178,8 +294,13 @@ class _MemberNames:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, bool, bool]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, name: str, is_folder: bool) -> None:
+        self._count += 1
         parts = name.split("/")
         for end in range(1, len(parts)):
             self._add("/".join(parts[:end]), is_folder=True, named=False)

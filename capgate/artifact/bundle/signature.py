@@ -22,6 +22,7 @@ from ...errors import BundleError, ConfigError, SignatureInvalid
 from ..ed25519 import problem_of_key
 from .bundle_keys import HIDDEN, SYMMETRIC, BundleKey, key_error, parse_bundle_keys
 from .exact_json import canonical_json, read_json
+from .exact_yaml import read_data
 
 SIGNATURES: Final = ".signatures.json"
 #: Bytes of the file, enough for each of the files that an archive may have.
@@ -31,8 +32,12 @@ CLOCK_SKEW: Final = 300
 #: Bits of an RSA key, at least.
 RSA_BITS: Final = 2_048
 
-#: Files of which the value counts and not its bytes, by the last part of their names. OPA has ``data.yaml``, too.
-STRUCTURED: Final = ("data.json", ".manifest")
+#: Files of which the value counts and not its bytes, by the last part of their names.
+STRUCTURED: Final[dict[str, Callable[[bytes, str], Any]]] = {
+    "data.json": read_json,
+    "data.yaml": read_data,
+    ".manifest": read_json,
+}
 _HASHES: Final = {"SHA-256": hashlib.sha256, "SHA-384": hashlib.sha384, "SHA-512": hashlib.sha512}
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -215,9 +220,8 @@ def _check_files(listed: list[_File], files: Mapping[str, bytes]) -> None:
 
 def hashed(name: str, content: bytes) -> bytes:
     """Return what is hashed of a file: its bytes, or of a structured one its canonical text."""
-    if name.rpartition("/")[2] not in STRUCTURED:
-        return content
-    return canonical_json(read_json(content, name), name)
+    read = STRUCTURED.get(name.rpartition("/")[2])
+    return content if read is None else canonical_json(read(content, name), name)
 
 
 def _prepared(key: BundleKey) -> Any:

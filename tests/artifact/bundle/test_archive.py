@@ -16,10 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capgate.artifact.bundle import is_archive
-from capgate.artifact.bundle.archive import DEPTH, MEMBERS, unpack
+from capgate.artifact.bundle.archive import DEPTH, EXTENDED_BYTES, MEMBERS, unpack
 from capgate.errors import BundleError
 
-from ...support.packing import BLOCK, END, FILES, archive, header, member, pack
+from ...support.packing import (
+    BLOCK,
+    END,
+    FILES,
+    archive,
+    extended,
+    header,
+    long_name,
+    member,
+    pack,
+    record,
+)
 
 MOST = 1 << 20
 GNU = b"ustar  \0"
@@ -70,10 +81,42 @@ TRICKS: dict[str, tuple[bytes, str]] = {
     "contiguous file": (archive(member("a", kind=b"7")), "kind"),
     "no type": (archive(member("a", kind=b"\0")), "kind"),
     "unknown type": (archive(member("a", kind=b"Z")), "kind"),
-    "pax path": (archive(member("x", b"19 path=policy.wasm\n", b"x"), member("a")), "kind"),
-    "pax size": (archive(member("x", b"12 size=100\n", b"x"), member("a", b"x")), "kind"),
-    "pax global": (archive(member("x", b"19 path=policy.wasm\n", b"g"), member("a")), "kind"),
-    "GNU long name": (archive(member("././@LongLink", b"policy.wasm\0", b"L", magic=GNU), member("a")), "kind"),
+    "pax path twice": (archive(member("x", record(b"path", "a") + record(b"path", "b"), b"x"), member("a")), "tar"),
+    "pax path that is empty": (archive(extended(path=""), member("a")), "tar"),
+    "pax path with a NUL": (archive(extended(path="a\0b"), member("a")), "tar"),
+    "pax path that is not UTF-8": (archive(extended(path=b"a\xff"), member("a")), "tar"),
+    "pax path outside": (archive(extended(path="../policy.wasm"), member("a")), "name"),
+    "pax path with a newline": (archive(extended(path="a\nb"), member("a")), "name"),
+    "pax path of a file with a slash": (archive(extended(path="a/"), member("a")), "name"),
+    "pax path there already": (archive(member("policy.wasm"), extended(path="policy.wasm"), member("a")), "name"),
+    "pax path in another case": (archive(member("a"), extended(path="A"), member("b")), "name"),
+    "pax size": (archive(extended(size="100"), member("a", b"x")), "tar"),
+    "pax size of nothing": (archive(extended(size="0"), member("a", b"x")), "tar"),
+    "pax size with a sign": (archive(extended(size="+1"), member("a", b"x")), "tar"),
+    "pax size with a zero": (archive(extended(size="01"), member("a", b"x")), "tar"),
+    "pax size that is empty": (archive(extended(size=""), member("a", b"x")), "tar"),
+    "pax link": (archive(extended(linkpath="/etc/passwd"), member("a")), "kind"),
+    "pax character set": (archive(extended(hdrcharset="BINARY"), member("a")), "kind"),
+    "pax sparse": (archive(extended(**{"GNU.sparse.name": "policy.wasm"}), member("a")), "kind"),
+    "pax of a vendor": (archive(extended(**{"SCHILY.realsize": "1"}), member("a")), "kind"),
+    "pax global path": (archive(extended(b"g", path="policy.wasm"), member("a")), "kind"),
+    "pax global size": (archive(extended(b"g", size="1"), member("a")), "kind"),
+    "pax with a wrong length": (archive(member("x", b"19 path=policy.wasm\n", b"x"), member("a")), "tar"),
+    "pax with a length of zeros": (archive(member("x", b"020 path=policy.wasm\n", b"x"), member("a")), "tar"),
+    "pax with a length too far": (archive(member("x", b"99 path=policy.wasm\n", b"x"), member("a")), "tar"),
+    "pax without a value": (archive(member("x", b"7 path\n", b"x"), member("a")), "tar"),
+    "pax before pax": (archive(extended(path="b"), extended(path="c"), member("a")), "tar"),
+    "pax before a global one": (archive(extended(path="b"), extended(b"g", comment="c"), member("a")), "tar"),
+    "pax before nothing": (archive(extended(path="b")), "tar"),
+    "pax that is large": (archive(extended(comment="x" * EXTENDED_BYTES), member("a")), "size"),
+    "pax before a link": (archive(extended(path="b"), member("a", kind=b"2", link=b"/etc/passwd")), "kind"),
+    "GNU long name of another": (archive(long_name("policy.wasm"), member("a", magic=GNU)), "tar"),
+    "GNU long name of a POSIX member": (archive(long_name("policy.wasm"), member("policy.wasm")), "tar"),
+    "GNU long name in a POSIX header": (archive(member("x", b"a\0", b"L"), member("a", magic=GNU)), "tar"),
+    "GNU long name without an end": (archive(member("x", b"a", b"L", magic=GNU), member("a", magic=GNU)), "tar"),
+    "GNU long name with more": (archive(member("x", b"a\0b\0", b"L", magic=GNU), member("a", magic=GNU)), "tar"),
+    "GNU long name outside": (archive(long_name("../a"), member("../a", magic=GNU)), "name"),
+    "GNU long name before pax": (archive(long_name("a"), extended(path="b"), member("a", magic=GNU)), "tar"),
     "GNU long link": (archive(member("././@LongLink", b"policy.wasm\0", b"K", magic=GNU), member("a")), "kind"),
     "GNU sparse": (archive(member("a", kind=b"S", magic=GNU)), "kind"),
     "behind the fields": (archive(_ending(bytes(8) + b"tar\0")), "tar"),
@@ -145,6 +188,21 @@ def test_a_checksum_that_is_wrong_is_refused() -> None:
 def test_the_number_of_members_is_bounded() -> None:
     assert len(unpack(archive(*(member(f"f{n}") for n in range(MEMBERS))), 8 << 20)) == MEMBERS
     assert reason(archive(*(member(f"f{n}") for n in range(MEMBERS + 1))), 8 << 20) == "count"
+
+
+def test_extended_headers_are_about_one_member_and_count_for_nothing_else() -> None:  # P-15
+    about = extended(
+        path="b/\u00fc", size="1", mtime="1700000000.5", atime="1", ctime="1", uid="0", uname="x", comment="c"
+    )
+    members = (extended(b"g", comment="a commit", mtime="1"), about, member("b/?", b"x"), member("c", b"y"))
+    assert unpack(archive(*members), MOST) == {"b/\u00fc": b"x", "c": b"y"}
+    folder = (extended(path="./d/"), member("d/", kind=b"5"), extended(name="\u00e9", path="./d/e"), member(b"\xff"))
+    assert unpack(archive(*folder), MOST) == {"d/e": b""}
+    name = "n" * 60 + "/" + "m" * 60
+    assert unpack(archive(long_name(name), member(name[:100], b"x", magic=GNU)), MOST) == {name: b"x"}
+    most = archive(*(extended(path=f"f{n}") + member("a") for n in range(MEMBERS)))
+    assert len(unpack(most, 16 << 20)) == MEMBERS
+    assert reason(archive(*[extended(b"g", comment="c")] * (2 * MEMBERS + 1)), 16 << 20) == "count"
 
 
 def test_long_names() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from capgate.artifact.bundle import read_bundle
-from capgate.artifact.bundle.contents import DATA_BYTES, LISTED, MANIFEST_BYTES
+from capgate.artifact.bundle.contents import DATA_BYTES, LISTED, MANIFEST_BYTES, YAML_BYTES
 from capgate.artifact.bundle.exact_json import canonical_json, read_json
 from capgate.artifact.load import OPA, read_policy
 from capgate.errors import ArtifactError, BundleError, DecodeError, RestrictedModule
@@ -133,8 +133,9 @@ def test_the_limit_counts_everything_in_it(tmp_path: Path) -> None:  # A18
     [
         ("/patch.json", "delta"),
         ("/orders/patch.json", "delta"),
-        ("/data.yaml", "data"),
+        ("/data.yml", "data"),
         ("/orders/data.yml", "data"),
+        ("/.hidden/data.yaml", "name"),
         ("/signatures.json", "name"),
         ("/orders/.signatures.json", "name"),
         ("/my-signatures.json", "name"),
@@ -213,6 +214,66 @@ def test_data_are_merged_at_their_paths() -> None:
     }
     assert data_of(files) == {"a": {"b": [1, 2], "c": {"d": None, "f": "g", "h": {}}}, "e": 0}
     assert data_of({"/policy.wasm": MODULE}) == {}
+
+
+def test_data_in_yaml_are_those_in_json() -> None:  # P-15
+    text = b"""# what a person wrote
+orders: &o
+  admins: [ana, "b\\u00f6"]
+  limit: 100
+  share: -0.25
+  open: true
+  none: ~
+again: *o
+"""
+    value = {"admins": ["ana", "b\u00f6"], "limit": 100, "share": -0.25, "open": True, "none": None}
+    files = {"/policy.wasm": MODULE, "/data.yaml": text, "/orders/eu/data.yaml": b"- 1\n", "/data.json": b'{"x": 1}'}
+    assert data_of(files) == {"orders": {**value, "eu": [1]}, "again": value, "x": 1}
+    # JSON is YAML, and read as JSON first, as by OPA: with numbers as they are written.
+    same = dict.fromkeys(("/data.json", "/b/data.yaml"), b'{"a": [1e3, 1.0, 123456789012345678901]}')
+    assert read_bundle(pack({"/policy.wasm": MODULE, **same}), 1 << 20).data == (
+        b'{"a":[1e3,1.0,123456789012345678901],"b":{"a":[1e3,1.0,123456789012345678901]}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"- 1", b"1", b"a: 1\na: 2", b"a: yes", b"a: 1_000", b"a: 0o7", b"a: 010", b"a: 1.0", b"a: 1e3"),
+        *(
+            b"a: 2024-01-01",
+            b"1: a",
+            b"a: !!str 1",
+            b"a: 0.0000001",
+            b"a: 1\n---\nb: 2",
+            b"<<: {a: 1}",
+            b"a: [",
+            b"\xff",
+        ),
+        *(b"%YAML 1.1\n---\na: 1", b'a: "\\ud800"', b"a: " + b"[" * 60 + b"]" * 60, b'{"a": 1, "a": 2}', b"a: *b"),
+    ],
+)
+def test_yaml_in_which_readers_differ_is_refused(text: bytes) -> None:
+    assert reason(pack({"/policy.wasm": MODULE, "/data.yaml": text})) == "data"
+    assert reason(pack({"/policy.wasm": MODULE, "/a/data.yaml": text, "/data.json": b'{"a": {"b": 1}}'})) == "data"
+
+
+def test_yaml_is_bounded() -> None:  # A18
+    bomb = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+        b"%c: &%c [%s]\n" % (n, n, b", ".join([b"*%c" % (n - 1)] * 9)) for n in range(98, 110)
+    )
+    assert reason(pack({"/policy.wasm": MODULE, "/data.yaml": bomb})) == "data"
+    large = b"a: " + b"x" * YAML_BYTES
+    assert reason(pack({"/policy.wasm": MODULE, "/data.yaml": large})) == "size"
+    half = b"a: " + b"x" * (YAML_BYTES // 2)
+    assert reason(pack({"/policy.wasm": MODULE, "/b/data.yaml": half, "/c/data.yaml": half})) == "size"
+
+
+def test_yaml_without_its_reader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/policy.wasm": MODULE, "/data.yaml": b"a: 1\n"}
+    assert data_of(files) == {"a": 1}
+    monkeypatch.setattr("capgate.rego.yamls.yaml", None)
+    assert reason(pack(files)) == "data"
 
 
 @pytest.mark.parametrize(

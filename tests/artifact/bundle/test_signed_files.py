@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,27 @@ def test_only_the_value_of_structured_files_counts() -> None:
     renamed = {"/notes.json": b'{"a": 1}', **FILES}
     files = {**renamed, "/notes.json": b'{"a":1}', "/.signatures.json": signed(renamed)["/.signatures.json"]}
     assert reason(files) == "files"
+
+
+def test_of_yaml_the_value_counts_too() -> None:  # P-15
+    """OPA hashes ``data.yaml`` as it hashes ``data.json``; a file that it does not take for data, by its bytes."""
+    value = {"admins": ["ana", "b\u00f6"], "limit": 100, "share": 0.25, "none": None}
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    listing = [
+        *listed(FILES),
+        {"name": "orders/eu/data.yaml", "hash": hashlib.sha256(text).hexdigest(), "algorithm": "SHA-256"},
+    ]
+    written = b"share: 0.25\nlimit: 100 # a comment\nnone:\nadmins:\n  - ana\n  - 'b\xc3\xb6'\n"
+    for content in (text, written):
+        files = {**FILES, "/orders/eu/data.yaml": content, **claims(listing)}
+        found = read_bundle(pack(files), MOST, keys())
+        assert found.bundle.signature is not None
+        assert json.loads(found.data)["orders"]["eu"] == value
+    for other in (written.replace(b"100", b"101"), b"", b"- 1"):
+        assert reason({**FILES, "/orders/eu/data.yaml": other, **claims(listing)}) == "files"
+    assert reason({**FILES, "/orders/eu/data.yaml": b"limit: 1_00", **claims(listing)}) == "malformed"
+    moved = [*listed(FILES), {**listing[-1], "name": "orders/eu/other.yaml"}]
+    assert reason({**FILES, "/orders/eu/other.yaml": written, **claims(moved)}) == "files"
 
 
 def claims(files: list[Any]) -> dict[str, bytes]:
