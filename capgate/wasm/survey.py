@@ -1,7 +1,7 @@
 """Says all that a module needs and may not: each import, and each feature with the first place that uses it.
 
-It reads further than the decoder does, which stops at the first byte that is not admitted, and guesses where that
-cannot be known: what it does not understand it passes over. So it is for messages alone. Nothing is admitted by it.
+The decoder stops at the first byte that is not admitted. This reads on, and passes over what it does not understand. So
+it is for messages alone, and nothing is admitted by it.
 """
 
 from __future__ import annotations
