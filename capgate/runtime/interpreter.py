@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..model import ONLY_ENTRYPOINT, Entrypoint, PolicyInfo, PolicyInput, PolicyResult
-from ..wasm import Loading, Metered, Module, meter
+from ..wasm import Loading, Metered, Module, encode, meter, without_custom
 from ..wasm.metering.charges import OUT_OF_FUEL, TOO_DEEP
 from ..wasm.state import leaves_state
 from .abi import canonical_abi, fixed, opa
@@ -49,7 +49,8 @@ class PreparedPolicy:
     """An artifact that passed every check that needs no engine, rewritten so that it pays fuel. May be shared by
     threads.
 
-    ``original`` is the module as it was, ``metered`` the one that runs: there is no way to run the other. ``pure``
+    ``original`` is the module as it was but for its custom sections, of which nothing is run, and which no engine gets.
+    ``metered`` is the one that runs: there is no way to run the other. ``pure``
     says that an answer cannot depend on earlier questions, so that an instance may be used again. That is so where the
     bytes are those which capgate's own build gives, and where the whole state of an instance can be restored.
     ``restores`` says that this is done before each question, so that what was used is as good as new, and has to be
@@ -73,11 +74,13 @@ class PreparedPolicy:
         *,
         restore: bool = True,
     ) -> None:
-        module = artifact.decoded
+        module = without_custom(artifact.decoded)
         self.artifact = artifact
         self.limits = limits
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
+        if len(module.sections) < len(artifact.decoded.sections):
+            self.original = encode(module)
         self.facts: opa.ModuleFacts | None = None
         # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
         self.is_own = artifact.is_built

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .component import core_module
 from .decode import decode
-from .edit import with_custom, with_data, with_memory, with_section
+from .edit import with_custom, with_data, with_memory, with_section, without_custom
 from .encode import encode
 from .metering.meter import Metered, meter
 from .metering.plan import Loading
@@ -27,4 +27,5 @@ __all__ = [
     "with_data",
     "with_memory",
     "with_section",
+    "without_custom",
 ]

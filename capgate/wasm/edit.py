@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from .decode import decode
 from .encode import encode, i32_const, memory_type, name, vector
 from .leb128 import unsigned
@@ -30,6 +32,14 @@ def with_custom(module: Module, custom_name: str, content: bytes) -> Module:
             out.append(new)
             placed = True
     return _rebuilt(out if placed else [*out, new])
+
+
+def without_custom(module: Module) -> Module:
+    """Return the same module without its custom sections, names and debugging information among them.
+
+    Nothing is decoded again: what it has keeps its place in ``module.source``.
+    """
+    return msgspec.structs.replace(module, sections=[item for item in module.sections if item.id != CUSTOM])
 
 
 def with_memory(module: Module, minimum: int, maximum: int | None) -> Module:

@@ -19,6 +19,11 @@ def encode(module: Module) -> bytes:
     return b"".join(parts)
 
 
+def encoded_size(module: Module) -> int:
+    """Return how many bytes :func:`encode` would give."""
+    return 8 + sum(len(item.header or section_header(item)) + len(item.payload) for item in module.sections)
+
+
 def section_header(section: Section) -> bytes:
     """Encode id and size of a section."""
     return bytes([section.id]) + unsigned(len(section.payload))

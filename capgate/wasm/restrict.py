@@ -12,6 +12,7 @@ from typing import Final
 from ..errors import DecodeError, RestrictedModule
 from ..limits import Limits
 from .decode import decode
+from .encode import encoded_size
 from .leb128 import read_unsigned
 from .module import CUSTOM, Module
 from .opcodes import describe, lookup
@@ -62,7 +63,7 @@ ImportNames = Collection[tuple[str, str]]
 
 def admit(data: bytes | Module, limits: Limits, imports: ImportNames = ()) -> Module:
     """Decode ``data``, unless it is decoded, and restrict it. Raises ``DecodeError`` or ``RestrictedModule``."""
-    size = len(data.source if isinstance(data, Module) else data)
+    size = encoded_size(data) if isinstance(data, Module) else len(data)
     if size > limits.module_bytes:
         raise _too_many("module_bytes", "module", size, limits.module_bytes)
     module = data if isinstance(data, Module) else decode_admitted(data, imports)

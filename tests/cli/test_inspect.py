@@ -13,7 +13,7 @@ import pytest
 from capgate import build_policy
 from capgate.limits import Limits
 from capgate.rego import NOT_PROVIDED
-from capgate.wasm import meter
+from capgate.wasm import decode, meter, without_custom
 
 from ..support.command import capgate
 from ..support.guests import ALLOW, guest, wat
@@ -119,7 +119,7 @@ def test_the_metered_size_is_that_of_what_runs(inspect: Inspect) -> None:
     data = guest()
     found = inspect(data)
     assert found["module"]["metered_size"] == len(
-        meter(data, Limits(), entries=(CHECK, REALLOC), keeps_state=True).data
+        meter(without_custom(decode(data)), Limits(), entries=(CHECK, REALLOC), keeps_state=True).data
     )
     assert (found["module"]["memory"], found["reused"]) == ([{"minimum": 1, "maximum": None}], True)
 

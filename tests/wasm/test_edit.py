@@ -7,8 +7,20 @@ import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capgate.errors import DecodeError
-from capgate.wasm import Module, decode, encode, with_custom, with_data, with_memory, with_section
+from capgate.errors import DecodeError, RestrictedModule
+from capgate.limits import Limits
+from capgate.wasm import (
+    Module,
+    decode,
+    encode,
+    meter,
+    with_custom,
+    with_data,
+    with_memory,
+    with_section,
+    without_custom,
+)
+from capgate.wasm.encode import encoded_size
 from capgate.wasm.module import MemoryType
 
 from .wat import compile_wat, is_valid
@@ -53,6 +65,21 @@ def test_memory_limits() -> None:
     assert with_memory(module, 3, None).memories == [MemoryType(3, None)]
     with pytest.raises(ValueError, match="0 memories"):
         with_memory(decode(b"\0asm\1\0\0\0"), 1, 1)
+
+
+def test_without_custom_sections() -> None:  # P-16
+    """It is metered to the very bytes that a file without them is, and proved of them."""
+    module, stripped = decode(compile_wat(PLAIN)), without_custom(decode(compile_wat(PLAIN)))
+    assert [item.id for item in stripped.sections] == [item.id for item in module.sections if item.id]
+    file = encode(stripped)
+    assert len(file) == encoded_size(stripped) < len(module.source) == encoded_size(module)
+    assert meter(stripped).data == meter(decode(file)).data
+    limits = Limits(module_bytes=1_024)
+    large = with_custom(module, "name", bytes(2_000))
+    meter(without_custom(large), limits)
+    with pytest.raises(RestrictedModule) as caught:
+        meter(large, limits)
+    assert caught.value.rule == "module_bytes"
 
 
 def test_custom_sections() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,10 +14,12 @@ from anyio.lowlevel import checkpoint
 
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import PolicyUnavailable
+from capgate.limits import Limits
 from capgate.model import ALLOW, Deny
+from capgate.runtime import interpreter
 from capgate.runtime.engine import is_small, load_engine
 from capgate.runtime.pool import WasmPool
-from capgate.wasm import meter
+from capgate.wasm import decode, encode, meter, with_custom
 
 from ...support.guests import artifact, denies, guest
 from ...support.pool_guests import PATIENT, check_balance, make_pool, order
@@ -40,6 +43,27 @@ def make_new(engine_name: str, conversions: int = LARGE) -> WasmPool:
 def test_only_the_large_policy_is_for_a_child() -> None:
     assert not is_small(meter(policy(LARGE)).data)
     assert is_small(meter(policy(SMALL)).data)
+
+
+def test_names_and_debugging_information_cost_no_child(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pinned is the file; no engine gets what is not run of it.  # P-16"""
+    plain = guest(extra=denies("new"))
+    named = encode(with_custom(with_custom(decode(plain), "name", bytes(100_000)), ".debug_info", bytes(100_000)))
+    assert not is_small(meter(named).data)
+
+    def no_child(*_: object) -> bytes:
+        raise AssertionError("a child was started")
+
+    monkeypatch.setattr(interpreter, "compile_in_child", no_child)
+    prepared = interpreter.PreparedPolicy(artifact(named), Limits())
+    assert prepared.artifact.sha256 == hashlib.sha256(named).hexdigest()
+    for data in (prepared.original, prepared.metered.data):
+        assert not [section for section in decode(data).sections if section.id == 0]
+    pool = WasmPool(artifact(named), 1, engine_name)
+    try:
+        assert pool.call(order()) == Deny("new")
+    finally:
+        pool.close()
 
 
 class Serving:

@@ -78,10 +78,11 @@ _CODE, _DATA = 10, 11
 class ModuleFacts(msgspec.Struct, frozen=True):
     """What the host has to know of a module.
 
-    ``minor`` is the version of the ABI, ``imports`` are the names, in their order. ``memory`` is as it is imported, but
-    large enough for the module's data, for which what OPA declares may be too small. ``restorable`` says that memory
-    and globals are all that an instance can remember. ``initializer`` is the export to call first, once, if there is
-    one.
+    ``minor``        the version of the ABI
+    ``imports``      the names, in their order
+    ``memory``       as it is imported, but large enough for the module's data: what OPA declares may be too small
+    ``restorable``   whether memory and globals are all that an instance can remember
+    ``initializer``  the export to call first, once, if there is one
     """
 
     minor: int
