@@ -43,7 +43,8 @@ def core_module(data: bytes | bytearray | memoryview) -> bytes:
     try:
         spans = _core_modules(source)
         if len(spans) != 1:
-            raise RestrictedModule("component", "core modules", f"{len(spans)} of them, exactly 1 is supported")
+            detail = f"{len(spans)} of them, exactly 1 is supported; what the component was made of is taken as well"
+            raise RestrictedModule("component", "core modules", detail)
     except IndexError:
         raise DecodeError(len(source), "unexpected end") from None
     except RestrictedModule as error:

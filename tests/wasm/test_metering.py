@@ -216,6 +216,28 @@ def test_maxima() -> None:
     assert after.types[after.function_types()[0]].params == (I32,)
 
 
+def test_operands_of_tables_keep_their_order(engine_name: str) -> None:
+    """References stand below, or between, the numbers of which the last is charged by.  # G13, pitfall 28"""
+    text = """(module (table $t 2 20 funcref) (type $f (func (result i32)))
+      (func $one (result i32) (i32.const 1)) (func $two (result i32) (i32.const 2)) (elem declare func $one $two)
+      (func (export "grow") (param i32) (result i32) (table.grow $t (ref.func $one) (local.get 0)))
+      (func (export "fill") (param i32 i32) (table.fill $t (local.get 0) (ref.func $two) (local.get 1)))
+      (func (export "at") (param i32) (result i32) (call_indirect $t (type $f) (local.get 0)))
+      (func (export "null") (param i32) (result i32) (ref.is_null (table.get $t (local.get 0)))))"""
+    host = make_host(engine_name)
+    metered = meter(compile_wat(text), Limits(table_elements=20))
+    exports = host.instantiate(metered.data, {})
+
+    def call(name: str, *arguments: int) -> list[int]:
+        return host.call(exports[metered.entries[name]], *arguments)
+
+    assert call("grow", 5) == [2]
+    assert call("grow", 14) == [-1]
+    call("fill", 3, 2)
+    assert [call("null", at) for at in range(7)] == [[1], [1], [0], [0], [0], [0], [0]]
+    assert [call("at", at) for at in range(2, 7)] == [[1], [2], [2], [1], [1]]
+
+
 def test_a_host_function_that_calls_back() -> None:
     """What the guest spends while the host runs is not forgotten when the host returns.  # pitfall 27"""
     text = """(module (import "env" "ask" (func $ask (param i32)))

@@ -196,13 +196,14 @@ def test_reserved_names(text: str) -> None:
     ],
 )
 def test_other_features_are_refused_by_name(code: bytes, feature: str) -> None:
-    """# G25"""
+    """# G25, pitfall 26"""
     data = one_function(code)
     with pytest.raises(RestrictedModule) as caught:
         meter(data)
     assert caught.value.rule == "opcode"
     assert caught.value.where == f"byte {data.index(code)}"
     assert feature in caught.value.detail
+    assert caught.value.features == (feature,)
 
 
 @pytest.mark.parametrize("code", [b"\x27", b"\xff", b"\xfc\x12", b"\xfc\xff\x7f"])

@@ -67,7 +67,7 @@ def test_nothing_compiled_is_ever_read_or_unpickled() -> None:
     assert (ends, loads) == (ENDS, LOADS)
 
 
-# A20
+# A20, pitfall 35: neither is what was metered
 @pytest.mark.slow
 def test_nothing_compiled_is_left_for_the_next_process(engine_name: str, tmp_path: Path) -> None:
     folders = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR")}
