@@ -31,8 +31,15 @@ _INPUT: Final = 16_384
 _GZIP_ONLY: Final = 16 + zlib.MAX_WBITS
 _SIZE: Final = re.compile(rb" *[0-7]{1,11}[\0 ]*", re.ASCII)
 _PAX, _PAX_GLOBAL, _LONG_NAME, _FOLDER = b"x", b"g", b"L", b"5"
-#: Keywords of extended headers that say nothing of the contents, nor of how long they are.
-_ABOUT: Final = frozenset({"atime", "comment", "ctime", "gid", "gname", "mtime", "uid", "uname"})
+_TIME: Final = re.compile(rb"-?[0-9]{1,19}(?:\.[0-9]{1,19})?", re.ASCII)
+_ID: Final = re.compile(rb"[0-9]{1,19}", re.ASCII)
+_ANY: Final = re.compile(rb"[^\0]*", re.ASCII)
+#: Keywords of extended headers that say nothing of the contents, nor of how long they are; and what readers want there.
+_ABOUT: Final = {
+    **dict.fromkeys(("atime", "ctime", "mtime"), _TIME),
+    **dict.fromkeys(("gid", "uid"), _ID),
+    **dict.fromkeys(("comment", "gname", "uname"), _ANY),
+}
 _RECORD: Final = re.compile(rb"([1-9][0-9]{0,3}) ([^=\n\0]+)=", re.ASCII)
 _POSIX, _GNU = b"ustar\x0000", b"ustar  \0"
 _MEMBER_TYPES: Final = {
@@ -215,7 +222,7 @@ def _extended(header: _Header, content: bytes, before: _Extension | None) -> _Ex
             raise BundleError("a long name is not one text with a NUL at its end", reason="tar", member=raw)
         return _Extension(name, None, True)
     records = _records(content, raw)
-    wanted = _ABOUT if header.type == _PAX_GLOBAL else {*_ABOUT, "path", "size"}
+    wanted = set(_ABOUT) if header.type == _PAX_GLOBAL else {*_ABOUT, "path", "size"}
     unfit = sorted(set(records) - wanted)
     if unfit:
         of_all = "of all members" if header.type == _PAX_GLOBAL else "of a member"
@@ -223,6 +230,9 @@ def _extended(header: _Header, content: bytes, before: _Extension | None) -> _Ex
             f"an extended header says {', '.join(map(ascii, unfit[:8]))} {of_all}; read: {', '.join(sorted(wanted))}"
         )
         raise BundleError(message, reason="kind", member=raw)
+    for keyword, value in records.items():
+        if keyword in _ABOUT and _ABOUT[keyword].fullmatch(value) is None:
+            raise BundleError(f"an extended header says {keyword}={value!r}", reason="tar", member=raw)
     if header.type == _PAX_GLOBAL:
         return None
     path, size = records.get("path"), records.get("size")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from capgate.artifact.bundle.archive import NAME_LENGTH, unpack
 from capgate.artifact.bundle.contents import read_bundle
+from capgate.errors import BundleError
 from capgate.store import load_wasm_artifact
 
 from ...support.packing import DATA, FILES, MODULE, archive, extended, manifest, member
@@ -165,3 +167,55 @@ def test_an_archive_that_git_makes(tmp_path: Path) -> None:
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
     made = subprocess.run([*git, "archive", "--format=tar", "HEAD"], cwd=tmp_path, capture_output=True, check=True)
     assert unpack(gzip.compress(made.stdout), MOST) == NAMED
+
+
+#: Bytes that change the meaning of a header more often than any would.
+TELLING: Final = b"05xgLK \0/.127=\n"
+
+
+def with_checksums(data: bytes) -> bytes:
+    """The archive in which the sum of each block that may be a header is right."""
+    out = bytearray(data)
+    for at in range(0, len(out) - 512, 512):
+        if out[at + 257 : at + 262] == b"ustar":
+            out[at + 148 : at + 156] = b" " * 8
+            out[at + 148 : at + 156] = b"%06o\0 " % sum(out[at : at + 512])
+    return bytes(out)
+
+
+def by_another_reader(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        files = {}
+        for item in tar:
+            assert item.isfile() or item.isdir()
+            if item.isfile():
+                content = tar.extractfile(item)
+                assert content is not None
+                files[item.name.removeprefix("/").removeprefix("./")] = content.read()
+        return files
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("name", ["Go", "Python, GNU", "Python, pax", "Python, pax, with fractions of seconds"])
+def test_what_is_read_is_read_alike_by_another_reader(name: str) -> None:
+    """Bytes are changed, and sums set right: what is admitted is to Python's own reader what it is here.  # A17"""
+    whole = gzip.decompress(PACKERS[name]()(NAMED))
+    source = random.Random(name)
+    headers = [at for at in range(0, len(whole) - 512, 512) if whole[at + 257 : at + 262] == b"ustar"]
+    read = 0
+    for _ in range(examples(10_000)):
+        changed = bytearray(whole)
+        for _ in range(source.randrange(1, 4)):
+            # Also what follows a header, which is the text of an extended one.
+            at = source.choice(headers) + source.choice(
+                (source.randrange(512), 512 + source.randrange(80), 156, 124, 135)
+            )
+            changed[at] = source.choice((source.randrange(256), *TELLING))
+        data = with_checksums(bytes(changed))
+        try:
+            files = unpack(gzip.compress(data, 1), MOST)
+        except BundleError:
+            continue
+        read += 1
+        assert by_another_reader(data) == files
+    assert read > examples(10_000) / 20
