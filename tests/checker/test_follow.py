@@ -114,7 +114,8 @@ async def test_it_looks_by_itself(shelf: Shelf, engine: str) -> None:
 @pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize(
-    "fault", ["signature", "module", "record", "gone", "expired", "audience", "start traps", "interface"]
+    "fault",
+    ["signature", "module", "record", "gone", "expired", "audience", "start traps", "initializer traps", "interface"],
 )
 async def test_whatever_is_wrong_leaves_the_last_good_one(shelf: Shelf, fault: str, engine: str) -> None:  # A1, A2
     async with follow(shelf, engine=engine) as checker:
@@ -147,16 +148,18 @@ def spoil(shelf: Shelf, fault: str) -> None:
     elif fault == "audience":
         other.release(2, service="another")
     elif fault == "start traps":
-        shelf.release(2, trapping_start())
+        shelf.release(2, starting_with("(func $boom (unreachable)) (start $boom)"))
+    elif fault == "initializer traps":  # P-12
+        shelf.release(2, starting_with('(func (export "_initialize") (unreachable))'))
     elif fault == "interface":
         shelf.release(2, b"\0asm\x01\0\0\0")
 
 
-def trapping_start() -> bytes:
+def starting_with(extra: str) -> bytes:
     from ..support.guests import ALLOW as ALLOWING
     from ..support.guests import guest
 
-    return guest(ALLOWING, extra="(func $boom (unreachable)) (start $boom)")
+    return guest(ALLOWING, extra=extra)
 
 
 @ENGINES

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from capgate.artifact.guest.rebuild import compiler
+from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import PolicyError, PolicyTimeout, PolicyTrap, RestrictedModule
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, PolicyResult
@@ -123,6 +124,17 @@ def test_a_trap_or_no_fuel_is_an_error_at_the_start(
     data = guest(extra=field) if interface == "capgate" else opa_guest(extra=field)
     with pytest.raises(error):
         WasmInterpreter(artifact(data), engine=engine_name, limits=limits)
+
+
+async def test_no_checker_starts_with_it(engine_name: str) -> None:
+    data = guest(extra='(func (export "_initialize") unreachable)')
+    checker = WasmPolicyChecker(WasmPool(artifact(data), 1, engine_name))
+    try:
+        with pytest.raises(PolicyTrap):
+            await checker.start()
+        assert isinstance(await checker.check(LISTED), Deny)
+    finally:
+        await checker.aclose()
 
 
 def test_its_fuel_is_no_more_than_a_calls_and_nothing_is_left_of_it(engine_name: str) -> None:
