@@ -31,8 +31,9 @@ from .proposals import (
 #: Imports that are told; of a longer list the message shows :data:`SHOWN`.
 MOST_IMPORTS: Final = 1_000
 SHOWN: Final = 20
-#: Bytes of code that are looked at: three seconds at most.
+#: Bytes of code, and items outside of it, that are looked at: three seconds at most.
 MOST_CODE: Final = 4_194_304
+MOST_ITEMS: Final = 2_000_000
 _SHOWN_NAME: Final = 100
 
 _FUNCTION_TYPE, _SUB, _SUB_FINAL, _STRUCT, _ARRAY, _CONTINUATION, _RECURSIVE = 0x60, 0x50, 0x4F, 0x5F, 0x5E, 0x5D, 0x4E
@@ -105,6 +106,7 @@ class Scan:
         self.place = "module"
         self.memories = 0
         self.functions = 0
+        self.left = MOST_ITEMS
         self.sections: dict[int, Callable[[], None]] = {
             1: lambda: self.vector(self.recursive_type, "type"),
             2: lambda: self.vector(self.import_entry, "import"),
@@ -165,6 +167,9 @@ class Scan:
             if what:
                 self.place = f"{what} {number}"
                 check_interrupted()
+            self.left -= 1
+            if self.left < 0:  # nothing of that size is admitted
+                raise IndexError
             read()
 
     # Types

@@ -14,6 +14,7 @@ from capgate.artifact.load import WasmArtifact, artifact_of
 from capgate.errors import ArtifactError, DecodeError, RestrictedModule
 from capgate.limits import Limits
 from capgate.wasm import core_module, decode, meter
+from capgate.wasm.encode import vector
 from capgate.wasm.opcodes import FEATURES, OPCODES
 from capgate.wasm.proposals import IMMEDIATES_OF, REMEDIES
 from capgate.wasm.survey import MOST_IMPORTS, survey
@@ -22,7 +23,7 @@ from ..support.guests import guest
 from ..support.opa_guest import opa_guest
 from ..support.tools import require_tool
 from . import suite
-from .binary import one_function
+from .binary import module, one_function
 from .shapes import SHAPES
 from .wat import compile_wat
 
@@ -206,6 +207,19 @@ def test_what_is_admitted_needs_nothing(suite_files: list[Path]) -> None:
     for data in plain:
         decode(data)
         assert not set(survey(data).features) - {"multi-memory"}, data.hex()
+
+
+def test_how_much_is_looked_at_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a file is, of which the first type is not admitted.  # G16"""
+    types = [b"\x5f\0", *[b"\x60\0\0"] * 100]
+    data = module((1, vector(types)), (5, vector([b"\x04\1"])))
+    assert set(survey(data).features) == {"gc", "memory64"}
+    monkeypatch.setattr("capgate.wasm.survey.MOST_ITEMS", 50)
+    assert set(survey(data).features) == {"gc"}
+    code = one_function(b"\1" * 100 + b"\xfe\3\0")
+    assert set(survey(code).features) == {"threads"}
+    monkeypatch.setattr("capgate.wasm.survey.MOST_CODE", 100)
+    assert survey(code).features == {}
 
 
 def test_malformed_bytes_are_no_feature() -> None:
