@@ -33,7 +33,7 @@ MOST_IMPORTS: Final = 1_000
 SHOWN: Final = 20
 #: Bytes of code, and items outside of it, that are looked at: three seconds at most.
 MOST_CODE: Final = 4_194_304
-MOST_ITEMS: Final = 2_000_000
+MOST_ITEMS: Final = 500_000
 _SHOWN_NAME: Final = 100
 
 _FUNCTION_TYPE, _SUB, _SUB_FINAL, _STRUCT, _ARRAY, _CONTINUATION, _RECURSIVE = 0x60, 0x50, 0x4F, 0x5F, 0x5E, 0x5D, 0x4E
