@@ -194,9 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ``environ`` defaults to the environment of the process. With a ``Config(".env")`` of Starlette's, variables that
         the environment does not have are read from that file; its ``env_prefix`` is to be empty.
 
-        Flags are ``true``, ``false``, ``1`` or ``0``; ``public`` is separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where
-        one is at fault, also for a ``CAPGATE_...`` variable that does not exist. Those that Kubernetes sets for a
-        service named ``capgate``, such as ``CAPGATE_SERVICE_HOST``, are none of ours.
+        Flags are ``true``, ``false``, ``1`` or ``0``; ``public`` is separated by commas; ``policy`` is a path. Raises
+        :class:`ConfigError` naming the variable where one is at fault, also for a ``CAPGATE_...`` variable that does
+        not exist. Those that Kubernetes sets for a service named ``capgate``, such as ``CAPGATE_SERVICE_HOST``, are
+        none of ours.
         """
         _reject_unknown(overrides, cls.__struct_fields__)
         config = _config(environ)
