@@ -21,8 +21,8 @@ from ..support.tools import examples
 from .test_advice import BEYOND, standings
 from .test_difference import change_of, is_classed, is_document
 
-#: Pairs of a document, or two, and a question: a hundredth of them in the quick run.
-PAIRS: Final = examples(examples(100_000))
+#: Pairs of a document, or two, and a question.
+PAIRS: Final = examples(100_000, 1_000)
 #: Questions to one document, and to one pair of documents, which takes some milliseconds to compare.
 ASKED, COMPARED = 20, 100
 SEED: Final = 7

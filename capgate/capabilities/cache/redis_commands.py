@@ -9,9 +9,8 @@ Written from the descriptions at https://redis.io/docs/latest/commands/. A comma
 A write alone is one whose reply tells no more than whether a key was there, or how much it holds: DEL, LPUSH, APPEND,
 SETNX, SET without GET and IFEQ. What an error tells does not count.
 
-A command that is not in the table is not
-understood, and neither is one with arguments that fit no description. That is a denial, never a guess. Not in the table
-on purpose:
+A command that is not in the table is not understood, and neither is one with arguments that fit no description. That is
+a denial, never a guess. Not in the table on purpose:
 
 - scripts and functions, except those of redis-py's own locks
 - what goes through all keys (KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHDB …)
@@ -80,8 +79,7 @@ ZRANK r@1           ZREVRANK r@1        ZRANDMEMBER r@1     ZSCAN r@1           
 ZDIFF r@#1          ZINTERCARD r@#1     ZREM rw@1           ZREMRANGEBYRANK w@1 ZREMRANGEBYSCORE rw@1
 ZREMRANGEBYLEX rw@1 ZINCRBY rw@1        ZPOPMIN rw@1        ZPOPMAX rw@1        BZPOPMIN rw@1:-1    BZPOPMAX rw@1:-1
 ZADD rw@1           ZMPOP rw@#1         BZMPOP rw@#2        ZRANGESTORE w@1 r@2 ZUNIONSTORE w@1 r@#2
-ZINTERSTORE w@1 r@#2
-ZDIFFSTORE w@1 r@#2
+ZINTERSTORE w@1 r@#2                    ZDIFFSTORE w@1 r@#2
 
 XRANGE r@1          XREVRANGE r@1       XLEN r@1            XPENDING r@1        XINFO.STREAM r@2    XINFO.GROUPS r@2
 XINFO.CONSUMERS r@2 XADD w@1            XDEL rw@1           XTRIM rw@1          XACK rw@1           XSETID w@1

@@ -1,6 +1,6 @@
 """Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`is_built`.
 
-Of those that it built, :func:`is_declared` says whether a column is one of a table that the application declared.
+Of those that it built, :func:`undeclared_in` says which columns are of no table that the application declared.
 """
 
 from __future__ import annotations
@@ -94,8 +94,11 @@ def is_built(compiled: object) -> bool:
     return isinstance(compiled, TracedCompiler) and not compiled.has_text
 
 
-def is_declared(column: str, compiled: object) -> bool:
-    """Say whether each ``column`` of that name in ``compiled`` is of a ``Table`` or a SELECT, after :func:`trace`."""
+def undeclared_in(compiled: object) -> frozenset[str] | None:
+    """Return the names, in lower case, of columns of ``compiled`` that are of no ``Table`` and no SELECT.
+
+    Returns ``None`` where that is not certain. ``compiled`` is what :func:`is_built`.
+    """
     if not isinstance(compiled, TracedCompiler) or any("%(" in name for name in compiled.undeclared):
-        return False  # one that is not named yet, for one
-    return column.strip('"').lower() not in compiled.undeclared
+        return None  # one that has no name yet, for one
+    return compiled.undeclared

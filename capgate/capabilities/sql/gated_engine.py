@@ -73,7 +73,7 @@ from ...enforcement.capabilities import Capabilities, Question
 from ...enforcement.current import current
 from ...errors import ConfigError
 from ...model import Resource
-from .built_by_sqlalchemy import is_built, is_declared, trace
+from .built_by_sqlalchemy import is_built, trace, undeclared_in
 from .declared_columns import DeclaredColumns
 from .statements import MIGRATE, Statements, read_statements
 from .touched_tables import without_own
@@ -183,10 +183,10 @@ class _StatementGate:
     def _questions(self, statement: str, names: list[object], built: object) -> list[Question]:
         """List what to ask for ``statement``; ``built`` is what SQLAlchemy compiled, if it is all its own."""
         content = read_statements(statement, self._dialect.name, functions=self._functions)
-        undeclared = [place for place in content.columns if not self._is_declared(*place, built)]
+        undeclared = self._undeclared(content.columns, built) if content.columns else ()
         if undeclared:
             others = content.actions if len(content.actions) > 1 else ()  # of other statements, perhaps
-            content = Statements(tuple(sorted({MIGRATE, *others})), undeclared=tuple(undeclared))
+            content = Statements(tuple(sorted({MIGRATE, *others})), undeclared=undeclared)
         digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
         if names:
             ids = [name if isinstance(name, str) and name else None for name in names]
@@ -197,9 +197,16 @@ class _StatementGate:
             return [(action, Resource(KIND, table), digest) for action, table in touched]
         return [(content.strongest, Resource(KIND, None, _facts(content)), digest)] if content.actions else []
 
-    def _is_declared(self, table: str, column: str, built: object) -> bool:
-        return (built is not None and is_declared(column, built)) or self._declared.has(
-            table, column, self._dialect.default_schema_name
+    def _undeclared(self, columns: tuple[tuple[str, str], ...], built: object) -> tuple[tuple[str, str], ...]:
+        """Return those of ``columns`` of which nobody said that there is such a column."""
+        names = None if built is None else undeclared_in(built)
+        if names is not None and not names:
+            return ()
+        own = self._dialect.default_schema_name
+        return tuple(
+            (table, column)
+            for table, column in columns
+            if (names is None or column.strip('"').lower() in names) and not self._declared.has(table, column, own)
         )
 
     def _require(self, questions: list[Question]) -> None:
