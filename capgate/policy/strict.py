@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Union
 
 from ..errors import ConfigError
@@ -33,6 +33,41 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _NO_PLACE: Final[Place] = (None, None)
 #: How much a name has to look like another one to have been meant: 1 is the same.
 _LIKENESS: Final = 0.6
+
+#: Words that others use for what has another name here, and that look nothing like it.
+_OTHER_WORDS: Final = {
+    **dict.fromkeys(("production", "live"), "prod"),
+    **dict.fromkeys(("development", "developement", "local"), "dev"),
+    **dict.fromkeys(("forbid", "block", "reject", "refuse", "disallow"), "deny"),
+    **dict.fromkeys(("permit", "grant", "accept"), "allow"),
+    **dict.fromkeys(("all", "*", "everything", "true"), "any"),
+    **dict.fromkeys(("db", "database", "databases", "queries", "tables"), "sql"),
+    **dict.fromkeys(("http", "hosts", "host", "outbound", "network"), "egress"),
+    **dict.fromkeys(("files", "file", "filesystem", "paths", "path"), "fs"),
+    **dict.fromkeys(("environment", "variables"), "env"),
+    **dict.fromkeys(("redis", "namespaces"), "cache"),
+    **dict.fromkeys(("jobs", "job"), "compute"),
+    **dict.fromkeys(("users", "principal", "principals", "subjects", "subject", "who"), "actors"),
+    **dict.fromkeys(("environments",), "modes"),
+    **dict.fromkeys(("message", "because"), "reason"),
+    "op": "operation",
+    **dict.fromkeys(("drop", "create", "alter", "ddl"), "migrate"),
+}
+#: The same of kinds of resources, and of the first and the last segments of actions.
+_OTHER_KINDS: Final = {
+    **dict.fromkeys(("table", "query", "sql"), "sql_query"),
+    **dict.fromkeys(("file", "fs", "folder"), "path"),
+    **dict.fromkeys(("url", "domain", "address", "egress"), "host"),
+    **dict.fromkeys(("cache", "key", "prefix"), "namespace"),
+    **dict.fromkeys(("env", "variable"), "env_var"),
+}
+_OTHER_HEADS: Final = {"sql": "db", "file": "fs", "files": "fs", "egress": "http", "config": "runtime.config"}
+_OTHER_ENDS: Final = {
+    "read": ("select", "get", "list"),
+    "write": ("insert", "update", "upsert", "delete", "set", "put", "append", "modify"),
+    "outbound": ("get", "post", "call", "request", "send"),
+    "migrate": ("create", "alter", "drop"),
+}
 
 Text = Union[str, bytes]
 
@@ -175,11 +210,23 @@ def locate(error: ConfigError, text: Text, format: str, path: str | None) -> Non
 
 
 def nearest(seen: object, names: Iterable[str]) -> str | None:
-    """Return the one of ``names`` that ``seen`` looks most like; ``None`` where it looks like none."""
+    """Return the one of ``names`` that ``seen`` means elsewhere, or looks most like; ``None`` where it is like none."""
     if not isinstance(seen, str):
         return None
-    close = difflib.get_close_matches(ascii_lower(seen[:128]), sorted(names), 1, _LIKENESS)
+    text, names = ascii_lower(seen[:128]), sorted(names)
+    known = [name for name in _meant_by(text.strip()) if name in names]
+    close = known or difflib.get_close_matches(text, names, 1, _LIKENESS)
     return close[0] if close else None
+
+
+def _meant_by(text: str) -> Iterator[str]:
+    """Yield what others mean by ``text``."""
+    yield text
+    yield from (words[text] for words in (_OTHER_WORDS, _OTHER_KINDS) if text in words)
+    head, dot, end = text.rpartition(".")
+    if dot:
+        ends = (end, *(own for own, others in _OTHER_ENDS.items() if end in others))
+        yield from (f"{own}.{last}" for own in (head, _OTHER_HEADS.get(head, head)) for last in ends)
 
 
 def check_keys(raw: dict[Any, Any], valid: tuple[str, ...], where: Key = ()) -> None:

@@ -99,8 +99,8 @@ def template(route: Any, prefix: str = "") -> str:
     """Return the name of ``route`` among public routes, below ``prefix``; ``""`` where it has none.
 
     It is the path exactly as declared, after those of the mounts around it. An application mounted without routes that
-    could be seen (static files, WSGI) is ``/mount/path/{path:path}``. What is below ``Host("api.example.com")`` begins
-    with that host, ``api.example.com/health``.
+    could be seen (static files, WSGI) is ``/mount/path/{path:path}``, or ``/mount/path`` where the mount declares
+    nothing. What is below ``Host("api.example.com")`` begins with that host, ``api.example.com/health``.
     """
     path = own_path(route)
     if leads_on(route):

@@ -96,7 +96,18 @@ def step(
             always = (*always, *target.declared)
             return _place(target.router, always, default, prefix + own_path(route), target.root_path, depth + 1)
         own, asks = target.declared, target.asks_itself
-    return resolve(own, always, default, asks, bool(public) and template(route, prefix) in public)
+    return resolve(own, always, default, asks, bool(public) and _is_public(route, original, prefix, public))
+
+
+def _is_public(route: Any, original: Any, prefix: str, public: frozenset[str]) -> bool:
+    """Say whether ``public`` names ``route``: by its template, or by the path of the mount that it is.
+
+    By its path only a mount is named that has one, and declares nothing itself.
+    """
+    if template(route, prefix) in public:
+        return True
+    path = own_path(route)
+    return isinstance(original, Mount) and path != "" and prefix + path in public and not declared(original)
 
 
 def rest(place: RouterPlace) -> Needed:

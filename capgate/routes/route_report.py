@@ -22,6 +22,8 @@ from .target import Target, inner_app
 from .walk import Entry, walk
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+#: Routes that a warning names, at most.
+SHOWN: Final = 5
 _UNRESOLVABLE: Final[Needed] = ("unresolvable", ())
 
 
@@ -185,16 +187,23 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
     for name in sorted(public):
-        listed = [route for route in routes if route.template == name]
-        opened = [route for route in listed if route.status == "public"]
+        opened = [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
         if not opened:
-            why = "declares what it needs, so a policy is asked" if listed else "does not exist"
-            if any(route.template == name + REST for route in routes):
-                why = f"does not exist; what is mounted there is {name + REST!a}"
-            log.warning("public route %a %s", name, why)
+            log.warning("public route %a %s", name, _why_not_opened(name, routes))
         elif len(opened) > 1:
             log.warning("public route %a opens %d routes: %s", name, len(opened), ", ".join(map(str, opened)))
     return denied
+
+
+def _why_not_opened(name: str, routes: list[RouteReport]) -> str:
+    """Say why no route is open by ``name``. A mount opens no route of its own application: each has to be named."""
+    path = name.rstrip("/")
+    named = [route for route in routes if route.template == name]
+    if named or any(route.template == path + REST and route.requirements for route in routes):
+        return "declares what it needs, so a policy is asked"
+    below = [route.template for route in routes if route.template.startswith(path + "/") and path]
+    shown = ", ".join(map(ascii, below[:SHOWN])) + (" and others" if len(below) > SHOWN else "")
+    return f"does not exist; what is below it has to be named: {shown}" if below else "does not exist"
 
 
 def _propose(undeclared: Iterable[RouteReport], log: Logger) -> None:

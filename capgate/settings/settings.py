@@ -188,19 +188,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Environment(self.service, self.mode)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    def from_env(cls, environ: Mapping[str, str] | starlette.config.Config | None = None, **overrides: Any) -> Settings:
         """Read settings from ``CAPGATE_<NAME>``, and ``CAPGATE_<LIMIT>`` for each limit, under ``overrides``.
 
-        ``environ`` defaults to the environment of the process. Flags are ``true``, ``false``, ``1`` or ``0``;
-        ``public`` is separated by commas; ``policy`` is a path. Raises :class:`ConfigError` naming the variable where
-        one is at fault, also for a ``CAPGATE_...`` variable that does not exist. Those that Kubernetes sets for a
-        service named ``capgate``, such as ``CAPGATE_SERVICE_HOST``, are none of ours.
+        ``environ`` defaults to the environment of the process. With a ``Config(".env")`` of Starlette's, variables that
+        the environment does not have are read from that file; its ``env_prefix`` is to be empty.
+
+        Flags are ``true``, ``false``, ``1`` or ``0``; ``public`` is separated by commas; ``policy`` is a path. Raises
+        :class:`ConfigError` naming the variable where one is at fault, also for a ``CAPGATE_...`` variable that does
+        not exist. Those that Kubernetes sets for a service named ``capgate``, such as ``CAPGATE_SERVICE_HOST``, are
+        none of ours.
         """
-        environ = starlette.config.environ if environ is None else environ
         _reject_unknown(overrides, cls.__struct_fields__)
-        ours = [name for name in environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
+        config = _config(environ)
+        ours = [name for name in _names(config) if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
         _reject_unknown(ours, VARIABLES)
-        config = starlette.config.Config(environ=environ, env_prefix=PREFIX)
         names = [setting.name for setting in SETTINGS if setting.name in BY_NAME]
         values = _read(config, [name for name in names if name not in overrides])
         limits = {} if "limits" in overrides else _read(config, [limit.name for limit in LIMITS])
@@ -214,14 +216,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except ConfigError as error:
             if error.setting not in values and error.setting not in limits:
                 raise
-            variable = BY_NAME[error.setting].variable
-            raise ConfigError(variable, HIDDEN if error.seen == HIDDEN else environ[variable], error.valid) from None
+            seen = HIDDEN if error.seen == HIDDEN else config(error.setting.upper())
+            raise ConfigError(BY_NAME[error.setting].variable, seen, error.valid) from None
+
+
+def _config(given: Mapping[str, str] | starlette.config.Config | None) -> starlette.config.Config:
+    """Return what reads our variables from ``given``. Raises :class:`ConfigError` for a reader of other variables."""
+    if not isinstance(given, starlette.config.Config):
+        environ = starlette.config.environ if given is None else given
+        return starlette.config.Config(environ=environ, env_prefix=PREFIX)
+    if given.env_prefix:
+        raise ConfigError("environ", f"a Config with env_prefix={given.env_prefix!r}", "a Config without env_prefix")
+    config = starlette.config.Config(environ=given.environ, env_prefix=PREFIX)
+    config.file_values = given.file_values
+    return config
+
+
+def _names(config: starlette.config.Config) -> Iterable[str]:
+    return {*config.environ, *config.file_values}
 
 
 def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, Any]:
     """Return the values of those settings whose variables are set."""
-    rows = [BY_NAME[name] for name in names]
-    return {row.name: row.parsed(config(row.name.upper())) for row in rows if row.variable in config.environ}
+    rows, given = [BY_NAME[name] for name in names], _names(config)
+    return {row.name: row.parsed(config(row.name.upper())) for row in rows if row.variable in given}
 
 
 def _reject_unknown(given: Iterable[str], valid: Iterable[str]) -> None:

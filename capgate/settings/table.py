@@ -52,7 +52,7 @@ _CHALLENGE: Final = rf"{_WORD}(?: (?:{_PARAMETER}(?: ?, ?{_PARAMETER})*|[0-9A-Za
 _CHALLENGES: Final = re.compile(rf"{_CHALLENGE}(?: ?, ?{_CHALLENGE})*", re.ASCII)
 #: A method before the path, as logs have it.
 _METHOD: Final = re.compile(r"[A-Za-z]+ +(?=/)")
-_PUBLIC: Final = "exact route paths as declared, such as '/health' or '/files/{path:path}'; no wildcards"
+_PUBLIC: Final = "exact route paths as declared, such as '/health', '/items/{id}' or '/static' of a mount; no wildcards"
 
 
 class Setting(NamedTuple):
@@ -313,7 +313,7 @@ SETTINGS: Final = (
     ),
     Setting(
         "public",
-        "routes that are open without asking: exact paths as declared, commas between them",
+        "routes that are open without asking: exact paths as declared, or a mount of files by its path; commas between",
         _list,
         f"{_PUBLIC}; separated by commas",
         _check_public,

@@ -85,7 +85,53 @@ def test_each_table_is_read_or_written(sql: str, expected: tuple[tuple[str, str]
     ],
 )
 def test_dialects_differ(dialect: str, sql: str, action: str, expected: tuple[tuple[str, str], ...] | None) -> None:
-    assert read_statements(sql, dialect) == Statements((action,), expected)
+    content = read_statements(sql, dialect)
+    assert (content.actions, content.touched_tables) == ((action,), expected)
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("SELECT orders.wipe FROM orders", [("orders", "wipe")]),
+        ("SELECT wipe, count(*) FROM orders WHERE item = 'a.b' GROUP BY wipe", []),
+        ("SELECT t.*, 1.5, .5 FROM s.t", []),
+        ('SELECT O."Wipe", o.Item FROM s.orders AS o', [("s.orders", '"Wipe"'), ("s.orders", "item")]),
+        ("SELECT s.t.a, t.b FROM s.t", [("s.t", "a"), ("s.t", "b")]),
+        ("SELECT t.a FROM t, s.t AS t", [("s.t", "a"), ("t", "a")]),  # no database takes it; both would have to have it
+        ("SELECT a FROM t ORDER BY t.wipe", [("t", "wipe")]),
+        ("UPDATE t SET a = t.wipe RETURNING t.b", [("t", "b"), ("t", "wipe")]),
+        ("INSERT INTO t (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET a = excluded.wipe", [("t", "wipe")]),
+        ("INSERT INTO t AS k (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET a = k.wipe", [("t", "wipe")]),
+        ("MERGE INTO t AS k USING u ON k.a = u.wipe WHEN MATCHED THEN DELETE", [("t", "a"), ("u", "wipe")]),
+        # What the text itself names.
+        ("SELECT x.b FROM (SELECT t.a AS b FROM t) AS x", [("t", "a")]),
+        ("SELECT x.b, x.wipe FROM (SELECT b FROM t UNION SELECT wipe FROM t) AS x", [("", "wipe")]),
+        ("SELECT x.a FROM (SELECT * FROM t) AS x", [("", "a")]),
+        ("WITH x AS (SELECT a FROM t) SELECT y.a, y.wipe FROM x AS y", [("", "wipe")]),
+        ("WITH x(b) AS (SELECT a FROM t) SELECT x.b FROM x", []),
+        ("WITH x(b) AS (SELECT a FROM t) SELECT x.a FROM x", [("", "a")]),
+        ("WITH x AS (DELETE FROM t RETURNING a) SELECT x.a, x.wipe FROM x", [("", "wipe")]),
+        ("WITH t AS (SELECT a FROM s.u) SELECT t.a, t.wipe FROM t", [("", "wipe")]),
+        ('WITH "t" AS (SELECT a FROM s.u) SELECT t.a, t.wipe FROM t', [("", "wipe"), ("t", "a"), ("t", "wipe")]),
+        ("SELECT x.a, x.b FROM t AS x(a)", [("", "b")]),
+        ("SELECT x.key FROM jsonb_each('{}') AS x(key, value)", []),
+        ("SELECT x.key FROM jsonb_each('{}') AS x", [("", "key")]),
+        ("SELECT x.a FROM (VALUES (1)) AS x(a), unnest(x.a) AS y(b) WHERE y.b = 1", []),
+        # What nobody can know.
+        ("SELECT other.wipe FROM t", [("", "wipe")]),
+        ("SELECT d.s.t.wipe FROM s.t", [("", "wipe")]),
+        ("SELECT t.a FROM d.s.t", [("", "a")]),
+        (f"SELECT t.{'x' * 64} FROM t", [("", "x" * 64)]),
+        ("SELECT t.a FROM t; SELECT u.b FROM u", [("t", "a"), ("u", "b")]),
+        # Dots of types.
+        ("SELECT $1::app.mood, CAST(a AS app.mood) FROM t", []),
+    ],
+)
+def test_columns_that_may_be_functions(sql: str, columns: list[tuple[str, str]]) -> None:  # P-10
+    content = read_statements(sql, POSTGRESQL)
+    assert MIGRATE not in content.actions
+    assert list(content.columns) == sorted(columns)
+    assert read_statements(sql, SQLITE).columns == ()
 
 
 def test_what_a_release_of_the_parser_does_not_know_is_opaque() -> None:
@@ -197,6 +243,14 @@ def test_transaction_control_needs_nothing(sql: str) -> None:
         (POSTGRESQL, "SELECT $a$'$a$, pg_sleep(9), $a$'$a$"),
         (POSTGRESQL, "SELECT /* /* */ ' */ , 1, '"),
         (POSTGRESQL, "SELECT a ` ' ` FROM t"),
+        (POSTGRESQL, 'SELECT U&"\\0061" FROM t'),
+        (POSTGRESQL, "SELECT u&'!0061' UESCAPE '!' FROM t"),
+        # A field of a value, or a function of it.
+        (POSTGRESQL, "SELECT (orders).wipe FROM orders"),
+        (POSTGRESQL, "SELECT (orders.*).wipe FROM orders"),
+        (POSTGRESQL, "SELECT (o.a).wipe FROM orders AS o"),
+        (POSTGRESQL, "SELECT o.a[1].wipe FROM orders AS o"),
+        (POSTGRESQL, "SELECT ((SELECT orders FROM orders LIMIT 1)).wipe"),
         (SQLITE, "SELECT $x('), 1 FROM t -- ')"),
         (SQLITE, "SELECT :x::y('), 1 FROM t -- ')"),
         (SQLITE, "SELECT 1 -- \r , load_extension('x')"),

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from capgate import PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
-from capgate.cli.policy.questions import CUT, NOTHING, asked_question, original, question_of, read_question
+from capgate import LocalPolicyChecker, PolicyInput, Resource, RuntimePolicy, Service, User, build_policy
+from capgate.capabilities import CapabilityDenied, capabilities_for
+from capgate.cli.policy.questions import CUT, INLINE, NOTHING, asked_question, original, question_of, read_question
 from capgate.errors import ConfigError
 from capgate.events import TEXT_LIMIT, DecisionEvent, DecisionLog, add_sink, printable, remove_sink
 from capgate.model import ALLOW, Actor, Anonymous, CompilerTool, Decision, Deny, Environment, canonical
@@ -165,6 +166,48 @@ def test_a_question_from_standard_input(folder: Folder) -> None:
         command, env=environment(), input=canonical(FROZEN), capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, json.loads(done.stdout)["rule"]) == (1, 0)
+
+
+@pytest.mark.parametrize("how", ["file", "inline", "standard input", "indented"])
+def test_a_denial_of_the_log_is_explained(
+    folder: Folder, how: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gate denies; the line that its log then has is explained as it stands there."""
+    capabilities = capabilities_for(LocalPolicyChecker(RuntimePolicy.from_document(DOCUMENT)), User("bob"))
+    with pytest.raises(CapabilityDenied):
+        capabilities.require_now("db.read", Resource("sql_query", "unheard of"))
+    (line,) = caplog.messages
+    if how == "standard input":
+        command = [sys.executable, "-m", "capgate", "explain", folder.toml, "-", "--json"]
+        done = subprocess.run(
+            command, env=environment(), input=f"{line}\n", capture_output=True, text=True, timeout=60, check=False
+        )
+        code, told = done.returncode, json.loads(done.stdout)
+    else:
+        given = {"file": folder.write("denied.log", line + "\n"), "inline": line, "indented": f"\n {line}\n"}[how]
+        code, told = explained(folder.toml, given, capsys=capsys)
+    assert code == 1
+    assert (told["input"]["action"], told["input"]["actor"]) == ("db.read", {"kind": "user", "id": "bob"})
+    assert msgspec.convert(told["input"]["resource"], Resource) == Resource("sql_query", "unheard of")
+    assert told["by"] == "default"
+    assert told["remedies"]
+
+
+def test_a_question_as_json_on_the_command_line(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(folder.toml, canonical(FROZEN).decode(), capsys=capsys)[1]["rule"] == 0
+    for text in ("{", '{"action": 3}', '{"event": "capgate.other"}', '{"action": "a.b"} {}', "{" + "x" * 70_000):
+        with pytest.raises(ConfigError) as caught:
+            asked_question(text)
+        assert caught.value.path == INLINE
+        assert call("explain", folder.toml, text) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_comes_before_what_its_name_says(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    for name in ("{}", "db.read"):
+        folder.write(name, canonical(FROZEN))
+        assert asked_question(name) == FROZEN
 
 
 BAD: list[tuple[str | bytes, str, tuple[int | None, int | None]]] = [

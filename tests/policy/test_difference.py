@@ -81,13 +81,13 @@ KINDS = {action.name: action for action in BUILTIN_ACTIONS}
 def check(old: dict[str, Any], new: dict[str, Any], asked: list[PolicyInput]) -> Difference:
     found = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
     for one in asked:
-        change = change_of(found, one) if _is_classed(old, new, one) else None
+        change = change_of(found, one) if is_classed(old, new, one) else None
         told = None if change is None else (change.before, change.after)
         assert told == expected(old, new, one), (one, change)
     return found
 
 
-def _is_classed(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> bool:
+def is_classed(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> bool:
     """Whether the question gets as far as what the documents say of actors, modes and resources, on either side."""
     resource = asked.resource
     builtin = KINDS.get(asked.action)

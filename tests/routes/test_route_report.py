@@ -171,10 +171,21 @@ def test_a_report_line_is_printable() -> None:
     assert str(RouteReport("/a\r\n\u202eb", ("GET", "HEAD"), "undeclared")) == r"'GET|HEAD /a\r\n\u202eb'"
 
 
-def test_the_name_of_a_mount_is_told(caplog: pytest.LogCaptureFixture) -> None:  # P-17
+def test_the_name_of_a_mount_opens_what_is_mounted_as_one(caplog: pytest.LogCaptureFixture) -> None:  # P-17
     async def plain(scope: Any, receive: Any, send: Any) -> None: ...
 
-    target = find_target(Router([Mount("/static", app=plain)]))
-    check_routes(target, frozenset({"/static"}), logging.getLogger("capgate"))
-    assert "/static/{path:path}" in caplog.records[-1].getMessage()
-    assert report_routes(target, frozenset({"/static"}))[0].status == "undeclared"
+    def told(public: str) -> tuple[str, list[str]]:
+        caplog.clear()
+        target = find_target(Router([Mount("/static", app=plain), Mount("/sub", routes=[Route("/a", plain)])]))
+        check_routes(target, frozenset({public}), logging.getLogger("capgate"))
+        shown = " ".join(record.getMessage() for record in caplog.records if "public route" in record.getMessage())
+        return shown, [
+            route.template for route in report_routes(target, frozenset({public})) if route.status == "public"
+        ]
+
+    assert told("/static") == ("", ["/static/{path:path}"])
+    for public, named in (("/static/", "'/static/{path:path}'"), ("/sub", "'/sub/a'"), ("/sub/", "'/sub/a'")):
+        shown, opened = told(public)
+        assert named in shown
+        assert opened == []
+    assert told("/other")[0]

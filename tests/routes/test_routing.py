@@ -135,7 +135,7 @@ def test_mounts_with_parameters_and_mounts_in_mounts() -> None:  # S9
     assert asked_at(Router([Mount("", routes=[Route("/only", fresh("only"))])]), http_scope("/only")) == ["only"]
 
 
-@pytest.mark.parametrize("public", ["/sub", "/sub/", "/sub/{path}", "/", "/static"])
+@pytest.mark.parametrize("public", ["/sub/", "/sub/x", "/sub/{path}", "/", "/static", "/su"])
 def test_an_opaque_application_is_not_opened_by_accident(public: str) -> None:  # S22
     assert asked_at(mounted(plain), http_scope("/sub/x"), public) is None
 
@@ -143,10 +143,11 @@ def test_an_opaque_application_is_not_opened_by_accident(public: str) -> None:  
 def test_opaque_applications() -> None:  # S9, S24
     static = StaticFiles(directory=".")
     assert asked_at(mounted(static), http_scope("/sub/x")) is None
-    assert asked_at(mounted(static), http_scope("/sub/x"), "/sub/{path:path}") is PUBLIC
+    for public in ("/sub/{path:path}", "/sub"):
+        assert asked_at(mounted(static), http_scope("/sub/x"), public) is PUBLIC
     declared = requires("db.read", resource="sql_query:static")(StaticFiles(directory="."))
     assert asked_at(mounted(declared), http_scope("/sub/x")) == ["static"]
-    assert asked_at(mounted(Wrapper(declared)), http_scope("/sub/x"), "/sub/{path:path}") == ["static"]
+    assert asked_at(mounted(Wrapper(declared)), http_scope("/sub/x"), "/sub/{path:path}", "/sub") == ["static"]
     assert asked_at(Router([Mount("", app=plain)]), http_scope("/x"), "/", "") is None
 
 

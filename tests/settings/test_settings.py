@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.config import Config, EnvironError
+from starlette.config import Environ as WatchedEnviron
 
 from capgate.checker.local import LocalPolicyChecker
 from capgate.errors import ConfigError
@@ -489,3 +492,61 @@ def test_an_unknown_variable_is_an_error_with_the_nearest_name(name: str, neares
         Settings.from_env({name: "8"})
     assert caught.value.setting == name
     assert nearest is None or caught.value.nearest == nearest
+
+
+# -- a file of variables
+
+
+def config_of(folder: Path, text: str, environ: Mapping[str, str] | None = None, prefix: str = "") -> Config:
+    """Starlette's reader of ``.env``, as applications have it."""
+    path = folder / ".env"
+    path.write_text(text)
+    return Config(path, environ={} if environ is None else environ, env_prefix=prefix)
+
+
+def test_settings_from_a_file_of_variables(tmp_path: Path) -> None:  # P-17
+    text = "# why\nDATABASE_URL=sqlite://\nCAPGATE_SERVICE = 'orders'\nCAPGATE_PUBLIC=/a,/b\nCAPGATE_FUEL=\"5000\"\n"
+    settings = Settings.from_env(config_of(tmp_path, text))
+    assert (settings.service, settings.public, settings.limits.fuel) == ("orders", ("/a", "/b"), 5_000)
+
+
+def test_the_environment_wins_over_the_file_and_keywords_over_both(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "CAPGATE_SERVICE=file\nCAPGATE_MODE=test\n", {"CAPGATE_SERVICE": "environment"})
+    settings = Settings.from_env(config)
+    assert (settings.service, settings.mode) == ("environment", "test")
+    assert Settings.from_env(config, service="code").service == "code"
+
+
+@pytest.mark.parametrize(
+    ("line", "setting", "seen"),
+    [
+        ("CAPGATE_POOL_SIZE=many", "CAPGATE_POOL_SIZE", "many"),
+        ("CAPGATE_SERVICE=", "CAPGATE_SERVICE", ""),
+        ("CAPGATE_FULE=1", "CAPGATE_FULE", "CAPGATE_FULE"),
+        ("CAPGATE_ENFORCE=monitor", "CAPGATE_ENFORCE", "monitor"),
+        ("CAPGATE_POOL_SIZE=0", "CAPGATE_POOL_SIZE", "0"),
+        ("CAPGATE_ARTIFACT_SHA256=" + "0" * 64, "artifact_sha256", "0" * 64),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, setting: str, seen: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(config_of(tmp_path, line + "\n"))
+    assert (caught.value.setting.lower().removeprefix("capgate_"), caught.value.seen) == (
+        setting.lower().removeprefix("capgate_"),
+        seen,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["APP_", "CAPGATE_"])
+def test_a_reader_of_other_variables_is_an_error(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(config_of(tmp_path, "CAPGATE_SERVICE=x\n", prefix=prefix))
+    assert caught.value.setting == "environ"
+
+
+def test_what_was_read_cannot_change_any_more(tmp_path: Path) -> None:
+    """Starlette's own environment notes what was read, through its reader as well."""
+    environ = WatchedEnviron({"CAPGATE_SERVICE": "x"})
+    assert Settings.from_env(config_of(tmp_path, "", environ)).service == "x"
+    with pytest.raises(EnvironError):
+        environ["CAPGATE_SERVICE"] = "y"

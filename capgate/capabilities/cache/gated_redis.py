@@ -11,8 +11,9 @@ the commands of one write do is asked as one batch. If one of them is denied, no
 usable.
 
 The namespace of a key is what comes before its first colon; a key without one is its own namespace. Channels of PUBLISH
-and SUBSCRIBE count as keys. A command is a read where its reply tells what was stored. It is a write where it changes
-that; often it is both (INCR, LPOP, GETDEL, SET with GET).
+and SUBSCRIBE count as keys. A command is a read where its reply tells a value, a member or a field that was stored, or
+whether a given one was. It is a write where it changes that. Often it is both: INCR, LPOP, SET with GET, and also SADD,
+HSET, LREM. A write alone tells at most whether a key was there, and how much it holds: SET, DEL, LPUSH, APPEND.
 
 Asked without an id, thus denied ``missing_resource``:
 

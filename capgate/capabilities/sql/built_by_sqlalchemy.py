@@ -1,12 +1,18 @@
-"""Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`is_built`."""
+"""Tells statements that SQLAlchemy built from those that hold text of the application's: :func:`is_built`.
+
+Of those that it built, :func:`undeclared_in` says which columns are of no table that the application declared.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Final
 
+from sqlalchemy import Column, Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.selectable import AliasedReturnsRows, SelectBase
 
 #: What SQLAlchemy itself writes as a literal column: ``count(*)``, ``EXISTS (SELECT 1)``, and the wildcard of LIKE.
 _OWN_TEXT: Final = re.compile(r"\*|\d+|'%'|NULL", re.ASCII)
@@ -24,12 +30,16 @@ class TracedCompiler:
 
     #: Whether the statement has such text.
     has_text = False
+    #: Names, in lower case, of columns that are written with their table, and that no ``Table`` has.
+    undeclared: frozenset[str] = frozenset()
 
     def visit_textclause(self, *args: Any, **kw: Any) -> Any:
         return self._note("visit_textclause", args, kw)
 
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> Any:
         own = not column.is_literal or _OWN_TEXT.fullmatch(column.name)
+        if column.table is not None and not _has_table(column):
+            self.undeclared |= {column.name.lower()}
         return self._note("visit_column", (column, *args), kw, own)
 
     def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
@@ -64,6 +74,14 @@ class TracedCompiler:
         return getattr(super(), name)(*args, **kw)
 
 
+def _has_table(column: Any) -> bool:
+    """Say whether ``column`` is one of a ``Table``, or what a SELECT or a RETURNING gives under that name."""
+    table = column.table
+    while isinstance(table, AliasedReturnsRows):
+        table = table.element
+    return isinstance(table, (SelectBase, UpdateBase)) or (isinstance(table, Table) and isinstance(column, Column))
+
+
 def trace(dialect: Dialect) -> None:
     """Have ``dialect`` compile its statements with a :class:`TracedCompiler`. Does nothing the second time."""
     compiler: type[SQLCompiler] = dialect.statement_compiler
@@ -74,3 +92,13 @@ def trace(dialect: Dialect) -> None:
 def is_built(compiled: object) -> bool:
     """Say whether ``compiled``, of an execution context, was built by SQLAlchemy throughout, after :func:`trace`."""
     return isinstance(compiled, TracedCompiler) and not compiled.has_text
+
+
+def undeclared_in(compiled: object) -> frozenset[str] | None:
+    """Return the names, in lower case, of columns of ``compiled`` that are of no ``Table`` and no SELECT.
+
+    Returns ``None`` where that is not certain. ``compiled`` is what :func:`is_built`.
+    """
+    if not isinstance(compiled, TracedCompiler) or any("%(" in name for name in compiled.undeclared):
+        return None  # one that has no name yet, for one
+    return compiled.undeclared

@@ -15,7 +15,8 @@ Each statement is parsed, with sqlglot, in the dialect of the engine, and is one
 ``db.read``     SELECT and VALUES; ``FOR UPDATE`` too, since a lock changes nothing
 ``db.write``    INSERT, REPLACE INTO, UPDATE, DELETE, MERGE, ``SELECT … INTO``, also inside of a CTE; ``nextval``
 ``db.migrate``  everything else, and whatever is not understood for certain: DDL, PRAGMA, SET, CALL, COPY, EXPLAIN,
-                calls of functions that capgate does not know to be pure, text that SQL dialects read differently
+                calls of functions that capgate does not know to be pure, in PostgreSQL also what may be such a call
+                (see below), text that SQL dialects read differently
                 (see :mod:`capgate.capabilities.sql.statements`), dialects other than SQLite, PostgreSQL, MySQL, MariaDB
 nothing         BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE
 
@@ -35,6 +36,15 @@ constructs. These have to be named:
 Without a name they are asked for without an id, which policies deny as ``missing_resource``. ``args_hash`` is the
 SHA-256 of the text.
 
+PostgreSQL calls the function ``wipe(orders)`` for ``SELECT orders.wipe FROM orders``, unless ``orders`` has a column of
+that name. So ``table.column`` is ``db.migrate`` there, unless it is certain that it is a column. That it is of
+
+- a ``Table`` that SQLAlchemy built the statement from; a lightweight ``table()`` is none
+- a table of the ``metadata`` of the gate, which has to be what the database has; this is for text
+- a subquery, a WITH, or an alias with columns, where the text says how they are called
+
+A column without its table is never such a call. ``(value).field`` always counts as one.
+
 Denied, :class:`~capgate.errors.CapabilityDenied` is raised and the statement is not sent. A transaction goes on, or
 not, as after any other error of a statement.
 
@@ -52,7 +62,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from sqlalchemy import event
+from sqlalchemy import MetaData, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -63,9 +73,10 @@ from ...enforcement.capabilities import Capabilities, Question
 from ...enforcement.current import current
 from ...errors import ConfigError
 from ...model import Resource
-from ...spelling import DEFAULT_SCHEMAS, ascii_lower
-from .built_by_sqlalchemy import is_built, trace
-from .statements import Statements, read_statements
+from .built_by_sqlalchemy import is_built, trace, undeclared_in
+from .declared_columns import DeclaredColumns
+from .statements import MIGRATE, Statements, read_statements
+from .touched_tables import without_own
 
 #: The execution option that names a statement, or all statements of a connection or an engine.
 QUERY_NAME: Final = "capgate_query"
@@ -75,11 +86,18 @@ _E = TypeVar("_E", Engine, AsyncEngine)
 _S = TypeVar("_S", bound=Executable)
 
 
-def gate_engine(engine: _E, *, capabilities: Capabilities | None = None, functions: Iterable[str] = ()) -> _E:
+def gate_engine(
+    engine: _E,
+    *,
+    capabilities: Capabilities | None = None,
+    functions: Iterable[str] = (),
+    metadata: MetaData | None = None,
+) -> _E:
     """Have ``engine``, and the engines, connections and sessions made from it, ask before each statement. Returns it.
 
     ``capabilities``  whom to ask, in place of the current ones of each statement
     ``functions``     names of SQL functions of the application's that only compute a value
+    ``metadata``      tables whose columns text of the application's may name with their table, in PostgreSQL
 
     Statements of an :class:`AsyncEngine` wait for a policy that has to be waited for. Raises :class:`ConfigError` for
     anything that is not an engine.
@@ -89,7 +107,9 @@ def gate_engine(engine: _E, *, capabilities: Capabilities | None = None, functio
         raise ConfigError("engine", engine, "a sqlalchemy Engine or AsyncEngine")
     trace(target.dialect)
     target.clear_compiled_cache()
-    gate = _StatementGate(target, capabilities, frozenset(name.upper() for name in functions))
+    if metadata is not None and not isinstance(metadata, MetaData):
+        raise ConfigError("metadata", metadata, "a sqlalchemy MetaData")
+    gate = _StatementGate(target, capabilities, frozenset(name.upper() for name in functions), metadata)
     # First of all listeners it notes the statement; as near to the driver as there are events it asks.
     event.listen(target, "before_cursor_execute", gate.note, insert=True)
     event.listen(target, "do_execute", gate.execute, insert=True)
@@ -117,11 +137,18 @@ def named(name: str, statement: _S) -> _S:
 class _StatementGate:
     """The listeners of one gated engine."""
 
-    def __init__(self, engine: Engine, capabilities: Capabilities | None, functions: frozenset[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        capabilities: Capabilities | None,
+        functions: frozenset[str],
+        metadata: MetaData | None,
+    ) -> None:
         self._dialect = engine.dialect
         self._is_async = engine.dialect.is_async
         self._capabilities = capabilities
         self._functions = functions
+        self._declared = DeclaredColumns(metadata)
 
     def note(
         self,
@@ -137,7 +164,7 @@ class _StatementGate:
         Those of a dialect that is being set up do not get here.
         """
         if context is None:
-            self._require(self._questions(statement, [], built=False))
+            self._require(self._questions(statement, [], None))
         else:
             context.__dict__.setdefault("_capgate_noted", {})[self] = statement
 
@@ -148,22 +175,39 @@ class _StatementGate:
         noted = None if context is None else context.__dict__.get("_capgate_noted", {}).get(self)
         if context is not None and noted is not None:
             built = noted == statement and _is_sqlalchemys(statement, context)
-            self._require(self._questions(statement, _names(context), built=built))
+            self._require(self._questions(statement, _names(context), context.compiled if built else None))
 
     def execute_no_params(self, cursor: DBAPICursor, statement: str, context: ExecutionContext | None) -> None:
         self.execute(cursor, statement, (), context)
 
-    def _questions(self, statement: str, names: list[object], *, built: bool) -> list[Question]:
+    def _questions(self, statement: str, names: list[object], built: object) -> list[Question]:
+        """List what to ask for ``statement``; ``built`` is what SQLAlchemy compiled, if it is all its own."""
         content = read_statements(statement, self._dialect.name, functions=self._functions)
+        undeclared = self._undeclared(content.columns, built) if content.columns else ()
+        if undeclared:
+            others = content.actions if len(content.actions) > 1 else ()  # of other statements, perhaps
+            content = Statements(tuple(sorted({MIGRATE, *others})), undeclared=undeclared)
         digest = hashlib.sha256(statement.encode("utf-8", "surrogatepass")).hexdigest()
         if names:
             ids = [name if isinstance(name, str) and name else None for name in names]
             return [(action, Resource(KIND, id, _facts(content)), digest) for id in ids for action in content.actions]
-        if built and content.touched_tables:
+        if built is not None and content.touched_tables:
             own = self._dialect.default_schema_name
-            touched = dict.fromkeys((action, _without_own(table, own)) for action, table in content.touched_tables)
+            touched = dict.fromkeys((action, without_own(table, own)) for action, table in content.touched_tables)
             return [(action, Resource(KIND, table), digest) for action, table in touched]
         return [(content.strongest, Resource(KIND, None, _facts(content)), digest)] if content.actions else []
+
+    def _undeclared(self, columns: tuple[tuple[str, str], ...], built: object) -> tuple[tuple[str, str], ...]:
+        """Return those of ``columns`` of which nobody said that there is such a column."""
+        names = None if built is None else undeclared_in(built)
+        if names is not None and not names:
+            return ()
+        own = self._dialect.default_schema_name
+        return tuple(
+            (table, column)
+            for table, column in columns
+            if (names is None or column.strip('"').lower() in names) and not self._declared.has(table, column, own)
+        )
 
     def _require(self, questions: list[Question]) -> None:
         if not questions:  # transaction control
@@ -192,21 +236,10 @@ def _is_sqlalchemys(statement: str, context: ExecutionContext) -> bool:
     return is_built(compiled) and (batch or statement == context.statement)
 
 
-def _without_own(table: str, own: str | None) -> str | None:
-    """Return ``table`` without the schema ``own``, in which the database looks by default.
-
-    ``None`` where another schema has a name that resources are spelled without.
-    """
-    schema, dot, name = table.partition(".")
-    if not dot:
-        return table
-    if own is not None and schema in (ascii_lower(own), f'"{own}"'):
-        return name
-    return None if schema in DEFAULT_SCHEMAS else table
-
-
 def _facts(content: Statements) -> dict[str, str]:
-    """Make attributes for checkers of an application's: the tables, where they are certain."""
+    """Make attributes for checkers of an application's: the tables, or what hinders that they are certain."""
+    if content.undeclared:
+        return {"undeclared_columns": ",".join(".".join(filter(None, place)) for place in content.undeclared)}
     if not content.touched_tables:
         return {}
     return {"tables": ",".join(sorted({table for _, table in content.touched_tables}))}

@@ -8,7 +8,8 @@ database does would be worse than none, so whatever leaves room for doubt is *op
   ASCII
 - anything but SELECT, VALUES, INSERT, REPLACE INTO, UPDATE, DELETE, MERGE; whatever sqlglot does not parse, and
   whatever it parses into something that is not listed here
-- calls of functions that are not listed in :data:`FUNCTIONS`
+- calls of functions that are not listed in :data:`FUNCTIONS`; in PostgreSQL a field that is selected from a value, as
+  in ``(orders).wipe``, which may be such a call
 - dialects other than :data:`DIALECTS`
 
 Kept apart from SQLAlchemy, so that it can be tested on texts.
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import msgspec
 from sqlglot import Dialect, Token, TokenType, exp
 
-from .touched_tables import DML, READ, WRITE, touched_tables
+from .qualified_columns import qualified_columns
+from .touched_tables import DML, READ, WRITE, defined_by, folded, table_name, touched_tables
 
 MIGRATE: Final = "db.migrate"
 
@@ -56,7 +58,7 @@ _AMBIGUOUS: Final = re.compile(
 )
 _AMBIGUOUS_IN: Final = {
     "sqlite": re.compile(r"[:$@#]\w+(?:::\w*)*\("),  # the name of a parameter goes on to the next ")", quotes and all
-    "postgres": re.compile(r"`"),  # an operator
+    "postgres": re.compile(r"`|[Uu]&['\"]"),  # an operator; what is in the quotes is decoded, by a character of choice
 }
 _NAMED_PARAMETER: Final = re.compile(r"(?<![\w$])(?:%\(\w+\)s|%s|\$\d+)")
 _PARAMETERS: Final = re.compile(r"(\?|:p)(?:, ?\1)+")
@@ -128,10 +130,15 @@ class Statements(msgspec.Struct, frozen=True):
     ``actions``         the action of each statement, none twice; none at all for transaction control
     ``touched_tables``  action and table, as written (``schema.table``), for each table that is touched, in their order;
                         ``None`` where that is not certain
+    ``columns``         table and column, for each ``table.column`` that in PostgreSQL is a call of a function where
+                        the table has no such column. The table is empty where nobody can know
+    ``undeclared``      those of which nobody said that there is such a column, in place of everything but an action
     """
 
     actions: tuple[str, ...]
     touched_tables: tuple[tuple[str, str], ...] | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    undeclared: tuple[tuple[str, str], ...] = ()
 
     @property
     def strongest(self) -> str:
@@ -197,9 +204,11 @@ def _parsed(sql: str, dialect: str, functions: frozenset[str]) -> Statements:
     if not parts:
         return OPAQUE
     actions = tuple(sorted({action for part in parts for action in part.actions}))
+    columns = tuple(sorted({column for part in parts for column in part.columns}))
     if any(part.touched_tables is None for part in parts):
-        return Statements(actions)
-    return Statements(actions, tuple(sorted({touched for part in parts for touched in part.touched_tables or ()})))
+        return Statements(actions, None, columns)
+    touched = tuple(sorted({touched for part in parts for touched in part.touched_tables or ()}))
+    return Statements(actions, touched, columns)
 
 
 def _split(tokens: list[Token]) -> list[list[Token]]:
@@ -227,8 +236,16 @@ def _statement(tokens: list[Token], dialect: str, sql: str, functions: frozenset
     writes = bool(called) or tree.find(exp.Into, *DML) is not None
     if not writes and _has_verb(words):
         return OPAQUE
+    columns = _qualified(tree, tokens) if dialect == "postgres" else ()
+    if columns is None:
+        return OPAQUE
     unnamed = called or tree.find(exp.Into)  # what is written has no name here
-    return Statements((WRITE if writes else READ,), None if unnamed else touched_tables(tree, dialect))
+    return Statements((WRITE if writes else READ,), None if unnamed else touched_tables(tree, dialect), columns)
+
+
+def _qualified(tree: exp.Expression, tokens: list[Token]) -> tuple[tuple[str, str], ...] | None:
+    fold, name = partial(folded, dialect="postgres"), partial(table_name, dialect="postgres")
+    return qualified_columns(tree, tokens, fold, name, defined_by)
 
 
 def _word(token: Token) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlglot import exp
 
-from ...spelling import ascii_lower
+from ...spelling import DEFAULT_SCHEMAS, ascii_lower
 
 READ: Final = "db.read"
 WRITE: Final = "db.write"
@@ -33,9 +33,9 @@ def touched_tables(tree: exp.Expression, dialect: str) -> tuple[tuple[str, str],
         if isinstance(table.this, exp.Func):
             continue
         target = id(table) in written
-        if not target and _is_defined(table):
+        if not target and defined_by(table) is not None:
             continue
-        name = _name(table, dialect)
+        name = table_name(table, dialect)
         if name is None:
             return None
         if target:
@@ -62,21 +62,21 @@ def _written(tree: exp.Expression, dialect: str) -> Iterator[tuple[object, bool]
                     yield table, True
 
 
-def _is_defined(table: exp.Table) -> bool:
-    """Say whether ``table`` is a name that a WITH defines, by rules that hold in each dialect.
+def defined_by(table: Any) -> Any:
+    """Return the definition of ``table`` in a WITH, or ``None``, by rules that hold in each dialect.
 
     That is a name defined before it, or the one around it where that is RECURSIVE.
     """
     if table.args.get("db") is not None:
-        return False
+        return None
     node: Any = table
     while (parent := node.parent) is not None:
         for cte in _in_sight(parent, node):
             alias = cte.args.get("alias")
             if alias is not None and alias.this == table.this:
-                return True
+                return cte
         node = parent
-    return False
+    return None
 
 
 def _in_sight(parent: Any, node: Any) -> list[Any]:
@@ -88,18 +88,19 @@ def _in_sight(parent: Any, node: Any) -> list[Any]:
     return [] if definitions is None or definitions is node else list(definitions.expressions)
 
 
-def _name(table: exp.Table, dialect: str) -> str | None:
+def table_name(table: Any, dialect: str) -> str | None:
     """Return the table as ``table`` or ``schema.table``, in the spelling that the dialect makes of what is written."""
     if table.args.get("catalog") is not None:
         return None  # a database that may be this one
-    parts = [_folded(part, dialect) for part in (table.args.get("db"), table.this) if part is not None]
+    parts = [folded(part, dialect) for part in (table.args.get("db"), table.this) if part is not None]
     return None if None in parts else ".".join(filter(None, parts))
 
 
-def _folded(part: Any, dialect: str) -> str | None:
+def folded(part: Any, dialect: str) -> str | None:
     """Return an identifier as it is spelled in a resource, in double quotes where its case counts.
 
-    SQLite never looks at the case of A to Z, and PostgreSQL does in quotes only. In MySQL it depends on the server.
+    Returns ``None`` where that is not certain. SQLite never looks at the case of A to Z, and PostgreSQL does in quotes
+    only. In MySQL it depends on the server.
     """
     if not isinstance(part, exp.Identifier) or not part.name or _UNSPELLED.search(part.name):
         return None
@@ -111,3 +112,16 @@ def _folded(part: Any, dialect: str) -> str | None:
     if dialect == "postgres":
         return f'"{name}"' if part.args.get("quoted") else ascii_lower(name)
     return None
+
+
+def without_own(table: str, own: str | None) -> str | None:
+    """Return ``table`` without the schema ``own``, in which the database looks by default.
+
+    ``None`` where another schema has a name that resources are spelled without.
+    """
+    schema, dot, name = table.partition(".")
+    if not dot:
+        return table
+    if own is not None and schema in (ascii_lower(own), f'"{own}"'):
+        return name
+    return None if schema in DEFAULT_SCHEMAS else table

@@ -46,7 +46,9 @@ def explain(
     question: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="The question: in words, or a file of JSON; - is standard input.", show_default=False
+            metavar="INPUT",
+            help="The question: in words, JSON, or a file of JSON; - is standard input.",
+            show_default=False,
         ),
     ],
     engine: ModuleEngine = EngineName.auto,
@@ -56,11 +58,11 @@ def explain(
 ) -> None:
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
 
-    The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Or it is a policy input, such as
-    `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`, a golden fixture, or a line of the log
-    `capgate.decisions`. Each change that is offered was tried, and gives the
-    opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read: of it only the
-    answer is known.
+    The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Or it is JSON, as it is or in a
+    file. That is a golden fixture, a line of the log `capgate.decisions`, or a policy input, such as
+    `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`. Each change that is offered was tried,
+    and gives the opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read:
+    of it only the answer is known.
 
     Exit codes: 0 allowed; 1 denied; 2 usage, or a file that cannot be used.
 

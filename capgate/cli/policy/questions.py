@@ -43,6 +43,8 @@ from ..terminal import path_text
 
 #: In place of a path: standard input.
 STDIN: Final = "-"
+#: In place of a path: what was given itself.
+INLINE: Final = "INPUT"
 #: Bytes of a file of questions, at most.
 QUESTIONS_BYTES: Final = 1 << 30
 
@@ -111,13 +113,15 @@ def policy_facts(file: PolicyFile) -> dict[str, str]:
 
 
 def asked_question(text: str) -> PolicyInput:
-    """Return the question that ``text`` is, in words, or that the file of that name has: see :func:`read_question`.
+    """Return the question that ``text`` is, in words or as JSON, or that the file of that name has.
 
-    Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode. Raises what
-    :func:`read_question` raises.
+    Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode. JSON is what
+    :func:`read_question` reads. Raises what that raises.
     """
+    if text.lstrip().startswith("{") and not _is_file(text):
+        return _question_in(text.encode("utf-8", "surrogatepass"), INLINE)
     words = _WORDS.fullmatch(text)
-    if words is None or Path(text).exists():
+    if words is None or _is_file(text):
         return read_question(Path(text))
     action, resource, actor, mode = words.groups()
     kind, _, id = (resource or "").partition(":")
@@ -136,7 +140,17 @@ def read_question(path: Path) -> PolicyInput:
     That is a golden fixture, or a decision event. Raises :class:`ConfigError` with the place of what is wrong,
     :class:`ArtifactError` where the file cannot be read.
     """
-    text, name = read_text(path), path_text(path)
+    return _question_in(read_text(path), path_text(path))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with NUL
+        return False
+
+
+def _question_in(text: bytes, name: str) -> PolicyInput:
     raw = parse(text, path=name)
     if not isinstance(raw, dict):
         raise ConfigError("input", type(raw).__name__, "an object with an action, and what else is asked", path=name)

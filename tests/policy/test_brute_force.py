@@ -1,0 +1,94 @@
+"""What ``explain`` and ``diff`` say, against the judgement again: a hundred thousand pairs of document and question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+import pytest
+
+from capgate.model import Allow, Deny, PolicyInput
+from capgate.policy import RuntimePolicy
+from capgate.policy.analysis.advice import UNLOOKED, account_for
+from capgate.policy.analysis.difference import difference
+from capgate.policy.analysis.patch import apply
+from capgate.policy.wellformed import is_well_formed
+
+from ..support.judgement import judge, recorded
+from ..support.random_documents import a_change, a_document, a_question
+from ..support.tools import examples
+from .test_advice import BEYOND, standings
+from .test_difference import change_of, is_classed, is_document
+
+#: Pairs of a document, or two, and a question, from each of so many seeds.
+PAIRS: Final = examples(10_000, 200)
+SEEDS: Final = 10
+#: Questions to one document, and to one pair of documents, which takes some milliseconds to compare.
+ASKED, COMPARED = 20, 50
+
+pytestmark = pytest.mark.sampled
+
+
+def some(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A document without mistakes: few that are made have one, as a rule whose star covers nothing."""
+    return next(document for document in iter(make, None) if is_document(document))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_account_is_right_and_each_remedy_turns_the_answer_round(seed: int) -> None:
+    random, allowed, ways = Random(seed), 0, 0
+    for _ in range(PAIRS // ASKED):
+        document = some(lambda: a_document(random))
+        policy = RuntimePolicy.from_document(document)
+        for _ in range(ASKED):
+            asked = a_question(random, document)
+            tried = check_account(document, policy, asked)
+            ways += tried
+            allowed += isinstance(policy.evaluate(asked), Allow)
+    assert 0 < allowed < PAIRS
+    assert ways > PAIRS // 2  # what is made up is worth asking
+
+
+def check_account(document: dict[str, Any], policy: RuntimePolicy, asked: PolicyInput) -> int:
+    """Hold the account of one question against the judgement; returns how many ways were tried."""
+    account = account_for(document, asked)
+    if not is_well_formed(asked):
+        assert isinstance(account.result, Deny)
+        assert account.remedies == ()
+        return 0
+    result, rule = judge(document, asked)
+    assert (account.result, account.rule, account.monitored) == (result, rule, recorded(document, asked)), asked
+    assert policy.evaluate(asked) == result
+    assert list(account.rules) == (standings(document, asked) if account.by not in UNLOOKED else [])
+    assert account.remedies or account.by in BEYOND, asked
+    tried = 0
+    for needs in account.remedies:
+        first = [need.ways[0] for need in needs]
+        for at, need in enumerate(needs):
+            for way in need.ways if at == 0 else need.ways[1:]:
+                chosen = [*first[:at], way, *first[at + 1 :]]
+                changed = apply(document, [operation for each in chosen for operation in each.patch])
+                answer, _ = judge(changed, asked)
+                assert isinstance(answer, Allow) is not isinstance(result, Allow), (asked, way)
+                tried += 1
+    return tried
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_difference_is_right(seed: int) -> None:
+    random, changes = Random(seed), 0
+    for _ in range(PAIRS // COMPARED):
+        old = some(lambda: a_document(random))
+        new = some(lambda: a_change(random, old))  # noqa: B023 - called at once
+        told = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
+        for number in range(COMPARED):
+            asked = a_question(random, new if number % 2 else old)
+            if not is_well_formed(asked):
+                continue
+            before, after = judge(old, asked)[0], judge(new, asked)[0]
+            change = change_of(told, asked) if is_classed(old, new, asked) else None
+            said = (before, before) if change is None else (change.before, change.after)
+            assert said == (before, after), (old, new, asked)
+            changes += before != after
+    assert changes > 0
