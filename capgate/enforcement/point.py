@@ -35,7 +35,6 @@ class EnforcementPoint:
     """
 
     __slots__ = (
-        "_period",
         "_samples_allows",
         "actor_seconds",
         "body_bytes",
@@ -45,6 +44,7 @@ class EnforcementPoint:
         "env",
         "log",
         "looks_at_allows",
+        "period",
         "steady",
     )
 
@@ -71,19 +71,20 @@ class EnforcementPoint:
         self._samples_allows = sample_allows > 0
         #: Whether :meth:`report_allow` may have something to write.
         self.looks_at_allows = self._samples_allows or self.steady is None or self.steady.monitors_rules
-        self._period = period
+        #: The time in which denials are recorded and do not count; ``None`` where they always do.
+        self.period = period
 
     @property
     def only_monitors(self) -> bool:
         """Whether denials are recorded, and do not count."""
-        return self._period is not None and self._period.lasts
+        return self.period is not None and self.period.lasts
 
     def settle_denial(self, denial: Decision, facts: RequestFacts) -> Decision:
         """Write the event of ``denial``, and return the decision that counts: that, or an allow while it does not.
 
         This is the one place in the code that makes an allow of a denial.
         """
-        period = self._period
+        period = self.period
         if period is None or not period.lasts or type(denial.result) is not Deny:
             self.log.denied(denial, facts)
             return denial
