@@ -35,8 +35,10 @@ class EnforcementPoint:
     """
 
     __slots__ = (
+        "_period",
         "_samples_allows",
         "actor_seconds",
+        "always_enforces",
         "body_bytes",
         "body_idle_seconds",
         "body_seconds",
@@ -44,7 +46,6 @@ class EnforcementPoint:
         "env",
         "log",
         "looks_at_allows",
-        "period",
         "steady",
     )
 
@@ -71,20 +72,21 @@ class EnforcementPoint:
         self._samples_allows = sample_allows > 0
         #: Whether :meth:`report_allow` may have something to write.
         self.looks_at_allows = self._samples_allows or self.steady is None or self.steady.monitors_rules
-        #: The time in which denials are recorded and do not count; ``None`` where they always do.
-        self.period = period
+        self._period = period
+        #: Whether there is no time in which :attr:`only_monitors` holds.
+        self.always_enforces = period is None
 
     @property
     def only_monitors(self) -> bool:
         """Whether denials are recorded, and do not count."""
-        return self.period is not None and self.period.lasts
+        return self._period is not None and self._period.lasts
 
     def settle_denial(self, denial: Decision, facts: RequestFacts) -> Decision:
         """Write the event of ``denial``, and return the decision that counts: that, or an allow while it does not.
 
         This is the one place in the code that makes an allow of a denial.
         """
-        period = self.period
+        period = self._period
         if period is None or not period.lasts or type(denial.result) is not Deny:
             self.log.denied(denial, facts)
             return denial

@@ -386,7 +386,7 @@ class GatedRequest(Seal, eq=False):
         It never goes on after a denial that counted, nor where the event of this one could not be made.
         """
         point = self._point
-        if point is None or point.period is None or not point.only_monitors or self._state == DENIED:
+        if point is None or point.always_enforces or not point.only_monitors or self._state == DENIED:
             self._deny(scope, result, cause)
             return False
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]

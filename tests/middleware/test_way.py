@@ -54,7 +54,6 @@ DENIED = [
     ("checker/wasm", "answer_now"),
     ("runtime/pool", "call"),
     ("runtime/abi/fixed", "ask"),
-    ("runtime/abi/fixed", "resource"),
     ("runtime/abi/canonical_abi", "denied"),
     ("runtime/abi/canonical_abi", "deny"),
     ("middleware/request", "_settle"),
@@ -183,8 +182,6 @@ async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
             ("middleware/actors", "actor_from_user"),
             ("routes/declare", "resource"),
             *SPELLED,
-            ("runtime/abi/fixed", "actor"),
-            ("runtime/abi/fixed", "resource"),
         ]
         assert [call for call in calls if call not in added] == ALLOWED
         assert [call for call in calls if call in added] == added
