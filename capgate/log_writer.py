@@ -28,7 +28,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from logging import LogRecord, getLevelName, getLogRecordFactory
-from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 #: Records that wait at most.
@@ -126,9 +125,9 @@ class Records:
     def __init__(self, logger: logging.Logger, message: str, path: str, function: str) -> None:
         self._logger = logger
         self._message, self._path, self._function = message, path, function
-        first = self._made_by_logging(logging.NOTSET, (), {})
-        self._first = first.__dict__
-        is_known = type(first) is LogRecord and first.__dict__.keys() - {"taskName"} == _FACTS
+        # Not by logging's factory: that may be the application's, and this is done when it imports capgate.
+        self._first = vars(LogRecord(logger.name, logging.NOTSET, path, 0, message, (), None, function))
+        is_known = self._first.keys() - {"taskName"} == _FACTS
         #: The way in which records are made that is done here, without its calls.
         self._usual_way = logging.Logger.makeRecord if is_known and _is_of_logging(logging.Logger.makeRecord) else None
 
@@ -150,8 +149,8 @@ class Records:
         facts["created"] = now
         facts["msecs"] = now % 1 * 1_000 // 1
         facts["relativeCreated"] = first["relativeCreated"] + (now - first["created"]) * 1_000
-        facts["thread"] = get_ident()
-        facts["threadName"] = current_thread().name
+        facts["thread"] = threading.get_ident()
+        facts["threadName"] = threading.current_thread().name
         facts["process"] = os.getpid()
         multiprocessing: Any = sys.modules.get("multiprocessing")
         if multiprocessing is not None:  # else this is the process that it was at the first record

@@ -252,6 +252,22 @@ def test_decision_ids_differ(kept: Kept) -> None:
     assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in ids)
 
 
+def test_what_a_filter_changes_in_the_dict_is_changed_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    def without_ids(record: logging.LogRecord) -> bool:
+        record.capgate["actor_id"] = "somebody"  # type: ignore[attr-defined]
+        return True
+
+    logger = logging.getLogger("capgate.decisions")
+    logger.addFilter(without_ids)
+    try:
+        DecisionLog().denied(Decision(INPUT, DENY, None, POLICY))
+    finally:
+        logger.removeFilter(without_ids)
+    (record,) = caplog.records
+    assert json.loads(record.getMessage())["actor_id"] == "somebody"
+    assert "ada" not in record.getMessage()
+
+
 def test_who_changes_a_record_changes_no_event(kept: Kept) -> None:
     logger = logging.getLogger("capgate.decisions")
     logger.addFilter(emptied := lambda record: bool(record.capgate.clear() or True))
