@@ -156,7 +156,8 @@ class _Outlet:
         except Exception:  # whatever it was, the decision stands; see statistics()
             self._count(False)
         else:
-            self._count(True)
+            with self.lock:
+                self.emitted += 1
         if event is not None:
             for sink in sinks:
                 self._count(_takes(sink, event))

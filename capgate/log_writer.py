@@ -139,9 +139,8 @@ class Records:
             or not (logging.logThreads and logging.logProcesses and logging.logMultiprocessing)
         ):
             return self._made_by_logging(level, arguments, extra)
-        first, record, now = self._first, LogRecord.__new__(LogRecord), time.time()
-        facts = record.__dict__
-        facts.update(first)
+        first, now = self._first, time.time()
+        facts = first.copy()
         facts.update(extra)
         facts["args"] = arguments
         facts["levelno"] = level
@@ -164,6 +163,8 @@ class Records:
                 facts["taskName"] = asyncio.current_task().get_name()
             except Exception:  # no loop of asyncio's runs here, or nobody has imported it
                 facts["taskName"] = None
+        record = LogRecord.__new__(LogRecord)
+        record.__dict__ = facts
         return record
 
     def _made_by_logging(self, level: int, arguments: tuple[object, ...], extra: Mapping[str, Any]) -> LogRecord:
@@ -324,11 +325,11 @@ class LogWriter:
 
 def handlers_of(logger: logging.Logger) -> list[logging.Handler]:
     """Return the handlers that the records of ``logger`` go to."""
-    handlers: list[logging.Handler] = []
-    above: logging.Logger | None = logger
-    while above is not None:
+    handlers = logger.handlers.copy()
+    above = logger
+    while above.propagate and above.parent is not None:
+        above = above.parent
         handlers += above.handlers
-        above = above.parent if above.propagate else None
     if not handlers and logging.lastResort is not None:
         handlers = [logging.lastResort]
     return handlers

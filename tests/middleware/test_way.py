@@ -66,7 +66,6 @@ DENIED = [
     ],
     *[("log_writer", name) for name in ("make", "write", "handlers_of", "split", "_have_written")],
     *[("events", "__str__")] * 2,  # for pytest's handlers, which take what is logged at once
-    ("events", "_count"),
     ("middleware/seal", "refuse"),
     ("middleware/request", "_shown_reason"),
     ("enforcement/response", "problem"),
