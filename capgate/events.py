@@ -1,10 +1,10 @@
 """Writes decision events: who asked for what, and what was answered, as one structured log record per decision.
 
 Denials are always recorded, at ``WARNING``, also those that do not count (``would_deny``); allows are sampled, at
-``INFO``. Records go to the logger ``capgate.decisions``. ``record.capgate`` is a dict, and the message is the same as
-one line of JSON in printable ASCII, made when a handler asks for it. The fields are those of :class:`DecisionEvent` and
-no others, so no header, token, query or body can get into a log. Text that comes from outside is escaped the way Python
-escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
+``INFO``. Records go to the logger ``capgate.decisions``. They have the event as a dict, ``record.capgate``. The message
+is the same as one line of JSON in printable ASCII, made when a handler asks for it. The fields are those of
+:class:`DecisionEvent` and no others, so no header, token, query or body can get into a log. Text that comes from
+outside is escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
 
 A sink that raises changes no decision: the event is dropped, and :func:`statistics` counts it. What the handlers of
 :mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Handlers that may block get their

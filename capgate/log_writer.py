@@ -117,8 +117,8 @@ class Records:
     """Makes the records of ``logger`` for one place in the code: ``message``, in ``function`` of the file ``path``.
 
     They are what :class:`logging.LogRecord` makes, in half the time: that takes the path of the file apart each time.
-    So a record is a copy of one that logging made here, and what changes from record to record is written anew. Logging
-    makes each of them where somebody has records made in another way, or has facts left out of them, and on a version
+    So a record is a copy of one that was made so, and what changes from record to record is written anew. Where
+    somebody has records made in another way, or has facts left out of them, logging makes each. So it does on a version
     of Python whose records have facts that are not known here.
     """
 
