@@ -112,6 +112,8 @@ class _Line:
     def __str__(self) -> str:
         return _encode(self._fields).decode("ascii")
 
+    __repr__ = __str__  # for handlers that show arguments by themselves
+
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -222,7 +224,7 @@ def new_decision_id() -> str:
         return _ids.pop()
     except IndexError:
         made = os.urandom(16 * _IDS).hex()
-        _ids.extend(made[at : at + 32] for at in range(32, len(made), 32))
+        _ids.extend([made[at : at + 32] for at in range(32, len(made), 32)])
         return made[:32]
 
 

@@ -113,6 +113,10 @@ _FACTS: Final = frozenset(
 )
 
 
+#: What :class:`Records` does in its own way, unless it is somebody else's.
+_MAKE_RECORD: Final = logging.Logger.makeRecord
+
+
 class Records:
     """Makes the records of ``logger`` for one place in the code: ``message``, in ``function`` of the file ``path``.
 
@@ -127,14 +131,13 @@ class Records:
         self._message, self._path, self._function = message, path, function
         # Not by logging's factory: that may be the application's, and this is done when it imports capgate.
         self._first = vars(LogRecord(logger.name, logging.NOTSET, path, 0, message, (), None, function))
-        is_known = self._first.keys() - {"taskName"} == _FACTS
-        #: The way in which records are made that is done here, without its calls.
-        self._usual_way = logging.Logger.makeRecord if is_known and _is_of_logging(logging.Logger.makeRecord) else None
+        self._is_known = self._first.keys() - {"taskName"} == _FACTS and _is_of_logging(_MAKE_RECORD)
 
     def make(self, level: int, arguments: tuple[object, ...], extra: Mapping[str, Any]) -> LogRecord:
         """Return a record of these ``arguments``, with ``extra`` for attributes besides those of every record."""
         if (
-            type(self._logger).makeRecord is not self._usual_way
+            not self._is_known
+            or getattr(self._logger.makeRecord, "__func__", None) is not _MAKE_RECORD
             or getLogRecordFactory() is not LogRecord
             or not (logging.logThreads and logging.logProcesses and logging.logMultiprocessing)
         ):

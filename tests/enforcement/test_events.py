@@ -154,6 +154,7 @@ def test_the_message_is_the_same_as_json(caplog: pytest.LogCaptureFixture) -> No
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "capgate.decisions")
     assert json.loads(record.getMessage()) == record.capgate  # type: ignore[attr-defined]
+    assert repr(record.args) == f"({record.getMessage()},)"  # as services show it that keep arguments apart
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

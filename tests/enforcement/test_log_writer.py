@@ -249,10 +249,11 @@ def test_records_are_made_as_the_application_says(monkeypatch: pytest.MonkeyPatc
             patched.setattr(logging, left_out, False)
             assert vars(noted()[0])[fact] is None
             assert same(*noted("without it"))
-    usual = logging.Logger.makeRecord
-    monkeypatch.setattr(logging.Logger, "makeRecord", lambda *given: Own(*given[1:-1], **given[-1]))
-    assert type(noted()[0]) is Own
-    assert usual is not logging.Logger.makeRecord
+    for patched in (logging.Logger, logging.getLogger("capgate.noted")):
+        with monkeypatch.context() as patch:
+            patch.setattr(patched, "makeRecord", lambda *given: Own(*given[-9:-1], **given[-1]))
+            assert type(noted()[0]) is Own
+        assert type(noted()[0]) is logging.LogRecord
 
 
 @pytest.mark.parametrize("how", ["dictConfig", "fileConfig"])
