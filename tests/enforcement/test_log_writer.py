@@ -249,9 +249,9 @@ def test_records_are_made_as_the_application_says(monkeypatch: pytest.MonkeyPatc
             patched.setattr(logging, left_out, False)
             assert vars(noted()[0])[fact] is None
             assert same(*noted("without it"))
-    for patched in (logging.Logger, logging.getLogger("capgate.noted")):
+    for patched_at in (logging.Logger, logging.getLogger("capgate.noted")):
         with monkeypatch.context() as patch:
-            patch.setattr(patched, "makeRecord", lambda *given: Own(*given[-9:-1], **given[-1]))
+            patch.setattr(patched_at, "makeRecord", lambda *given: Own(*given[-9:-1], **given[-1]))
             assert type(noted()[0]) is Own
         assert type(noted()[0]) is logging.LogRecord
 
