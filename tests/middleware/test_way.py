@@ -128,7 +128,7 @@ def scope_of(path: str, **more: Any) -> Scope:
 
 
 @asynccontextmanager
-async def served(engine: str, size: int | None = 0) -> AsyncIterator[Starlette]:
+async def served(engine: str, size: int | None = 0, *further: Route) -> AsyncIterator[Starlette]:
     @requires("db.read", resource="sql_query:a")
     async def fixed(request: Request) -> Response:
         return Response(b"")
@@ -143,7 +143,7 @@ async def served(engine: str, size: int | None = 0) -> AsyncIterator[Starlette]:
     async with CachedChecker(WasmPolicyChecker(WasmPool(artifact, engine=engine)), size=size) as cached:
         checker = cached.inner if size == 0 else cached
         gate = Middleware(CapabilityMiddleware, settings=Settings(), checker=checker)
-        yield Starlette(routes=[Route("/fixed", fixed), Route("/by/{name}", filled)], middleware=[gate])
+        yield Starlette(routes=[Route("/fixed", fixed), Route("/by/{name}", filled), *further], middleware=[gate])
 
 
 async def test_the_way_of_an_allow(engine_name: str) -> None:
@@ -184,3 +184,17 @@ async def test_what_a_parameter_and_a_user_add(engine_name: str) -> None:
         ]
         assert [call for call in calls if call not in added] == ALLOWED
         assert [call for call in calls if call in added] == added
+
+
+async def test_two_declarations_are_two_questions_and_no_look_at_a_clock(engine_name: str) -> None:
+    @requires("db.read", resource="sql_query:a")
+    @requires("db.read", resource="sql_query:b")
+    async def both(request: Request) -> Response:
+        return Response(b"")
+
+    async with served(engine_name, 0, Route("/both", both)) as app:
+        for _ in range(2):
+            await app(scope_of("/both"), receive, send)
+        calls = called(app, scope_of("/both"))
+        assert calls.count(("runtime/pool", "call")) == calls.count(("runtime/abi/fixed", "ask")) == 2
+        assert ("checker/wasm", "is_over") not in calls
