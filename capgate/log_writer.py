@@ -24,9 +24,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
+from logging import LogRecord, getLevelName, getLogRecordFactory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 #: Records that wait at most.
@@ -102,9 +103,86 @@ def is_enabled(logger: logging.Logger, level: int) -> bool:
     return logger.disabled and logger.manager.disable < level and level >= logger.getEffectiveLevel()
 
 
+#: What a record of logging says, as far as it is known here; from Python 3.12 on it has a task's name too.
+_FACTS: Final = frozenset(
+    (
+        *("name", "msg", "args", "levelname", "levelno", "pathname", "filename", "module", "lineno", "funcName"),
+        *("exc_info", "exc_text", "stack_info", "created", "msecs", "relativeCreated"),
+        *("thread", "threadName", "processName", "process"),
+    )
+)
+
+
+#: What :class:`Records` does in its own way, unless it is somebody else's.
+_MAKE_RECORD: Final = logging.Logger.makeRecord
+
+
+class Records:
+    """Makes the records of ``logger`` for one place in the code: ``message``, in ``function`` of the file ``path``.
+
+    They are what :class:`logging.LogRecord` makes, in half the time: that takes the path of the file apart each time.
+    So a record is a copy of one that was made so, and what changes from record to record is written anew. Where
+    somebody has records made in another way, or has facts left out of them, logging makes each. So it does on a version
+    of Python whose records have facts that are not known here.
+    """
+
+    def __init__(self, logger: logging.Logger, message: str, path: str, function: str) -> None:
+        self._logger = logger
+        self._message, self._path, self._function = message, path, function
+        # Not by logging's factory: that may be the application's, and this is done when it imports capgate.
+        self._first = vars(LogRecord(logger.name, logging.NOTSET, path, 0, message, (), None, function))
+        self._is_known = self._first.keys() - {"taskName"} == _FACTS and _is_of_logging(_MAKE_RECORD)
+
+    def make(self, level: int, arguments: tuple[object, ...], extra: Mapping[str, Any]) -> LogRecord:
+        """Return a record of these ``arguments``, with ``extra`` for attributes besides those of every record."""
+        if (
+            not self._is_known
+            or getattr(self._logger.makeRecord, "__func__", None) is not _MAKE_RECORD
+            or getLogRecordFactory() is not LogRecord
+            or not (logging.logThreads and logging.logProcesses and logging.logMultiprocessing)
+        ):
+            return self._made_by_logging(level, arguments, extra)
+        first, now = self._first, time.time()
+        facts = first.copy()
+        facts.update(extra)
+        facts["args"] = arguments
+        facts["levelno"] = level
+        facts["levelname"] = getLevelName(level)
+        facts["created"] = now
+        facts["msecs"] = now % 1 * 1_000 // 1
+        facts["relativeCreated"] = first["relativeCreated"] + (now - first["created"]) * 1_000
+        facts["thread"] = threading.get_ident()
+        facts["threadName"] = threading.current_thread().name
+        facts["process"] = os.getpid()
+        multiprocessing: Any = sys.modules.get("multiprocessing")
+        if multiprocessing is not None:  # else this is the process that it was at the first record
+            try:
+                facts["processName"] = multiprocessing.current_process().name
+            except Exception:  # it is being imported
+                facts["processName"] = "MainProcess"
+        if sys.version_info >= (3, 12):
+            asyncio: Any = sys.modules.get("asyncio") if logging.logAsyncioTasks else None
+            try:
+                facts["taskName"] = asyncio.current_task().get_name()
+            except Exception:  # no loop of asyncio's runs here, or nobody has imported it
+                facts["taskName"] = None
+        record = LogRecord.__new__(LogRecord)
+        record.__dict__ = facts
+        return record
+
+    def _made_by_logging(self, level: int, arguments: tuple[object, ...], extra: Mapping[str, Any]) -> LogRecord:
+        logger, path, message = self._logger, self._path, self._message
+        return logger.makeRecord(logger.name, level, path, 0, message, arguments, None, self._function, extra)
+
+
+def _is_of_logging(function: Any) -> bool:
+    """Say whether ``function`` is one of :mod:`logging`, and not what somebody put in its place."""
+    return getattr(function, "__globals__", None) is vars(logging)
+
+
 class _Item(NamedTuple):
     handlers: Sequence[logging.Handler]
-    record: logging.LogRecord
+    record: LogRecord
     context: Context
     failed: Callable[[], None] | None
 
@@ -131,9 +209,7 @@ class LogWriter:
 
     # -- where it is logged
 
-    def write(
-        self, logger: logging.Logger, record: logging.LogRecord, failed: Callable[[], None] | None = None
-    ) -> None:
+    def write(self, logger: logging.Logger, record: LogRecord, failed: Callable[[], None] | None = None) -> None:
         """Have the handlers of ``logger``, and of those above it, take ``record``.
 
         Raises :class:`RecordLost`, and what a handler raises that gets it at once. What another one raises later
@@ -142,7 +218,7 @@ class LogWriter:
         filtered: object = logger.filter(record)
         if not filtered:
             return
-        if isinstance(filtered, logging.LogRecord):  # as filters may return it since Python 3.12
+        if isinstance(filtered, LogRecord):  # as filters may return it since Python 3.12
             record = filtered
         at_once, later = split(handlers_of(logger), record.levelno)
         try:
@@ -252,11 +328,11 @@ class LogWriter:
 
 def handlers_of(logger: logging.Logger) -> list[logging.Handler]:
     """Return the handlers that the records of ``logger`` go to."""
-    handlers: list[logging.Handler] = []
-    above: logging.Logger | None = logger
-    while above is not None:
+    handlers = logger.handlers.copy()
+    above = logger
+    while above.propagate and above.parent is not None:
+        above = above.parent
         handlers += above.handlers
-        above = above.parent if above.propagate else None
     if not handlers and logging.lastResort is not None:
         handlers = [logging.lastResort]
     return handlers

@@ -16,6 +16,9 @@ from ..runtime.bounded_wait import BoundedWait
 from ..runtime.pool import PoolStatistics, WasmPool
 from .base import DENIED, Checker
 
+#: So many questions to a document take less than the shortest deadline: each at the very worst 40 microseconds.
+FEW: Final = 8
+
 _MISSING_RESOURCE: Final = DENIED[Reason.MISSING_RESOURCE]
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
@@ -170,13 +173,15 @@ class WasmPolicyChecker(Checker):
         loop = self.pool.loop_to_ask()
         if loop is not None:
             return self._answer_many_there(loop, inputs)
-        work, results = _Work(self._deadline), []
+        # Looking at the clocks takes as long as a question; what a route declares needs none of it.
+        work = None if len(inputs) <= FEW and not self.pool.may_be_costly else _Work(self._deadline)
+        results = []
         for input in inputs:
             result = self.answer_now(input)
             if result is None:
                 return None
             results.append(result)
-            if work.is_over():
+            if work is not None and work.is_over():
                 return [_TIMEOUT] * len(inputs)
         return results
 

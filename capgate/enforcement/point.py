@@ -38,6 +38,7 @@ class EnforcementPoint:
         "_period",
         "_samples_allows",
         "actor_seconds",
+        "always_enforces",
         "body_bytes",
         "body_idle_seconds",
         "body_seconds",
@@ -72,6 +73,8 @@ class EnforcementPoint:
         #: Whether :meth:`report_allow` may have something to write.
         self.looks_at_allows = self._samples_allows or self.steady is None or self.steady.monitors_rules
         self._period = period
+        #: Whether there is no time in which :attr:`only_monitors` holds.
+        self.always_enforces = period is None
 
     @property
     def only_monitors(self) -> bool:

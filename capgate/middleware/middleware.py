@@ -70,7 +70,7 @@ class CapabilityMiddleware:
                     raise
             finally:
                 request.leave(entered)
-            if request.denied or request.waiting is not None:
+            if not request.over and (request.denied or request.waiting is not None):
                 await request.finish()
             return
         await request.refuse_now()

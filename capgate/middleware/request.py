@@ -386,7 +386,7 @@ class GatedRequest(Seal, eq=False):
         It never goes on after a denial that counted, nor where the event of this one could not be made.
         """
         point = self._point
-        if point is None or not point.only_monitors or self._state == DENIED:
+        if point is None or point.always_enforces or not point.only_monitors or self._state == DENIED:
             self._deny(scope, result, cause)
             return False
         denial = result if type(result) is Deny and type(result.reason) is str else DENIAL[Reason.MALFORMED_RESULT]
@@ -424,12 +424,14 @@ class GatedRequest(Seal, eq=False):
         self._denial_id = new_decision_id()
         try:
             point = self._point
+            method = scope.get("method", scope.get("type"))
             if point is None:
                 policy, env, log = None, self._startup.env, DecisionLog()
             else:
                 policy, env, log = (self._asked or point.checker).policy, point.env, point.log
-            facts = RequestFacts.of(scope, duration_us=self._duration_us(), cause=cause, env=env)
-            log.denied(Decision(self._question(), denial, self._denial_id, policy), facts)
+            facts = RequestFacts(method, scope.get("path"), self._duration_us(), cause, env)
+            input = self._input if self._recalled is None else self._question()
+            log.denied(Decision(input, denial, self._denial_id, policy), facts)
         except Exception as error:  # whatever it was, the denial stands
             _log.error("a denial could not be reported: %s", type(error).__name__)
 

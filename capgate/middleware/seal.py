@@ -57,10 +57,11 @@ class Seal(msgspec.Struct, eq=False):
     _state: int = CLOSED
     _began: bool = False  # a response, or a websocket was accepted
     denied: bool = False  # for good
-    _over: bool = False  # the denial was sent, and nothing else is
+    over: bool = False  # the denial was sent, and nothing else will be
     _raised: Decision | None = None  # the last denial that a handler was told of
     _reason: str | None = None  # why the request was denied
     _denial_id: str | None = None  # of the event of that
+    _denial: bytes = b""  # the body of the denial, once it is sent
     _challenge: str | None = None  # how to log in, where that might have helped
     _status: int = STATUS  # of the denial
     _held: Message | None = None  # the start of what may be the denial
@@ -78,12 +79,12 @@ class Seal(msgspec.Struct, eq=False):
             if not self._began:
                 self._began = message["type"] in _BEGINNINGS
             return self._send(message)
-        if self._state == DENIED and not self._over and not self._began:
+        if self._state == DENIED and not self.over and not self._began:
             return self._send_denied(message)
         return self._send_sealed(message)
 
     async def _send_sealed(self, message: Message) -> None:
-        if self._over:
+        if self.over:
             return
         name = message["type"]
         if self.waiting is not None and self._state != DENIED:
@@ -115,21 +116,21 @@ class Seal(msgspec.Struct, eq=False):
         """Pass on the denial as it was made by :meth:`refuse`, with what middleware added to its headers."""
         name = message["type"]
         if name == "websocket.close":
-            self._over = True
+            self.over = True
             await self._send(message)
         elif name.endswith("response.start") and message["status"] == self._status and self._held is None:
             self._held = message
-        elif name.endswith("response.body") and self._held is not None and self._is_denial(message):
-            self._over = self._began = True
+        elif (
+            name.endswith("response.body")
+            and self._held is not None
+            and not message.get("more_body", False)
+            and message.get("body", b"") in (b"", self._denial)
+        ):
+            self.over = self._began = True
             await self._send(self._held)
             await self._send(message)
         elif name in _BEGINNINGS or name.endswith("response.body"):
             await self.refuse_now()
-
-    def _is_denial(self, message: Message) -> bool:
-        if message.get("more_body", False):
-            return False
-        return message.get("body", b"") in (b"", problem(self._denial_id or "", self._shown_reason, self._status))
 
     # -- denials
 
@@ -150,24 +151,27 @@ class Seal(msgspec.Struct, eq=False):
         """Let pass what a gate further outside answers in place of the application."""
         self._state = OPEN
 
-    async def refuse(self, scope: Scope, send: Send) -> None:
+    def refuse(self, scope: Scope, send: Send) -> Awaitable[None]:
         """Send the denial, by the ``send`` of where it was denied, so that middleware on the way may add to it."""
-        self._denial_id = self._denial_id or new_decision_id()
-        id, reason, challenge = self._denial_id, self._shown_reason, self._challenge
-        await refuse(scope, send, id, reason, accepted=self._began, challenge=challenge)
+        id = self._denial_id
+        if id is None:
+            self._denial_id = id = new_decision_id()
+        reason, challenge = self._shown_reason, self._challenge
+        self._denial = body = problem(id, reason, self._status)
+        return refuse(scope, send, id, reason, accepted=self._began, challenge=challenge, body=body)
 
     async def refuse_now(self) -> None:
         """Make the denial the response, past whatever stands inside."""
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         if not self._began or self.scope.get("type") != "http":
             await self.refuse(self.scope, self._send)
             self._began = True
 
     async def replace(self, denial: Decision) -> None:
         """Make a denial that a handler was told of the response; of a websocket that was accepted, its end."""
-        self._over = True
+        self.over = True
         self._reason = getattr(denial.result, "reason", None)
         id, challenge = denial.decision_id or new_decision_id(), self._challenge_for(denial.input, denial.result)
         await refuse(self.scope, self._send, id, self._shown_reason, accepted=self._began, challenge=challenge)
@@ -183,7 +187,7 @@ class Seal(msgspec.Struct, eq=False):
                 except Exception as gone:  # the application's own error is the one to be told
                     _log.debug("a response could not be sent: %s", type(gone).__name__)
             return False
-        if self._over:
+        if self.over:
             return True
         if self._began and self.scope["type"] == "http":
             return False
@@ -200,7 +204,7 @@ class Seal(msgspec.Struct, eq=False):
         Nothing that was held back is sent where nothing was decided, or where the request was denied meanwhile.
         """
         waiting, self.waiting = self.waiting, None
-        if self._over or self._began:
+        if self.over or self._began:
             return
         if waiting is not None and self.decided:
             self._began = True
@@ -215,7 +219,7 @@ class Seal(msgspec.Struct, eq=False):
     def note(self, denial: Decision) -> None:
         """Note that a handler is told of ``denial``."""
         if self._raised is None and not self.denied:
-            self._over = False
+            self.over = False
         self._raised = denial
 
     def note_allow(self) -> None:

@@ -7,6 +7,7 @@ in another context. A router that is called without a seat learns from :data:`UN
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any, Final, Literal, Protocol
 
@@ -78,7 +79,7 @@ class SeatedRequest(Protocol):
     def stand_aside(self) -> None:
         """Let pass what a gate further outside answers in place of the application."""
 
-    async def refuse(self, scope: Scope, send: Send) -> None:
+    def refuse(self, scope: Scope, send: Send) -> Awaitable[None]:
         """Send the denial."""
 
 

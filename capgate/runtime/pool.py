@@ -121,8 +121,8 @@ class WasmPool:
         self._retries = not self._prepared.restores
         self._closed = False
         self._costly = int(self.limits.fuel * COSTLY_SHARE)
-        # No question to a document takes as long as what is costly, so nobody looks at the clock for it.
-        self._may_be_costly = not self._prepared.is_own
+        #: Whether a question may take long. None to a document does, so nobody looks at the clock for it.
+        self.may_be_costly = not self._prepared.is_own
         self._reset()
         _POOLS.add(self)
 
@@ -225,7 +225,7 @@ class WasmPool:
                 return self._call_there(loop, input)
             instances, interpreter = self._take_slowly()
         # Nothing below awaits, so nobody else in this thread sees the instance missing: `held` need not have it.
-        started = monotonic() if self._may_be_costly else 0.0
+        started = monotonic() if self.may_be_costly else 0.0
         try:
             interpreter.uses += 1
             result = interpreter.ask(input)

@@ -11,6 +11,7 @@ import pytest
 from starlette.types import Message
 
 from capgate import events as module
+from capgate.enforcement.response import problem
 from capgate.events import (
     DecisionEvent,
     DecisionLog,
@@ -153,6 +154,7 @@ def test_the_message_is_the_same_as_json(caplog: pytest.LogCaptureFixture) -> No
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "capgate.decisions")
     assert json.loads(record.getMessage()) == record.capgate  # type: ignore[attr-defined]
+    assert repr(record.args) == f"({record.getMessage()},)"  # as services show it that keep arguments apart
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -249,6 +251,54 @@ def test_decision_ids_differ(kept: Kept) -> None:
     ids = {event.decision_id for event in kept.events}
     assert len(ids) == 1_000
     assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in ids)
+
+
+def test_what_a_filter_changes_in_the_dict_is_changed_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    def without_ids(record: logging.LogRecord) -> bool:
+        record.capgate["actor_id"] = "somebody"  # type: ignore[attr-defined]
+        return True
+
+    logger = logging.getLogger("capgate.decisions")
+    logger.addFilter(without_ids)
+    try:
+        DecisionLog().denied(Decision(INPUT, DENY, None, POLICY))
+    finally:
+        logger.removeFilter(without_ids)
+    (record,) = caplog.records
+    assert json.loads(record.getMessage())["actor_id"] == "somebody"
+    assert "ada" not in record.getMessage()
+
+
+def test_who_changes_a_record_changes_no_event(kept: Kept) -> None:
+    logger = logging.getLogger("capgate.decisions")
+    logger.addFilter(emptied := lambda record: bool(record.capgate.clear() or True))
+    try:
+        DecisionLog().denied(Decision(INPUT, DENY))
+        DecisionLog().denied(Decision(INPUT, DENY))
+    finally:
+        logger.removeFilter(emptied)
+    assert [event.reason for event in kept.events] == ["not_in_allowlist"] * 2
+    assert [event.service for event in kept.events] == ["shop"] * 2
+
+
+def test_what_policies_and_environments_say_is_not_mixed_up(kept: Kept) -> None:
+    for service, name in (("a", "x"), ("a", "y"), ("b", "y"), ("b", None), ("a", "x")):
+        policy = None if name is None else PolicyInfo(name, "1", "00")
+        DecisionLog().denied(Decision(None, DENY, None, policy), RequestFacts(env=Environment(service)))
+    assert [(event.service, event.policy) for event in kept.events] == [
+        ("a", "x"),
+        ("a", "y"),
+        ("b", "y"),
+        ("b", None),
+        ("a", "x"),
+    ]
+
+
+def test_an_id_is_encoded_the_same_in_either_way() -> None:
+    """What most clients are sent is not encoded each time."""
+    for id in ("8c1f0f7bb3b44ab6a1a3f3c0f6a4b0de", '"quoted"', "\u0022", "ü", ""):
+        fields = {"type": "about:blank", "title": "Forbidden", "status": 403, "decision_id": id}
+        assert problem(id) == msgspec.json.encode(fields)
 
 
 @pytest.mark.parametrize(

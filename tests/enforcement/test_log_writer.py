@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from capgate import events as module
 from capgate.events import LOGGER, DecisionLog, flush, statistics
-from capgate.log_writer import LogWriter, never_blocks
+from capgate.log_writer import LogWriter, Records, never_blocks
 from capgate.model import Decision, Deny, PolicyInput, User
 
 from ..support.command import environment
@@ -188,6 +189,73 @@ def test_which_handlers_never_block(tmp_path: Path) -> None:
     file.close()
 
 
+def noted(message: str = "%s is %d", *arguments: object) -> tuple[logging.LogRecord, logging.LogRecord]:
+    """Return a record that is made here, and the same as logging makes it."""
+    logger = logging.getLogger("capgate.noted")
+    made = Records(logger, message, __file__, "noted").make(logging.WARNING, arguments, {"more": 1})
+    of_logging = logger.makeRecord(
+        logger.name, logging.WARNING, __file__, 0, message, arguments, None, "noted", {"more": 1}
+    )
+    return made, of_logging
+
+
+#: What differs between two records that are made one after the other.
+TIMES = {"created", "msecs", "relativeCreated"}
+
+
+def same(made: logging.LogRecord, of_logging: logging.LogRecord) -> bool:
+    assert type(made) is type(of_logging)
+    facts, expected = vars(made), vars(of_logging)
+    assert {name: facts[name] for name in facts.keys() - TIMES} == {
+        name: expected[name] for name in expected.keys() - TIMES
+    }
+    assert facts.keys() == expected.keys()
+    assert {name: type(facts[name]) for name in TIMES} == {name: type(expected[name]) for name in TIMES}
+    assert 0 <= expected["created"] - facts["created"] < 60
+    assert abs(expected["relativeCreated"] - facts["relativeCreated"]) < 60_000
+    assert abs(facts["created"] % 1 * 1_000 - facts["msecs"]) < 1.01
+    assert facts["msecs"] == int(facts["msecs"])
+    return made.getMessage() == of_logging.getMessage()
+
+
+async def test_records_are_what_logging_makes(anyio_backend_name: str) -> None:
+    assert same(*noted("%s is %d", "this", 5))
+    assert same(*await anyio.to_thread.run_sync(noted, "in a thread"))
+    if sys.version_info >= (3, 12):
+        assert (noted("x")[0].taskName is None) is (anyio_backend_name == "trio")
+
+
+def test_records_are_made_as_the_application_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(logging.LogRecord):
+        pass
+
+    logging.setLogRecordFactory(Own)
+    try:
+        assert same(*noted("by a factory"))
+        assert type(noted()[0]) is Own
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    logging.addLevelName(logging.WARNING, "careful")
+    try:
+        assert noted()[0].levelname == "careful"
+    finally:
+        logging.addLevelName(logging.WARNING, "WARNING")
+    for fact, left_out in (
+        ("thread", "logThreads"),
+        ("process", "logProcesses"),
+        ("processName", "logMultiprocessing"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(logging, left_out, False)
+            assert vars(noted()[0])[fact] is None
+            assert same(*noted("without it"))
+    for patched_at in (logging.Logger, logging.getLogger("capgate.noted")):
+        with monkeypatch.context() as patch:
+            patch.setattr(patched_at, "makeRecord", lambda *given: Own(*given[-9:-1], **given[-1]))
+            assert type(noted()[0]) is Own
+        assert type(noted()[0]) is logging.LogRecord
+
+
 @pytest.mark.parametrize("how", ["dictConfig", "fileConfig"])
 def test_a_configuration_that_names_other_loggers_silences_no_denial(how: str, tmp_path: Path) -> None:  # S-5
     """As ``env.py`` of alembic does it, in a process of its own: the configuration is the whole process's."""
@@ -301,6 +369,19 @@ else:
     assert reasons(ran.stderr) == ["child", "parent"]
 
 
+def test_a_child_of_a_fork_has_decision_ids_of_its_own() -> None:  # P10
+    """They are made ahead, and those of the parent are not the child's to give."""
+    ran = run("""
+import os
+from capgate.events import new_decision_id
+new_decision_id()
+if os.fork():
+    os.wait()
+print(*[new_decision_id() for _ in range(100)], flush=True)
+""")
+    assert len(set(ran.stdout.split())) == 200
+
+
 def test_a_fork_in_the_middle_of_counting_an_event() -> None:  # P10
     """Whoever counts is not there in the child, which counts all the same."""
     ran = run(f"""
@@ -309,19 +390,20 @@ from capgate import events
 {DENYING}
 counting, go = threading.Event(), threading.Event()
 class Count(int):
-    def __radd__(self, other):
+    def __add__(self, other):
         counting.set()
         go.wait()
-        return other + 1
-events._takes = lambda sink, event, taken=events._takes: Count() if event.reason == "parent" else taken(sink, event)
+        return int(self) + other
+events._outlet.emitted = Count()
 thread = threading.Thread(target=deny, args=["parent"])
 thread.start()
 counting.wait()
 child = os.fork()
 if child == 0:
     signal.alarm(10)
+    events._outlet.emitted = 0
     deny("child")
-    os._exit(7)
+    os._exit(7 if events.statistics().emitted == 1 else 8)
 go.set()
 thread.join()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

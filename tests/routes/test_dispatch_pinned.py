@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Host, Match, Mount, Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from capgate.routes.canary import check_framework, check_versions
+from capgate.routes.canary import TESTED, check_framework, check_versions
 from capgate.routes.dispatch import arm
 from capgate.routes.framework import Unresolvable
 from capgate.routes.pinned import View, pin
@@ -25,6 +27,8 @@ from capgate.routes.route_table import Table
 from ..support.asgi import Call, http_scope, websocket_scope
 from ..support.seats import Seated
 from .dispatching import Notes, Rewriting, asked, call, needs
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 # -- routes that change while requests are served
 
@@ -212,6 +216,15 @@ def test_versions_that_were_not_tested_are_named(
     monkeypatch.setattr("capgate.routes.canary._version", {"starlette": starlette, "fastapi": fastapi}.__getitem__)
     check_versions(logging.getLogger("capgate"))
     assert [name for name in ("starlette", "fastapi") if name in caplog.text] == named
+
+
+@pytest.mark.skipif(not PYPROJECT.is_file(), reason="the source tree is not there")
+@pytest.mark.parametrize("framework", sorted(TESTED))
+def test_the_lowest_version_that_may_be_installed_is_the_lowest_that_is_tested(framework: str) -> None:  # G-15
+    """With those versions ``.ci/run`` runs the tests of the gate: 0.139 of FastAPI denied what it should not."""
+    lowest = ".".join(map(str, TESTED[framework][0]))
+    bounds = set(re.findall(rf'"{framework}>=([0-9.]+)"', PYPROJECT.read_text()))
+    assert bounds == {lowest}
 
 
 def test_a_framework_that_looks_further_finds_nothing() -> None:

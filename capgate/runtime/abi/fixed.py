@@ -23,7 +23,7 @@ from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_reso
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is
 #: within it.
-SLOTS: Final = {"actor": 256, "action": 128, "resource": 384, "args_hash": 128, "env": 128}
+SLOTS: Final = {"actor": 256, "resource": 384, "action": 128, "args_hash": 128, "env": 128}
 
 _NOTHING: Final = object()
 _2I: Final = struct.Struct("<2I").pack_into
@@ -31,9 +31,9 @@ _3I: Final = struct.Struct("<3I").pack_into
 _4I: Final = struct.Struct("<4I").pack_into
 _6I: Final = struct.Struct("<6I").pack_into
 _Q: Final = struct.Struct("<Q").pack_into
-#: The text of a slot with zeros behind it, so that nothing of a longer one stays.
-_ACTOR_TEXT: Final = struct.Struct(f"{SLOTS['actor']}s").pack_into
-_RESOURCE_TEXT: Final = struct.Struct(f"{SLOTS['resource']}s").pack_into
+#: What is next to each other in memory and nearly always new, at once: the end of the record, which is the timestamp,
+#: and the first two slots, each a text with zeros behind it, so that nothing of a longer one stays.
+_STAMP_AND_TEXTS: Final = struct.Struct(f"<Q{SLOTS['actor']}s{SLOTS['resource']}s").pack_into
 
 
 class _Overflow(Exception):
@@ -60,25 +60,15 @@ def fixed_call(instance: Instance, limits: Limits, entries: Mapping[str, str]) -
 
 
 def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]:
-    """Return functions that write one part of an input each: its text to its slot, its words to the record at ``base``.
+    """Return functions that write a part each that is seldom new: its text to its slot, its words to the record at
+    ``base``.
 
-    In the order of :data:`SLOTS`. They raise :class:`_Overflow`, or one of :data:`NOT_LOWERABLE`. Closures over plain
-    numbers, since two or three of them run in most checks.
+    In the order of :data:`SLOTS`. They raise :class:`_Overflow`, or one of :data:`NOT_LOWERABLE`.
     """
-    at_actor, at_action, at_resource, at_hash, at_env = list(accumulate(SLOTS.values(), initial=base + INPUT_SIZE))[:-1]
-    room_actor, room_action, room_resource, room_hash, room_env = SLOTS.values()
-    words_action, words_resource, words_hash, words_env = base + 12, base + 20, base + 44, base + 56
-    # Not the text's own method: a subclass of str may have another one.
-    actors, utf8 = ACTORS, str.encode
-
-    def actor(part: Any) -> None:
-        discriminant = actors[type(part)]
-        text = utf8(part.id) if discriminant else b""
-        size = len(text)
-        if size > room_actor:
-            raise _Overflow
-        _ACTOR_TEXT(memory, at_actor, text)
-        _3I(memory, base, discriminant, at_actor, size)
+    at_action, at_hash, at_env = list(accumulate(SLOTS.values(), initial=base + INPUT_SIZE))[2:-1]
+    room_action, room_hash, room_env = list(SLOTS.values())[2:]
+    words_action, words_hash, words_env = base + 12, base + 44, base + 56
+    utf8 = str.encode  # not the text's own method: a subclass of str may have another one
 
     def action(part: str) -> None:
         text = utf8(part)
@@ -86,35 +76,6 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
             raise _Overflow
         memory[at_action : at_action + len(text)] = text
         _2I(memory, words_action, at_action, len(text))
-
-    # The kind of the resource before, which is one of few, and its bytes.
-    kind: Any = _NOTHING
-    kind_text, kind_size, id_at = b"", 0, at_resource
-
-    def resource(part: Any) -> None:
-        nonlocal kind, kind_text, kind_size, id_at
-        if part is None:
-            _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
-            return
-        if type(part) is not Resource or part.attributes or type(part.attributes) is not dict:
-            check_resource(part)
-        name = part.kind
-        if name is not kind:
-            kind = _NOTHING  # in case that this ends in the middle
-            kind_text = utf8(name)
-            kind_size = len(kind_text)
-            id_at = at_resource + kind_size
-            kind = name
-        id = part.id
-        if id is None:
-            text, has_id, size = kind_text, 0, kind_size
-        else:
-            text, has_id = kind_text + utf8(id), 1
-            size = len(text)
-        if size > room_resource:
-            raise _Overflow
-        _RESOURCE_TEXT(memory, at_resource, text)
-        _6I(memory, words_resource, 1, at_resource, kind_size, has_id, id_at, size - kind_size)
 
     def args_hash(part: str | None) -> None:
         text = b"" if part is None else utf8(part)
@@ -132,7 +93,7 @@ def _writers(memory: memoryview, base: int) -> tuple[Callable[[Any], None], ...]
         memory[at_env : at_env + len(service) + len(mode)] = service + mode
         _4I(memory, words_env, at_env, len(service), at_env + len(service), len(mode))
 
-    return actor, action, resource, args_hash, env
+    return action, args_hash, env
 
 
 def _write_whole(memory: memoryview, base: int, room: int, input: PolicyInput) -> None:
@@ -149,30 +110,27 @@ def _write_whole(memory: memoryview, base: int, room: int, input: PolicyInput) -
 
 def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Limits) -> Ask:
     reasons = Reasons(limits.output_bytes)
-    write_actor, write_action, write_resource, write_args_hash, write_env = _writers(memory, base)
-    stamp_at = base + 72
+    write_action, write_args_hash, write_env = _writers(memory, base)
+    words_resource, stamp_at, at_actor = base + 20, base + 72, base + INPUT_SIZE
+    room_actor, room_resource = SLOTS["actor"], SLOTS["resource"]
+    at_resource = at_actor + room_actor
+    actors, utf8 = ACTORS, str.encode
     # What the slots hold; _NOTHING while one is being written, so that a failure leaves no lie. Local to the closure,
     # because attributes would cost as much as the guest itself.
     actor: Any = _NOTHING
-    action = resource = args_hash = env = actor
+    action = resource = args_hash = env = kind = actor
+    # The bytes of the actor, of the resource, and of its kind, which is one of few.
+    actor_text = resource_text = kind_text = b""
 
     def ask(input: PolicyInput) -> PolicyResult:
-        nonlocal actor, action, resource, args_hash, env
+        nonlocal actor, action, resource, args_hash, env, kind, actor_text, resource_text, kind_text
         part: Any
         try:
             # What is written is read once, so that a slot holds what is remembered of it, whatever an odd input does.
-            if input.actor is not actor:
-                part, actor = input.actor, _NOTHING
-                write_actor(part)
-                actor = part
             if input.action is not action:
                 part, action = input.action, _NOTHING
                 write_action(part)
                 action = part
-            if input.resource is not resource:
-                part, resource = input.resource, _NOTHING
-                write_resource(part)
-                resource = part
             if input.args_hash is not args_hash:
                 part, args_hash = input.args_hash, _NOTHING
                 write_args_hash(part)
@@ -181,10 +139,41 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
                 part, env = input.env, _NOTHING
                 write_env(part)
                 env = part
-            part = input.timestamp
-            if type(part) is not int and not isinstance(part, int):
-                raise_wrong_type("timestamp", part)
-            _Q(memory, stamp_at, part)
+            stamp: Any = input.timestamp
+            if type(stamp) is not int and not isinstance(stamp, int):
+                raise_wrong_type("timestamp", stamp)
+            who: Any = input.actor
+            what: Any = input.resource
+            if who is actor and what is resource:
+                _Q(memory, stamp_at, stamp)
+            else:  # as nearly every new question: written here, and texts together, which spares half of the calls
+                known_actor, known_resource, actor, resource = actor, resource, _NOTHING, _NOTHING
+                if who is not known_actor:
+                    discriminant = actors[type(who)]
+                    actor_text = utf8(who.id) if discriminant else b""
+                    if len(actor_text) > room_actor:
+                        raise _Overflow
+                    _3I(memory, base, discriminant, at_actor, len(actor_text))
+                if what is None:
+                    resource_text = b""
+                    _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
+                elif what is not known_resource:
+                    if type(what) is not Resource or what.attributes or type(what.attributes) is not dict:
+                        check_resource(what)
+                    part = what.kind
+                    if part is not kind:
+                        kind = _NOTHING
+                        kind_text = utf8(part)
+                        kind = part
+                    kind_size, id = len(kind_text), what.id
+                    resource_text = kind_text if id is None else kind_text + utf8(id)
+                    size = len(resource_text)
+                    if size > room_resource:
+                        raise _Overflow
+                    id_at = at_resource + kind_size
+                    _6I(memory, words_resource, 1, at_resource, kind_size, id is not None, id_at, size - kind_size)
+                _STAMP_AND_TEXTS(memory, stamp_at, stamp, actor_text, resource_text)
+                actor, resource = who, what
         except _Overflow:
             actor = action = resource = args_hash = env = _NOTHING
             _write_whole(memory, base, limits.input_bytes, input)
