@@ -59,7 +59,7 @@ def fuel_of(data: bytes, argument: int, prices: Prices | None = None) -> int:
     if not isinstance(entry, wasmtime.Func) or not isinstance(fuel, wasmtime.Func):
         raise TypeError("an export of the metering is no function")
     entry(store, argument)
-    return LIMITS.fuel - int(fuel(store))
+    return LIMITS.call_fuel - int(fuel(store))
 
 
 def slowdowns(engine: str, rounds: int) -> dict[str, float]:

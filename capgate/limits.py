@@ -28,6 +28,9 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "compile_seconds": (0.1, 120.0),
     "compile_megabytes": (64, 65_536),
 }
+#: What one call may spend where nobody said: of a module that OPA compiled, and of any other.
+REGO_FUEL: Final = 10_000_000
+FUEL: Final = 1_000_000
 #: Lowest and highest number of bytes of a body that is read for its hash.
 BODY_BYTES: Final = (0, 1_073_741_824)
 #: Lowest and highest number of seconds between two looks at a store.
@@ -51,8 +54,9 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
-    ``fuel``            what one call may spend; a million is a millisecond of computing or less. Documents need some
-                        thousands; what OPA compiled, 200 thousand and 300 for each byte of a question
+    ``fuel``            what one call may spend; a million is a millisecond of computing or less. ``None`` is a million,
+                        and ten for a module that OPA compiled. Documents need some thousands; what OPA compiled, 200
+                        thousand and 300 for each byte of a question
     ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
                         answer; processor seconds of a batch of questions, and of one with Rego's builtins
     ``body_seconds``       seconds in which a body has to be there that is read for its hash
@@ -72,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``compile_megabytes``  memory of that child, in MiB, its interpreter's 20 included
     """
 
-    fuel: int = 1_000_000
+    fuel: int | None = None
     deadline: float = 0.1
     body_seconds: float = 30.0
     body_idle_seconds: float = 5.0
@@ -90,7 +94,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
-            check_number(name, getattr(self, name), low, high, whole=name not in FRACTIONS)
+            value = getattr(self, name)
+            if value is not None or name != "fuel":
+                check_number(name, value, low, high, whole=name not in FRACTIONS)
+
+    @property
+    def call_fuel(self) -> int:
+        """What one call may spend, where nothing is known of the module but these limits."""
+        return FUEL if self.fuel is None else self.fuel
+
+    def resolved(self, *, rego: bool) -> Limits:
+        """Return these limits with the fuel that a call of a module has; ``rego`` says that OPA compiled it."""
+        if self.fuel is not None:
+            return self
+        return msgspec.structs.replace(self, fuel=REGO_FUEL if rego else FUEL)
 
 
 def number_between(low: float, high: float, *, whole: bool) -> str:

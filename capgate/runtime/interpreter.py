@@ -58,6 +58,8 @@ class PreparedPolicy:
 
     ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
+    ``limits`` are the given ones, with the fuel of such a module where none was given.
+
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
     than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
@@ -73,7 +75,7 @@ class PreparedPolicy:
     ) -> None:
         module = artifact.decoded
         self.artifact = artifact
-        self.limits = limits
+        self.limits = limits.resolved(rego=artifact.abi == OPA)
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.ModuleFacts | None = None
@@ -291,7 +293,7 @@ class WasmInterpreter:
     @property
     def fuel_spent(self) -> int:
         """The fuel that the last question took: all of it, where the guest cannot be asked any more."""
-        all_of_it = self.prepared.limits.fuel
+        all_of_it = self.prepared.limits.call_fuel
         try:
             if self._fuel_left is None:
                 if self._instance is None:
@@ -330,7 +332,7 @@ class WasmInterpreter:
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            spent = f"fuel, of which a call has {self.prepared.limits.fuel} by {FUEL_SETTING}"
+            spent = f"fuel, of which a call has {self.prepared.limits.call_fuel} by {FUEL_SETTING}"
             self._compiled.explain(error, exhausted, spent)
             raise error
         finally:

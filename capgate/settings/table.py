@@ -241,7 +241,7 @@ def _number_row(name: str, low: float, high: float, help: str, *, whole: bool = 
 
 def _limit_row(name: str, help: str) -> Setting:
     low, high = RANGES[name]
-    return _number_row(name, low, high, help, whole=name not in FRACTIONS)
+    return _number_row(name, low, high, help, whole=name not in FRACTIONS, or_none=name == "fuel")
 
 
 _TRUSTED_KEYS: Final = f"{VALID}, commas between them; or the path of a file of them"
@@ -431,7 +431,9 @@ SETTINGS: Final = (
 )
 #: The limits, of which each has a variable of its own.
 LIMITS: Final = (
-    _limit_row("fuel", "what one call may spend; see below"),
+    _limit_row(
+        "fuel", "what one call may spend, see below; without it 1,000,000, and 10,000,000 of a module that OPA compiled"
+    ),
     _limit_row(
         "deadline",
         "seconds that a question waits for an instance (`pool_exhausted`), and for the answer of an application's own"

@@ -191,4 +191,4 @@ def test_what_is_not_set_up_buys_no_fuel_for_loading() -> None:  # G2
     longer = decode(liar(extra=data(70_000, bytes(50_000))))
     assert plain + 50_000 * MODULE_BYTE <= loading_fuel(limits, longer, 2) < plain + 51_000 * MODULE_BYTE
     huge = with_data(decode(small), 70_000, bytes(MODULE_BYTES))
-    assert loading_fuel(limits, huge, 2) == limits.fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE
+    assert loading_fuel(limits, huge, 2) == limits.call_fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE

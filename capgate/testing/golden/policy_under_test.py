@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Union
 
 from ...artifact.build import build_policy
-from ...artifact.load import WasmArtifact, artifact_of, document_format, is_module, read_bytes
+from ...artifact.load import OPA, WasmArtifact, artifact_of, document_format, is_module, read_bytes
 from ...errors import ConfigError
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint
@@ -37,7 +37,8 @@ class PolicyUnderTest:
         limits: Limits | None = None,
         entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     ) -> None:
-        self.limits = limits or Limits()
+        is_rego = isinstance(policy, WasmArtifact) and policy.abi == OPA
+        self.limits = (limits or Limits()).resolved(rego=is_rego)
         self.entrypoint = entrypoint
         self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
         if isinstance(policy, RuntimePolicy):

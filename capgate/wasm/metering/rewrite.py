@@ -99,7 +99,7 @@ class Rewriter:
         self.module = module
         self.limits = limits
         self.prices = prices
-        self.loading = loading or Loading(limits.fuel)
+        self.loading = loading or Loading(limits.call_fuel)
         self.shape = Shape.of(module)
         check_references(module, self.shape)
         first = self.shape.globals
@@ -253,7 +253,7 @@ class Rewriter:
         self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters, self.prices.growth), RESET)
         if self.keeps_state:
             limits, back = self.limits, {copy: index for index, copy in self.copies.items()}
-            begin = begin_body(counters, back, limits.fuel, limits.call_depth, self.prices.growth)
+            begin = begin_body(counters, back, limits.call_fuel, limits.call_depth, self.prices.growth)
             self.add_function(self.type_index(FuncType((), ())), move_body(self.copies), SAVE_STATE)
             self.add_function(self.type_index(FuncType((), ())), begin, RESTORE_STATE)
 
@@ -265,7 +265,7 @@ class Rewriter:
                 raise RestrictedModule("entry", f"export {name!r}", "there is no such function")
             target = exported[name]
             parameters, _ = self.shape.functions[target]
-            fuel = self.loading.fuel if name in self.loading.exports else self.limits.fuel
+            fuel = self.loading.fuel if name in self.loading.exports else self.limits.call_fuel
             depth, growth = self.limits.call_depth, self.prices.growth
             code = entry_body(self.counters, target, parameters, fuel, depth, growth)
             self.add_function(self.type_indices[target], code, ENTRY + name)
