@@ -81,7 +81,8 @@ class BodyProof:
         self.where = where
         self.original, self.at = original.source, body.start
         self.data, self.pos = metered.source, new.start
-        self.count = parameters + body.local_count
+        locals_ = body.local_count
+        self.count = parameters + locals_
         self.fuel = leb(self.count)
         self.get_fuel, self.set_length = b"\x20" + self.fuel, b"\x21" + leb(self.count + 1)
         #: Around a call: the counter gets what the local has, and the local what the counter has.
@@ -96,7 +97,7 @@ class BodyProof:
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
         self.has_calls = self.deferred = False
         self.check_locals(body, new)
-        weight, nests = self.prologue(body)
+        weight, nests = self.prologue(body, locals_)
         self.weight = weight
         self.walk()
         self.require(self.at == body.end, "the code is not the original's")
@@ -127,13 +128,13 @@ class BodyProof:
         self.require(0 < len(added) <= 3 and added == known[: len(added)], "other locals were added")
         self.added = len(added)
 
-    def prologue(self, body: Body) -> tuple[int, bool]:
+    def prologue(self, body: Body, locals_: int) -> tuple[int, bool]:
         """Check how the function begins: the weight of its frame, and whether the depth is taken."""
         counter, cost, local, *saved = self.match(p.PROLOGUE, "payment on entry").groups()
         self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
         self.require(saved == [local, counter], "the fuel is saved elsewhere")
         self.pay(signed_number(cost))
-        self.take(self.facts.prices.of_entry(body.local_count))
+        self.take(self.facts.prices.of_entry(locals_))
         nesting = p.NESTING.match(self.data, self.pos)
         depth_check = nesting or self.match(p.LEAF, "check of the depth")
         self.pos = depth_check.end()
@@ -143,8 +144,8 @@ class BodyProof:
         least = frame_weight(self.count, body.end - body.start)
         self.require(number(depth_check[1]) == self.facts.globals + 1 and weight >= least, "the depth is another")
         if nesting is not None:
-            locals_ = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
-            self.require(locals_ and nesting[6] == nesting[1], "the depth is kept elsewhere")
+            kept = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
+            self.require(kept and nesting[6] == nesting[1], "the depth is kept elsewhere")
         return weight, nesting is not None
 
     def epilogue(self, new: Body, weight: int, nests: bool) -> None:

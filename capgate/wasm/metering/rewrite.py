@@ -104,6 +104,8 @@ class Rewriter:
         check_references(module, self.shape)
         first = self.shape.globals
         self.counters = Counters(first, first + 1, first + 2, len(self.shape.functions))
+        #: By the number of a function's locals.
+        self.writers: dict[int, Writer] = {}
         self.keeps_state = keeps_state
         #: Of the function that is being written: whether a charge is left to a later one, and what its frame weighs.
         self.defers, self.weight = False, 0
@@ -157,11 +159,14 @@ class Rewriter:
         return len(plan.costs)
 
     def guest_body(self, body: Body, plan: Plan, signature: FuncType) -> bytes:
-        count = len(signature.params) + body.local_count
+        locals_ = body.local_count
+        count = len(signature.params) + locals_
         weight = self.weight = frame_weight(count + plan.height, body.end - body.start)
-        writer = Writer(self.counters, count)
+        writer = self.writers.get(count)
+        if writer is None:
+            writer = self.writers[count] = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
-        cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
+        cost = self.prices.of_entry(locals_) + self.cost(plan, 0)
         self.defers = False
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
