@@ -58,7 +58,7 @@ class PreparedPolicy:
 
     ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
-    ``limits`` are the given ones, with the fuel of such a module where none was given.
+    ``limits`` are the given ones, and what such a module has where none was given.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
@@ -75,7 +75,7 @@ class PreparedPolicy:
     ) -> None:
         module = artifact.decoded
         self.artifact = artifact
-        self.limits = limits.resolved(rego=artifact.abi == OPA)
+        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built)
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         self.facts: opa.ModuleFacts | None = None
@@ -103,8 +103,8 @@ class PreparedPolicy:
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
-        if self.facts.memory.minimum > self.limits.memory_pages:
-            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
+        if self.facts.memory.minimum > self.limits.most_pages:
+            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.most_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure, self.restores = self.facts.restorable, True
         fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))

@@ -185,7 +185,7 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
         reject("service", audience.service, manifest.service)
     if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
         reject("policyHash", audience.policy_hash, manifest.policy_hash)
-    limits = None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_ABI)
+    limits = None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_ABI, built=True)
     for name, needed in manifest.limits.items() if limits is not None else ():
         if getattr(limits, name) < needed:
             reject(f"limits.{name}", getattr(limits, name), needed)

@@ -85,8 +85,8 @@ def restrict(module: Module, limits: Limits, imports: ImportNames = ()) -> None:
                 "import", f"{item.module!r} {item.name!r}", f"a {item.kind}; policies import nothing"
             )
     for index, memory in enumerate(module.all_memories()):
-        if memory.minimum > limits.memory_pages:
-            raise _too_many("memory_pages", f"memory {index}", memory.minimum, limits.memory_pages)
+        if memory.minimum > limits.most_pages:
+            raise _too_many("memory_pages", f"memory {index}", memory.minimum, limits.most_pages)
         if (memory.maximum or 0) > ADDRESSABLE_PAGES:  # lowering it would make an invalid module valid
             raise _too_many("memory_pages", f"memory {index}", memory.maximum or 0, ADDRESSABLE_PAGES)
     for index, table in enumerate(module.all_tables()):

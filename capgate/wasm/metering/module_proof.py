@@ -113,7 +113,7 @@ class _ModuleProof:
             _fail("imports", "not the original's")
         memories, tables = self.module.all_memories(), self.module.all_tables()
         for before, after in zip(self.original.all_memories(), memories, strict=True):
-            self.check_bound("memory", before, after, self.limits.memory_pages)
+            self.check_bound("memory", before, after, self.limits.most_pages)
         for table_before, table_after in zip(self.original.all_tables(), tables, strict=True):
             self.check_bound("table", table_before, table_after, self.limits.table_elements)
             if table_before.type != table_after.type:

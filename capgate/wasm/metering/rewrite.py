@@ -72,7 +72,7 @@ def clamped(maximum: int | None, limit: int) -> int:
 
 def memory_maximum(module: Module, limits: Limits) -> int:
     """Return how many pages the memory of ``module`` may have, 0 where it has none."""
-    return max((clamped(item.maximum, limits.memory_pages) for item in module.all_memories()), default=0)
+    return max((clamped(item.maximum, limits.most_pages) for item in module.all_memories()), default=0)
 
 
 def prices_of(module: Module, limits: Limits) -> Prices:
@@ -328,7 +328,7 @@ class Rewriter:
         return Import(item.module, item.name, item.kind, declared)
 
     def clamped_memory(self, declared: MemoryType) -> MemoryType:
-        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.memory_pages))
+        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.most_pages))
 
     def clamped_table(self, declared: TableType) -> TableType:
         return TableType(declared.type, declared.minimum, clamped(declared.maximum, self.limits.table_elements))
