@@ -32,7 +32,7 @@ NANOSECONDS_PER_FUEL = 2.0
 SLOWDOWN = 1.3
 #: Of one check, metering may be this much.
 SHARE = 0.1
-LIMITS = Limits(fuel=10_000_000_000)
+LIMITS = Limits(fuel=10_000_000_000, memory_pages=1_024)
 
 
 def runner(engine: str, data: bytes, export: str) -> Callable[[int], int]:
