@@ -72,8 +72,8 @@ class BodyProof:
         self.where = ""
         self.by_byte = [facts.prices.instructions.get(code, 0) for code in range(256)]
         self.by_byte[_LOOP] = 0  # it is paid inside of it
-        #: By how many locals there are: the prices of instructions, and of runs of them.
-        self.prices: dict[int, tuple[_PriceOf, dict[bytes, int]]] = {}
+        #: By how many locals there are: the prices of instructions, and of runs of them; and what charges pay.
+        self.prices: dict[int, tuple[_PriceOf, dict[bytes, int], dict[bytes, tuple[int, int | None]]]] = {}
         self.counter = leb(facts.globals)
 
     def check(self, original: Module, body: Body, metered: Module, new: Body, parameters: int, where: str) -> None:
@@ -90,8 +90,8 @@ class BodyProof:
         self.load = b"\x23" + self.counter + b"\x21" + self.fuel
         known = self.prices.get(self.count)
         if known is None:
-            known = self.prices[self.count] = _PriceOf(self.by_byte, self.count, self.facts.globals), {}
-        self.price_of, self.runs = known
+            known = self.prices[self.count] = _PriceOf(self.by_byte, self.count, self.facts.globals), {}, {}
+        self.price_of, self.runs, self.payments = known
         self.credit = Credit()
         self.saved = self.bulk_at = -1
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
@@ -245,19 +245,33 @@ class BodyProof:
         payment = p.PAYMENT.match(self.data, start)
         if payment is None:
             self.fail("no payment, and no saving of the fuel")
-        fuel, cost, label, again, same_cost, stored = payment.groups()
+        text = payment[0]
+        known = self.payments.get(text)
+        if known is None:
+            known = self.payments[text] = self.payment(*payment.groups())
+        amount, label = known
+        if label is None:
+            self.deferred = True
+        elif label != self.credit.depth + 1:
+            self.fail("a charge that does not stop")
+        self.pos = start + len(text)
+        self.credit.pay(amount)
+
+    def payment(
+        self, fuel: bytes, cost: bytes, label: bytes | None, again: bytes | None, same_cost: bytes | None, stored: bytes
+    ) -> tuple[int, int | None]:
+        """Return what a charge pays beside its own price, and where it leaves; ``None`` where it is deferred."""
         if fuel != stored or fuel != self.fuel:
             self.fail("a charge to something else")
         amount = signed_number(cost)
+        self.require(amount > 0, "a charge of nothing")
+        left = amount - self.facts.prices.charge
         if label is None:
             self.require(self.facts.prices.may_defer(amount), "too large a charge is deferred")
-            self.deferred = True
-        elif again != fuel or same_cost != cost:
+            return left, None
+        if again != fuel or same_cost != cost:
             self.fail("a charge to something else")
-        elif number(label) != self.credit.depth + 1:
-            self.fail("a charge that does not stop")
-        self.pos = payment.end()
-        self.pay(amount)
+        return left, number(label)
 
     def bulk_template(self) -> None:
         template = self.match(p.BULK, "charge for a length")

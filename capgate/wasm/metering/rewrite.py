@@ -204,11 +204,16 @@ class Rewriter:
         return [*parts, source[done : body.end]]
 
     def charge(self, plan: Plan, site: Site, writer: Writer) -> bytes:
-        cost = self.cost(plan, site.argument)
-        if self.is_deferred(plan, site):
+        key = site.purpose, plan.costs[site.argument], site.depth
+        known = writer.charges.get(key)
+        if known is None:
+            cost, is_deferred = self.cost(plan, site.argument), self.is_deferred(plan, site)
+            known = writer.defer(cost) if is_deferred else writer.charge(cost, site.depth + 1), is_deferred
+            writer.charges[key] = known
+        text, is_deferred = known
+        if is_deferred:
             self.defers = True
-            return writer.defer(cost)
-        return writer.charge(cost, site.depth + 1)
+        return text
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
         return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
