@@ -9,6 +9,7 @@ from capgate.errors import PolicyTimeout, RestrictedModule
 from capgate.limits import FUEL, KNOWN_PAGES, PAGES, REGO_FUEL, Limits
 from capgate.model import Allow, PolicyInput, Resource, User
 from capgate.runtime.interpreter import PreparedPolicy
+from capgate.testing.golden import PolicyUnderTest
 
 from ..rego.outcomes import opened, outcome
 from ..support.guests import guest
@@ -51,6 +52,7 @@ def test_a_pool_has_the_fuel_of_its_module(engine_name: str) -> None:
 )
 def test_the_limits_of_a_module(artifact: WasmArtifact, fuel: int, pages: int) -> None:
     assert PreparedPolicy(artifact, Limits(deadline=0.5)).limits == Limits(deadline=0.5, fuel=fuel, memory_pages=pages)
+    assert PolicyUnderTest(artifact).limits == PreparedPolicy(artifact, Limits()).limits
     stated = Limits(fuel=12_345, memory_pages=123)
     assert PreparedPolicy(artifact, stated).limits == stated
 
@@ -63,3 +65,7 @@ def test_a_large_memory_is_taken_of_a_module_whose_questions_do_not_touch_it_ane
     with pytest.raises(RestrictedModule) as caught:
         PreparedPolicy(WasmArtifact.from_bytes(guest(pages=PAGES + 1)), Limits())
     assert caught.value.rule == "memory_pages"
+
+
+def test_a_document_is_judged_under_the_limits_of_what_it_builds_into() -> None:
+    assert PolicyUnderTest({}).limits == Limits(fuel=FUEL, memory_pages=KNOWN_PAGES)
