@@ -235,7 +235,10 @@ async def sweep(client: Client, engine: str, policy: str, seconds: float, draw: 
 
 
 async def attack(client: Client, engine: str, seconds: float) -> list[Step]:
-    """Honest questions alone, and while :data:`ATTACKERS` ask for what burns its fuel."""
+    """Honest questions alone, and while :data:`ATTACKERS` ask for what burns its fuel.
+
+    At last as many ask the innocent route, and nobody any policy: how long a turn of the loop is with so many clients.
+    """
     burnt = Answers()
 
     async def honest(until: float, answers: Answers) -> None:
@@ -250,7 +253,11 @@ async def attack(client: Client, engine: str, seconds: float) -> list[Step]:
     attacked = await measure(client, (engine, "foreign", f"honest, {ATTACKERS} attack"), 2 * seconds, honest)
     attacked.attack = dict(burnt.refused)
     await attack_task
-    return [alone, attacked]
+
+    async def as_many(until: float, answers: Answers) -> None:
+        await client.keep_asking_many(INNOCENT, until, answers, ATTACKERS)
+
+    return [alone, attacked, await measure(client, (engine, "foreign", f"innocent, {ATTACKERS}"), seconds, as_many)]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ NANOSECONDS_PER_FUEL = 2.0
 SLOWDOWN = 1.3
 #: Of one check, metering may be this much.
 SHARE = 0.1
-LIMITS = Limits(fuel=10_000_000_000)
+LIMITS = Limits(fuel=10_000_000_000, memory_pages=1_024)
 
 
 def runner(engine: str, data: bytes, export: str) -> Callable[[int], int]:
@@ -59,7 +59,7 @@ def fuel_of(data: bytes, argument: int, prices: Prices | None = None) -> int:
     if not isinstance(entry, wasmtime.Func) or not isinstance(fuel, wasmtime.Func):
         raise TypeError("an export of the metering is no function")
     entry(store, argument)
-    return LIMITS.fuel - int(fuel(store))
+    return LIMITS.call_fuel - int(fuel(store))
 
 
 def slowdowns(engine: str, rounds: int) -> dict[str, float]:

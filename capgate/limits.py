@@ -28,6 +28,15 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "compile_seconds": (0.1, 120.0),
     "compile_megabytes": (64, 65_536),
 }
+#: What one call may spend where nobody said: of a module that OPA compiled, and of any other.
+REGO_FUEL: Final = 10_000_000
+FUEL: Final = 1_000_000
+#: How large a memory may be where nobody said: of a module that OPA compiled or capgate built, and of any other. What
+#: cannot be set back is touched for the first time by each question, at 2 microseconds for each 4 KiB.
+KNOWN_PAGES: Final = 1_024
+PAGES: Final = 256
+#: Those limits that depend on the module where nobody said.
+BY_MODULE: Final = frozenset({"fuel", "memory_pages"})
 #: Lowest and highest number of bytes of a body that is read for its hash.
 BODY_BYTES: Final = (0, 1_073_741_824)
 #: Lowest and highest number of seconds between two looks at a store.
@@ -51,15 +60,17 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
-    ``fuel``            what one call may spend; a million is a millisecond of computing or less. Documents need some
-                        thousands; what OPA compiled, 200 thousand and 300 for each byte of a question
+    ``fuel``            what one call may spend; a million is a millisecond of computing or less. ``None`` is a million,
+                        and ten for a module that OPA compiled. Documents need some thousands; what OPA compiled, 200
+                        thousand and 300 for each byte of a question
     ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
                         answer; processor seconds of a batch of questions, and of one with Rego's builtins
     ``body_seconds``       seconds in which a body has to be there that is read for its hash
     ``body_idle_seconds``  seconds without a piece of that body
     ``actor_seconds``      seconds that the application may take to say who is asking
     ``start_seconds``      seconds that a request may wait for the gate to start
-    ``memory_pages``    linear memory, in pages of 64 KiB
+    ``memory_pages``    linear memory, in pages of 64 KiB. ``None`` is 256, and 1,024 for a module that OPA compiled or
+                        capgate built
     ``table_elements``  elements in a table
     ``call_depth``      nested calls inside the guest, weighted by frame size
     ``input_bytes``     UTF-8 bytes of all strings of one policy input together
@@ -72,13 +83,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ``compile_megabytes``  memory of that child, in MiB, its interpreter's 20 included
     """
 
-    fuel: int = 1_000_000
+    fuel: int | None = None
     deadline: float = 0.1
     body_seconds: float = 30.0
     body_idle_seconds: float = 5.0
     actor_seconds: float = 5.0
     start_seconds: float = 30.0
-    memory_pages: int = 1_024
+    memory_pages: int | None = None
     table_elements: int = 10_000
     call_depth: int = 2_000
     input_bytes: int = 65_536
@@ -90,7 +101,31 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
-            check_number(name, getattr(self, name), low, high, whole=name not in FRACTIONS)
+            value = getattr(self, name)
+            if value is not None or name not in BY_MODULE:
+                check_number(name, value, low, high, whole=name not in FRACTIONS)
+
+    @property
+    def call_fuel(self) -> int:
+        """What one call may spend, where nothing is known of the module but these limits."""
+        return FUEL if self.fuel is None else self.fuel
+
+    @property
+    def most_pages(self) -> int:
+        """How large a memory may be, where nothing is known of the module but these limits."""
+        return PAGES if self.memory_pages is None else self.memory_pages
+
+    def resolved(self, *, rego: bool, built: bool = False) -> Limits:
+        """Return these limits with those of :data:`BY_MODULE` that a module has.
+
+        ``rego`` says that OPA compiled it, ``built`` that capgate built it.
+        """
+        fuel, pages = REGO_FUEL if rego else FUEL, KNOWN_PAGES if rego or built else PAGES
+        return msgspec.structs.replace(
+            self,
+            fuel=fuel if self.fuel is None else self.fuel,
+            memory_pages=pages if self.memory_pages is None else self.memory_pages,
+        )
 
 
 def number_between(low: float, high: float, *, whole: bool) -> str:

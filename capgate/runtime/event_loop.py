@@ -50,6 +50,38 @@ async def _sleep_and_call(seconds: float, function: Callable[[], None]) -> None:
     function()
 
 
+class Signal:
+    """Wakes the one task that waits for it, once. For the thread of the current loop only.
+
+    An ``anyio.Event`` for less: on asyncio a future is all that one waiter needs.
+    """
+
+    __slots__ = ("_event", "_future")
+
+    def __init__(self) -> None:
+        create: Callable[[], asyncio.Future[None]] | None = getattr(current_loop(), "create_future", None)
+        self._future = None if create is None else create()
+        self._event = anyio.Event() if create is None else None
+
+    async def wait(self) -> None:
+        """Return once :meth:`set` was called."""
+        if self._future is not None:
+            await self._future
+        elif self._event is not None:
+            await self._event.wait()
+
+    def set(self) -> None:
+        """Wake who waits. After that it does nothing."""
+        if self._event is not None:
+            self._event.set()
+        elif self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def is_set(self) -> bool:
+        """Say whether :meth:`set` was called, or nobody waits any more."""
+        return self._event.is_set() if self._event is not None else self._future is None or self._future.done()
+
+
 def is_running(loop: object) -> bool:
     """Say whether ``loop``, of any thread, runs. Of trio's that cannot be seen: it refuses what it is given later."""
     return not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_running()

@@ -61,6 +61,8 @@ class PreparedPolicy:
 
     ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
+    ``limits`` are the given ones, and what such a module has where none was given.
+
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
     than the policy's; :class:`~capgate.errors.ConfigError` for an entry point of a module that has none to choose from.
@@ -76,7 +78,7 @@ class PreparedPolicy:
     ) -> None:
         module = without_custom(artifact.decoded)
         self.artifact = artifact
-        self.limits = limits
+        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built)
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         if len(module.sections) < len(artifact.decoded.sections):
@@ -109,8 +111,8 @@ class PreparedPolicy:
 
     def _prepare_opa(self, module: Module) -> Metered:
         self.facts = opa.check_module(module)
-        if self.facts.memory.minimum > self.limits.memory_pages:
-            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.memory_pages}"
+        if self.facts.memory.minimum > self.limits.most_pages:
+            detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.most_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)
         self.pure, self.restores = self.facts.restorable, True
         fuel = opa.loading_fuel(self.limits, module, len(self.artifact.rego_data))
@@ -313,7 +315,7 @@ class WasmInterpreter:
     @property
     def fuel_spent(self) -> int:
         """The fuel that the last question took: all of it, where the guest cannot be asked any more."""
-        all_of_it = self.prepared.limits.fuel
+        all_of_it = self.prepared.limits.call_fuel
         try:
             if self._fuel_left is None:
                 if self._instance is None:
@@ -352,7 +354,7 @@ class WasmInterpreter:
             # Neither is kept in a variable: the error's traceback has this frame, and the cycle would keep the dead
             # instance until a garbage collection, which may happen on a thread where it must not be dropped.
             del instance
-            spent = f"fuel, of which a call has {self.prepared.limits.fuel} by {FUEL_SETTING}"
+            spent = f"fuel, of which a call has {self.prepared.limits.call_fuel} by {FUEL_SETTING}"
             self._compiled.explain(error, exhausted, spent)
             raise error
         finally:

@@ -109,10 +109,10 @@ class WasmPool:
     ) -> None:
         check_number("pool_size", size, 1, 1024, whole=True)
         self.size = size
-        self.limits = limits or Limits()
         self.artifact = artifact
         self._engine: Engine = load_engine(engine)
-        self._prepared = PreparedPolicy(artifact, self.limits, entrypoint, restore=not reuse)
+        self._prepared = PreparedPolicy(artifact, limits or Limits(), entrypoint, restore=not reuse)
+        self.limits = self._prepared.limits
         self._prepared.compile_in_child(self._engine)
         self._reuse = reuse or self._prepared.pure
         # An instance that is restored has to be looked at after each answer.
@@ -120,7 +120,7 @@ class WasmPool:
         # What was restored is as good as new, so that asking a new one would bring nothing else.
         self._retries = not self._prepared.restores
         self._closed = False
-        self._costly = int(self.limits.fuel * COSTLY_SHARE)
+        self._costly = int(self.limits.call_fuel * COSTLY_SHARE)
         #: Whether a question may take long. None to a document does, so nobody looks at the clock for it.
         self.may_be_costly = not self._prepared.is_own
         self._reset()
@@ -387,7 +387,7 @@ class WasmPool:
                 _log.warning(
                     "a question ran out of fuel (%s), of which a call has %d by %s",
                     printable(burnt.action),
-                    self.limits.fuel,
+                    self.limits.call_fuel,
                     FUEL_SETTING,
                 )
             self._suspects.add(burnt)

@@ -12,16 +12,14 @@ the loop. Nobody is refused for what was asked before: who waits behind is asked
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-import anyio
-
 from ..errors import Overloaded, PoolExhausted
 from ..model import PolicyInput, PolicyResult
-from .event_loop import call_later, call_soon, current_loop
+from .event_loop import Signal, call_later, call_soon, current_loop
 
 #: A call that spends more than this fraction of its fuel is costly,
 COSTLY_SHARE: Final = 0.1
@@ -137,7 +135,7 @@ class Question:
     def __init__(self, input: PolicyInput, call: Callable[[PolicyInput], PolicyResult]) -> None:
         self.input = input
         self.call = call
-        self.done = anyio.Event()
+        self.done = Signal()
         self.answer: PolicyResult | None = None
         self.error: BaseException | None = None
 
@@ -184,7 +182,8 @@ class Turns:
 
     def __init__(self) -> None:
         self.suspended = False
-        self._queues: tuple[deque[Question], ...] = (deque(), deque(), deque())
+        #: By rank, who waits, in their order. Who gives up leaves without anybody looking for them.
+        self._queues: tuple[OrderedDict[Question, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         #: By rank, the time from which on somebody is asked.
         self._free_at = [0.0, 0.0, 0.0]
         #: Whether the loop will call :meth:`_go_on`, soon or after a pause.
@@ -225,7 +224,7 @@ class Turns:
             raise Overloaded(f"{most} callers wait for a turn already")
         question = Question(input, call)
         queue = self._queues[rank]
-        queue.append(question)
+        queue[question] = None
         if rank == SUSPECT and (loop := current_loop()) is not None:
             # At different moments, so that what comes in together is not refused together, in one turn of the loop.
             call_later(loop, random.uniform(0.5, 1.0) * patience, question.give_up)  # noqa: S311  # no secret
@@ -233,8 +232,7 @@ class Turns:
         try:
             await question.done.wait()
         finally:
-            if question.answer is None and question in queue:
-                queue.remove(question)
+            queue.pop(question, None)
         return question.outcome()
 
     def suspend(self, seconds: float, burnt: int | None) -> None:
@@ -271,13 +269,14 @@ class Turns:
             rank = self._next_rank()
             if self.suspended or rank is None or self._pause(rank) > 0:
                 break
-            question = self._queues[rank].popleft()
+            question, _ = self._queues[rank].popitem(last=False)
             if question.done.is_set():
                 continue  # it gave up
             try:
                 question.ask()
             except PoolExhausted:
-                self._queues[rank].appendleft(question)
+                self._queues[rank][question] = None
+                self._queues[rank].move_to_end(question, last=False)
                 if self._misses:  # it is not only being replaced: somebody holds them all
                     self._go_on_later(AGAIN)
                     return
@@ -314,4 +313,4 @@ class Turns:
         """Wake all who wait, to see that the pool is closed."""
         for queue in self._queues:
             while queue:
-                queue.popleft().done.set()
+                queue.popitem(last=False)[0].done.set()

@@ -19,6 +19,7 @@ from ..checker.cached import LARGEST, USUAL
 from ..errors import ConfigError
 from ..limits import (
     BODY_BYTES,
+    BY_MODULE,
     DIGEST,
     FRACTIONS,
     MOST_KEYS,
@@ -241,7 +242,7 @@ def _number_row(name: str, low: float, high: float, help: str, *, whole: bool = 
 
 def _limit_row(name: str, help: str) -> Setting:
     low, high = RANGES[name]
-    return _number_row(name, low, high, help, whole=name not in FRACTIONS)
+    return _number_row(name, low, high, help, whole=name not in FRACTIONS, or_none=name in BY_MODULE)
 
 
 _TRUSTED_KEYS: Final = f"{VALID}, commas between them; or the path of a file of them"
@@ -431,7 +432,9 @@ SETTINGS: Final = (
 )
 #: The limits, of which each has a variable of its own.
 LIMITS: Final = (
-    _limit_row("fuel", "what one call may spend; see below"),
+    _limit_row(
+        "fuel", "what one call may spend, see below; without it 1,000,000, and 10,000,000 of a module that OPA compiled"
+    ),
     _limit_row(
         "deadline",
         "seconds that a question waits for an instance (`pool_exhausted`), and for the answer of an application's own"
@@ -441,7 +444,10 @@ LIMITS: Final = (
     _limit_row("body_idle_seconds", "seconds that may pass without a piece of it (`body_timeout`)"),
     _limit_row("actor_seconds", "seconds that an asynchronous `actor` may take (`actor_timeout`)"),
     _limit_row("start_seconds", "seconds that a request waits for the gate to start (`start_timeout`)"),
-    _limit_row("memory_pages", "64 KiB each"),
+    _limit_row(
+        "memory_pages",
+        "64 KiB each; without it 256, and 1,024 of a module that OPA compiled or capgate built",
+    ),
     _limit_row("table_elements", "elements in a table"),
     _limit_row("call_depth", "nested calls inside the guest, weighted by frame size"),
     _limit_row("input_bytes", "text of one question"),

@@ -185,9 +185,10 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
         reject("service", audience.service, manifest.service)
     if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
         reject("policyHash", audience.policy_hash, manifest.policy_hash)
-    for name, needed in manifest.limits.items() if audience.limits is not None else ():
-        if getattr(audience.limits, name) < needed:
-            reject(f"limits.{name}", getattr(audience.limits, name), needed)
+    limits = None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_ABI, built=True)
+    for name, needed in manifest.limits.items() if limits is not None else ():
+        if getattr(limits, name) < needed:
+            reject(f"limits.{name}", getattr(limits, name), needed)
 
 
 def check_time(manifest: Manifest, now: float, *, path: str | None = None) -> None:

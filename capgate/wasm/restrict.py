@@ -94,8 +94,8 @@ def restrict(module: Module, limits: Limits, imports: ImportNames = ()) -> None:
     except RestrictedModule as error:
         raise (refused_for(error, module.source, imports) if error.rule in _TELLING else error) from None
     for index, memory in enumerate(module.all_memories()):
-        if memory.minimum > limits.memory_pages:
-            raise _too_many("memory_pages", f"memory {index}", memory.minimum, limits.memory_pages)
+        if memory.minimum > limits.most_pages:
+            raise _too_many("memory_pages", f"memory {index}", memory.minimum, limits.most_pages)
         if (memory.maximum or 0) > ADDRESSABLE_PAGES:  # lowering it would make an invalid module valid
             raise _too_many("memory_pages", f"memory {index}", memory.maximum or 0, ADDRESSABLE_PAGES)
     for index, table in enumerate(module.all_tables()):

@@ -133,7 +133,7 @@ def test_buckets_stay_small(shape: str) -> None:
 def test_a_large_document_builds() -> None:
     module = build_policy({"sql": [f"query_number_{index}" for index in range(100_000)]})
     assert len(module) < Limits().module_bytes
-    assert decode(module, bodies=False).memories[0].minimum <= Limits().memory_pages
+    assert decode(module, bodies=False).memories[0].minimum <= Limits().most_pages
     assert is_built_by_capgate(module)
 
 

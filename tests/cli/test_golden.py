@@ -108,14 +108,14 @@ def test_what_questions_spend(policy: Path, fixtures: Path) -> None:
     code, found = as_json(policy)
     engines = [name for name in found["runtimes"] if name != "local"]
     assert code == 0
-    assert found["fuel_limit"] == Limits().fuel
+    assert found["fuel_limit"] == Limits().call_fuel
     for outcome in found["outcomes"]:
         assert list(outcome["costs"]) == engines
         assert len({spent["fuel"] for spent in outcome["costs"].values()}) == 1
         assert all(0 < spent["fuel"] < 100_000 and spent["seconds"] >= 0 for spent in outcome["costs"].values())
     dearest = max(spent["fuel"] for outcome in found["outcomes"] for spent in outcome["costs"].values())
     shown = run(policy).stdout
-    assert f"{Limits().fuel:,}" in shown
+    assert f"{Limits().call_fuel:,}" in shown
     assert f"{dearest:,}" in shown
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from capgate import build_policy
-from capgate.limits import Limits
+from capgate.limits import REGO_FUEL, Limits
 from capgate.rego import NOT_PROVIDED
 from capgate.wasm import decode, meter, without_custom
 
@@ -129,6 +129,7 @@ def test_a_bundle(inspect: Inspect, engine_name: str) -> None:
     assert (found["kind"], found["abi"], found["abi_version"], found["engine"]) == ("bundle", "opa", "1.1", engine_name)
     assert found["entrypoints"] == ["orders/allow", "orders/other"]
     assert found["builtins"] == [{"name": "hex.encode", "state": "provided"}]
+    assert found["question"] == {"fuel_limit": REGO_FUEL}
     bundle = found["bundle"]
     assert (bundle["revision"], bundle["roots"], bundle["entrypoints"]) == ("2026-11", ["orders"], ["orders/allow"])
     assert bundle["signature"] == {"state": "none"}

@@ -6,7 +6,7 @@ import pytest
 
 from capgate.artifact.load import WasmArtifact
 from capgate.errors import ConfigError, RestrictedModule
-from capgate.limits import Limits
+from capgate.limits import KNOWN_PAGES, Limits
 from capgate.model import ALLOW, Entrypoint, PolicyInput
 from capgate.runtime.abi.opa.interface import DATA_BYTE, MODULE_BYTE, MODULE_BYTES, loading_fuel
 from capgate.runtime.engine import load_engine
@@ -135,7 +135,7 @@ def test_the_memory_is_within_the_limits() -> None:
     """G14, G15: what there is at first, and what it may become."""
     assert refusal(liar(pages=1_025))[0] == "memory_pages"
     metered = decode(PreparedPolicy(WasmArtifact.from_bytes(liar()), Limits()).metered.data)
-    assert [item.type for item in metered.imported("memory")] == [MemoryType(2, Limits().memory_pages)]
+    assert [item.type for item in metered.imported("memory")] == [MemoryType(2, KNOWN_PAGES)]
 
 
 def test_a_memory_that_may_not_be_what_it_has_to_be() -> None:
@@ -197,4 +197,4 @@ def test_what_is_not_set_up_buys_no_fuel_for_loading() -> None:  # G2
     longer = decode(liar(extra=data(70_000, bytes(50_000))))
     assert plain + 50_000 * MODULE_BYTE <= loading_fuel(limits, longer, 2) < plain + 51_000 * MODULE_BYTE
     huge = with_data(decode(small), 70_000, bytes(MODULE_BYTES))
-    assert loading_fuel(limits, huge, 2) == limits.fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE
+    assert loading_fuel(limits, huge, 2) == limits.call_fuel + MODULE_BYTES * MODULE_BYTE + 2 * DATA_BYTE

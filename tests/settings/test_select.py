@@ -47,7 +47,7 @@ def module(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pin", [None, DIGEST])
 async def test_wasm_where_an_artifact_is_configured(engine_name: str, module: Path, pin: str | None) -> None:
-    limits = Limits(deadline=20.0, fuel=5_000_000)
+    limits = Limits(deadline=20.0, fuel=5_000_000, memory_pages=100)
     remembering = select_checker(
         Settings(artifact=module, artifact_sha256=pin, engine=engine_name, pool_size=3, limits=limits)
     )

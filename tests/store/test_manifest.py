@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from capgate.actions import VOCABULARY, Vocabulary
 from capgate.errors import ManifestError
-from capgate.limits import OF_WAITING, Limits
+from capgate.limits import FUEL, OF_WAITING, REGO_FUEL, Limits
 from capgate.model import Entrypoint
 from capgate.store import Audience, Manifest
 from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST_BYTES, check_audience, check_time
@@ -247,6 +247,17 @@ class TestAudience:
     def test_a_runtime_with_too_little(self) -> None:
         check_audience(MANIFEST, Audience(limits=Limits(fuel=1_000_000)))
         assert self.refused(limits=Limits(fuel=999_999)) == "limits.fuel"
+
+    def test_a_runtime_with_the_fuel_of_its_kind_of_module(self) -> None:
+        rego = msgspec.structs.replace(
+            MANIFEST, abi="opa:wasm@1", entrypoint=Entrypoint("orders/allow"), limits={"fuel": REGO_FUEL}
+        )
+        check_audience(rego, Audience(limits=Limits()))
+        assert self.refused(rego, limits=Limits(fuel=REGO_FUEL - 1)) == "limits.fuel"
+        check_audience(MANIFEST, Audience(limits=Limits()))
+        assert (
+            self.refused(msgspec.structs.replace(MANIFEST, limits={"fuel": FUEL + 1}), limits=Limits()) == "limits.fuel"
+        )
 
     # A6
     def test_an_interface_that_does_not_exist_here(self) -> None:

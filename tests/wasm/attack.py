@@ -23,7 +23,7 @@ from .engines import Host, Trapped, make_host
 
 GUESTS = ROOT / "fixtures" / "guests"
 CHECK = "capgate:policy/policy@0.1.0#policy-check"
-LIMITS = Limits(fuel=1_000_000)
+LIMITS = Limits(fuel=1_000_000, memory_pages=1_024)
 
 _EXPECT = re.compile(r"^;; expect: (.+)$", re.MULTILINE)
 

@@ -69,10 +69,10 @@ def test_an_entry_is_the_function_with_the_fuel_of_the_limits(engine_name: str) 
     live = Live(engine_name)
     assert live.enter("add", 1, -2, 0.5, 0.25) == [-0.25]
     assert live.enter("loop", 10) == [5]
-    assert 0 < live.fuel < LIMITS.fuel
-    spent = LIMITS.fuel - live.fuel
+    assert 0 < live.fuel < LIMITS.call_fuel
+    spent = LIMITS.call_fuel - live.fuel
     live.enter("loop", 10)
-    assert LIMITS.fuel - live.fuel == spent
+    assert LIMITS.call_fuel - live.fuel == spent
     assert live.status == RUNNING
 
 
@@ -256,7 +256,7 @@ def test_a_host_function_that_calls_back() -> None:
     spent = []
     for count in (0, 10, 20):
         host.call(exports[metered.entries["outer"]], count)
-        spent.append(LIMITS.fuel - host.call(exports[metered.fuel])[0])
+        spent.append(LIMITS.call_fuel - host.call(exports[metered.fuel])[0])
     assert spent[2] - spent[1] >= 10
     assert spent[1] - spent[0] >= 10
     with pytest.raises(Trapped):

@@ -106,15 +106,15 @@ def test_fuel_is_worth_less_in_a_memory_that_grew(sizes: tuple[int, ...], before
     """A call begins with as much as it is worth by then, and goes on with what a growth leaves of it.  # T-8 G18"""
     live = Growing()
     left = [live.left("grow", pages) for pages in sizes][-1]
-    expected = ((PLENTY.fuel >> before) - sizes[-1] * 32_768 - 4_096) >> by
+    expected = ((PLENTY.call_fuel >> before) - sizes[-1] * 32_768 - 4_096) >> by
     assert expected - 2_000 < left < expected  # beside the loads that frames may still do
-    assert 0 < (PLENTY.fuel >> (before + by)) - live.left("nothing") < 20
+    assert 0 < (PLENTY.call_fuel >> (before + by)) - live.left("nothing") < 20
 
 
 def test_fuel_is_worth_the_same_where_nothing_grew() -> None:
     live, nothing = Growing(), Growing().left("nothing")
-    assert live.left("grow", 0) > PLENTY.fuel - 5_000
-    assert live.left("grow", 2_000) > PLENTY.fuel - 5_000  # there is no room for that
+    assert live.left("grow", 0) > PLENTY.call_fuel - 5_000
+    assert live.left("grow", 2_000) > PLENTY.call_fuel - 5_000  # there is no room for that
     assert live.left("nothing") == nothing
 
 
@@ -169,7 +169,7 @@ def fuel_used(memory: str, limits: Limits = LIMITS) -> int:
     host = WasmtimeHost()
     exports = host.instantiate(metered.data, {})
     host.call(exports[metered.entries["f"]])
-    return limits.fuel - int(host.call(exports[metered.fuel])[0])
+    return limits.call_fuel - int(host.call(exports[metered.fuel])[0])
 
 
 def test_frames() -> None:

@@ -138,8 +138,8 @@ def test_other_sections(change: object) -> None:
 def test_other_limits() -> None:
     """An entry sets the fuel and depth of these limits and no others."""
     assert not proved(GUEST, metered(GUEST), Limits(fuel=9_999_999))
-    assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.fuel, call_depth=1_999))
-    assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.fuel, memory_pages=1_023))
+    assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.call_fuel, call_depth=1_999))
+    assert not proved(GUEST, metered(GUEST), Limits(fuel=LIMITS.call_fuel, memory_pages=1_023))
 
 
 #: Three functions of one type, and one function among three types, so that either number is the larger one. Each calls

@@ -202,7 +202,8 @@ def judge(options: GoldenOptions) -> GoldenRun:
     inputs = (fixture.input for fixture in fixtures)
     covered = coverage_of(document, inputs) if options.coverage and document else None
     seconds = time.perf_counter() - started
-    return GoldenRun(options, policy, runtimes, outcomes, covered, len(read) - len(fixtures), seconds, limits.fuel)
+    fuel = (limits if policy is None else policy.limits).call_fuel
+    return GoldenRun(options, policy, runtimes, outcomes, covered, len(read) - len(fixtures), seconds, fuel)
 
 
 def _is_meant(fixture: Fixture, keyword: str) -> bool:

@@ -221,8 +221,9 @@ def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Li
     try:
         compiled = CompiledPolicy(prepared, loaded)
         if artifact.abi != OPA:
-            findings.facts["question"] = _asked(compiled.instantiate(), limits)
+            findings.facts["question"] = _asked(compiled.instantiate())
             return
+        findings.facts["question"] = {"fuel_limit": prepared.limits.call_fuel}
         listed = compiled.listing()
     except CapgateError as error:
         findings.reject(error)
@@ -237,17 +238,17 @@ def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Li
         findings.unknown.append(f"why the bundle's manifest lists entry points that the module has not: {missing}")
 
 
-def _asked(interpreter: WasmInterpreter, limits: Limits) -> dict[str, object]:
+def _asked(interpreter: WasmInterpreter) -> dict[str, object]:
     """Ask the shortest question that there is, to see what it spends, whatever the answer."""
-    started = time.thread_time()
+    started, limit = time.thread_time(), interpreter.prepared.limits.call_fuel
     try:
         interpreter.call_policy_check(PolicyInput("env.read"))
         fuel: int | None = interpreter.fuel_spent
     except PolicyTimeout:
-        fuel = limits.fuel
+        fuel = limit
     except PolicyError:
         fuel = None
-    return {"fuel": fuel, "fuel_limit": limits.fuel, "milliseconds": round((time.thread_time() - started) * 1e3, 3)}
+    return {"fuel": fuel, "fuel_limit": limit, "milliseconds": round((time.thread_time() - started) * 1e3, 3)}
 
 
 def _about_builtin(name: str) -> dict[str, str]:

@@ -69,6 +69,8 @@ _memory_data = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void
 _memory_data_size = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)(
     ("wasmtime_memory_data_size", _library)
 )
+#: The type of no imports at all. ctypes makes one for each instance, which only a collection frees, unless it is kept.
+_NO_IMPORTS: Final = bindings.wasmtime_extern * 0
 
 
 @cache

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ...errors import EngineUnavailable, RestrictedModule
@@ -50,13 +51,17 @@ STACK: Final = 1_048_576
 #: Set in the child, so that whatever runs there by mistake starts no child of its own.
 MARK: Final = "_CAPGATE_COMPILING_CHILD"
 
+#: The package is there without what it imports for applications, which takes longer than compiling most modules.
 _CHILD: Final = (
-    "import json, sys\n"
+    "import json, sys, types\n"
     "job = json.loads(sys.stdin.buffer.readline())\n"
     "sys.path[:] = job['path']\n"
+    "sys.modules['capgate'] = types.ModuleType('capgate')\n"
+    "sys.modules['capgate'].__path__ = job['package']\n"
     "from capgate.runtime.engine.compiling_child import run\n"
     "run(job)\n"
 )
+_PACKAGE: Final = __name__.partition(".")[0]
 _ENDED_BY: Final[dict[int, str]] = {
     signal.SIGPROF: "compile_time",
     signal.SIGXCPU: "compile_time",
@@ -149,7 +154,8 @@ def _run(data: bytes, wall: float) -> subprocess.CompletedProcess[bytes]:
 def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:
     """Return the first line that the child reads; the two modules follow."""
     job: Job = {
-        "path": _path(),
+        "path": _absolute(sys.path),
+        "package": _absolute(sys.modules[_PACKAGE].__path__),
         "engine": engine,
         "original": len(original),
         "seconds": limits.compile_seconds,
@@ -160,10 +166,10 @@ def _job(engine: str, original: bytes, limits: Limits, secret: str) -> bytes:
     return json.dumps(job).encode() + b"\n"
 
 
-def _path() -> list[str]:
+def _absolute(path: Iterable[str]) -> list[str]:
     """Return where this process imports from, as seen from another folder."""
     folders = []
-    for item in sys.path:
+    for item in path:
         with contextlib.suppress(OSError):  # relative to a folder that is gone: nothing is imported from there
             if isinstance(item, str):
                 folders.append(os.path.abspath(item))

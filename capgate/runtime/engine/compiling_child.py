@@ -27,9 +27,13 @@ Say = Callable[..., None]
 
 
 class Job(TypedDict):
-    """The first line that the child reads. ``original`` is the length of the module as it was, which follows."""
+    """The first line that the child reads. ``path`` and ``package`` are where it imports from.
+
+    ``original`` is the length of the module as it was, which follows.
+    """
 
     path: list[str]
+    package: list[str]
     engine: str
     original: int
     seconds: float

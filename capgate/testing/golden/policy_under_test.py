@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Union
 
 from ...artifact.build import build_policy
-from ...artifact.load import WasmArtifact, artifact_of, document_format, is_module, read_bytes
+from ...artifact.load import OPA, WasmArtifact, artifact_of, document_format, is_module, read_bytes
 from ...errors import ConfigError
 from ...limits import Limits
 from ...model import ONLY_ENTRYPOINT, Entrypoint
@@ -37,12 +37,14 @@ class PolicyUnderTest:
         limits: Limits | None = None,
         entrypoint: Entrypoint = ONLY_ENTRYPOINT,
     ) -> None:
-        self.limits = limits or Limits()
+        module = policy if isinstance(policy, WasmArtifact) else None
+        is_rego, is_built = module is not None and module.abi == OPA, module is None or module.is_built
+        self.limits = (limits or Limits()).resolved(rego=is_rego, built=is_built)
         self.entrypoint = entrypoint
         self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
         if isinstance(policy, RuntimePolicy):
             self.document = policy
-        self._module = policy if isinstance(policy, WasmArtifact) else None
+        self._module = module
         about = self.document or self.artifact
         self.name, self.version, self.sha256 = about.name, about.version, about.sha256
         self.path = None if self._module is None else self._module.path

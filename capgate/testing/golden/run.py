@@ -135,7 +135,7 @@ class Runner:
         """Ask once more what gave an answer of its own; of what did not, a timeout alone says what it spent."""
         reason = given.result.reason if isinstance(given.result, Deny) else None
         if reason == Reason.POLICY_TIMEOUT:
-            return Spent(given.runtime, self.policy.limits.fuel, None)
+            return Spent(given.runtime, self.policy.limits.call_fuel, None)
         if reason in _NO_ANSWERS:
             return Spent(given.runtime, None, None)
         try:

@@ -157,10 +157,12 @@ class Planner:
 
     def new_block(self, purpose: int = CHARGE) -> None:
         """Start a metered block here."""
-        self.flush()
-        self.out.costs.append(0)
-        self.block = len(self.out.costs) - 1
-        self.site(purpose, self.pos, self.block)
+        costs = self.out.costs
+        costs[self.block] += self.cost
+        self.cost = 0
+        self.block = len(costs)
+        costs.append(0)
+        self.out.sites.append(Site(purpose, self.pos, len(self.frames) - 1, self.block))
 
     def block_type(self) -> tuple[int, int]:
         """Read the block type here: its (parameters, results)."""

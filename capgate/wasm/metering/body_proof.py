@@ -72,8 +72,8 @@ class BodyProof:
         self.where = ""
         self.by_byte = [facts.prices.instructions.get(code, 0) for code in range(256)]
         self.by_byte[_LOOP] = 0  # it is paid inside of it
-        #: By how many locals there are: the prices of instructions, and of runs of them.
-        self.prices: dict[int, tuple[_PriceOf, dict[bytes, int]]] = {}
+        #: By how many locals there are: the prices of instructions, and of runs of them; and what charges pay.
+        self.prices: dict[int, tuple[_PriceOf, dict[bytes, int], dict[bytes, tuple[int, int | None]]]] = {}
         self.counter = leb(facts.globals)
 
     def check(self, original: Module, body: Body, metered: Module, new: Body, parameters: int, where: str) -> None:
@@ -81,7 +81,8 @@ class BodyProof:
         self.where = where
         self.original, self.at = original.source, body.start
         self.data, self.pos = metered.source, new.start
-        self.count = parameters + body.local_count
+        locals_ = body.local_count
+        self.count = parameters + locals_
         self.fuel = leb(self.count)
         self.get_fuel, self.set_length = b"\x20" + self.fuel, b"\x21" + leb(self.count + 1)
         #: Around a call: the counter gets what the local has, and the local what the counter has.
@@ -89,14 +90,14 @@ class BodyProof:
         self.load = b"\x23" + self.counter + b"\x21" + self.fuel
         known = self.prices.get(self.count)
         if known is None:
-            known = self.prices[self.count] = _PriceOf(self.by_byte, self.count, self.facts.globals), {}
-        self.price_of, self.runs = known
+            known = self.prices[self.count] = _PriceOf(self.by_byte, self.count, self.facts.globals), {}, {}
+        self.price_of, self.runs, self.payments = known
         self.credit = Credit()
         self.saved = self.bulk_at = -1
         self.bulk_unit: tuple[int, int, int | None, int | None] = (0, 0, None, None)
         self.has_calls = self.deferred = False
         self.check_locals(body, new)
-        weight, nests = self.prologue(body)
+        weight, nests = self.prologue(body, locals_)
         self.weight = weight
         self.walk()
         self.require(self.at == body.end, "the code is not the original's")
@@ -127,13 +128,13 @@ class BodyProof:
         self.require(0 < len(added) <= 3 and added == known[: len(added)], "other locals were added")
         self.added = len(added)
 
-    def prologue(self, body: Body) -> tuple[int, bool]:
+    def prologue(self, body: Body, locals_: int) -> tuple[int, bool]:
         """Check how the function begins: the weight of its frame, and whether the depth is taken."""
         counter, cost, local, *saved = self.match(p.PROLOGUE, "payment on entry").groups()
         self.require(number(counter) == self.facts.globals and number(local) == self.count, "the fuel is another")
         self.require(saved == [local, counter], "the fuel is saved elsewhere")
         self.pay(signed_number(cost))
-        self.take(self.facts.prices.of_entry(body.local_count))
+        self.take(self.facts.prices.of_entry(locals_))
         nesting = p.NESTING.match(self.data, self.pos)
         depth_check = nesting or self.match(p.LEAF, "check of the depth")
         self.pos = depth_check.end()
@@ -143,8 +144,8 @@ class BodyProof:
         least = frame_weight(self.count, body.end - body.start)
         self.require(number(depth_check[1]) == self.facts.globals + 1 and weight >= least, "the depth is another")
         if nesting is not None:
-            locals_ = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
-            self.require(locals_ and nesting[6] == nesting[1], "the depth is kept elsewhere")
+            kept = number(nesting[3]) == number(nesting[5]) == self.count + 2 and self.added == 3
+            self.require(kept and nesting[6] == nesting[1], "the depth is kept elsewhere")
         return weight, nesting is not None
 
     def epilogue(self, new: Body, weight: int, nests: bool) -> None:
@@ -244,19 +245,33 @@ class BodyProof:
         payment = p.PAYMENT.match(self.data, start)
         if payment is None:
             self.fail("no payment, and no saving of the fuel")
-        fuel, cost, label, again, same_cost, stored = payment.groups()
+        text = payment[0]
+        known = self.payments.get(text)
+        if known is None:
+            known = self.payments[text] = self.payment(*payment.groups())
+        amount, label = known
+        if label is None:
+            self.deferred = True
+        elif label != self.credit.depth + 1:
+            self.fail("a charge that does not stop")
+        self.pos = start + len(text)
+        self.credit.pay(amount)
+
+    def payment(
+        self, fuel: bytes, cost: bytes, label: bytes | None, again: bytes | None, same_cost: bytes | None, stored: bytes
+    ) -> tuple[int, int | None]:
+        """Return what a charge pays beside its own price, and where it leaves; ``None`` where it is deferred."""
         if fuel != stored or fuel != self.fuel:
             self.fail("a charge to something else")
         amount = signed_number(cost)
+        self.require(amount > 0, "a charge of nothing")
+        left = amount - self.facts.prices.charge
         if label is None:
             self.require(self.facts.prices.may_defer(amount), "too large a charge is deferred")
-            self.deferred = True
-        elif again != fuel or same_cost != cost:
+            return left, None
+        if again != fuel or same_cost != cost:
             self.fail("a charge to something else")
-        elif number(label) != self.credit.depth + 1:
-            self.fail("a charge that does not stop")
-        self.pos = payment.end()
-        self.pay(amount)
+        return left, number(label)
 
     def bulk_template(self) -> None:
         template = self.match(p.BULK, "charge for a length")

@@ -82,6 +82,8 @@ class Writer:
         self.load = _GLOBAL_GET + unsigned(counters.fuel) + _LOCAL_SET + fuel
         self.start = _GLOBAL_GET + unsigned(counters.fuel)
         self.stop = _CALL + unsigned(counters.stop) + _UNREACHABLE
+        #: Charges that were written, by purpose, price and depth, and whether each is left to a later one.
+        self.charges: dict[tuple[int, int, int], tuple[bytes, bool]] = {}
 
     def locals(self, *, bulk: bool, calls: bool) -> list[bytes]:
         """Write the declarations of the added locals, in the order of their indices: fuel, length, depth."""

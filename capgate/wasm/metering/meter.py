@@ -84,7 +84,7 @@ def meter(
     ``loading``  says what has other fuel than a call: the start function, and entries that get an instance ready
     """
     limits = limits or Limits()
-    loading = loading or Loading(limits.fuel)
+    loading = loading or Loading(limits.call_fuel)
     module = admit(data, limits, imports)
     table = prices or prices_of(module, limits)
     try:

@@ -45,7 +45,7 @@ def verify(
     except DecodeError as error:
         _fail("module", f"does not decode: {error}")
     try:
-        _ModuleProof(original, module, limits, prices, loading or Loading(limits.fuel), keeps_state).check()
+        _ModuleProof(original, module, limits, prices, loading or Loading(limits.call_fuel), keeps_state).check()
     except (IndexError, ValueError) as error:  # lists of different lengths, or an index past the end of one
         _fail("module", f"is not put together like the original: {error}")
 
@@ -113,7 +113,7 @@ class _ModuleProof:
             _fail("imports", "not the original's")
         memories, tables = self.module.all_memories(), self.module.all_tables()
         for before, after in zip(self.original.all_memories(), memories, strict=True):
-            self.check_bound("memory", before, after, self.limits.memory_pages)
+            self.check_bound("memory", before, after, self.limits.most_pages)
         for table_before, table_after in zip(self.original.all_tables(), tables, strict=True):
             self.check_bound("table", table_before, table_after, self.limits.table_elements)
             if table_before.type != table_after.type:
@@ -186,7 +186,7 @@ class _ModuleProof:
             return "reset", -1
         if self.keeps_state and (body := p.BEGIN_BODY.fullmatch(code)):
             self.check_numbers((body[2], body[4], body[5]), (fuel, depth, status))
-            if (signed_number(body[1]), signed_number(body[3])) != (self.limits.fuel, self.limits.call_depth):
+            if (signed_number(body[1]), signed_number(body[3])) != (self.limits.call_fuel, self.limits.call_depth):
                 _fail("added function", "sets other limits")
             self.check_moves(body[6], back=True)
             return "restore", -1
@@ -201,8 +201,8 @@ class _ModuleProof:
             arguments = b"".join(b"\x20" + leb(index) for index in range(len(signature.params)))
             if body[6] != arguments:
                 _fail("entry", "other arguments are passed on")
-            fuel = self.loading.fuel if signed_number(body[1]) == self.loading.fuel else self.limits.fuel
-            role = "entry" if fuel == self.limits.fuel else "loading"
+            fuel = self.loading.fuel if signed_number(body[1]) == self.loading.fuel else self.limits.call_fuel
+            role = "entry" if fuel == self.limits.call_fuel else "loading"
             return role, self.target(body[1], body[3], body[7], signature, fuel)
         _fail("added function", code.hex())
 
@@ -244,7 +244,7 @@ class _ModuleProof:
                 _fail("exports", f"{item.name!r} is a {role} function")
 
     def entry_role(self, name: str) -> str:
-        is_loading = name in self.loading.exports and self.loading.fuel != self.limits.fuel
+        is_loading = name in self.loading.exports and self.loading.fuel != self.limits.call_fuel
         return "loading" if is_loading else "entry"
 
     def services(self) -> tuple[tuple[str, str, int], ...]:

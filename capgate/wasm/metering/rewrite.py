@@ -72,7 +72,7 @@ def clamped(maximum: int | None, limit: int) -> int:
 
 def memory_maximum(module: Module, limits: Limits) -> int:
     """Return how many pages the memory of ``module`` may have, 0 where it has none."""
-    return max((clamped(item.maximum, limits.memory_pages) for item in module.all_memories()), default=0)
+    return max((clamped(item.maximum, limits.most_pages) for item in module.all_memories()), default=0)
 
 
 def prices_of(module: Module, limits: Limits) -> Prices:
@@ -99,11 +99,13 @@ class Rewriter:
         self.module = module
         self.limits = limits
         self.prices = prices
-        self.loading = loading or Loading(limits.fuel)
+        self.loading = loading or Loading(limits.call_fuel)
         self.shape = Shape.of(module)
         check_references(module, self.shape)
         first = self.shape.globals
         self.counters = Counters(first, first + 1, first + 2, len(self.shape.functions))
+        #: By the number of a function's locals.
+        self.writers: dict[int, Writer] = {}
         self.keeps_state = keeps_state
         #: Of the function that is being written: whether a charge is left to a later one, and what its frame weighs.
         self.defers, self.weight = False, 0
@@ -157,11 +159,14 @@ class Rewriter:
         return len(plan.costs)
 
     def guest_body(self, body: Body, plan: Plan, signature: FuncType) -> bytes:
-        count = len(signature.params) + body.local_count
+        locals_ = body.local_count
+        count = len(signature.params) + locals_
         weight = self.weight = frame_weight(count + plan.height, body.end - body.start)
-        writer = Writer(self.counters, count)
+        writer = self.writers.get(count)
+        if writer is None:
+            writer = self.writers[count] = Writer(self.counters, count)
         declared = self.module.source[body.entry : body.start]
-        cost = self.prices.of_entry(body.local_count) + self.cost(plan, 0)
+        cost = self.prices.of_entry(locals_) + self.cost(plan, 0)
         self.defers = False
         parts = [
             appended(declared, len(body.locals), writer.locals(bulk=plan.bulk, calls=plan.calls)),
@@ -199,11 +204,16 @@ class Rewriter:
         return [*parts, source[done : body.end]]
 
     def charge(self, plan: Plan, site: Site, writer: Writer) -> bytes:
-        cost = self.cost(plan, site.argument)
-        if self.is_deferred(plan, site):
+        key = site.purpose, plan.costs[site.argument], site.depth
+        known = writer.charges.get(key)
+        if known is None:
+            cost, is_deferred = self.cost(plan, site.argument), self.is_deferred(plan, site)
+            known = writer.defer(cost) if is_deferred else writer.charge(cost, site.depth + 1), is_deferred
+            writer.charges[key] = known
+        text, is_deferred = known
+        if is_deferred:
             self.defers = True
-            return writer.defer(cost)
-        return writer.charge(cost, site.depth + 1)
+        return text
 
     def is_deferred(self, plan: Plan, site: Site) -> bool:
         return site.purpose == CHARGE and self.prices.may_defer(self.cost(plan, site.argument))
@@ -253,7 +263,7 @@ class Rewriter:
         self.add_function(self.type_index(FuncType((I64, I32), ())), reset_body(counters, self.prices.growth), RESET)
         if self.keeps_state:
             limits, back = self.limits, {copy: index for index, copy in self.copies.items()}
-            begin = begin_body(counters, back, limits.fuel, limits.call_depth, self.prices.growth)
+            begin = begin_body(counters, back, limits.call_fuel, limits.call_depth, self.prices.growth)
             self.add_function(self.type_index(FuncType((), ())), move_body(self.copies), SAVE_STATE)
             self.add_function(self.type_index(FuncType((), ())), begin, RESTORE_STATE)
 
@@ -265,7 +275,7 @@ class Rewriter:
                 raise RestrictedModule("entry", f"export {name!r}", "there is no such function")
             target = exported[name]
             parameters, _ = self.shape.functions[target]
-            fuel = self.loading.fuel if name in self.loading.exports else self.limits.fuel
+            fuel = self.loading.fuel if name in self.loading.exports else self.limits.call_fuel
             depth, growth = self.limits.call_depth, self.prices.growth
             code = entry_body(self.counters, target, parameters, fuel, depth, growth)
             self.add_function(self.type_indices[target], code, ENTRY + name)
@@ -323,7 +333,7 @@ class Rewriter:
         return Import(item.module, item.name, item.kind, declared)
 
     def clamped_memory(self, declared: MemoryType) -> MemoryType:
-        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.memory_pages))
+        return MemoryType(declared.minimum, clamped(declared.maximum, self.limits.most_pages))
 
     def clamped_table(self, declared: TableType) -> TableType:
         return TableType(declared.type, declared.minimum, clamped(declared.maximum, self.limits.table_elements))

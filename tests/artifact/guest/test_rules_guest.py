@@ -199,4 +199,4 @@ def test_the_worst_question_is_affordable(engine_name: str) -> None:
     id = "a/" * MAX_NESTED + "x"
     question = PolicyInput("x.y", User(id), Resource("k", id))
     assert interpreter.call_policy_check(question) == Deny("not_in_allowlist")
-    assert Limits().fuel / 2 < interpreter.fuel_spent < Limits().fuel * 0.8
+    assert Limits().call_fuel / 2 < interpreter.fuel_spent < Limits().call_fuel * 0.8

@@ -16,7 +16,7 @@ from ...support.engines import EXPECTED_ENGINES
 pytestmark = pytest.mark.slow
 
 LOADS = ("capacity", *(f"{rate:g} x" for rate in RATES))
-ATTACKS = ("honest, alone", f"honest, {ATTACKERS} attack")
+ATTACKS = ("honest, alone", f"honest, {ATTACKERS} attack", f"innocent, {ATTACKERS}")
 
 
 def test_each_step_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from capgate.errors import (
     PolicyUnavailable,
     RestrictedModule,
 )
-from capgate.limits import Limits
+from capgate.limits import FUEL, KNOWN_PAGES, Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource, User
 from capgate.policy import RuntimePolicy
 from capgate.runtime.engine import load_engine
@@ -159,7 +159,7 @@ def test_it_cannot_be_copied(engine_name: str, duplicate: Callable[[Any], object
 def test_the_default_engine_and_limits() -> None:
     interpreter = WasmInterpreter(artifact(BUILT))
     assert interpreter.info.engine == load_engine().name
-    assert interpreter.prepared.limits == Limits()
+    assert interpreter.prepared.limits == Limits(fuel=FUEL, memory_pages=KNOWN_PAGES)
     with pytest.raises(ConfigError) as caught:
         WasmInterpreter(artifact(BUILT), engine="v8")
     assert caught.value.setting == "engine"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+import capgate
 from capgate.artifact.load import load_wasm_artifact
 from capgate.cli.policy.questions import Asker
 from capgate.errors import EngineUnavailable, RestrictedModule
@@ -152,3 +155,26 @@ def test_machine_code_that_did_not_come_whole(engine_name: str, cut: int, monkey
     monkeypatch.setattr(child_compilation, "_run", cut_short)
     with pytest.raises(EngineUnavailable):
         WasmPool(artifact(LARGE), engine=engine_name)
+
+
+def test_the_child_imports_nothing_that_only_applications_need(
+    engine_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs: list[str] = []
+    popen = subprocess.Popen
+
+    def opened(command: list[str], **options: Any) -> Any:
+        programs.append(command[-1])
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", opened)
+    prepared = PreparedPolicy(artifact(LARGE), PATIENT)
+    assert child_compilation.compile_in_child(load_engine(engine_name), LARGE, prepared.metered.data, PATIENT)
+    monkeypatch.undo()
+    program = programs[0].replace("run(job)", "print(*sys.modules)")
+    assert program != programs[0]
+    job = json.dumps({"path": sys.path, "package": list(capgate.__path__)})
+    command = [sys.executable, "-I", "-c", program]
+    listed = subprocess.run(command, input=job, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert "capgate.runtime.engine.compiling_child" in listed
+    assert not {"starlette", "anyio", "capgate.middleware", "capgate.checker"} & set(listed)

@@ -436,7 +436,7 @@ def test_what_a_question_spends_is_said_where_it_is_asked_for(engine_name: str) 
     assert first.fuel == again.fuel
     assert first.fuel is not None
     assert dear.fuel is not None
-    assert 0 < first.fuel < dear.fuel < PATIENT.fuel
+    assert 0 < first.fuel < dear.fuel < PATIENT.call_fuel
     assert first.seconds is not None
     assert not any(outcome.costs for outcome in run_fixtures(DOCUMENT, [ALLOWED], [engine_name], PATIENT))
 
@@ -446,6 +446,6 @@ def test_a_question_without_an_answer_spends_what_nobody_knows_or_everything(eng
     asked = [told(what, ALLOW) for what in (TRAP, BAD_DISCRIMINANT, ENDLESS, 0)]
     found = run_fixtures(obedient(), asked, [engine_name], limits, costs=True)
     fuel = [outcome.costs[0].fuel for outcome in found]
-    assert fuel[:3] == [None, None, limits.fuel]
+    assert fuel[:3] == [None, None, limits.call_fuel]
     assert fuel[3] is not None
     assert 0 < fuel[3] < 10_000

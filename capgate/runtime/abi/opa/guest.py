@@ -71,8 +71,8 @@ class Guest:
         self._host = Host(limits)
         self._answers = AnswerReader(entrypoint, limits.output_bytes)
         self._answer_bytes = limits.output_bytes * JSON_FACTOR + JSON_AROUND
-        maximum = limits.memory_pages if facts.memory.maximum is None else facts.memory.maximum
-        maximum = min(maximum, limits.memory_pages)
+        maximum = limits.most_pages if facts.memory.maximum is None else facts.memory.maximum
+        maximum = min(maximum, limits.most_pages)
         self._most = maximum * PAGE
         require_room()
         self.instance = compiled.instantiate(self._host.imports(facts, facts.memory.minimum, maximum))

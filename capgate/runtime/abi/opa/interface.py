@@ -96,7 +96,7 @@ def loading_fuel(limits: Limits, module: Module, data: int) -> int:
     """Return what the start function may spend, and each of the two parts of loading, with so many bytes of data."""
     # Other sections, such as custom ones, are nothing that is set up: a guest must not buy time with them.
     size = sum(len(section.payload) for section in module.sections if section.id in (_CODE, _DATA))
-    return limits.fuel + MODULE_BYTE * min(size, MODULE_BYTES) + DATA_BYTE * data
+    return limits.call_fuel + MODULE_BYTE * min(size, MODULE_BYTES) + DATA_BYTE * data
 
 
 def check_module(module: Module) -> ModuleFacts:
