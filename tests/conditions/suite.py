@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from capgate.conditions import Declaration
 from capgate.conditions.nodes import Node
 from capgate.conditions.read import read_expression
+from capgate.errors import ConfigError
 
 from ..support.tools import ROOT, require_path
 
@@ -28,8 +29,12 @@ class Case(NamedTuple):
     facts: dict[str, object]
     expected: dict[str, Any] | None
 
-    def read(self) -> Node:
-        return read_expression(self.text, self.declaration)
+    def build(self) -> Node | ConfigError:
+        """The tree of the expression, or why it is refused."""
+        try:
+            return read_expression(self.text, self.declaration)
+        except ConfigError as refusal:
+            return refusal
 
 
 def cases() -> list[Case]:
@@ -46,7 +51,7 @@ def _case(name: str, case: dict[str, Any]) -> Case:
     """A variable of the suite is an argument of that name here: ``x`` is ``args.x``."""
     text, declared, facts = case["expr"], {}, {}
     for variable, value in case.get("bindings", {}).items():
-        ((type, content),) = value.items()
+        (type,) = value
         if re.fullmatch("[a-z]+", variable) is None or variable in ("true", "false", "null"):
             continue  # no variable of a condition can be named so
         declared[variable] = _DECLARED.get(type, "list")
