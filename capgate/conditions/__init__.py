@@ -2,8 +2,9 @@
 
 Uses ``errors``. Read ``nodes.py`` first, then ``compiled.py``.
 
-A condition goes from text to a typed tree (``read.py``, by the grammar of ``cel-python``, which only those who build
-need), and from there to bytes (``condition_table.py``). Those are answered in Python (``answers.py``), and by the guest.
+A condition goes from text to a typed tree (``read.py``), by the grammar of ``cel-python``, which only those who build
+need. From there it goes to bytes (``condition_table.py``), which are answered in Python (``answers.py``) and by the
+guest, from facts that ``fact_table.py`` lays out.
 """
 
 from __future__ import annotations

@@ -385,7 +385,7 @@ class _TreeReader:
 
 
 def _place(tree: Any) -> int | None:
-    """Return where the first part begins of which that is known: the parser does not say it of ``true`` and ``false``."""
+    """Return where the first part begins of which the parser says it, as it does not of ``true`` and ``false``."""
     waiting = [tree]
     while waiting:
         part = waiting.pop()

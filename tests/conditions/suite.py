@@ -7,7 +7,8 @@ import re
 from typing import Any, NamedTuple
 
 from capgate.conditions import Declaration
-from capgate.conditions.nodes import Node
+from capgate.conditions.condition_table import read_table, write_table
+from capgate.conditions.nodes import Constant, Node
 from capgate.conditions.read import read_expression
 from capgate.errors import ConfigError
 
@@ -35,6 +36,11 @@ class Case(NamedTuple):
             return read_expression(self.text, self.declaration)
         except ConfigError as refusal:
             return refusal
+
+    @staticmethod
+    def spoken(node: Node) -> list[tuple[str, str]]:
+        """The facts of a tree, as they are numbered in its table."""
+        return list(read_table(write_table([node])).facts)
 
 
 def cases() -> list[Case]:
@@ -65,6 +71,12 @@ def _plain(value: dict[str, Any]) -> Any:
     if type == "list":
         return [_plain(element) for element in content]
     return _TYPES[type](content) if type in _TYPES else content
+
+
+def constant(expected: dict[str, Any], type: str) -> Constant:
+    """What the suite expects, as a literal of ``type``."""
+    value = _plain(expected)
+    return Constant(type, tuple(value) if isinstance(value, list) else value)
 
 
 def is_value(seen: object, expected: dict[str, Any]) -> bool:

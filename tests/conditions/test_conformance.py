@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from capgate.conditions import Declaration
 from capgate.conditions.answers import Unknown, UnknownError, function_of
 from capgate.conditions.condition_table import read_table, write_table
 from capgate.errors import ConfigError
@@ -69,7 +70,7 @@ def test_each_case_gives_the_value_of_the_suite_or_is_refused_by_name(capsys: py
     ],
 )
 def test_what_is_outside_of_the_subset_is_refused_by_its_name(text: str, named: str) -> None:
-    case = suite.Case("", text, suite.Declaration(), {}, None)
+    case = suite.Case("", text, Declaration(), {}, None)
     refusal = case.build()
     assert isinstance(refusal, ConfigError)
     assert refusal.seen == named

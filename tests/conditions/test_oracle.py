@@ -1,4 +1,4 @@
-"""Generated conditions are answered as ``cel-python`` answers them, and a fact taken away turns no denial into an allow."""
+"""Generated conditions are answered as ``cel-python`` does, and a fact taken away turns no denial into an allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 import pytest
-from celpy import CELEvalError, Environment, Runner, celtypes, json_to_cel
+from celpy import Environment, Runner, celtypes
+from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

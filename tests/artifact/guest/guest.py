@@ -22,8 +22,7 @@ class Guest:
     """An instance of ``module`` on ``engine``; one buffer, allocated once, serves every call."""
 
     def __init__(self, engine: str, module: bytes) -> None:
-        opener = {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine]
-        self.call, self.read, self.write, self.memory_size = opener(module)
+        self.call, self.read, self.write, self.memory_size = opened(engine, module)
         self.buffer = self.call("cabi_realloc", 0, 0, 8, 80 + ROOM) & 0xFFFFFFFF
 
     def memory(self) -> bytes:
@@ -65,6 +64,11 @@ def record(input: PolicyInput, base: int) -> bytes:
 
 
 Opened = tuple[Callable[..., int], Callable[[int, int], bytes], Callable[[int, bytes], None], Callable[[], int]]
+
+
+def opened(engine: str, module: bytes) -> Opened:
+    """What calls, reads, writes and measures an instance of ``module``, whose memory has the name ``memory``."""
+    return {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine](module)
 
 
 def _open_wasmer(module: bytes) -> Opened:

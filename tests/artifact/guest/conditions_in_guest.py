@@ -1,0 +1,39 @@
+"""Conditions, answered by ``conditions.zig`` in a guest of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from capgate.conditions.fact_table import pack_facts
+
+from .guest import opened
+from .rebuild_conditions import COMMITTED
+
+#: Where the tests put the table, the facts, and where memory ends. Odd addresses: nothing has to be aligned.
+TABLE: Final = 131_073
+FACTS: Final = 1_048_579
+END: Final = 8_388_608
+_REASONS: Final = {2: MISSING_FACT, 3: WRONG_TYPE, 4: OVERFLOW, 5: OUT_OF_RANGE}
+
+
+class ConditionsGuest:
+    """An instance on ``engine``. It answers from what was written last."""
+
+    def __init__(self, engine: str) -> None:
+        self.call, self.read, self.write, _ = opened(engine, COMMITTED.read_bytes())
+
+    def answer(self, table: bytes, spoken: tuple[tuple[str, str], ...], number: int, facts: Facts) -> Answer:
+        """The answer of condition ``number``, with the reason and the fact of an unknown one."""
+        code = self.answer_packed(table, number, pack_facts(spoken, facts, FACTS))
+        if code <= 1:
+            return code == 1
+        reason = _REASONS[code & 0xFF]
+        return Unknown(reason, spoken[code >> 8][0] if reason in (MISSING_FACT, WRONG_TYPE) else None)
+
+    def answer_packed(self, table: bytes, number: int, packed: bytes) -> int:
+        """What the guest returns for facts that are laid out already."""
+        self.write(TABLE, table)
+        self.write(FACTS, packed)
+        end = FACTS + len(packed)
+        return self.call("answer", TABLE, TABLE + len(table), number, FACTS, FACTS, end) & 0xFFFFFFFF
