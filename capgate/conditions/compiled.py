@@ -9,7 +9,9 @@ from ..errors import ConfigError
 from .answers import Answer, Facts, answer, function_of
 from .condition_table import read_table, write_table
 from .declaration import BOOL, Declaration
+from .nodes import Node
 from .read import read_condition
+from .scan import check_text
 
 
 class Conditions:
@@ -46,5 +48,8 @@ def compile_conditions(texts: Iterable[str], declaration: Declaration) -> Condit
     Raises :class:`ConfigError` for what is no condition of the subset, with line, column and the nearest name.
     """
     every = list(texts)
-    nodes = {text: read_condition(text, declaration) for text in dict.fromkeys(every)}
+    nodes: dict[str, Node] = {}
+    for text in map(check_text, every):
+        if text not in nodes:
+            nodes[text] = read_condition(text, declaration)
     return Conditions(write_table([nodes[text] for text in every]))

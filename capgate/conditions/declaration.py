@@ -68,11 +68,14 @@ class Declaration:
     def __init__(self, attributes: Mapping[str, Mapping[str, str]] | None = None) -> None:
         types = dict(BUILTIN)
         count = 0
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise _mistake(("attributes",), attributes, "a table for each of " + ", ".join(HOLDERS))
         for holder, declared in (attributes or {}).items():
+            key = "attributes", str(holder)[:NAME_LIMIT]
             if holder not in HOLDERS:
-                raise _mistake(("attributes", holder), holder, _or(HOLDERS), nearest(holder, HOLDERS))
+                raise _mistake(key, holder, _or(HOLDERS), nearest(str(holder), HOLDERS))
             if not isinstance(declared, Mapping):
-                raise _mistake(("attributes", holder), declared, "a table of names and types")
+                raise _mistake(key, declared, "a table of names and types")
             count += len(declared)
             if count > ATTRIBUTES_LIMIT:
                 raise _mistake(("attributes",), f"{count} attributes", f"{ATTRIBUTES_LIMIT} at most")

@@ -106,7 +106,7 @@ class CountedGuest(Guest):
         config.consume_fuel = True
         store = wasmtime.Store(wasmtime.Engine(config))
         store.set_fuel(self.LIMIT)
-        call, self.read, self.write, self.memory_size = _open_in(store, module)
+        call, self.read, self.write, self.memory_size = open_in(store, module)
         self.spent = 0
 
         def counted(name: str, *arguments: int) -> int:
@@ -123,10 +123,11 @@ class CountedGuest(Guest):
 def _open_wasmtime(module: bytes) -> Opened:
     import wasmtime
 
-    return _open_in(wasmtime.Store(wasmtime.Engine()), module)
+    return open_in(wasmtime.Store(wasmtime.Engine()), module)
 
 
-def _open_in(store: Any, module: bytes) -> Opened:
+def open_in(store: Any, module: bytes) -> Opened:
+    """As :func:`opened`, in a store of wasmtime's."""
     import wasmtime
 
     exports = wasmtime.Instance(store, wasmtime.Module(store.engine, module), []).exports(store)
