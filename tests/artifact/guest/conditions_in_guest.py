@@ -7,7 +7,7 @@ from typing import Final
 from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
 from capgate.conditions.fact_table import pack_facts
 
-from .guest import opened
+from .guest import GuestTrap, open_in, opened
 from .rebuild_conditions import COMMITTED
 
 #: Where the tests put the table, the facts, and where memory ends. Odd addresses: nothing has to be aligned.
@@ -37,3 +37,41 @@ class ConditionsGuest:
         self.write(FACTS, packed)
         end = FACTS + len(packed)
         return self.call("answer", TABLE, TABLE + len(table), number, FACTS, FACTS, end) & 0xFFFFFFFF
+
+
+class CountedConditionsGuest(ConditionsGuest):
+    """On wasmtime, which counts instructions: ``spent`` is what the last answer took, whether it came or not.
+
+    A trap leaves the stack where it was, so that the next answer is a new instance's.
+    """
+
+    LIMIT: Final = 10_000_000
+
+    def __init__(self) -> None:
+        import wasmtime
+
+        config = wasmtime.Config()
+        config.consume_fuel = True
+        self._engine = wasmtime.Engine(config)
+        self._module = wasmtime.Module(self._engine, COMMITTED.read_bytes())
+        self._open()
+
+    def _open(self) -> None:
+        import wasmtime
+
+        store = wasmtime.Store(self._engine)
+        store.set_fuel(self.LIMIT)
+        call, self.read, self.write, _ = open_in(store, self._module)
+        self.spent = 0
+
+        def counted(name: str, *arguments: int) -> int:
+            store.set_fuel(self.LIMIT)
+            try:
+                return call(name, *arguments)
+            except GuestTrap:
+                self._open()
+                raise
+            finally:
+                self.spent = self.LIMIT - store.get_fuel()
+
+        self.call = counted

@@ -126,11 +126,12 @@ def _open_wasmtime(module: bytes) -> Opened:
     return open_in(wasmtime.Store(wasmtime.Engine()), module)
 
 
-def open_in(store: Any, module: bytes) -> Opened:
-    """As :func:`opened`, in a store of wasmtime's."""
+def open_in(store: Any, module: Any) -> Opened:
+    """As :func:`opened`, in a store of wasmtime's. ``module`` is bytes, or one that is compiled."""
     import wasmtime
 
-    exports = wasmtime.Instance(store, wasmtime.Module(store.engine, module), []).exports(store)
+    compiled = wasmtime.Module(store.engine, module) if isinstance(module, bytes) else module
+    exports = wasmtime.Instance(store, compiled, []).exports(store)
     memory: Any = exports["memory"]
 
     def call(name: str, *arguments: int) -> int:
