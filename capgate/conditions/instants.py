@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 SECOND: Final = 1_000_000_000
@@ -62,6 +62,11 @@ def parse_timestamp(text: str) -> int | None:
     offset = (hours * 3_600 + minutes * 60) * (-1 if match[3] == "-" else 1)
     nanoseconds = (passed.days * 86_400 + passed.seconds - offset) * SECOND + int((match[2] or "").ljust(9, "0"))
     return nanoseconds if is_timestamp(nanoseconds) else None
+
+
+def utc(seconds: int) -> str:
+    """Return ``2027-01-01T00:00:00``, without the zone, of whole seconds since 1970 in years 1 to 9999."""
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
 def timestamp_of(seconds: int) -> int | None:
