@@ -1,9 +1,12 @@
 """Lays the facts of a question out for the guest: a record for each that the conditions speak of, and their texts.
 
-``conditions.zig`` describes the records. Numbers are little-endian::
+``conditions.zig`` describes the records. Numbers are
+little-endian::
 
-    0 number of records   then 16 bytes each: 0 type | number of the fact << 8   4 n   8 a
-    behind them the texts, then the elements of lists, 16 bytes each (type, n, a)
+    number   of records, u32
+    records  16 bytes each: 0 type | number of the fact << 8   4 n   8 a
+    texts    UTF-8, one behind the other
+    elements of lists, 16 bytes each: 0 type   4 n   8 a
 """
 
 from __future__ import annotations
