@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from .answers import answer, function_of
+from .answers import IS_OF, answer, function_of
 from .declaration import BOOL, FLOAT, INT, LIST, STRING, TIMESTAMP
 from .instants import EARLIEST, LATEST, is_timestamp
 from .literals import INT_HIGHEST, INT_LOWEST, is_int
@@ -295,6 +295,19 @@ def _choose(atoms: Mapping[Node, bool], budget: _Budget, strict: bool = False) -
     return None
 
 
+def candidates_of(node: Node, facts: Mapping[str, object]) -> dict[str, list[object]]:
+    """Return for each fact of ``node`` values that may compare differently, those of ``facts`` among the literals."""
+    types = _facts_in(node)
+    literals = _Literals([node], len(types))
+    for name, type in types.items():
+        if name in facts and type in IS_OF and IS_OF[type](facts[name]):
+            literals.add(type, facts[name])
+    return {
+        name: [value for value in literals.candidates(type, strict=False) if value is not _ABSENT]
+        for name, type in types.items()
+    }
+
+
 class _Literals:
     """The literals of some atoms by type, and what facts may be that are compared with them."""
 
@@ -312,6 +325,11 @@ class _Literals:
                 part = node.operands[1]
                 if isinstance(part, Constant):
                     self._parts[node.name].append(str(part.value))
+
+    def add(self, type: str, value: Any) -> None:
+        """Take a value for one more literal."""
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        self._values.setdefault(STRING if type == LIST else type, []).extend(values)
 
     def candidates(self, type: str, strict: bool) -> list[object]:
         """Return values of a fact of ``type``, one for each way in which it can compare, and that it is absent."""
