@@ -11,7 +11,19 @@ from .words import PACKAGE, breaches, modules
 
 #: The rooms of the house, and the flat files of words beside them.
 ROOMS = {
-    *("rego", "policy", "wasm", "artifact", "routes", "store", "runtime", "checker", "settings", "enforcement"),
+    *(
+        "conditions",
+        "rego",
+        "policy",
+        "wasm",
+        "artifact",
+        "routes",
+        "store",
+        "runtime",
+        "checker",
+        "settings",
+        "enforcement",
+    ),
     *("middleware", "capabilities", "testing", "cli"),
 }
 FLAT = {

@@ -22,8 +22,7 @@ class Guest:
     """An instance of ``module`` on ``engine``; one buffer, allocated once, serves every call."""
 
     def __init__(self, engine: str, module: bytes) -> None:
-        opener = {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine]
-        self.call, self.read, self.write, self.memory_size = opener(module)
+        self.call, self.read, self.write, self.memory_size = opened(engine, module)
         self.buffer = self.call("cabi_realloc", 0, 0, 8, 80 + ROOM) & 0xFFFFFFFF
 
     def memory(self) -> bytes:
@@ -67,6 +66,11 @@ def record(input: PolicyInput, base: int) -> bytes:
 Opened = tuple[Callable[..., int], Callable[[int, int], bytes], Callable[[int, bytes], None], Callable[[], int]]
 
 
+def opened(engine: str, module: bytes) -> Opened:
+    """What calls, reads, writes and measures an instance of ``module``, whose memory has the name ``memory``."""
+    return {"wasmer": _open_wasmer, "wasmtime": _open_wasmtime}[engine](module)
+
+
 def _open_wasmer(module: bytes) -> Opened:
     import wasmer
     import wasmer_compiler_cranelift
@@ -102,7 +106,7 @@ class CountedGuest(Guest):
         config.consume_fuel = True
         store = wasmtime.Store(wasmtime.Engine(config))
         store.set_fuel(self.LIMIT)
-        call, self.read, self.write, self.memory_size = _open_in(store, module)
+        call, self.read, self.write, self.memory_size = open_in(store, module)
         self.spent = 0
 
         def counted(name: str, *arguments: int) -> int:
@@ -119,13 +123,15 @@ class CountedGuest(Guest):
 def _open_wasmtime(module: bytes) -> Opened:
     import wasmtime
 
-    return _open_in(wasmtime.Store(wasmtime.Engine()), module)
+    return open_in(wasmtime.Store(wasmtime.Engine()), module)
 
 
-def _open_in(store: Any, module: bytes) -> Opened:
+def open_in(store: Any, module: Any) -> Opened:
+    """As :func:`opened`, in a store of wasmtime's. ``module`` is bytes, or one that is compiled."""
     import wasmtime
 
-    exports = wasmtime.Instance(store, wasmtime.Module(store.engine, module), []).exports(store)
+    compiled = wasmtime.Module(store.engine, module) if isinstance(module, bytes) else module
+    exports = wasmtime.Instance(store, compiled, []).exports(store)
     memory: Any = exports["memory"]
 
     def call(name: str, *arguments: int) -> int:

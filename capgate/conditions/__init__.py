@@ -1,0 +1,29 @@
+"""Compiles conditions, written in CEL, into bytes, and answers them from the facts of a question.
+
+Uses ``errors``. Read ``nodes.py`` first, then ``compiled.py``.
+
+A condition goes from text to a typed tree (``read.py``), by the grammar of ``cel-python``, which only those who build
+need. From there it goes to bytes (``condition_table.py``), which are answered in Python (``answers.py``) and by the
+guest, from facts that ``fact_table.py`` lays out.
+"""
+
+from __future__ import annotations
+
+from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from .compiled import Conditions, compile_conditions
+from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, Declaration
+
+__all__ = [
+    "ATTRIBUTES_LIMIT",
+    "ATTRIBUTE_TYPES",
+    "MISSING_FACT",
+    "OUT_OF_RANGE",
+    "OVERFLOW",
+    "WRONG_TYPE",
+    "Answer",
+    "Conditions",
+    "Declaration",
+    "Facts",
+    "Unknown",
+    "compile_conditions",
+]

@@ -1,0 +1,1 @@
+"""Conditions: their text, their types, their bytes, their answers."""
