@@ -173,13 +173,11 @@ class RuntimePolicy:
                 return ruled
         if entry.section is None:
             return _DEFAULT
-        entries = entry.section.entries
-        if entries is None:
+        if entry.section.entries is None:
             return entry.admitted
         if id is None:
             return _DEFAULT
-        granted = entries.get(id, 0)
-        return entry.admitted if granted & entry.operations else _DEFAULT
+        return entry.admitted if entry.section.granted(id) & entry.operations else _DEFAULT
 
     def _answer_of_rules(
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None

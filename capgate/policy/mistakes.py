@@ -190,15 +190,7 @@ def _covers(rule: Rule, other: Rule) -> bool:
 def _all_within(inner: tuple[Pattern, ...] | None, outer: tuple[Pattern, ...] | None) -> bool:
     if outer is None or inner is None:
         return outer is None
-    return all(any(_within(pattern, each) for each in outer) for pattern in inner)
-
-
-def _within(inner: Pattern, outer: Pattern) -> bool:
-    if inner.kind != outer.kind or outer.text is None:
-        return inner.kind == outer.kind
-    if inner.text is None or not outer.prefix:
-        return inner == outer
-    return inner.text.startswith(outer.text) and (inner.prefix or inner.text != outer.text)
+    return all(any(each.includes(pattern) for each in outer) for pattern in inner)
 
 
 def _emptied(document: Document) -> Iterator[tuple[Key, str, str]]:
