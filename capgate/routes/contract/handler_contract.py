@@ -236,8 +236,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
         ``cache.write``. Of an application's own action, ``"any"`` admits questions without a resource, too.
 
         What handlers ask for themselves, and no route declares, is not in a contract, and not admitted. Raises
-        :class:`ConfigError` where the metadata of an action are not those that this version goes by, and for an id that
-        contains ``*``: in a document that would be a wildcard.
+        :class:`ConfigError` where the metadata of an action are not those that this version goes by. Raises it, too,
+        for an id that contains ``*``: in a document that would be a wildcard.
         """
         document: dict[str, Any] = {}
         own: dict[str, Any] = {}
