@@ -56,6 +56,15 @@ ANY: Final = "any"
 
 #: The section and the kind of resource of each built-in action.
 BUILTIN_SECTIONS: Final = {action.name: (action.section, action.kind) for action in BUILTIN_ACTIONS}
+#: For each section, the bits of operations that each of its actions asks for.
+ACTION_BITS: Final[dict[str, dict[str, int]]] = {
+    section: {
+        action.name: sum({OPERATION_BITS[operation] for operation in action.operations}) or EVERY
+        for action in BUILTIN_ACTIONS
+        if action.section == section
+    }
+    for section in SECTION_KINDS
+}
 #: What names the JSON Schema of a document to an editor.
 SCHEMA: Final = "$schema"
 KEYS: Final = ("name", "version", *SECTIONS, "modes", "rules", SCHEMA)

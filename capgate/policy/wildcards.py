@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final, Generic, Literal, TypeVar, Union
 
@@ -86,6 +87,7 @@ def address_text(number: int) -> str:
     return str(IPv4Address(number - MAPPED)) if is_mapped(number) else IPv6Address(number).compressed
 
 
+@lru_cache(maxsize=16_384)
 def bounds(network: str) -> tuple[int, int]:
     """Return the first and the last address of a network in its normal form. Raises ``ValueError``."""
     parsed = ip_network(network)
