@@ -22,7 +22,8 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _HEX: Final = re.compile(r"0x[0-9a-f]+", re.ASCII)
 _OCTAL: Final = re.compile(r"0[0-7]*", re.ASCII)
 _DECIMAL: Final = re.compile(r"[1-9][0-9]*", re.ASCII)
-_HOST_LENGTH: Final = 253
+#: Characters of the longest host.
+HOST_LENGTH: Final = 253
 
 #: Names that are as they are: nearly all.
 _PLAIN_QUERY: Final = re.compile(r"(?!sqlite_)[a-z0-9_/-]+", re.ASCII)
@@ -63,7 +64,7 @@ def normal_host(id: str) -> str | None:
     resolver takes for an IPv4 address is one, with fewer parts, or octal or hexadecimal ones. An IPv6 address that
     stands for an IPv4 address is that. Ports, brackets that enclose no address, and zones are no part of a host.
     """
-    if len(id) <= _HOST_LENGTH and _HOST.fullmatch(id):
+    if len(id) <= HOST_LENGTH and _HOST.fullmatch(id):
         return id
     text = ascii_lower(id) if id.isascii() else _a_labels(id)
     if text is None:
@@ -73,7 +74,7 @@ def normal_host(id: str) -> str | None:
     if ":" in text:
         return _ipv6(text)
     text = text.removesuffix(".")
-    if len(text) > _HOST_LENGTH or not _LABELS.fullmatch(text):
+    if len(text) > HOST_LENGTH or not _LABELS.fullmatch(text):
         return None
     return _ipv4(text) if _NUMBER.fullmatch(text.rpartition(".")[2]) else text
 
@@ -119,6 +120,11 @@ def _number(part: str) -> int | None:
     if _HEX.fullmatch(part):
         return int(part, 16)
     return int(part, 8) if _OCTAL.fullmatch(part) else None
+
+
+def is_name(host: str) -> bool:
+    """Say whether a host in its normal form is a name, and no address."""
+    return ":" not in host and _NUMBER.fullmatch(host.rpartition(".")[2]) is None
 
 
 def is_read_alike(host: str) -> bool:

@@ -130,6 +130,8 @@ def _selector(selector: Selector, aspect: str) -> str:
         return "no resource"
     if match == "beginning":
         return f"{quoted(str(kind))}:{quoted(selector.text)}*"
+    if match in ("ending", "network"):
+        return f"{quoted(str(kind))}:{'*.' * (match == 'ending')}{selector.text}"
     if match == "any":
         return _NOUNS[aspect] if kind is None else "anonymous" if kind == "anonymous" else f"every {kind}"
     if match == "none":

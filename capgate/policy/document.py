@@ -4,7 +4,8 @@
 
     {"name": "shop", "version": "3",
      "env": ["TZ"],                                                      exact entries
-     "egress": ["api.example.com"],                                      hosts, in whichever spelling
+     "egress": ["api.example.com", "*.example.com", "10.0.0.0/8"],       hosts, in whichever spelling
+     "fs": ["README", "reports/*"],                                      wildcards as in rules
      "sql": ["audit", {"name": "list_users", "operation": "select"}],    without an operation: every one
      "cache": "any",                                                     everything of this class
      "actions": {"invoice.send": ["inv-1"], "report.print": "any",       an application's own, which are declared here
@@ -19,7 +20,7 @@ A section that is absent admits nothing. A mistake raises :class:`ConfigError`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -33,10 +34,12 @@ from ..actions import (
     WRITE_OPERATIONS,
     is_action_name,
 )
+from .index import IdIndex, admitting
 from .places import Key
-from .rules import MODES, Rule, read_modes, read_rules
-from .spelled import normal_entry
+from .rules import MODES, Pattern, Rule, read_modes, read_rules
+from .spelled import read_entry
 from .strict import check_keys, is_unicode, mistake, nearest, shallow, step
+from .wildcards import EXACT
 
 READ, WRITE, MIGRATE = 1, 2, 4
 #: What an entry without an operation grants, and what an action outside ``sql`` asks for.
@@ -53,6 +56,15 @@ ANY: Final = "any"
 
 #: The section and the kind of resource of each built-in action.
 BUILTIN_SECTIONS: Final = {action.name: (action.section, action.kind) for action in BUILTIN_ACTIONS}
+#: For each section, the bits of operations that each of its actions asks for.
+ACTION_BITS: Final[dict[str, dict[str, int]]] = {
+    section: {
+        action.name: sum({OPERATION_BITS[operation] for operation in action.operations}) or EVERY
+        for action in BUILTIN_ACTIONS
+        if action.section == section
+    }
+    for section in SECTION_KINDS
+}
 #: What names the JSON Schema of a document to an editor.
 SCHEMA: Final = "$schema"
 KEYS: Final = ("name", "version", *SECTIONS, "modes", "rules", SCHEMA)
@@ -64,9 +76,27 @@ _LABEL: Final = re.compile(LABEL, re.ASCII)
 
 
 class PolicySection(msgspec.Struct, frozen=True):
-    """What one section admits: everything (``entries`` is ``None``), or each entry, for the operations of its bits."""
+    """What one section admits: everything (``entries`` is ``None``), or each entry, for the operations of its bits.
+
+    ``entries`` are the ids, and ``index`` has these and the ``wildcards``, where there are any. Of an application's own
+    action there are none, because its section does not look at the kind.
+    """
 
     entries: Mapping[str, int] | None
+    wildcards: Mapping[Pattern, int] = {}
+    index: IdIndex[int] | None = None
+
+    def granted(self, id: str) -> int:
+        """Return the bits of the operations that are admitted for ``id``."""
+        if self.entries is None:
+            return EVERY
+        return self.entries.get(id, 0) if self.index is None else self.index.find(id)
+
+    def patterns(self, kind: str) -> Iterator[tuple[Pattern, int]]:
+        """Yield each entry of a section whose ids are of ``kind``, and its bits."""
+        for id, bits in (self.entries or {}).items():
+            yield Pattern(kind, id), bits
+        yield from self.wildcards.items()
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -134,25 +164,30 @@ def _section(section: str, where: Key, raw: object) -> PolicySection:
     if not isinstance(raw, (list, tuple)):
         words = (ANY, BY_RULE) if section == "actions" else (ANY,)
         raise mistake(where, shallow(raw), " or ".join(map(repr, words)) + " or a list of entries", nearest(raw, words))
-    entries: dict[str, int] = {}
-    seen: set[tuple[str, str | None]] = set()
+    entries: dict[Pattern, int] = {}
+    seen: set[tuple[Pattern, str | None]] = set()
     for index, item in enumerate(raw):
         here = (*where, index)
         name, operation = _sql_entry(here, item) if section == "sql" and isinstance(item, dict) else (item, None)
-        name = _entry(here, name, section)
-        if (name, operation) in seen:
+        pattern = _entry(here, name, section)
+        if (pattern, operation) in seen:
             raise mistake(here, item, "each entry once")
-        seen.add((name, operation))
-        entries[name] = entries.get(name, 0) | (EVERY if operation is None else OPERATION_BITS[operation])
-    return PolicySection(entries)
+        seen.add((pattern, operation))
+        entries[pattern] = entries.get(pattern, 0) | (EVERY if operation is None else OPERATION_BITS[operation])
+    wildcards = {pattern: bits for pattern, bits in entries.items() if pattern.match != EXACT}
+    ids = {str(pattern.text): bits for pattern, bits in entries.items() if pattern.match == EXACT}
+    return PolicySection(ids, wildcards, admitting(where, entries) if wildcards else None)
 
 
-def _entry(where: Key, value: object, section: str) -> str:
+def _entry(where: Key, value: object, section: str) -> Pattern:
     if type(value) is not str or not value or not is_unicode(value):
         valid = "non-empty text without lone surrogates"
         raise mistake(where, shallow(value), valid + (", or {'name': …, 'operation': …}" if section == "sql" else ""))
-    kind = SECTION_KINDS.get(section)
-    return value if kind is None else normal_entry(where, value, kind, value)
+    kind = SECTION_KINDS.get(section, "")
+    if section == "actions" and "*" in value:
+        raise mistake(where, value, "an id without '*'; a rule says of which kind a wildcard is, as 'order:eu/*'")
+    match, text = read_entry(where, value, kind, value)
+    return Pattern(kind, text, match)
 
 
 def _sql_entry(where: Key, item: dict[Any, Any]) -> tuple[object, str | None]:

@@ -10,7 +10,7 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
-from .document import EVERY, OPERATION_BITS, Document, PolicySection, read_document
+from .document import ACTION_BITS, EVERY, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .monitored import monitored_rules
 from .strict import JSON, is_unicode, locate, mistake, parse
@@ -173,13 +173,11 @@ class RuntimePolicy:
                 return ruled
         if entry.section is None:
             return _DEFAULT
-        entries = entry.section.entries
-        if entries is None:
+        if entry.section.entries is None:
             return entry.admitted
         if id is None:
             return _DEFAULT
-        granted = entries.get(id, 0)
-        return entry.admitted if granted & entry.operations else _DEFAULT
+        return entry.admitted if entry.section.granted(id) & entry.operations else _DEFAULT
 
     def _answer_of_rules(
         self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
@@ -197,11 +195,8 @@ def _entries(document: Document) -> list[ActionEntry]:
     index = Indexer(document.rules).index()
     entries = []
     for action in BUILTIN_ACTIONS:
-        name, section, operations = action.name, document.sections.get(action.section), EVERY
-        if action.operations:
-            operations = 0
-            for operation in action.operations:
-                operations |= OPERATION_BITS[operation]
+        name, section = action.name, document.sections.get(action.section)
+        operations = ACTION_BITS[action.section][name]
         required, admitted = action.resource_required, Explanation(ALLOW, "section", section=action.section)
         entries.append(ActionEntry(name, action.kind, required, section, operations, index.pop(name, None), admitted))
     for name, section in document.actions.items():

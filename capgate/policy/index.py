@@ -5,7 +5,7 @@ is in the part beside the split, called ``any``.
 
 Of a question's mode and actor, all parts that fit are visited. Those are at most two modes, and for each of them
 whoever asks, all of a kind, one id, and the beginnings of that id. Of its resource only the most specific part is
-visited: when that was made, what the more general ones say was added to it.
+visited: when that was made, what the more general ones say was added to it. What a section admits is such a part, too.
 
 Parts of the same rules are one object. So an index grows with the document, and not with the number of combinations, as
 long as lists are not mixed at random. :data:`~capgate.policy.rules.MAX_ENTRIES` bounds it in any case.
@@ -14,18 +14,23 @@ long as lists are not mixed at random. :data:`~capgate.policy.rules.MAX_ENTRIES`
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import or_
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from .places import Key
 from .rules import Pattern, Rule, check_entries
 from .strict import mistake
+from .wildcards import BEGINNING, ENDING, EXACT, NETWORK, Match, Networks, address_number, make_networks
 
 #: In place of a rule's number where there is none; above every number, so that the lowest of several is the first rule.
 NO_RULE: Final = 2**31 - 1
 #: How many patterns with ``*`` may be the beginning of one another.
 MAX_NESTED: Final = 64
+
+_RULES: Final[Key] = ("rules",)
 
 T = TypeVar("T")
 Numbers = tuple[int, ...]
@@ -61,29 +66,75 @@ class Beginnings(msgspec.Struct, Generic[T], frozen=True):
         return at
 
 
-class KindIndex(msgspec.Struct, frozen=True):
-    """The resources of one kind; each part has what the more general ones say as well."""
+class IdIndex(msgspec.Struct, Generic[T], frozen=True):
+    """The ids of one kind; each part has what the more general ones say as well. ``any`` is of all, or of no id.
 
-    any: Matching
-    ids: Mapping[str, Matching]
-    beginnings: Beginnings[Matching]
+    Names are looked for among the ``endings``, and addresses among the ``networks``.
+    """
 
-    def find(self, id: str | None) -> Matching:
-        """Return the first rules that match, of either effect."""
+    any: T
+    ids: Mapping[str, T]
+    beginnings: Beginnings[T]
+    endings: Mapping[str, T]
+    networks: Networks[T] | None
+
+    def find(self, id: str | None) -> T:
+        """Return what the most specific part says."""
         if id is None:
             return self.any
-        matching = self.ids.get(id)
-        if matching is None:
-            at = self.beginnings.longest(id)
-            matching = self.any if at < 0 else self.beginnings.values[at]
-        return matching
+        value = self.ids.get(id)
+        return self.wider(id) if value is None else value
+
+    def wider(self, id: str) -> T:
+        """Return what the most specific of the wildcards says."""
+        if self.networks is not None:
+            number = address_number(id)
+            if number is not None:
+                return self.networks.find(number)
+        at = id.find(".") if self.endings else -1
+        while at >= 0:
+            value = self.endings.get(id[at + 1 :])
+            if value is not None:
+                return value
+            at = id.find(".", at + 1)
+        at = self.beginnings.longest(id)
+        return self.any if at < 0 else self.beginnings.values[at]
+
+
+def make_ids(where: Key, any: T, own: Mapping[Pattern, T], merged: Callable[[T, T], T]) -> IdIndex[T]:
+    """Return the index of what each of these patterns says of the ids that it covers, on top of ``any``.
+
+    Raises :class:`ConfigError` where too many begin with one another.
+    """
+    of: dict[Match, dict[str, T]] = {EXACT: {}, BEGINNING: {}, ENDING: {}, NETWORK: {}}
+    for pattern, value in own.items():
+        if pattern.text is not None:
+            of[pattern.match][pattern.text] = value
+    bare = _beginnings(of[BEGINNING], where)
+    values: list[T] = []
+    for parent, value in zip(bare.parents, bare.values, strict=True):
+        values.append(merged(value, any if parent < 0 else values[parent]))
+    beginnings = Beginnings(bare.texts, bare.parents, tuple(values))
+    rest = values[0] if beginnings.texts[:1] == ("",) else any  # what every id has
+    endings: dict[str, T] = {}
+    networks = make_networks(of[NETWORK], rest, merged) if of[NETWORK] else None
+    index = IdIndex(any, {}, beginnings, endings, networks)
+    for text in sorted(of[ENDING], key=len):
+        endings[text] = merged(of[ENDING][text], index.wider(text))
+    ids = {text: merged(value, index.wider(text)) for text, value in of[EXACT].items()}
+    return IdIndex(any, ids, beginnings, endings, networks)
+
+
+def admitting(where: Key, entries: Mapping[Pattern, int]) -> IdIndex[int]:
+    """Return the index of what a section admits: bits of operations."""
+    return make_ids(where, 0, entries, or_)
 
 
 class ResourceIndex(msgspec.Struct, frozen=True):
     """Which rules match a resource, by its kind. ``any`` is of the rules that look at none."""
 
     any: Matching
-    kinds: Mapping[str, KindIndex]
+    kinds: Mapping[str, IdIndex[Matching]]
 
     def find(self, kind: str | None, id: str | None) -> Matching:
         """Return the first rules that match, of either effect. ``kind`` is ``None`` where there is no resource."""
@@ -179,9 +230,12 @@ class Indexer:
             kinds = {}
             for kind, of_kind in _by_kind(parts).items():
                 alone = of_kind.pop(Pattern(kind), None)
-                ids = {p.text: self._by_resource(n) for p, n in of_kind.items() if p.text is not None and not p.prefix}
-                longer = {p.text: self._by_resource(n) for p, n in of_kind.items() if p.text is not None and p.prefix}
-                kinds[kind] = ActorKindIndex(self._by_resource(alone) if alone else None, ids, _beginnings(longer))
+                texts = [(p.match, p.text, n) for p, n in of_kind.items() if p.text is not None]
+                ids = {text: self._by_resource(n) for match, text, n in texts if match == EXACT}
+                longer = {text: self._by_resource(n) for match, text, n in texts if match == BEGINNING}
+                kinds[kind] = ActorKindIndex(
+                    self._by_resource(alone) if alone else None, ids, _beginnings(longer, _RULES)
+                )
             self._actors[numbers] = ActorIndex(self._by_resource(some) if some else None, kinds)
         return self._actors[numbers]
 
@@ -193,19 +247,10 @@ class Indexer:
             self._resources[numbers] = ResourceIndex(first, kinds)
         return self._resources[numbers]
 
-    def _kind(self, alone: Pattern, some: Matching, parts: dict[Pattern, Numbers]) -> KindIndex:
+    def _kind(self, alone: Pattern, some: Matching, parts: dict[Pattern, Numbers]) -> IdIndex[Matching]:
         some = some.merged(self._first(parts.pop(alone, ())))
-        own = _beginnings({p.text: self._first(n) for p, n in parts.items() if p.text is not None and p.prefix})
-        values: list[Matching] = []
-        for parent, value in zip(own.parents, own.values, strict=True):
-            values.append(value.merged(some if parent < 0 else values[parent]))
-        beginnings = Beginnings(own.texts, own.parents, tuple(values))
-        ids = {}
-        for pattern, numbers in parts.items():
-            if pattern.text is not None and not pattern.prefix:
-                at = beginnings.longest(pattern.text)
-                ids[pattern.text] = self._first(numbers).merged(some if at < 0 else beginnings.values[at])
-        return KindIndex(some, ids, beginnings)
+        own = {pattern: self._first(numbers) for pattern, numbers in parts.items()}
+        return make_ids(_RULES, some, own, Matching.merged)
 
     def _first(self, numbers: Numbers) -> Matching:
         deny = next((number for number in numbers if self._rules[number].denies), NO_RULE)
@@ -234,7 +279,7 @@ def _by_kind(parts: Mapping[Pattern, Numbers]) -> dict[str, dict[Pattern, Number
     return kinds
 
 
-def _beginnings(values: Mapping[str, T]) -> Beginnings[T]:
+def _beginnings(values: Mapping[str, T], where: Key) -> Beginnings[T]:
     texts = sorted(values)
     parents: list[int] = []
     open_: list[int] = []  # those that the text at hand begins with, each with the next
@@ -244,5 +289,5 @@ def _beginnings(values: Mapping[str, T]) -> Beginnings[T]:
         parents.append(open_[-1] if open_ else -1)
         open_.append(number)
         if len(open_) > MAX_NESTED:
-            raise mistake(("rules",), f"{text}*", f"at most {MAX_NESTED} patterns that begin with one another")
+            raise mistake(where, f"{text}*", f"at most {MAX_NESTED} patterns that begin with one another")
     return Beginnings(tuple(texts), tuple(parents), tuple(values[text] for text in texts))

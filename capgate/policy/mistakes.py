@@ -6,7 +6,6 @@ nothing is wrong any more. A mistake that only follows from another one may ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -15,16 +14,14 @@ import msgspec
 from ..actions import is_action_name
 from ..errors import ConfigError
 from .document import BUILTIN_SECTIONS, BY_RULE, Document, read_document
+from .effect import without_effect
 from .evaluate import RuntimePolicy
 from .places import Key, find
-from .rules import DENY_EFFECT, Pattern, Rule
+from .rules import DENY_EFFECT
 from .strict import TOML, parse, shown
 
 #: Mistakes and warnings that are told of one document, each.
 MOST: Final = 100
-#: Pairs of rules that are compared, at most: of a document with more, the first ones.
-PAIRS: Final = 200_000
-
 #: What a rule has to have, in place of what is wrong, so that the rest of it is looked at.
 _RIGHT: Final[dict[str, object]] = {"effect": DENY_EFFECT, "actions": ("*",)}
 
@@ -61,7 +58,7 @@ def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> li
         document = _read(copy.value)
         if not isinstance(document, ConfigError):
             if not findings:
-                warnings = islice((*_hidden(document.rules), *_emptied(document)), MOST)
+                warnings = islice(without_effect(document, copy.value), MOST)
                 findings = [_at(decoded, format, key, False, code, message, None) for key, code, message in warnings]
             break
         key = copy.original(document.key or ())
@@ -154,72 +151,3 @@ def _member(value: object, step: str | int) -> object:
     if isinstance(value, dict):
         return value.get(step)
     return value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None
-
-
-# -- what is correct and has no effect
-
-
-def _hidden(rules: tuple[Rule, ...]) -> Iterator[tuple[Key, str, str]]:
-    pairs = 0
-    for number, rule in enumerate(rules):
-        for other, earlier in enumerate(rules):
-            pairs += 1
-            if pairs > PAIRS:
-                return
-            if other == number or earlier.monitor or rule.monitor or not _covers(earlier, rule):
-                continue
-            if earlier.denies and not rule.denies:
-                yield ("rules", number), "denied_anyway", f"rules[{other}] denies whatever this allows"
-            elif earlier.denies == rule.denies and (other < number or not (rule.denies or _covers(rule, earlier))):
-                yield ("rules", number), "hidden", f"rules[{other}] says as much for whatever this matches"
-            else:
-                continue
-            break
-
-
-def _covers(rule: Rule, other: Rule) -> bool:
-    """Say whether ``rule`` matches whatever ``other`` matches."""
-    return (
-        set(other.covers) <= set(rule.covers)
-        and (rule.modes is None or (other.modes is not None and set(other.modes) <= set(rule.modes)))
-        and _all_within(other.actors, rule.actors)
-        and _all_within(other.resources, rule.resources)
-    )
-
-
-def _all_within(inner: tuple[Pattern, ...] | None, outer: tuple[Pattern, ...] | None) -> bool:
-    if outer is None or inner is None:
-        return outer is None
-    return all(any(_within(pattern, each) for each in outer) for pattern in inner)
-
-
-def _within(inner: Pattern, outer: Pattern) -> bool:
-    if inner.kind != outer.kind or outer.text is None:
-        return inner.kind == outer.kind
-    if inner.text is None or not outer.prefix:
-        return inner == outer
-    return inner.text.startswith(outer.text) and (inner.prefix or inner.text != outer.text)
-
-
-def _emptied(document: Document) -> Iterator[tuple[Key, str, str]]:
-    """Yield the sections of which rules deny whatever they admit."""
-    sections: dict[Key, tuple[list[str], str | None]] = {}
-    for action, (section, kind) in BUILTIN_SECTIONS.items():
-        if section in document.sections:
-            sections.setdefault((section,), ([], kind))[0].append(action)
-    for action, admitted in document.actions.items():
-        if admitted is not None:
-            sections["actions", action] = [action], None
-    for key, (actions, kind) in sections.items():
-        denying = [
-            (number, rule)
-            for number, rule in enumerate(document.rules)
-            if rule.denies
-            and not rule.monitor
-            and rule.actors is None
-            and rule.modes is None
-            and (rule.resources is None or Pattern(kind or "") in rule.resources)
-        ]
-        denied = {action for _, rule in denying for action in rule.covers}
-        if denying and denied.issuperset(actions):
-            yield key, "emptied", f"rules deny whatever this admits, as rules[{denying[0][0]}] does"

@@ -11,8 +11,9 @@
      "monitor": true}                                       of a denial: it does not count, and is recorded
 
 ``*`` stands at the end only, after ``:``, ``/`` or ``.`` (in an action's name after a dot), for one character or more:
-``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. An id that contains ``*`` cannot be written. Ids are in
-the normal form of their kind (:mod:`capgate.spelling`), in rules as in questions, and compare exactly.
+``path:reports/*`` covers ``reports/a/b`` and not ``reports/``. Hosts and paths have wildcards that fit them, see
+:mod:`~capgate.policy.wildcards`. An id that contains ``*`` cannot be written. Ids are in the normal form of their kind
+(:mod:`capgate.spelling`), in rules as in questions, and compare exactly.
 
 Rules that could never match are errors, because a denial with a slip of the pen would deny nothing. Known are
 actions that are built in, or in the section ``actions``; and the modes :data:`MODES`, or those in ``modes``. Errors are
@@ -30,10 +31,11 @@ import msgspec
 
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
-from ..spelling import PATH, SPELLINGS
+from ..spelling import SPELLINGS
 from .places import Key
-from .spelled import normal_beginning, normal_entry
+from .spelled import read_entry
 from .strict import check_keys, is_unicode, mistake, nearest, shallow
+from .wildcards import BEGINNING, ENDING, EXACT, SEPARATORS, Match, bounds, is_covered, is_mapped
 
 MAX_RULES: Final = 10_000
 MAX_REASON: Final = 256
@@ -45,7 +47,6 @@ ACTOR_KINDS: Final = ("anonymous", "user", "service", "compiler_tool")
 BUILTIN_KINDS: Final = {action.name: action.kind for action in BUILTIN_ACTIONS}
 
 RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason", "monitor")
-_SEPARATORS: Final = (":", "/", ".")
 _STAR: Final = "'*' only as the last segment, after ':', '/' or '.'; an id that contains a '*' cannot be written"
 _ACTOR: Final = "'anonymous', or 'user', 'service' or 'compiler_tool', alone or with ':' and an id"
 _RESOURCE: Final = "a kind, alone or with ':' and an id; leave 'resources' out for all"
@@ -64,20 +65,41 @@ Half = tuple[str | None, str | None]
 
 
 class Pattern(msgspec.Struct, frozen=True):
-    """A kind, of actor or resource, and which ids: ``text`` itself, or (``prefix``) what goes on after it.
+    """A kind, of actor or resource, and which ids: those that compare with ``text`` by ``match``.
     ``None``: every id, and none."""
 
     kind: str
     text: str | None = None
-    prefix: bool = False
+    match: Match = EXACT
 
     def covers(self, kind: str | None, id: str | None) -> bool:
         """Say whether it is about this kind and id, which are ``None`` where there is none."""
         if kind != self.kind or self.text is None:
             return kind == self.kind
-        if id is None:
+        return id is not None and is_covered(self.match, self.text, id)
+
+    def includes(self, other: Pattern) -> bool:
+        """Say whether it covers whatever ``other`` does."""
+        if other.kind != self.kind or self.text is None:
+            return other.kind == self.kind
+        if other.text is None:
             return False
-        return id == self.text if not self.prefix else len(id) > len(self.text) and id.startswith(self.text)
+        if other.match == EXACT or self.match == EXACT:
+            return self == other or (other.match == EXACT and self.covers(self.kind, other.text))
+        if self.match == BEGINNING:
+            return not self.text or (other.match == BEGINNING and other.text.startswith(self.text))
+        if self.match != other.match:
+            return False
+        if self.match == ENDING:
+            return other.text == self.text or other.text.endswith(f".{self.text}")
+        (first, last), (inner_first, inner_last) = bounds(self.text), bounds(other.text)
+        return first <= inner_first and inner_last <= last and is_mapped(first) == is_mapped(inner_first)
+
+    @property
+    def written(self) -> str:
+        """How its ids are written in a document; without one, nothing."""
+        text = self.text or ""
+        return f"*.{text}" if self.match == ENDING else f"{text}*" if self.match == BEGINNING else text
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -193,12 +215,17 @@ def _action(where: Key, text: str, known: frozenset[str]) -> str:
 
 
 def _actor(where: Key, text: str) -> Pattern:
-    pattern = _pattern(where, text, _ACTOR)
-    if pattern.kind == ACTOR_KINDS[0] and pattern.text is not None:
-        raise mistake(where, text, _ACTOR, pattern.kind)
-    if pattern.kind not in ACTOR_KINDS:
-        raise mistake(where, text, _ACTOR, _with_kind(text, pattern.kind, ACTOR_KINDS))
-    return pattern
+    kind, colon, id = text.partition(":")
+    stem = id.removesuffix("*")
+    if not kind or (colon and not id):
+        raise mistake(where, text, _ACTOR)
+    if "*" in kind or "*" in stem or (stem != id and stem and not stem.endswith(SEPARATORS)):
+        raise mistake(where, text, f"{_ACTOR}; {_STAR}")
+    if kind == ACTOR_KINDS[0] and colon:
+        raise mistake(where, text, _ACTOR, kind)
+    if kind not in ACTOR_KINDS:
+        raise mistake(where, text, _ACTOR, _with_kind(text, kind, ACTOR_KINDS))
+    return Pattern(kind, stem if colon else None, BEGINNING if stem != id else EXACT)
 
 
 def _mode(where: Key, text: str) -> str:
@@ -208,23 +235,13 @@ def _mode(where: Key, text: str) -> str:
 
 
 def _resource(where: Key, text: str) -> Pattern:
-    pattern = _pattern(where, text, _RESOURCE)
-    if pattern.text is None:
-        return pattern
-    normal = normal_beginning if pattern.prefix else normal_entry
-    return Pattern(pattern.kind, normal(where, text, pattern.kind, pattern.text), pattern.prefix)
-
-
-def _pattern(where: Key, text: str, valid: str) -> Pattern:
     kind, colon, id = text.partition(":")
-    prefix = id.endswith("*")
-    stem = id[:-1] if prefix else id
-    if not kind or (colon and not id):
-        raise mistake(where, text, valid)
-    if "*" in kind or "*" in stem or (prefix and stem and not stem.endswith(_SEPARATORS)):
-        near = f"{kind}:{stem}/*" if kind == PATH and prefix and "*" not in stem else None
-        raise mistake(where, text, f"{valid}; {_STAR}", near)
-    return Pattern(kind, stem if colon else None, prefix)
+    if not kind or (colon and not id) or "*" in kind:
+        raise mistake(where, text, _RESOURCE)
+    if not colon:
+        return Pattern(kind)
+    match, normal = read_entry(where, text, kind, id)
+    return Pattern(kind, normal, match)
 
 
 def _reason(where: Key, raw: object, effect: str) -> str:

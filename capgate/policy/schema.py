@@ -17,19 +17,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
+from ..spelling import HOST, PATH, SQL
 from .document import ANY, BY_RULE, LABEL, SCHEMA
 from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES, MODES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+Schema = dict[str, Any]
 
 _WORD: Final = "[a-z][a-z0-9_]*"
 _NAME: Final = rf"{_WORD}(\.{_WORD})+"
 _NAME_LENGTH: Final = 128
 #: A star that is not at the end, or not after a separator.
 _NO_STARS: Final = [{"pattern": r"\*[\s\S]"}, {"pattern": r"[^:/.]\*"}]
+#: What the ids are of the kinds that have wildcards of their own.
+_IDS: Final = {HOST: r"([^*]+|\*(\.[^*]+)?)", PATH: r"([^*]+|([^*]*/)?\*)"}
 _ONE_LINE: Final = {"not": {"pattern": r"[\r\n]"}}
-
-Schema = dict[str, Any]
 
 
 def document_schema() -> Schema:
@@ -73,7 +76,7 @@ def _section(name: str) -> Schema:
     what = f"ids of the kind {actions[0].kind}"
     return {
         "description": f"Admits {admits}. Entries are {what}. Without this section nothing of its class is admitted.",
-        **_entries(_query() if name == "sql" else _entry()),
+        **_entries(_query() if name == "sql" else _entry(actions[0].kind)),
     }
 
 
@@ -82,8 +85,12 @@ def _entries(items: Schema) -> Schema:
     return {"anyOf": [everything, {"type": "array", "uniqueItems": True, "items": items}]}
 
 
-def _entry() -> Schema:
-    return {"type": "string", "minLength": 1}
+def _entry(kind: str | None) -> Schema:
+    """Return what an id is: of no certain kind where it is one of an application's own actions."""
+    entry: Schema = {"type": "string", "minLength": 1}
+    if kind is None:
+        return {**entry, "pattern": r"^[^*]+$"}
+    return {**entry, "pattern": f"^{_IDS[kind]}$"} if kind in _IDS else {**entry, "not": {"anyOf": _NO_STARS}}
 
 
 def _query() -> Schema:
@@ -97,9 +104,9 @@ def _query() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "required": ["name"],
-        "properties": {"name": _entry(), "operation": operations},
+        "properties": {"name": _entry(SQL), "operation": operations},
     }
-    return {"anyOf": [{**_entry(), "description": "A query, for every operation."}, whole]}
+    return {"anyOf": [{**_entry(SQL), "description": "A query, for every operation."}, whole]}
 
 
 def _own_actions() -> Schema:
@@ -112,7 +119,9 @@ def _own_actions() -> Schema:
         "description": "An application's own actions, and for each the ids of the resources that are admitted.",
         "type": "object",
         "propertyNames": names,
-        "additionalProperties": {"anyOf": [{"const": BY_RULE, "description": "What rules allow."}, _entries(_entry())]},
+        "additionalProperties": {
+            "anyOf": [{"const": BY_RULE, "description": "What rules allow."}, _entries(_entry(None))]
+        },
     }
 
 
@@ -167,5 +176,7 @@ def _mode() -> Schema:
 
 def _resource() -> Schema:
     kinds = sorted({action.kind for action in BUILTIN_ACTIONS if action.kind is not None})
+    some = [{"type": "string", "pattern": f"^{kind}:{ids}$"} for kind, ids in _IDS.items()]
+    others = [*_NO_STARS, {"pattern": f"^({'|'.join(_IDS)}):"}]
     pattern = r"^[^:*]+(:[\s\S]|$)"
-    return {"anyOf": [{"enum": kinds}, {"type": "string", "pattern": pattern, "not": {"anyOf": _NO_STARS}}]}
+    return {"anyOf": [{"enum": kinds}, *some, {"type": "string", "pattern": pattern, "not": {"anyOf": others}}]}

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ..spelling import SPELLINGS, normal_id
 from .places import Key
 from .strict import mistake
-
-#: Goes on after a beginning, to see whether anything can.
-_MORE: Final = "x"
+from .wildcards import EXACT, Match, is_wild, meant_wildcard, read_wildcard, valid_wildcard
 
 
-def normal_entry(where: Key, item: str, kind: str, id: str) -> str:
-    """Return the normal form of ``id``. Raises :class:`ConfigError`, about ``item``, where it has none.
+def read_entry(where: Key, item: str, kind: str, id: str) -> tuple[Match, str]:
+    """Return how ids of ``kind`` are compared with ``id``, which may be a wildcard, and its normal form.
 
-    What has no normal form is never asked about, so an entry of that kind would match nothing.
+    Raises :class:`ConfigError`, about ``item``, where it has none. What has no normal form is never asked about, so an
+    entry of that kind would match nothing. Rules and sections are read alike.
     """
+    if is_wild(kind, id):
+        read = read_wildcard(kind, id)
+        if read is not None:
+            return read
+        raise mistake(where, item, valid_wildcard(kind, id), _like(item, id, meant_wildcard(kind, id)))
     normal = normal_id(kind, id)
     if normal is not None:
-        return normal
+        return EXACT, normal
     spelling = SPELLINGS[kind]
     raise mistake(where, item, spelling.valid, _like(item, id, spelling.meant(id)))
-
-
-def normal_beginning(where: Key, item: str, kind: str, text: str) -> str:
-    """Return the normal form of the beginning of ids.
-
-    Raises :class:`ConfigError`, about ``item``, where none begins so.
-    """
-    normal = normal_id(kind, text + _MORE)
-    if normal is not None and normal.endswith(_MORE) and (len(normal) > len(_MORE) or not text):
-        return normal[: -len(_MORE)]
-    spelling = SPELLINGS[kind]
-    meant = spelling.meant(text + _MORE)
-    if meant is not None:
-        meant = f"{meant.removesuffix(_MORE)}*" if meant.endswith(_MORE) else meant
-    raise mistake(
-        where, item, f"what ids begin with, of which each is {spelling.valid}", _like(item, f"{text}*", meant)
-    )
 
 
 def _like(item: str, id: str, meant: str | None) -> str | None:

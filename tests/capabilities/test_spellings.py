@@ -70,6 +70,37 @@ def test_no_spelling_of_an_address_passes_its_denial(host: str) -> None:  # P-1
                 assert client.get(url).status_code == 200
 
 
+@pytest.mark.parametrize("host", NUMBERS)
+def test_no_spelling_of_an_address_passes_the_denial_of_its_network(host: str) -> None:  # P-6
+    with serving("127.0.0.1") as server:
+        url = f"http://{host}:{server.port}/"
+        with using(all_but("egress", "http.outbound", "host:127.0.0.0/8")), gated_client() as client:
+            with pytest.raises(CapabilityDenied):
+                client.get(url)
+            assert server.arrivals.requests == []
+        if not host.endswith("."):
+            with using(judged_by({"egress": ["127.0.0.0/8"]})), gated_client() as client:
+                assert client.get(url).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "a.localhost", "A.LocalHost."])
+def test_no_spelling_of_a_name_passes_the_denial_of_its_ending(host: str) -> None:  # P-6
+    is_below = "a." in host.lower()
+    with serving("127.0.0.1") as server:
+        url = f"http://{host}:{server.port}/"
+        with using(judged_by({"egress": ["*.localhost"]})), gated_client() as client:
+            if not is_below:
+                with pytest.raises(CapabilityDenied):
+                    client.get(url)
+        with using(all_but("egress", "http.outbound", "host:*.localhost")), gated_client() as client:
+            if is_below:
+                with pytest.raises(CapabilityDenied):
+                    client.get(url)
+            else:
+                assert client.get(url).status_code == 200
+        assert len(server.arrivals.requests) == (not is_below)
+
+
 @pytest.mark.parametrize("host", ["0177.1", "127.1", "0x7f.1"])
 def test_a_proxy_may_read_an_address_in_another_way(host: str, allowed: Server) -> None:
     outbound = OutboundRules(None, None, f"http://localhost:{allowed.port}")

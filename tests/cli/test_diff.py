@@ -74,9 +74,14 @@ def test_people_get_a_line_for_each_change(folder: Folder) -> None:
 WORDS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({}, {"egress": "any"}, ["+ http.outbound on anything (was not_in_allowlist)"]),
     (
-        {"cache": ["a", "b c", "x*"]},
+        {"cache": ["a", "b c", "x,y"]},
         {},
-        ['- cache.read, cache.write on namespace:a, namespace:"b c", namespace:"x*" (is not_in_allowlist)'],
+        ['- cache.read, cache.write on namespace:a, namespace:"b c", namespace:"x,y" (is not_in_allowlist)'],
+    ),
+    (
+        {"egress": ["*.a.example", "10.0.0.0/8"]},
+        {},
+        ["- http.outbound on host:*.a.example, host:10.0.0.0/8 (is not_in_allowlist)"],
     ),
     (
         {"sql": "any"},

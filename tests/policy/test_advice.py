@@ -179,8 +179,10 @@ def test_an_action_of_ones_own() -> None:
     assert remedies({}, asked) == [[[(("add", "/actions", {"x.y": "any"}),)]]]
     assert remedies({"actions": {}}, asked) == [[[(("add", "/actions/x.y", "any"),)]]]
     assert remedies({"actions": {"x.y": ["1"]}}, asked) == [[[(("replace", "/actions/x.y", "any"),)]]]
-    about = PolicyInput("x.y", ALICE, Resource("k", "a*b/~"))
-    assert remedies({"actions": {"x.y": ["1"]}}, about) == [[[(("add", "/actions/x.y/-", "a*b/~"),)]]]
+    about = PolicyInput("x.y", ALICE, Resource("k", "a*b/~"))  # which no entry can say
+    assert remedies({"actions": {"x.y": ["1"]}}, about) == [[[(("replace", "/actions/x.y", "any"),)]]]
+    about = PolicyInput("x.y", ALICE, Resource("k", "ab/~"))
+    assert remedies({"actions": {"x.y": ["1"]}}, about)[0][0][0] == (("add", "/actions/x.y/-", "ab/~"),)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -19,25 +20,29 @@ from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
 from ..support.documents import documents, questions
-from ..support.judgement import ACTORS, judge
+from ..support.judgement import ACTORS, entry_fits, judge
 from ..support.policy_fixtures import load_fixtures
 from ..support.tools import examples
 
 pytestmark = pytest.mark.slow
 
-#: Of selectors that fit, the one with the highest rank counts; of beginnings, the longest.
-RANKS = ("any", "beginning", "none", "absent", "exact")
+#: Of selectors that fit, the one with the highest rank counts; of beginnings and the like, the longest.
+RANKS = ("any", "beginning", "ending", "network", "none", "absent", "exact")
 
 
 def is_in(region: Region, kind: str | None, id: str | None) -> bool:
     """Whether a region has this: an actor or a resource by kind (``None``: there is none) and id, or a mode."""
     ranked = [
-        ((one.kind is not None, RANKS.index(one.match), len(one.text)), verdict)
+        ((one.kind is not None, RANKS.index(one.match), _length(one)), verdict)
         for verdict, selectors in ((True, region.include), (False, region.exclude))
         for one in selectors
         if selects(one, kind, id)
     ]
     return max(ranked, default=((), False))[1]
+
+
+def _length(one: Selector) -> int:
+    return ip_network(one.text).prefixlen if one.match == "network" else len(one.text)
 
 
 def selects(one: Selector, kind: str | None, id: str | None) -> bool:
@@ -51,6 +56,8 @@ def selects(one: Selector, kind: str | None, id: str | None) -> bool:
         return False
     if one.match == "beginning":
         return id.startswith(one.text) and id != one.text
+    if one.match in ("ending", "network"):
+        return entry_fits(f"*.{one.text}" if one.match == "ending" else one.text, str(one.kind), id)
     return id == one.text
 
 
@@ -162,7 +169,7 @@ def all_counting(document: dict[str, Any]) -> dict[str, Any]:
 OWN_AND_HOST: dict[str, Any] = {
     "actions": {"a.b": ["X.y", "x.y", "z", "(?i)", "host:z"]},
     "rules": [
-        {"effect": "deny", "actions": ["a.b"], "resources": ["host:x.Y", "host:z.*", "k:z"], "reason": "no"},
+        {"effect": "deny", "actions": ["a.b"], "resources": ["host:x.Y", "host:*.z", "k:z"], "reason": "no"},
         {"effect": "allow", "actions": ["a.b"], "resources": ["host:q", "k:q/*"]},
     ],
 }
@@ -172,7 +179,7 @@ ABOUT = [
     *(
         Resource(kind, id)
         for kind in ("host", "k", "other")
-        for id in ("Z", "z.", "z.a", "Z.A", "z/a", "q", "Q", "q/a", "host:z")
+        for id in ("Z", "z.", "z.a", "Z.A", "z/a", "q", "Q", "q/a", "host:z", "a.z", "A.Z.", "b.a.z", "az")
     ),
 ]
 
@@ -346,3 +353,43 @@ def test_who_asks_counts_by_kind_and_id() -> None:
         PolicyInput("db.read", who, Resource("sql_query", "q"), env=Environment("s", m)) for who in actors for m in "ab"
     ]
     assert check(old, new, asked).changes[0].actors == Region((Selector("beginning", "service", "team/"),))
+
+
+def test_what_wildcards_leave_over() -> None:
+    """A network that others and single addresses fill has no address of its own, and an ending may have no room."""
+    halves = {"egress": ["10.0.0.0/31", "10.0.0.0/32", "10.0.0.1", "::/127", "::1/128", "::"]}
+    whole = {"egress": ["10.0.0.0/31", "::/127"]}
+    asked = [
+        PolicyInput("http.outbound", resource=Resource("host", id)) for id in ("10.0.0.0", "10.0.0.1", "::", "::1")
+    ]
+    assert check(halves, whole, asked).changes == ()
+    change = only(whole, {"egress": ["10.0.0.1", "::1"]})
+    assert change.resources == Region(
+        (Selector("network", "host", "::/127"), Selector("network", "host", "10.0.0.0/31")),
+        (Selector("exact", "host", "10.0.0.1"), Selector("exact", "host", "::1")),
+    )
+    ending = ".".join(["a" * 49] * 5) + "a"
+    assert len(ending) == 250
+    long = ending + "a"
+    signs = "abcdefghijklmnopqrstuvwxyz0123456789_-"
+    all_of = {"egress": [f"{sign}.{long}" for sign in signs]}
+    assert check(all_of, {"egress": [f"*.{long}"]}, []).changes == ()
+    changes = check(all_of, {"egress": [f"*.{ending}"]}, []).changes
+    assert [change.effect for change in changes] == ["allowed", "denied"]
+
+
+def test_addresses_of_ipv4_are_none_of_ipv6() -> None:
+    old, new = {"egress": ["::/0"]}, {"egress": ["::/0", "0.0.0.0/0", "1.2.3.0/24"]}
+    asked = [PolicyInput("http.outbound", resource=Resource("host", id)) for id in ("1.2.3.4", "::ffff:1.2.3.4", "::1")]
+    change = check(old, new, asked).changes[0]
+    assert change.resources == Region((Selector("network", "host", "0.0.0.0/0"),))
+
+
+def test_ten_thousand_wildcards_are_compared() -> None:
+    old = {
+        "egress": [*(f"*.n{n}.example" for n in range(5_000)), *(f"10.{n // 256}.{n % 256}.0/24" for n in range(5_000))]
+    }
+    new = {"egress": old["egress"][1:-1]}
+    change = only(old, new)
+    assert change.effect == "denied"
+    assert {selector.match for selector in change.resources.include} == {"ending", "network"}

@@ -255,6 +255,52 @@ ALLOW = {"effect": "allow", "actions": ["db.read"]}
         ({"fs": ["a"], "rules": [deny(actions=["fs.*"], resources=["path"])]}, [("fs", "emptied")]),
         ({"actions": {"a.b": "any"}, "rules": [deny(actions=["a.b"])]}, [("actions.a.b", "emptied")]),
         ({"sql": ["a"], "rules": [deny(resources=["sql_query:a"])]}, []),
+        ({"sql": ["a"], "rules": [deny(actions=["db.*"], resources=["sql_query:a"])]}, [("sql[0]", "denied_anyway")]),
+        ({"egress": ["x.a", "*.a", "*.b.a", "*.b"]}, [("egress[0]", "hidden"), ("egress[2]", "hidden")]),
+        ({"egress": ["10.1.2.3", "10.0.0.0/8", "10.1.0.0/16"]}, [("egress[0]", "hidden"), ("egress[2]", "hidden")]),
+        ({"egress": ["::/0", "10.0.0.0/8", "10.example", "a"]}, []),
+        ({"egress": ["a.b", "*"]}, [("egress[0]", "hidden")]),
+        ({"fs": ["a", "a/*", "a/b", "a/b/*", "ab/*"]}, [("fs[2]", "hidden"), ("fs[3]", "hidden")]),
+        (
+            {"sql": [{"name": "a.*", "operation": "read"}, "a.b", {"name": "a.c", "operation": "select"}]},
+            [("sql[2]", "hidden")],
+        ),
+        (
+            {"egress": ["10.0.0.1", "a"], "rules": [deny(actions=["http.*"], resources=["host:10.0.0.0/8"])]},
+            [("egress[0]", "denied_anyway")],
+        ),
+        ({"fs": ["a/b", "a"], "rules": [deny(actions=["fs.*"], resources=["path:a/*"])]}, [("fs[0]", "denied_anyway")]),
+        ({"fs": ["a/b"], "rules": [deny(actions=["fs.read"], resources=["path:a/*"])]}, []),
+        (
+            {
+                "fs": ["a/b"],
+                "rules": [
+                    deny(actions=["fs.read"], resources=["path:a/*"]),
+                    deny(actions=["fs.write"], resources=["path:a/b"]),
+                ],
+            },
+            [("fs[0]", "denied_anyway")],
+        ),
+        ({"fs": ["a/b"], "rules": [deny(actions=["fs.*"], resources=["path:a/*"], modes=["dev"])]}, []),
+        ({"fs": ["a/b"], "rules": [deny(actions=["fs.*"], resources=["path:a/*"], monitor=True)]}, []),
+        (
+            {"rules": [deny(actions=["http.*"], resources=["host:x.a", "host:*.a"])]},
+            [("rules[0].resources[0]", "hidden")],
+        ),
+        (
+            {"rules": [deny(actions=["http.*"], resources=["host", "host:10.0.0.0/8"])]},
+            [("rules[0].resources[1]", "hidden")],
+        ),
+        (
+            {
+                "rules": [
+                    deny(actions=["http.*"], resources=["host:10.0.0.0/8"]),
+                    {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:10.1"]},
+                    deny(actions=["http.*"], resources=["host:10.1.0.0/16"]),
+                ]
+            },
+            [("rules[1]", "denied_anyway"), ("rules[2]", "hidden")],
+        ),
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ from capgate.policy import rules as rules_module
 from capgate.policy.document import read_document
 from capgate.policy.index import MAX_NESTED
 from capgate.policy.rules import MAX_REASON, MAX_RULES
+from capgate.policy.wildcards import BEGINNING, ENDING, NETWORK
 
 from ..support.documents import documents, questions
 from ..support.judgement import judge, recorded
@@ -119,7 +120,7 @@ BAD: list[tuple[Any, str]] = [
     ([deny(resources=["sql_querry:x"])], "rules[0].resources[0]"),  # a kind that the action does not act on
     ([deny(resources=["sql_query:x", "path"])], "rules[0].resources[1]"),
     ([deny(actions=["http.*"], resources=["host:A.example", "host:a.EXAMPLE"])], "rules[0].resources[1]"),
-    ([deny(actions=["http.*"], resources=["host:A.*", "host:a.*"])], "rules[0].resources[1]"),
+    ([deny(actions=["http.*"], resources=["host:*.A", "host:*.a"])], "rules[0].resources[1]"),
     ([allow(reason="because")], "rules[0].reason"),
     ([deny(reason="")], "rules[0].reason"),
     ([deny(reason=None)], "rules[0].reason"),
@@ -170,7 +171,7 @@ def test_what_is_read() -> None:
         actions=["tool.*", "x.y"],
         actors=["anonymous", "user", "user:a:b", "user:a.*", "service:*", "compiler_tool:x"],
         modes=["dev"],
-        resources=["tool", "host:API.*", "host:0x7f.1", "path:a b"],
+        resources=["tool", "host:*.API", "host:0x7f.1", "host:10.0.0.0/8", "path:a b", "path:a//*"],
         reason="no",
     )
     bare = allow(actions=["*"])
@@ -179,11 +180,12 @@ def test_what_is_read() -> None:
     assert first.denies
     assert first.covers == tuple(sorted({*("tool." + t for t in TOOLS), "x.y"}))
     assert first.actors == (
-        *(Pattern("anonymous"), Pattern("user"), Pattern("user", "a:b"), Pattern("user", "a.", True)),
-        *(Pattern("service", "", True), Pattern("compiler_tool", "x")),
+        *(Pattern("anonymous"), Pattern("user"), Pattern("user", "a:b"), Pattern("user", "a.", BEGINNING)),
+        *(Pattern("service", "", BEGINNING), Pattern("compiler_tool", "x")),
     )
     assert first.resources == (
-        *(Pattern("tool"), Pattern("host", "api.", True), Pattern("host", "127.0.0.1"), Pattern("path", "a b")),
+        *(Pattern("tool"), Pattern("host", "api", ENDING), Pattern("host", "127.0.0.1")),
+        *(Pattern("host", "10.0.0.0/8", NETWORK), Pattern("path", "a b"), Pattern("path", "a/", BEGINNING)),
     )
     assert (first.modes, first.reason) == (("dev",), "no")
     assert (second.denies, second.actors, second.modes, second.resources) == (False, None, None, None)

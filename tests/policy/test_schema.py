@@ -4,6 +4,7 @@ what no schema can say."""
 from __future__ import annotations
 
 import copy
+from ipaddress import ip_network
 from typing import Any
 
 import jsonschema
@@ -86,7 +87,9 @@ junk: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=6,
 )
-ids = st.lists(st.sampled_from(["a", "a/b", "A", "é", "x\ny"]) | texts, max_size=3)
+ids = st.lists(
+    st.sampled_from(["*.a", "10.0.0.0/8", "10.*", "a/*", "*", "a*", "a/b", "A", "é", "x\ny"]) | texts, max_size=3
+)
 queries = st.lists(st.sampled_from(["a", "b"]) | st.fixed_dictionaries({"name": texts}, optional={"operation": texts}))
 labels = st.sampled_from(["shop", "1.0", "a" * 64]) | texts
 
@@ -125,7 +128,7 @@ def is_beyond(document: dict[str, Any]) -> bool:
     for section, kind in {action.section: action.kind or "" for action in BUILTIN_ACTIONS}.items():
         entries = document.get(section, [])
         asked = [(q, None) if isinstance(q, str) else (q["name"], q.get("operation")) for q in entries]
-        spelled = [(normal_id(kind, id), operation) for id, operation in asked]
+        spelled = [(_spelled(kind, id), operation) for id, operation in asked]
         if entries != "any" and (len(set(spelled)) < len(spelled) or any(id is None for id, _ in spelled)):
             return True
     rules = document.get("rules", [])
@@ -143,16 +146,26 @@ def _is_beyond(rule: dict[str, Any], kinds: dict[str, str | None]) -> bool:
     spelled = []
     for text in resources:
         kind, _, id = text.partition(":")
-        normal = normal_id(kind, id.replace("*", "x")) if id else ""
-        if normal is None or (id.endswith("*") and not normal.endswith("x")):
+        spelled.append((kind, _spelled(kind, id) if id else ""))
+        if spelled[-1][1] is None:
             return True
-        spelled.append((kind, normal, id.endswith("*")))
     return (
         not all(covered)
         or not rule.get("reason", "").isprintable()
         or len(set(spelled)) < len(spelled)
         or (None not in acted_on and not {text.partition(":")[0] for text in resources} <= acted_on)
     )
+
+
+def _spelled(kind: str, id: str) -> str | None:
+    """How an entry is spelled; ``None`` where it covers nothing that is asked about."""
+    if kind == "host" and (id.startswith("*.") or "/" in id):
+        try:
+            return str(ip_network(id)) if "/" in id else f"*.{normal_id(kind, id[2:])}"
+        except ValueError:
+            return None
+    normal = normal_id(kind, id.replace("*", "x"))
+    return None if normal is None or (id.endswith("*") and not normal.endswith("x")) else f"{normal}{id[-1:] == '*'}"
 
 
 def _texts(value: Any) -> list[str]:
@@ -189,6 +202,9 @@ def rule(**more: Any) -> dict[str, Any]:
     [
         *(rule(actors=[text]) for text in ("user:*", "user:a/*", "user:a\nb", "user:\n", "user:a:*", "compiler_tool")),
         *(rule(resources=[text]) for text in ("a", "a:*", "a/b:c.*", "a:\n", "a\n", "a b:c")),
+        *(rule(resources=[f"host:{text}"]) for text in ("*", "*.a", "*.a.b", "10.0.0.0/8", "fd00::/8", "::1")),
+        *(rule(resources=[f"path:{text}"]) for text in ("*", "a/*", "a/b/*", "file:///*", "a.b")),
+        {"egress": ["*", "*.a", "10.0.0.0/8", "::1"], "fs": ["*", "a/*", "a"], "sql": ["*", "a.*", {"name": "b/*"}]},
         *(rule(actions=[text]) for text in ("*", "db.*", "x.y", "runtime.config.*")),
         {"actions": {"x." + "y" * 126: []}},
         *({**rule(modes=[text]), "modes": [text]} for text in ("dev", "a\nb", ":")),
@@ -210,6 +226,12 @@ def test_what_both_take(document: Any) -> None:
             for text in ("user:", "user:a*", "users", "anonymous:x", "user:**", "user:*\n", "user\n")
         ),
         *(rule(resources=[text]) for text in ("*", "a*", "a:b*c", ":x", "a:", "a/*", "", "a:b-*")),
+        *(rule(resources=[f"host:{text}"]) for text in ("a*", "a.*", "*a", "*.*.a", "**", "10.*")),
+        *(rule(resources=[f"path:{text}"]) for text in ("a*", "a.*", "*.a", "a/*/b", "a:*", "a/**")),
+        *({"egress": [text]} for text in ("a*", "a.*", "*a", "*.*.a", "10.*")),
+        *({"fs": [text]} for text in ("a*", "a.*", "*/a", "a/*/b")),
+        *({"sql": [text]} for text in ("a*", "*a", {"name": "a*"})),
+        *({"actions": {"x.y": [text]}} for text in ("*", "a/*", "a*b")),
         *(rule(actions=[text]) for text in ("db*", "DB.read", "read", "x.y\n", "*.x", "x." + "y" * 127, ".*")),
         *(rule(modes=[text]) for text in ("*", "a/*", "")),
         *(rule(reason=text) for text in ("", "a\nb", "x" * (MAX_REASON + 1))),

@@ -6,6 +6,8 @@ document as it was written.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from capgate.actions import BUILTIN_ACTIONS
@@ -82,10 +84,22 @@ def fits(pattern: str, kind: str, id: str | None) -> bool:
         return False
     if kind in ACTORS.values():
         return id.startswith(rest[:-1]) and id != rest[:-1] if rest.endswith("*") else id == rest
-    if rest.endswith("*"):
-        beginning = str(Resource(kind, rest[:-1] + "x").id)[:-1]
+    return entry_fits(rest, kind, id)
+
+
+def entry_fits(entry: str, kind: str, id: str) -> bool:
+    """Whether an entry about ids of this kind is about ``id``, which is in its normal form."""
+    if kind == "host" and entry.startswith("*."):
+        labels, ending = id.split("."), str(Resource(kind, entry[2:]).id).split(".")
+        return ":" not in id and len(labels) > len(ending) and labels[-len(ending) :] == ending
+    if kind == "host" and "/" in entry:
+        with suppress(ValueError):
+            return ip_address(id) in ip_network(entry)
+        return False
+    if entry.endswith("*"):
+        beginning = str(Resource(kind, entry[:-1] + "x").id)[:-1]
         return id.startswith(beginning) and id != beginning
-    return id == Resource(kind, rest).id
+    return id == Resource(kind, entry).id
 
 
 def admitted(document: dict[str, Any], input: PolicyInput) -> bool:
@@ -97,7 +111,7 @@ def admitted(document: dict[str, Any], input: PolicyInput) -> bool:
         return False
     for entry in section:
         name, operation = (entry["name"], entry.get("operation")) if isinstance(entry, dict) else (entry, None)
-        same = resource.id == (Resource(resource.kind, name).id if builtin else name)
+        same = entry_fits(name, resource.kind, resource.id) if builtin else resource.id == name
         asked = CLASSES.get(input.action.removeprefix("db."), ())
         if same and (operation is None or operation in asked):
             return True

@@ -17,6 +17,11 @@ const denial_size: u32 = 12;
 /// Parts of a beginning (offset and length of its text, parent, value), and how many may begin with one another.
 const beginning_size: u32 = 16;
 const nesting_limit: u32 = 64;
+const network_size: u32 = 20;
+/// Bytes of the longest host and of the longest address, and labels of the longest ending.
+const host_limit: u32 = 253;
+const address_limit: u32 = 39;
+const label_limit: u32 = 16;
 const page_size: u64 = 65536;
 
 /// Every byte of these is one that UTF-8 never has, so that no text can zero a factor of the product in `mix`.
@@ -26,7 +31,7 @@ const salt_set: u64 = 0x9e3779b97f4a7c15;
 
 const Flags = struct {
     const required: u32 = 1;
-    const host: u32 = 2;
+    const wild: u32 = 2;
     const any: u32 = 4;
     const kind: u32 = 8;
     const rules: u32 = 16;
@@ -93,9 +98,9 @@ const Image = struct {
     }
 
     /// The value stored under (`set`, `text`), or null.
-    inline fn find(image: Image, set: u32, text: Text, fold: u64) ?u32 {
+    inline fn find(image: Image, set: u32, text: Text) ?u32 {
         if (text.len > field(28)) return null;
-        const hash = hashOf(load(u64, image_base + 8) ^ (set *% salt_set), text, fold);
+        const hash = hashOf(load(u64, image_base + 8) ^ (set *% salt_set), text);
         const bucket: u64 = @as(u32, @truncate(hash)) & field(24);
         const slot = image.at(field(20) + bucket * 4, 8);
         var record = load(u32, slot);
@@ -112,7 +117,7 @@ const Image = struct {
             const len = load(u32, address + 8);
             require(len <= room - record_size);
             if (load(u32, address) == tag and load(u32, address + 4) == set and len == text.len and
-                equal(address + record_size, text, fold)) return load(u32, address + 12);
+                equal(address + record_size, text)) return load(u32, address + 12);
             const step = record_size + ((len + 3) & ~@as(u32, 3));
             require(step <= room);
             record += step;
@@ -121,29 +126,18 @@ const Image = struct {
     }
 };
 
-// Text. `hosts` makes A to Z compare as a to z, and nothing else: for host names. `exactly` is every other text.
+// Text, of which eight bytes are looked at at once.
 
-const exactly: u64 = 0;
-const hosts: u64 = 0x8080808080808080;
-
-inline fn word(address: u32, fold: u64) u64 {
-    return lower(load(u64, address), fold);
+inline fn word(address: u32) u64 {
+    return load(u64, address);
 }
 
-inline fn half(address: u32, fold: u64) u64 {
-    return lower(load(u32, address), fold);
+inline fn half(address: u32) u64 {
+    return load(u32, address);
 }
 
-inline fn byte(address: u32, fold: u64) u64 {
-    return lower(load(u8, address), fold);
-}
-
-/// Eight bytes at once: 0x20 is added to each byte from A to Z whose top bit is in `fold`.
-inline fn lower(w: u64, fold: u64) u64 {
-    const low = w & 0x7f7f7f7f7f7f7f7f;
-    const from_a = low + 0x3f3f3f3f3f3f3f3f;
-    const after_z = low + 0x2525252525252525;
-    return w | ((from_a & ~after_z & ~w & fold) >> 2);
+inline fn byte(address: u32) u64 {
+    return load(u8, address);
 }
 
 /// A product of 64 by 64 bits folded to 64: nearly the 128-bit one, for a third of what that costs in WebAssembly.
@@ -155,46 +149,46 @@ inline fn rotate(w: u64) u64 {
     return w << 32 | w >> 32;
 }
 
-inline fn hashOf(seed: u64, text: Text, fold: u64) u64 {
+inline fn hashOf(seed: u64, text: Text) u64 {
     var state = seed;
     var address = text.address;
     var left = text.len;
     while (left > 16) {
-        state = mix(word(address, fold) ^ salt_a, word(address + 8, fold) ^ state);
+        state = mix(word(address) ^ salt_a, word(address + 8) ^ state);
         address += 16;
         left -= 16;
     }
     var a: u64 = 0;
     var b: u64 = 0;
     if (left >= 8) {
-        a = word(address, fold);
-        b = word(address + left - 8, fold);
+        a = word(address);
+        b = word(address + left - 8);
     } else if (left >= 4) {
-        a = half(address, fold);
-        b = half(address + left - 4, fold);
+        a = half(address);
+        b = half(address + left - 4);
     } else if (left > 0) {
-        a = byte(address, fold) | byte(address + left / 2, fold) << 8 | byte(address + left - 1, fold) << 16;
+        a = byte(address) | byte(address + left / 2) << 8 | byte(address + left - 1) << 16;
     }
     return mix(mix(a ^ salt_a, b ^ state) ^ salt_b, text.len ^ salt_a);
 }
 
-/// Whether the `text.len` bytes at `stored` (folded already, when `fold`) are those of `text`.
-inline fn equal(stored: u32, text: Text, fold: u64) bool {
+/// Whether the `text.len` bytes at `stored` are those of `text`.
+inline fn equal(stored: u32, text: Text) bool {
     const len = text.len;
     if (len >= 8) {
         var i: u32 = 0;
         while (i < len - 8) : (i += 8) {
-            if (word(stored + i, exactly) != word(text.address + i, fold)) return false;
+            if (word(stored + i) != word(text.address + i)) return false;
         }
-        return word(stored + len - 8, exactly) == word(text.address + len - 8, fold);
+        return word(stored + len - 8) == word(text.address + len - 8);
     }
     if (len >= 4) {
-        return half(stored, exactly) == half(text.address, fold) and
-            half(stored + len - 4, exactly) == half(text.address + len - 4, fold);
+        return half(stored) == half(text.address) and
+            half(stored + len - 4) == half(text.address + len - 4);
     }
     var i: u32 = 0;
     while (i < len) : (i += 1) {
-        if (byte(stored + i, exactly) != byte(text.address + i, fold)) return false;
+        if (byte(stored + i) != byte(text.address + i)) return false;
     }
     return true;
 }
@@ -238,7 +232,7 @@ inline fn check(input: u32) *const Result {
     _ = textAt(image, input + 56);
     _ = textAt(image, input + 64);
 
-    const index = image.find(0, action, exactly) orelse return &unknown_action;
+    const index = image.find(0, action) orelse return &unknown_action;
     const entry = image.at(Image.field(16) + @as(u64, index) * action_size, action_size);
     const flags = load(u32, entry);
     require(flags <= Flags.all);
@@ -246,7 +240,7 @@ inline fn check(input: u32) *const Result {
     if (has_resource and flags & Flags.kind != 0) {
         const len = load(u32, entry + 16);
         const expected = image.at(load(u32, entry + 12), len);
-        if (kind.len != len or !equal(expected, kind, exactly)) return &not_in_allowlist;
+        if (kind.len != len or !equal(expected, kind)) return &not_in_allowlist;
     }
     if (flags & Flags.rules != 0) {
         if (byRules(input, load(u32, entry + 20))) |result| return result;
@@ -254,10 +248,7 @@ inline fn check(input: u32) *const Result {
     if (flags & Flags.any != 0) return &allow;
     const set = load(u32, entry + 4);
     if (!has_id or set == 0) return &not_in_allowlist;
-    const operations = if (flags & Flags.host != 0)
-        find(set, id.address, id.len, hosts)
-    else
-        image.find(set, id, exactly) orelse 0;
+    const operations = if (flags & Flags.wild != 0) byId(input, set) else image.find(set, id) orelse 0;
     return if (operations & load(u32, entry + 8) != 0) &allow else &not_in_allowlist;
 }
 
@@ -273,7 +264,7 @@ noinline fn byRules(input: u32, by_mode: u32) ?*const Result {
     var match = byActor(input, load(u32, modes), looks);
     const set = load(u32, modes + 4);
     if (set != 0 and looks & Looks.mode != 0) {
-        match = first(match, byActor(input, find(set, load(u32, input + 64), load(u32, input + 68), exactly), looks));
+        match = first(match, byActor(input, find(set, load(u32, input + 64), load(u32, input + 68)), looks));
     }
     if (match <= 1) return if (match == 1) &allow else null;
     const denial = image.at(Image.field(32) + @as(u64, (match >> 1) - 1) * denial_size, denial_size);
@@ -301,9 +292,9 @@ noinline fn byActor(input: u32, offset: u32, looks: u32) u32 {
     if (actor == 0) return match;
     const id = load(u32, input + 4);
     const len = load(u32, input + 8);
-    match = first(match, byResource(input, find(load(u32, kind + 4), id, len, exactly)));
+    match = first(match, byResource(input, find(load(u32, kind + 4), id, len)));
     const beginnings = load(u32, kind + 8);
-    var number = longest(beginnings, id, len, exactly);
+    var number = longest(beginnings, id, len);
     var seen: u32 = 0;
     while (number != 0) {
         require(seen < nesting_limit);
@@ -321,33 +312,172 @@ noinline fn byResource(input: u32, offset: u32) u32 {
     const image = Image.open();
     const resources = image.at(offset, 8);
     if (!isSome(input + 20)) return load(u32, resources);
-    const found = find(load(u32, resources + 4), load(u32, input + 24), load(u32, input + 28), exactly);
+    const found = find(load(u32, resources + 4), load(u32, input + 24), load(u32, input + 28));
     if (found == 0) return load(u32, resources);
-    const kind = image.at(found, 16);
-    if (!isSome(input + 32)) return load(u32, kind);
+    if (!isSome(input + 32)) return load(u32, image.at(found, 20));
+    return byId(input, found);
+}
+
+/// The value of the most specific part for the resource's id: itself, a network or an ending that it has, or a
+/// beginning.
+noinline fn byId(input: u32, offset: u32) u32 {
+    const image = Image.open();
+    const ids = image.at(offset, 20);
     const id = load(u32, input + 36);
     const len = load(u32, input + 40);
-    const host = load(u32, kind + 4);
-    require(host <= 1);
-    const fold = if (host == 1) hosts else exactly;
-    const exact = find(load(u32, kind + 8), id, len, fold);
+    const exact = find(load(u32, ids + 4), id, len);
     if (exact != 0) return exact;
-    const beginnings = load(u32, kind + 12);
-    const number = longest(beginnings, id, len, fold);
-    if (number == 0) return load(u32, kind);
+    const networks = load(u32, ids + 16);
+    if (networks != 0) {
+        const value = byAddress(networks, id, len);
+        if (value != no_address) return value;
+    }
+    const endings = load(u32, ids + 12);
+    if (endings != 0) {
+        const value = byEnding(endings, id, len);
+        if (value != 0) return value;
+    }
+    const beginnings = load(u32, ids + 8);
+    const number = longest(beginnings, id, len);
+    if (number == 0) return load(u32, ids);
     return load(u32, image.at(beginnings + 4 + @as(u64, number - 1) * beginning_size, beginning_size) + 12);
 }
 
+/// What `set` has for the longest ending after a dot; 0 where that is nothing.
+noinline fn byEnding(set: u32, address: u32, len: u32) u32 {
+    if (len > host_limit) return 0;
+    var value: u32 = 0;
+    var labels: u32 = 0;
+    var at = len;
+    while (at > 1 and labels < label_limit) {
+        at -= 1;
+        if (load(u8, address + at) != '.') continue;
+        labels += 1;
+        const longer = find(set, address + at + 1, len - at - 1);
+        if (longer != 0) value = longer;
+    }
+    return value;
+}
+
+const no_address: u32 = 0xffffffff;
+
+/// What the networks have for an address; `no_address` where the text is none in its canonical form. IPv4 addresses lie
+/// among those of IPv6.
+noinline fn byAddress(networks: u32, address: u32, len: u32) u32 {
+    if (len < 2 or len > address_limit) return no_address;
+    var upper: u64 = 0;
+    var lower: u64 = 0;
+    if (isGroups(address, len)) {
+        var zeros = 8 -% groupsOf(address, len);
+        var number: u64 = 0;
+        var digits: u32 = 0;
+        var count: u32 = 0;
+        var i: u32 = 0;
+        while (i <= len) : (i += 1) { // the end closes a group as a colon does
+            const sign: u32 = if (i < len) load(u8, address + i) else ':';
+            if (sign != ':') {
+                const digit = digitOf(sign);
+                digits += 1;
+                if (digit > 15 or digits > 4) return no_address;
+                number = number << 4 | digit;
+                continue;
+            }
+            var groups: u32 = 1;
+            if (digits == 0) { // two colons, which stand for what is missing, or one of them at an end
+                if (i == 0 or i == len) continue;
+                groups = zeros;
+                zeros = 0;
+            }
+            while (groups != 0) : (groups -= 1) {
+                if (count == 8) return no_address;
+                count += 1;
+                upper = upper << 16 | lower >> 48;
+                lower = lower << 16 | number;
+                number = 0;
+            }
+            digits = 0;
+        }
+        if (count != 8) return no_address;
+    } else {
+        var number: u64 = 0;
+        var digits: u32 = 0;
+        var count: u32 = 0;
+        var i: u32 = 0;
+        while (i <= len) : (i += 1) {
+            const sign: u32 = if (i < len) load(u8, address + i) else '.';
+            if (sign == '.') {
+                if (digits == 0 or number > 255) return no_address;
+                lower = lower << 8 | number;
+                count += 1;
+                number = 0;
+                digits = 0;
+                continue;
+            }
+            const digit = sign -% '0';
+            if (digit > 9 or digits == 3 or (digits != 0 and number == 0)) return no_address;
+            digits += 1;
+            number = number * 10 + digit;
+        }
+        if (count != 4) return no_address;
+        lower |= 0xffff00000000;
+    }
+    const image = Image.open();
+    const count = load(u32, image.at(networks, 4));
+    const entries = image.at(@as(u64, networks) + 4, @as(u64, count) * network_size);
+    var low: u32 = 0;
+    var high = count;
+    while (low < high) { // halved each time, so at most 32 times
+        const middle = low + (high - low) / 2;
+        const start = entries + middle * network_size;
+        const starts = load(u64, start);
+        if (starts < upper or (starts == upper and load(u64, start + 8) <= lower)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return if (low == 0) 0 else load(u32, entries + (low - 1) * network_size + 16);
+}
+
+/// Whether this is an IPv6 address, if it is any: of a colon there is one among the first five signs.
+inline fn isGroups(address: u32, len: u32) bool {
+    var i: u32 = 0;
+    while (i < len and i < 5) : (i += 1) {
+        if (load(u8, address + i) == ':') return true;
+    }
+    return false;
+}
+
+/// How many groups of an IPv6 address are written.
+inline fn groupsOf(address: u32, len: u32) u32 {
+    var count: u32 = 0;
+    var was_colon = true;
+    var i: u32 = 0;
+    while (i < len) : (i += 1) {
+        const is_colon = load(u8, address + i) == ':';
+        if (was_colon and !is_colon) count += 1;
+        was_colon = is_colon;
+    }
+    return count;
+}
+
+inline fn digitOf(sign: u32) u32 {
+    const digit = sign -% '0';
+    if (digit <= 9) return digit;
+    const letter = sign -% 'a';
+    return if (letter <= 5) letter + 10 else 16;
+}
+
 /// What `set` has for a text; 0 where that is nothing, or there is no set.
-noinline fn find(set: u32, address: u32, len: u32, fold: u64) u32 {
+noinline fn find(set: u32, address: u32, len: u32) u32 {
     if (set == 0) return 0;
-    return Image.open().find(set, .{ .address = address, .len = len }, fold) orelse 0;
+    return Image.open().find(set, .{ .address = address, .len = len }) orelse 0;
 }
 
 /// The number, from 1, of the longest beginning after which the text goes on; 0 where there is none. The beginnings are
 /// in the order of their bytes, so the last one that is not above the text, or begins with it, is what is looked for or
 /// begins with it.
-noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
+noinline fn longest(offset: u32, address: u32, len: u32) u32 {
     if (offset == 0) return 0;
     const image = Image.open();
     const count = load(u32, image.at(offset, 4));
@@ -360,8 +490,8 @@ noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
         const size = load(u32, entries + middle * beginning_size + 4);
         const text = image.at(load(u32, entries + middle * beginning_size), size);
         const most = @min(size, len);
-        const same = shared(text, address, most, fold);
-        if (same < most and byte(text + same, exactly) > byte(address + same, fold)) {
+        const same = shared(text, address, most);
+        if (same < most and byte(text + same) > byte(address + same)) {
             high = middle;
         } else {
             low = middle + 1;
@@ -382,24 +512,24 @@ noinline fn longest(offset: u32, address: u32, len: u32, fold: u64) u32 {
     return low;
 }
 
-/// How many of `len` bytes at `stored` (folded already, when `fold`) and at `address` are the same, up to the first
+/// How many of `len` bytes at `stored` and at `address` are the same, up to the first
 /// difference.
-inline fn shared(stored: u32, address: u32, len: u32, fold: u64) u32 {
+inline fn shared(stored: u32, address: u32, len: u32) u32 {
     if (len >= 8) {
         var i: u32 = 0;
         while (true) : (i = @min(i + 8, len - 8)) { // the last word overlaps the one before
-            const difference = word(stored + i, exactly) ^ word(address + i, fold);
+            const difference = word(stored + i) ^ word(address + i);
             if (difference != 0) return i + @as(u32, @ctz(difference)) / 8;
             if (i == len - 8) return len;
         }
     }
     var i: u32 = 0;
     if (len >= 4) {
-        const difference = half(stored, exactly) ^ half(address, fold);
+        const difference = half(stored) ^ half(address);
         if (difference != 0) return @as(u32, @ctz(difference)) / 8;
         i = 4;
     }
-    while (i < len and byte(stored + i, exactly) == byte(address + i, fold)) i += 1;
+    while (i < len and byte(stored + i) == byte(address + i)) i += 1;
     return i;
 }
 

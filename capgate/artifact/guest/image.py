@@ -5,9 +5,9 @@ Numbers are little-endian. Offsets count from the image's first byte, which lies
     header    0 "CGP2"     4 size of the image     8 seed (u64)    16 offset of the actions
              20 offset of the buckets    24 number of buckets - 1    28 length of the longest text in them
              32 offset of the denials    36 what rules look at: 1 actors, 2 modes
-    action    0 flags: 1 resource required, 2 host names, 4 everything is admitted, 8 has a kind, 16 has rules
-              4 set of the admitted ids, 0 for none     8 operations asked for     12 offset and 16 length of the kind
-             20 offset of its rules by mode
+    action    0 flags: 1 resource required, 2 wildcards, 4 everything is admitted, 8 has a kind, 16 has rules
+              4 set of the admitted ids, 0 for none; with wildcards the offset of what is admitted
+              8 operations asked for     12 offset and 16 length of the kind     20 offset of its rules by mode
     bucket    offset of its first record; the next bucket's is where it ends, so there is one number more than buckets
     record    0 upper half of the hash    4 set    8 length of the text    12 value    16 text, zeros to a multiple of 4
 
@@ -35,7 +35,7 @@ BUCKET_LIMIT: Final = 16
 #: Seeds to try before giving up. The first one does, unless entries were made to collide.
 SEEDS: Final = 16
 
-REQUIRED, HOST, ANY, KIND, RULES = 1, 2, 4, 8, 16
+REQUIRED, WILD, ANY, KIND, RULES = 1, 2, 4, 8, 16
 #: The bits of the header's last number.
 LOOKS: Final = {"actor": 1, "mode": 2}
 
@@ -59,9 +59,9 @@ def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes
     """
     actions = sorted(policy.actions.values(), key=lambda entry: entry.action)
     tables = Tables(HEADER.size + ACTION.size * len(actions))
-    sets = _sections(actions, tables)
     tables.entries += [(0, entry.action.encode(), number) for number, entry in enumerate(actions)]
     rules = RuleTables(policy, tables)
+    sets = _sections(actions, tables, rules)
     packed = b"".join([_action(entry, sets, tables, rules) for entry in actions])
     seed, mask, buckets = _distribute(sorted(tables.entries), progress)
     records = [b"".join(map(_record, bucket)) for bucket in buckets]
@@ -119,13 +119,18 @@ def _word(text: bytes, at: int, size: int) -> int:
     return int.from_bytes(text[at : at + size], "little")
 
 
-def _sections(actions: list[ActionEntry], tables: Tables) -> dict[int, int]:
-    """Return the set of each section that has entries, by identity: the actions of one section share one object."""
+def _sections(actions: list[ActionEntry], tables: Tables, rules: RuleTables) -> dict[int, int]:
+    """Return the set or the offset of each section that has entries, by identity.
+
+    The actions of one section share one object.
+    """
     sets: dict[int, int] = {}
     for entry in actions:
         section = entry.section
-        if section is not None and section.entries is not None and id(section) not in sets:
-            sets[id(section)] = tables.add_set(section.entries)
+        if section is None or section.entries is None or id(section) in sets:
+            continue
+        index = section.index
+        sets[id(section)] = tables.add_set(section.entries) if index is None else rules.of_ids(index, int)
     return sets
 
 
@@ -156,5 +161,6 @@ def _action(entry: ActionEntry, sets: dict[int, int], tables: Tables, rules: Rul
     admitted = 0 if section is None else sets.get(id(section), 0)
     flags = REQUIRED * entry.required | KIND * (entry.kind is not None)
     flags |= ANY * (section is not None and section.entries is None) | RULES * (entry.rules is not None)
+    flags |= WILD * (section is not None and section.index is not None)
     by_mode = 0 if entry.rules is None else rules.by_mode(entry.rules)
     return ACTION.pack(flags, admitted, entry.operations, tables.add_text(kind), len(kind), by_mode)

@@ -8,17 +8,20 @@ Offsets and numbers are as in ``image.py``. An offset or a set that is 0 says th
                   0 offset of what applies to all of the kind: by resource
                   4 set of ids; value: offset of by resource     8 offset of beginnings; value: offset of by resource
     by resource   0 match whatever the resource, or without one     4 set of kinds; value: offset of a kind
-    kind          0 match of all, also without an id     4 1 for host names     8 set of ids; value: match
-                 12 offset of beginnings; value: match
+    kind          0 match of all, also without an id     then of the ids: 4 set of them; value: match
+                  8 offset of beginnings; value: match    12 set of endings, each after a dot; value: match
+                 16 offset of networks; value: match
     beginnings    0 how many     then each, 16 bytes, in the order of their texts' bytes:
                   0 offset and 4 length of the text     8 number, from 1, of the longest other one that this begins with
                  12 value
+    networks      0 how many     then each, 20 bytes, in ascending order: where something else applies than before it,
+                  0 upper and 8 lower half (u64) of the address, with those of IPv4 among those of IPv6     16 value
     match         bit 0: a rule allows     above: number, from 1, of the first denial
     denial        as the canonical ABI lays a result out: 0 1     4 address and 8 length of the reason
 
 Of a question's mode and actor the guest visits every part that fits. Of its resource it visits the most specific one
-only, whose match has those of the others in it. A text of the kind ``host`` is in lower case. Rules that only monitor
-are not in the image.
+only, whose match has those of the others in it. What a section with wildcards admits is laid out as a kind is, with
+bits of operations in place of matches. Rules that only monitor are not in the image.
 """
 
 from __future__ import annotations
@@ -33,15 +36,18 @@ from ...policy.index import (
     ActorIndex,
     ActorKindIndex,
     Beginnings,
-    KindIndex,
+    IdIndex,
     Matching,
     ModeIndex,
     ResourceIndex,
 )
 from ...policy.rules import ACTOR_KINDS
+from ...policy.wildcards import Networks
 
 IMAGE_BASE: Final = 65_536
 DENIAL: Final = struct.Struct("<3I")
+NETWORK: Final = struct.Struct("<2QI")
+_MASK: Final = 2**64 - 1
 
 Entry = tuple[int, bytes, int]
 T = TypeVar("T")
@@ -125,13 +131,26 @@ class RuleTables:
             return 0
         return self._once(
             index,
-            lambda: (self._match(index.any), self._set({k: self._kind(part) for k, part in _sorted(index.kinds)})),
+            lambda: (
+                self._match(index.any),
+                self._set({k: self.of_ids(part, self._match) for k, part in _sorted(index.kinds)}),
+            ),
         )
 
-    def _kind(self, kind: KindIndex) -> int:
-        ids = self._set({id: self._match(match) for id, match in _sorted(kind.ids)})
-        beginnings = self._beginnings(kind.beginnings, self._match)
-        return self._tables.add_numbers(self._match(kind.any), 0, ids, beginnings)
+    def of_ids(self, index: IdIndex[T], value_of: Callable[[T], int]) -> int:
+        """Return the offset of this part."""
+        sets = (self._set({id: value_of(value) for id, value in _sorted(of)}) for of in (index.ids, index.endings))
+        ids, endings = sets
+        beginnings = self._beginnings(index.beginnings, value_of)
+        networks = self._networks(index.networks, value_of)
+        return self._tables.add_numbers(value_of(index.any), ids, beginnings, endings, networks)
+
+    def _networks(self, networks: Networks[T] | None, value_of: Callable[[T], int]) -> int:
+        if networks is None:
+            return 0
+        each = zip(networks.starts, networks.values, strict=True)
+        packed = [NETWORK.pack(start >> 64, start & _MASK, value_of(value)) for start, value in each]
+        return self._tables.add(struct.pack("<I", len(packed)) + b"".join(packed))
 
     def _match(self, match: Matching) -> int:
         return self._places.get(match.deny, 0) << 1 | (match.allow != NO_RULE)

@@ -18,12 +18,14 @@ import msgspec
 from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
-from ...spelling import normal_id
+from ...spelling import SQL
 from ..document import ANY, BY_RULE
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
+from ..spelled import read_entry
 from ..strict import nearest
 from ..wellformed import actor_of, mode_of
+from ..wildcards import is_covered
 from .patch import Operation, apply, pointer
 
 #: What an answer comes from where no rule was looked at.
@@ -249,10 +251,9 @@ class _Question:
         entry = self.policy.actions.get(self.action)
         if entry is None or entry.section is None:
             return False
-        entries = entry.section.entries
-        if entries is None or self.id is None:
-            return entries is None
-        return bool(entries.get(self.id, 0) & entry.operations)
+        if entry.section.entries is None or self.id is None:
+            return entry.section.entries is None
+        return bool(entry.section.granted(self.id) & entry.operations)
 
     def _section_need(self) -> Obstacle:
         path, raw = self._section()
@@ -272,8 +273,12 @@ class _Question:
         name, operation = (item["name"], item.get("operation")) if isinstance(item, dict) else (item, None)
         if operation is not None and operation not in _BUILTIN[self.action].operations:
             return False
-        normal = name if entry.kind is None else normal_id(entry.kind, name)
-        return bool(normal == self.id)
+        return self._has(entry.kind or "", name)
+
+    def _has(self, kind: str, name: str) -> bool:
+        """Say whether a section's entry with this name, whatever its operation, covers the question's resource."""
+        match, text = read_entry((), name, kind, name)
+        return self.id is not None and is_covered(match, text, self.id)
 
     def _why_not_admitted(self, by: str) -> str:
         path, raw = self._section()
@@ -284,7 +289,7 @@ class _Question:
         if raw == BY_RULE:
             return f"no rule allows it, and nothing else admits {_json(self.action)}"
         entries = [item for item in raw if isinstance(item, dict) and "operation" in item] if raw != ANY else []
-        others = [item["operation"] for item in entries if normal_id("sql_query", item["name"]) == self.id]
+        others = [item["operation"] for item in entries if self._has(SQL, item["name"])]
         if others:
             return f"nothing admits it: `{path[0]}` has it for {', '.join(others)} only"
         what = "a question without a resource" if self.id is None else _json(self.id)
@@ -316,7 +321,7 @@ class _Question:
         if raw == BY_RULE:
             yield Way(f'set `{name}` to "any"', ({"op": "replace", "path": pointer(path), "value": ANY},))
             return
-        if not self.id:
+        if not self.id or "*" in self.id:  # which cannot be written
             patch: Operation = {"op": "add" if raw is None else "replace", "path": pointer(path), "value": ANY}
             yield self._with_parent(f'set `{name}` to "any"', path, patch)
             return

@@ -32,7 +32,7 @@ from ...model import (
     User,
 )
 from ..evaluate import ActionEntry, RuntimePolicy
-from ..rules import ACTOR_KINDS, Rule
+from ..rules import ACTOR_KINDS, Pattern, Rule
 from .regions import Cell, Region, boxes, region
 from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
@@ -163,11 +163,13 @@ class _Action:
             for pattern in rule.resources or ():
                 if known[0].kind in (None, pattern.kind):
                     kinds.setdefault(pattern.kind, Mentions()).note(pattern, by)
-        admitted: dict[str, set[Matcher]] = {}
+        admitted: dict[Pattern, set[Matcher]] = {}
         for side, entry in enumerate(self._entries):
-            for id, bits in ((entry.section.entries if entry and entry.section else None) or {}).items():
-                if entry is not None and bits & entry.operations:
-                    admitted.setdefault(id, set()).add((side, _SECTION))
+            if entry is None or entry.section is None:
+                continue
+            for pattern, bits in entry.section.patterns(entry.kind or ""):
+                if bits & entry.operations:
+                    admitted.setdefault(pattern, set()).add((side, _SECTION))
         optional = len(known) < 2 or not all(entry.required for entry in known)
         return of_builtin(kinds, admitted, optional) if known[0].kind else of_own(kinds, admitted, optional)
 

@@ -19,8 +19,8 @@ class Region(msgspec.Struct, frozen=True):
     """What is selected: of all selectors that fit, in both lists, the most specific one says whether it is in.
 
     What no selector fits is not in. A selector with a kind is more specific than one without. Then ``exact`` is more
-    specific than ``beginning``, of which a longer one is more than a shorter one. All of
-    these, ``none`` and ``absent`` are more specific than ``any``.
+    specific than ``beginning``, ``ending`` and ``network``, of which a longer one is more than a shorter one; one that
+    every id begins with is the least. All of these, ``none`` and ``absent`` are more specific than ``any``.
     """
 
     include: tuple[Selector, ...]

@@ -1,27 +1,46 @@
 """Divides actors, modes and resources into the parts that two documents can tell apart.
 
-Texts in a document are compared in few ways: with one id, with the beginning of ids, with a kind. So they cut the ids
-of a kind into finitely many parts, :class:`Atom`. Those are each id that is mentioned, what goes on after each
-beginning that is (the longest one counts), and all others. Questions that differ only within an atom have the same
-answer from both.
+Texts in a document are compared in few ways: with one id, with the beginning of ids, with the ending of names, with a
+network of addresses, with a kind. So they cut the ids of a kind into finitely many parts, :class:`Atom`. Those are each
+id that is mentioned, what each wildcard covers that is (the longest one counts), and all others. Questions that differ
+only within an atom have the same answer from both. Wildcards that leave no id of their own have no atom.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from itertools import count
+from itertools import count, product
 from typing import Final, NamedTuple, Union
 
 import msgspec
 
-from ...spelling import UNCERTAIN, normal_id
+from ...spelling import HOST_LENGTH, UNCERTAIN, normal_id
 from ..rules import Pattern
+from ..wildcards import (
+    BEGINNING,
+    ENDING,
+    EXACT,
+    NETWORK,
+    Match,
+    Networks,
+    address_number,
+    address_text,
+    bounds,
+    is_mapped,
+    make_networks,
+)
 
 #: What matches: a rule (side and number), a section (side and ``"section"``), or that there is nothing to match.
 Matcher = Union[tuple[int, Union[int, str]], str]
 Signature = frozenset[Matcher]
 NOTHING: Final[Signature] = frozenset()
+#: The number of an atom, and what matches all of it.
+Place = tuple[int, Signature]
+
+#: What fresh names are made of, and how long their first label is at most: there are more of them than mentions.
+_SIGNS: Final = "xyzabcdefghijklmnopqrstuvw0123456789_-"
+_LABEL: Final = 5
 
 
 class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,6 +51,8 @@ class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
     ``none``       a resource without an id; without a ``kind`` of whatever kind
     ``exact``      the id ``text``; without a ``kind`` of whatever kind
     ``beginning``  ids that go on after ``text``, for one character or more
+    ``ending``     names with one label or more before ``text``
+    ``network``    addresses in ``text``
     """
 
     match: str
@@ -90,13 +111,20 @@ class Mentions:
         self.any: set[Matcher] = set()
         self.ids: dict[str, set[Matcher]] = {}
         self.beginnings: dict[str, set[Matcher]] = {}
+        self.endings: dict[str, set[Matcher]] = {}
+        self.networks: dict[str, set[Matcher]] = {}
 
     def note(self, pattern: Pattern, by: Matcher) -> None:
         """Take note that ``by`` mentions what ``pattern`` covers."""
         if pattern.text is None:
             self.any.add(by)
         else:
-            (self.beginnings if pattern.prefix else self.ids).setdefault(pattern.text, set()).add(by)
+            self._of(pattern.match).setdefault(pattern.text, set()).add(by)
+
+    def _of(self, match: Match) -> dict[str, set[Matcher]]:
+        if match == EXACT:
+            return self.ids
+        return {BEGINNING: self.beginnings, ENDING: self.endings, NETWORK: self.networks}[match]
 
 
 def add_kind(
@@ -127,21 +155,29 @@ def add_kind(
         signatures.append((rest if above < 0 else signatures[above]) | mentions.beginnings[text])
         atom = Atom(Selector("beginning", kind, text), kind, _fresh(text, chain, mentions), signatures[at])
         numbers.append(space.add(atom, top if above < 0 else numbers[above], atom_like("")))
+    root = (numbers[0], signatures[0]) if chain.texts[:1] == [""] else (top, rest)
+    endings = _add_endings(space, kind, mentions, root, atom_like(""))
+    networks = _add_networks(space, kind, mentions, root, atom_like(""))
     for id, by in mentions.ids.items():
         at = chain.longest(id)
-        above, signature = (top, rest) if at < 0 else (numbers[at], signatures[at])
+        around = (top, rest) if at < 0 else (numbers[at], signatures[at])
+        if mentions.networks and (address := address_number(id)) is not None:
+            above, signature = networks.find(address)
+        else:
+            above, signature = _longest_ending(endings, id) or around
         space.add(Atom(Selector("exact", kind, id), kind, id, signature | by), above, atom_like(id))
     return top
 
 
-def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
+def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[Pattern, set[Matcher]], optional: bool) -> Space:
     """Return the resources of a built-in action, which are of one kind.
 
-    ``admitted`` are the ids in sections. ``optional`` says that a question may do without a resource, or its id.
+    ``admitted`` are the entries of sections. ``optional`` says that a question may do without a resource, or its id.
     """
     ((kind, mentions),) = kinds.items()
-    for id, by in admitted.items():
-        mentions.ids.setdefault(id, set()).update(by)
+    for pattern, matchers in admitted.items():
+        for by in matchers:
+            mentions.note(pattern, by)
     space = Space()
     top = add_kind(space, kind, mentions)
     if optional:
@@ -150,27 +186,85 @@ def of_builtin(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher
     return space
 
 
-def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[str, set[Matcher]], optional: bool) -> Space:
+def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[Pattern, set[Matcher]], optional: bool) -> Space:
     """Return the resources of an application's own action, whose section admits ids of whatever kind.
 
     Of kinds that no rule mentions, the one without a name stands for all.
     """
     space = Space()
     like = {"": space.add(Atom(ANYTHING, "", "", NOTHING))}
-    for id, by in admitted.items():
+    ids = {str(pattern.text): by for pattern, by in admitted.items()}
+    for id, by in ids.items():
         like[id] = space.add(Atom(Selector("exact", None, id), "", id, frozenset(by)), like[""])
     none = -1
     if optional:
         space.add(Atom(Selector("absent"), None, None, frozenset({"absent"})), like[""])
         none = space.add(Atom(Selector("none"), "", None, frozenset({"none"})), like[""])
     for kind, mentions in kinds.items():
-        for id, by in admitted.items():
+        for id, by in ids.items():
             if normal_id(kind, id) == id:  # nothing else is asked about
                 mentions.ids.setdefault(id, set()).update(by)
         top = add_kind(space, kind, mentions, parent=like[""], like=like)
         if optional:
             space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top, none)
     return space
+
+
+def _add_endings(space: Space, kind: str, mentions: Mentions, root: Place, like: int | None) -> Mapping[str, Place]:
+    """Add an atom for each ending. Return where the names are that end so."""
+    places: dict[str, Place] = {}
+    for text in sorted(mentions.endings, key=len):
+        above, signature = _longest_ending(places, text) or root
+        signature |= mentions.endings[text]
+        id = _fresh_name(text, mentions)
+        atom = Atom(Selector("ending", kind, text), kind, id, signature)
+        places[text] = (above if id is None else space.add(atom, above, like)), signature
+    return places
+
+
+def _longest_ending(places: Mapping[str, Place], name: str) -> Place | None:
+    at = name.find(".") if places else -1
+    while at >= 0:
+        if (place := places.get(name[at + 1 :])) is not None:
+            return place
+        at = name.find(".", at + 1)
+    return None
+
+
+def _fresh_name(ending: str, mentions: Mentions) -> str | None:
+    """Return a name that is not mentioned and ends so, but with no longer ending; ``None`` where there is none."""
+    room = min(HOST_LENGTH - len(ending) - 1, _LABEL)
+    for length in range(1, room + 1):
+        for signs in product(_SIGNS, repeat=length):
+            name = f"{''.join(signs)}.{ending}"
+            if name not in mentions.ids:  # a longer ending has a dot more
+                return name
+    return None
+
+
+def _add_networks(space: Space, kind: str, mentions: Mentions, root: Place, like: int | None) -> Networks[Place]:
+    """Add an atom for each network that has an address of its own. Return where each address is."""
+    innermost = make_networks({text: text for text in mentions.networks}, "", lambda own, around: own)
+    own: dict[str, str] = {}
+    for text, first, after in zip(innermost.values, innermost.starts, (*innermost.starts[1:], 2**128), strict=True):
+        unmentioned = (address_text(at) for at in range(first, after) if address_text(at) not in mentions.ids)
+        if text and text not in own and (id := next(unmentioned, None)) is not None:
+            own[text] = id
+    places: dict[str, Place] = {"": root}
+    around: list[tuple[int, int, str]] = []
+    spans = [(*bounds(text), text) for text in mentions.networks]
+    for first, last, text in sorted(spans, key=lambda span: (span[0], -span[1])):
+        while around and around[-1][1] < first:
+            around.pop()
+        is_inside = bool(around) and is_mapped(around[-1][0]) == is_mapped(first)
+        above, signature = places[around[-1][2] if is_inside else ""]
+        signature |= mentions.networks[text]
+        number = above
+        if text in own:
+            number = space.add(Atom(Selector("network", kind, text), kind, own[text], signature), above, like)
+        places[text] = number, signature
+        around.append((first, last, text))
+    return Networks(innermost.starts, tuple(places[text] for text in innermost.values))
 
 
 class _Chain:

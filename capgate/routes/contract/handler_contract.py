@@ -236,7 +236,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
         ``cache.write``. Of an application's own action, ``"any"`` admits questions without a resource, too.
 
         What handlers ask for themselves, and no route declares, is not in a contract, and not admitted. Raises
-        :class:`ConfigError` where the metadata of an action are not those that this version goes by.
+        :class:`ConfigError` where the metadata of an action are not those that this version goes by. Raises it, too,
+        for an id that contains ``*``: in a document that would be a wildcard.
         """
         document: dict[str, Any] = {}
         own: dict[str, Any] = {}
@@ -250,6 +251,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
             if open:
                 group[key] = "any"
             elif id is not None and group[key] != "any" and entry not in group[key]:
+                if "*" in id:
+                    raise ConfigError("resource", id, "an id without '*', which no policy document can say")
                 group[key].append(entry)
         name = self.service if is_label(self.service) else "contract"
         return {"name": name, "version": "0", **document, **({"actions": own} if own else {})}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ...model import PolicyInput
-from ...policy import ActionEntry, RuntimePolicy
+from ...policy import ActionEntry, Pattern, RuntimePolicy
 from ...policy.document import EVERY, MIGRATE, READ, WRITE
 
 _CLASSES = ((READ, "read"), (WRITE, "write"), (MIGRATE, "migrate"))
@@ -72,7 +72,9 @@ def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPar
     if entries is None or id is None:
         yield DocumentPart(explanation.section)
         return
-    yield from _parts_of_entry(explanation.section, id, entries[id], action.operations)
+    for pattern, granted in _patterns(action):
+        if granted & action.operations and pattern.covers(pattern.kind, id):
+            yield from _parts_of_entry(explanation.section, pattern.written, granted, action.operations)
 
 
 def _parts(policy: RuntimePolicy) -> Iterator[DocumentPart]:
@@ -83,8 +85,12 @@ def _parts(policy: RuntimePolicy) -> Iterator[DocumentPart]:
         if entries is None:
             yield DocumentPart(path)
             continue
-        for id, granted in entries.items():
-            yield from _parts_of_entry(path, id, granted, granted)
+        for pattern, granted in _patterns(action):
+            yield from _parts_of_entry(path, pattern.written, granted, granted)
+
+
+def _patterns(action: ActionEntry) -> Iterator[tuple[Pattern, int]]:
+    return iter(()) if action.section is None else action.section.patterns(action.kind or "")
 
 
 def _sections(policy: RuntimePolicy) -> Iterator[tuple[str, ActionEntry]]:

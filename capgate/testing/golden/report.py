@@ -89,7 +89,7 @@ def describe_rule(rule: Rule) -> str:
 
 
 def _pattern(pattern: Pattern) -> str:
-    return pattern.kind if pattern.text is None else f"{pattern.kind}:{pattern.text}{'*' if pattern.prefix else ''}"
+    return pattern.kind if pattern.text is None else f"{pattern.kind}:{pattern.written}"
 
 
 def decided_by(explanation: Explanation, policy: RuntimePolicy) -> str:

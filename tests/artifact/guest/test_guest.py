@@ -110,8 +110,12 @@ def near(draw: st.DrawFn) -> str:
     return changed[change]
 
 
+#: Without wildcards, which are made up elsewhere.
+entries = texts.filter(lambda text: "*" not in text)
+
+
 def sections() -> st.SearchStrategy[Any]:
-    return st.one_of(st.just("any"), st.lists(texts, unique=True, max_size=12))
+    return st.one_of(st.just("any"), st.lists(entries, unique=True, max_size=12))
 
 
 def _is_query(text: str) -> bool:
@@ -131,7 +135,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     if isinstance(document.get("sql"), list):
         document["sql"] += draw(
             st.lists(
-                st.fixed_dictionaries({"name": texts.filter(_is_query), "operation": st.sampled_from(OPERATIONS)}),
+                st.fixed_dictionaries({"name": entries.filter(_is_query), "operation": st.sampled_from(OPERATIONS)}),
                 unique_by=lambda entry: (entry["name"], entry["operation"]),
                 max_size=8,
             )

@@ -33,9 +33,11 @@ DOCUMENT: dict[str, Any] = {
     "rules": [
         {"effect": "deny", "actions": ["db.read"], "actors": ["service:a/*", "user"], "modes": ["dev"], "reason": "no"},
         {"effect": "allow", "actions": ["db.read"], "actors": ["service:a/b"], "resources": READABLE},
-        {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:a.example", "host:b.*"]},
-        {"effect": "deny", "actions": ["http.outbound"], "resources": ["host:b.c.*"]},
-    ]
+        {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:a.example", "host:*.b"]},
+        {"effect": "deny", "actions": ["http.outbound"], "resources": ["host:*.c.b", "host:10.0.0.0/8"]},
+        {"effect": "allow", "actions": ["fs.read"], "resources": ["path:a/*"]},
+    ],
+    "egress": ["*.d", "fd00::/8"],
 }  # fmt: skip
 POLICY = RuntimePolicy.from_document(DOCUMENT)
 IMAGE = make_image(POLICY)
@@ -43,8 +45,12 @@ QUESTIONS = [
     PolicyInput("db.read", Service("a/b"), Resource("sql_query", "r/x"), env=Environment("s", "dev")),
     PolicyInput("db.read", Service("a/b"), Resource("sql_query", "q")),
     PolicyInput("db.read", User("a"), Resource("sql_query", "x" * 300), env=Environment("s", "dev")),
-    PolicyInput("http.outbound", resource=Resource("host", "B.c.D")),
+    PolicyInput("http.outbound", resource=Resource("host", "D.c.B")),
     PolicyInput("http.outbound", resource=Resource("host", "a.EXAMPLE")),
+    PolicyInput("http.outbound", resource=Resource("host", "10.255.0.1")),
+    PolicyInput("http.outbound", resource=Resource("host", "fd00::1:2")),
+    PolicyInput("http.outbound", resource=Resource("host", "x.y.d")),
+    PolicyInput("fs.read", resource=Resource("path", "a/b")),
 ]
 WORK = 40_000
 
@@ -72,7 +78,8 @@ def outcomes(instance: Guest) -> list[object]:
 
 def test_the_questions_reach_every_part() -> None:
     answers = [POLICY.explain(question) for question in QUESTIONS]
-    assert [answer.rule for answer in answers] == [0, 1, 0, 3, 2]
+    assert [answer.rule for answer in answers] == [0, 1, 0, 3, 2, 3, None, None, 4]
+    assert [answer.section for answer in answers[6:8]] == ["egress", "egress"]
 
 
 def test_every_byte_changed(opened: Open) -> None:
@@ -220,10 +227,10 @@ def test_a_part_that_is_not_in_the_image_traps(opened: Open, part: str) -> None:
             instance.ask(question)
 
 
-@pytest.mark.parametrize("size", [8, 12, 16, 52])
+@pytest.mark.parametrize("size", [8, 12, 20, 52])
 def test_a_part_that_ends_behind_the_image_traps(opened: Open, size: int) -> None:
     """One byte too few for it, and nothing but zeros there."""
-    part = {8: "by mode", 12: "denials", 16: "kind", 52: "by actor"}[size]
+    part = {8: "by mode", 12: "denials", 20: "kind", 52: "by actor"}[size]
     data, position = _IMAGE_OF_REACHED, _positions(_IMAGE_OF_REACHED)[part]
     question = PolicyInput("x.y", User("who"), Resource("kind", "which"), env=Environment("s", "mode"))
     (offset,) = struct.unpack_from("<I", data, position)
@@ -274,18 +281,26 @@ def test_more_beginnings_than_there_are_trap(opened: Open, count: int) -> None:
             instance.ask(PolicyInput("x.y", User(id), env=Environment("s", "mode")))
 
 
-def test_what_is_neither_host_nor_not_traps(opened: Open) -> None:
-    rule = {"effect": "allow", "actions": ["http.outbound"], "resources": ["host:a"]}
-    data = make_image(RuntimePolicy.from_document({"rules": [rule]}))
-    (at,) = (at for at in range(40, len(data) - 15, 4) if struct.unpack_from("<4I", data, at) == (0, 0, 1, 0))
-    question = PolicyInput("http.outbound", resource=Resource("host", "a"))
-    for value in (0, 1, 2, 0xFFFFFFFF):
-        instance = opened(module_of(data[: at + 4] + struct.pack("<I", value) + data[at + 8 :]))
-        if value <= 1:
-            assert instance.ask(question) is ALLOW
-            continue
-        with pytest.raises(GuestTrap):
-            instance.ask(question)
+@pytest.mark.parametrize("count", [4, 2**20, 214_748_365, 2**32 - 1])
+def test_more_networks_than_there_are_trap(opened: Open, count: int) -> None:
+    data = bytearray(make_image(RuntimePolicy.from_document({"egress": ["10.0.0.0/8"]})))
+    (at,) = (at for at in range(40, len(data) - 63, 4) if _starts(data, at) == (3, 0, 10 << 24, 11 << 24))
+    question = PolicyInput("http.outbound", resource=Resource("host", "10.0.0.1"))
+    assert opened(module_of(bytes(data))).ask(question) is ALLOW
+    struct.pack_into("<I", data, at, count)
+    if count == 4:
+        del data[at + 64 :]
+        data += bytes(-len(data) % 4)
+        struct.pack_into("<I", data, 4, len(data))
+    instance = opened(module_of(bytes(data)))
+    with pytest.raises(GuestTrap):
+        instance.ask(question)
+
+
+def _starts(data: bytes | bytearray, at: int) -> tuple[int, ...]:
+    """How many, and where three begin among the IPv4 addresses, if networks lie at this offset."""
+    count, *numbers = struct.unpack_from("<I" + "QQI" * 3, data, at)
+    return count, *(max(0, lower - (0xFFFF << 32)) for lower in numbers[1::3])
 
 
 def test_parents_in_a_circle_trap(opened: Open) -> None:

@@ -42,7 +42,7 @@ def requirements(draw: st.DrawFn, static: bool = False) -> ContractRequirement:
     action = ACTIONS[draw(st.sampled_from(sorted(ACTIONS)))]
     kind = action.kind or draw(st.sampled_from(["page", "order"]))
     shape = draw(st.sampled_from(["static", "static", "none", "kind", *([] if static else ["dynamic"])]))
-    id = escape(draw(ids.filter(lambda id: normal_id(kind, id) == id)))
+    id = escape(draw(ids.filter(lambda id: normal_id(kind, id) == id and "*" not in id)))
     resource = {
         "static": f"{kind}:{id}",
         "none": None,

@@ -71,6 +71,13 @@ def test_nothing_else_is_allowed_in_a_static_section(contract: HandlerContract, 
     assert (type(result) is Allow) == (open or normal in admitted)
 
 
+@pytest.mark.parametrize("needed", [("fs.read", "path:a/*"), ("cache.read", "namespace:a*"), (OWN[0].name, "page:*")])
+def test_an_id_that_would_be_a_wildcard_is_refused(needed: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        contract_with(needed).policy_document()
+    assert str(caught.value.seen).endswith("*")
+
+
 @pytest.mark.parametrize("action", [*BUILTIN_ACTIONS, *OWN], ids=lambda action: str(action.name))
 def test_a_section_that_is_not_declared_admits_nothing(action: Any) -> None:
     policy = RuntimePolicy.from_contract(HandlerContract(policy_hash=policy_hash()))
