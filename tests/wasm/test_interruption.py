@@ -51,11 +51,11 @@ def test_a_child_that_compiles_is_ended(engine_name: str) -> None:  # T-7
     module, limits = guest(extra=LARGE), Limits(compile_seconds=60)
     data = meter(module).data
     assert len(module) > 100_000
-    leaves = Leaves(0)
+    leaves, others = Leaves(0), set(psutil.Process().children())
     with pytest.raises(Interrupted), interruptible(leaves):
         compile_in_child(load_engine(engine_name), module, data, limits)
     assert leaves.asked >= 2  # the one who looks, and the one who waits
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
 
 
 def test_a_child_that_is_wanted_is_not(engine_name: str) -> None:
