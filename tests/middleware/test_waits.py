@@ -22,6 +22,7 @@ from capgate.limits import Limits
 from capgate.middleware import bodies
 from capgate.middleware.bodies import PIECE
 from capgate.model import ALLOW, Allow, Deny, PolicyInput, PolicyResult, Reason, User
+from capgate.runtime.bounded_wait import TICK
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope

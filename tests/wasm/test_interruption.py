@@ -14,8 +14,9 @@ from capgate.wasm.interruption import Interrupted, check_interrupted, interrupti
 from ..support.guests import guest
 
 FUNCTIONS = 20
-#: Code of 100 kB.
-LARGE = f"(func {'(nop)' * 1_500})" * 70
+#: Code of 800 kB that a compiler has to think about, for longer than it takes to look whether it is wanted.
+STEP = "(local.set 0 (i32.mul (i32.add (local.get 0) (i32.const 3)) (local.get 0)))"
+LARGE = f"(func (param i32) (result i32) {STEP * 200} (local.get 0))" * 300
 
 
 class Leaves:
