@@ -92,6 +92,7 @@ def test_the_wheel_works_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: 
     assert (done.stdout, done.stderr) == (f"{tmp_path}/capgate/__init__.py Allow()\n", "")
 
 
+@pytest.mark.slow  # the linter is the developers'
 def test_imports_go_one_way() -> None:
     require_module("importlinter")
     done = subprocess.run(

@@ -67,12 +67,14 @@ def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPar
     if explanation.section is None:
         return
     action = policy.actions[input.action]
-    entries = None if action.section is None else action.section.entries
+    section = action.section
     id = None if input.resource is None else input.resource.id
-    if entries is None or id is None:
+    if section is None or section.entries is None or id is None:
         yield DocumentPart(explanation.section)
         return
-    for pattern, granted in _patterns(action):
+    if section.entries.get(id, 0) & action.operations:
+        yield from _parts_of_entry(explanation.section, id, section.entries[id], action.operations)
+    for pattern, granted in section.wildcards.items():
         if granted & action.operations and pattern.covers(pattern.kind, id):
             yield from _parts_of_entry(explanation.section, pattern.written, granted, action.operations)
 
