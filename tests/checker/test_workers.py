@@ -19,13 +19,13 @@ import pytest
 from capgate.artifact.build import build_policy
 
 from ..support.stores import KEY, Shelf
-from ..support.tools import FULL, ROOT
+from ..support.tools import ROOT, examples
 
 pytestmark = pytest.mark.slow
 
 WORKERS = 4
 #: Activations and rollbacks together.
-CHANGES = 200 if FULL else 40
+CHANGES = examples(100, quick=40)
 
 
 def policy(version: int) -> bytes:

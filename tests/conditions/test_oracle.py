@@ -34,6 +34,12 @@ def _recursion_limit() -> Iterator[None]:
     sys.setrecursionlimit(before)
 
 
+@pytest.fixture(autouse=True)
+def _errors_that_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both sides of ``&&`` are errors, the oracle writes them into its own, and some cannot be written."""
+    monkeypatch.setattr(CELEvalError, "__repr__", Exception.__repr__)
+
+
 @cache
 def oracle(text: str) -> Runner:
     environment = Environment()
@@ -65,7 +71,7 @@ def by_oracle(text: str, facts: dict[str, object]) -> bool | None:
 def test_generated_conditions_are_answered_as_cel_python_answers_them() -> None:
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(1_000))
+    @settings(max_examples=examples(500))
     @given(conditions(2, mixed=False), facts(hostile=False))
     def check(text: str, facts: dict[str, object]) -> None:
         text = text.replace("1ns", "1us").replace("59.999999999Z", "59.999999Z")  # the oracle has microseconds
@@ -83,7 +89,7 @@ def test_a_fact_taken_away_leaves_an_answer_as_it_is_or_unknown() -> None:
     """Thus no allow appears, which needs true, and no denial goes, which needs false."""
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(2_000))
+    @settings(max_examples=examples(1_000))
     @given(conditions(3), facts(), st.data())
     def check(text: str, facts: dict[str, object], data: st.DataObject) -> None:
         without_has = re.sub(r"has\([a-z_.]*\)", "context.mfa", text)

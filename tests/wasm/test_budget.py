@@ -25,7 +25,7 @@ from .wat import compile_wat
 #: Every how manieth call of the suite is tried.
 STRIDE = 1 if FULL else 31
 #: How many calls of one function of the suite are tried: more only change its operands.
-CALLS_PER_FUNCTION = 8
+CALLS_PER_FUNCTION = 4
 #: A store holds ten thousand instances at most.
 CALLS_PER_STORE = 2_000
 

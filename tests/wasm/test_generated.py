@@ -15,12 +15,12 @@ from capgate.wasm.metering.charges import TOO_DEEP
 from capgate.wasm.metering.rewrite import RESET, STATUS
 from capgate.wasm.module import F32, F64, I64, Module
 
-from ..support.tools import FULL, require_tool
+from ..support.tools import examples, require_tool
 from .engines import Host, Trapped, WasmtimeHost, make_host
 from .fuelled import fuelled, refuel, spent
 from .rules import WASMTIME
 
-COUNT = 300 if FULL else 40
+COUNT = examples(150, quick=40)
 FEATURES = ("sign-ext", "mutable-globals", "nontrapping-float-to-int", "bulk-memory", "multivalue")
 EXHAUSTED = "call stack exhausted"
 

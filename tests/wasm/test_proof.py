@@ -15,7 +15,7 @@ from capgate.wasm.metering.module_proof import verify
 from capgate.wasm.metering.rewrite import prices_of
 from capgate.wasm.module import Export, Module
 
-from ..support.tools import FULL
+from ..support.tools import examples
 from .binary import body
 from .detectors import run
 from .engines import Trapped, WasmtimeHost
@@ -23,7 +23,7 @@ from .shapes import SHAPES
 from .wat import compile_wat
 
 LIMITS = Limits(fuel=10_000_000)
-FLIPS = 10_000 if FULL else 1_500
+FLIPS = examples(5_000)
 BY_NAME = {shape.name: shape for shape in SHAPES}
 
 

@@ -33,7 +33,7 @@ from capgate.policy import RuntimePolicy
 from capgate.spelling import normal_id
 
 from ...support.policy_fixtures import Fixture, load_fixtures
-from ...support.tools import require_tool
+from ...support.tools import examples, require_tool
 from .guest import CHECK, POST, ROOM, Guest, GuestTrap, record
 
 DOCUMENT = {"sql": ["upsert_user"], "egress": ["api.example.com"], "compute": "any"}
@@ -173,7 +173,9 @@ def questions(draw: st.DrawFn) -> PolicyInput:
 
 
 @pytest.mark.slow
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(
+    max_examples=examples(40, quick=20), suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example]
+)
 @given(document=documents(), asked=st.lists(questions(), min_size=5, max_size=30))
 def test_guest_and_python_agree(engine_name: str, document: dict[str, Any], asked: list[PolicyInput]) -> None:
     policy = RuntimePolicy.from_document(document)

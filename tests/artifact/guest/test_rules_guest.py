@@ -22,11 +22,14 @@ from capgate.runtime.interpreter import WasmInterpreter
 
 from ...support.documents import documents, questions
 from ...support.judgement import judge
+from ...support.tools import examples
 from .guest import CountedGuest, Guest
 
 
 @pytest.mark.slow
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(
+    max_examples=examples(50, quick=20), suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example]
+)
 @given(data=st.data(), document=documents())
 def test_the_guest_judges_as_the_rules_read(engine_name: str, data: st.DataObject, document: dict[str, Any]) -> None:
     instance = Guest(engine_name, build_policy(document))
@@ -110,7 +113,9 @@ def networks(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(
+    max_examples=examples(80, quick=30), suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example]
+)
 @given(data=st.data(), entries=st.lists(networks(), min_size=1, max_size=12, unique=True))
 def test_addresses_lie_in_networks_as_numbers(engine_name: str, data: st.DataObject, entries: list[str]) -> None:
     """At the edges of each network, and beside them, in both engines, in Python and by ``ipaddress``."""
