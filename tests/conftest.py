@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -51,6 +52,14 @@ def _require_engine(name: str) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"engines under test: {', '.join(EXPECTED_ENGINES)}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what was collected to itself: twenty thousand tests that stay to the end are a long way for each
+    collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
