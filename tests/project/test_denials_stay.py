@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,16 +57,26 @@ def walk(tree: ast.AST, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ast
         yield from walk(child, (*inside, child.name) if named else inside)  # type: ignore[attr-defined]
 
 
+@cache
+def nodes(module: str) -> list[tuple[str, ast.AST, ast.AST]]:
+    """Every node of a module of the package, as :func:`walk` gives them."""
+    return list(walk(ast.parse((PACKAGE / module).read_text())))
+
+
+@cache
+def uses() -> dict[str, set[tuple[str, str]]]:
+    """The functions in which each attribute and name is used."""
+    out = defaultdict(set)
+    for module in MODULES:
+        for where, node, _ in nodes(module):
+            if isinstance(node, (ast.Attribute, ast.Name)):
+                out[node.attr if isinstance(node, ast.Attribute) else node.id].add((module, where))
+    return out
+
+
 def places(wanted: str) -> set[tuple[str, str]]:
     """The functions in which an attribute or a name of that name is used."""
-    found = set()
-    for module in MODULES:
-        for where, node, _ in walk(ast.parse((PACKAGE / module).read_text())):
-            used = isinstance(node, ast.Attribute) and node.attr == wanted
-            named = isinstance(node, ast.Name) and node.id == wanted
-            if used or named:
-                found.add((module, where))
-    return found
+    return uses().get(wanted, set())
 
 
 def gives_allow(node: ast.AST, parent: ast.AST) -> bool:
@@ -76,13 +88,12 @@ def gives_allow(node: ast.AST, parent: ast.AST) -> bool:
     return named and not isinstance(parent, ast.Compare) and isinstance(getattr(node, "ctx", None), ast.Load)
 
 
-@pytest.mark.slow
 def test_every_allow_is_given_for_a_reason_that_is_known() -> None:
     found = set()
     for module in MODULES:
         if module in ("model.py",) or module.startswith(("cli/", "testing/")):
             continue  # where it is defined; and what judges nothing that a client sent
-        for where, node, parent in walk(ast.parse((PACKAGE / module).read_text())):
+        for where, node, parent in nodes(module):
             if gives_allow(node, parent):
                 found.add((module, where))
     assert found == set(GIVE)
@@ -131,7 +142,7 @@ def test_only_what_the_code_says_begins_it() -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("cli/")])
 def test_no_decision_is_changed_in_place(module: str) -> None:
     """Neither by assigning to a part of one, nor by making a copy with another result."""
-    for _, node, _ in walk(ast.parse((PACKAGE / module).read_text())):
+    for _, node, _ in nodes(module):
         if isinstance(node, ast.Attribute) and node.attr == "result":
             assert isinstance(node.ctx, ast.Load)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("replace"):

@@ -357,7 +357,7 @@ compiling.wait()
     assert ran.stdout == "True policy_unavailable\n"
 
 
-@pytest.mark.parametrize("where", FORKS)
+@pytest.mark.parametrize("where", [*FORKS[:2], *(pytest.param(where, marks=pytest.mark.slow) for where in FORKS[2:])])
 def test_after_a_fork_the_child_answers_by_itself(engine_name: str, where: str) -> None:  # P10
     command = [sys.executable, "-W", "error", "-m", "tests.runtime.pool.forking", engine_name, where]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
