@@ -240,7 +240,7 @@ async def test_of_many_releases_each_bad_one_is_left_and_no_good_one(shelf: Shel
                     assert await checker.refresh() is True
                     now = checker.current
                     until = time.monotonic() + 120
-                    while now.asked < 12 and not now.fails():
+                    while now.asked < 25 and not now.fails():
                         await anyio.sleep(0.001)
                         assert time.monotonic() < until
                     await checker.refresh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -298,7 +299,10 @@ def test_an_answer_depends_on_nothing_but_the_inputs(data: st.DataObject, docume
         env=Environment("elsewhere", asked.env.mode if "mode" in policy.inputs else other.env.mode),
         timestamp=2**63,
     )
-    assert policy.explain(same) == policy.explain(asked)
+    # What a rule that only monitors would have said is no part of it: that is looked up for each question.
+    assert msgspec.structs.replace(policy.explain(same), monitored=None) == msgspec.structs.replace(
+        policy.explain(asked), monitored=None
+    )
 
 
 texts = st.text(st.sampled_from("a/.:é\U0001f511\uffff\0"), max_size=7)

@@ -59,7 +59,7 @@ class Selection:
     @property
     def examples(self) -> int:
         """How many examples a property is tried with, where its test does not say so itself."""
-        return 20 if self.run == QUICK else 100
+        return 15 if self.run == QUICK else 100
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
