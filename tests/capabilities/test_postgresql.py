@@ -141,6 +141,7 @@ CALLS: Final = [
     'WITH "x" AS (SELECT 1 AS a) SELECT x.wipe_any FROM x',
     "SELECT o.a FROM orders AS o(a) JOIN orders AS p ON p.wipe = 1",
     "UPDATE orders SET item = 'tea' RETURNING orders.wipe",
+    "WITH orders AS (SELECT 1 AS wipe) UPDATE orders SET item = 'tea' RETURNING orders.wipe",
     "INSERT INTO orders (id, item) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET item = 'tea' WHERE excluded.wipe = 1",
 ]
 

@@ -113,6 +113,13 @@ def test_dialects_differ(dialect: str, sql: str, action: str, expected: tuple[tu
         ("WITH x AS (DELETE FROM t RETURNING a) SELECT x.a, x.wipe FROM x", [("", "wipe")]),
         ("WITH t AS (SELECT a FROM s.u) SELECT t.a, t.wipe FROM t", [("", "wipe")]),
         ('WITH "t" AS (SELECT a FROM s.u) SELECT t.a, t.wipe FROM t', [("", "wipe"), ("t", "a"), ("t", "wipe")]),
+        # What is written is a table, whatever a WITH defines by that name.
+        ("WITH t AS (SELECT 1 AS wipe) DELETE FROM t RETURNING t.wipe", [("t", "wipe")]),
+        ("WITH t AS (SELECT 1 AS wipe) DELETE FROM t AS k RETURNING k.wipe", [("t", "wipe")]),
+        ("WITH t AS (SELECT 1 AS wipe) UPDATE t SET a = t.wipe", [("t", "wipe")]),
+        ("WITH t AS (SELECT 1 AS wipe) INSERT INTO t (a) VALUES (1) RETURNING t.wipe", [("t", "wipe")]),
+        ("WITH t AS (SELECT 1 AS wipe) MERGE INTO t USING u ON t.wipe = 1 WHEN MATCHED THEN DELETE", [("t", "wipe")]),
+        ("WITH t AS (SELECT 1 AS wipe) DELETE FROM s.u USING t WHERE t.wipe = 1", []),
         ("SELECT x.a, x.b FROM t AS x(a)", [("", "b")]),
         ("SELECT x.key FROM jsonb_each('{}') AS x(key, value)", []),
         ("SELECT x.key FROM jsonb_each('{}') AS x", [("", "key")]),

@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlglot import Token, TokenType, exp
 
+from .touched_tables import DML
+
 #: In place of a table: nobody can know what is named here.
 NOBODY_KNOWS: Final = ""
 
@@ -84,9 +86,12 @@ def _sources(
     tree: exp.Expression, fold: Fold, table_name: Fold, defined_by: Callable[[Any], Any]
 ) -> Iterator[tuple[_Place, _Source]]:
     """Yield what stands before a dot, as schema and name, with what that is."""
-    for insert in tree.find_all(exp.Insert):
-        target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
-        yield (None, "excluded"), _Source(table_name(target) or NOBODY_KNOWS)
+    written: set[int] = set()  # which are tables, whatever a WITH defines by their names
+    for statement in tree.find_all(*DML):
+        target = statement.this.this if isinstance(statement.this, exp.Schema) else statement.this
+        written.add(id(target))
+        if isinstance(statement, exp.Insert):
+            yield (None, "excluded"), _Source(table_name(target) or NOBODY_KNOWS)
     definitions = [(fold(cte.args["alias"].this), cte) for cte in tree.find_all(exp.CTE)]
     for node in tree.walk():
         alias: Any = node.args.get("alias")
@@ -100,7 +105,9 @@ def _sources(
         if schema is not None and not is_alias:
             places.append((fold(schema), own))
         meant = [_rows(cte, cte.args["alias"], fold) for name, cte in definitions if schema is None and name == own]
-        if is_alias and alias.columns:  # which rename what the table has
+        if id(node) in written:
+            meant = [_Source(table_name(node) or NOBODY_KNOWS)]
+        elif is_alias and alias.columns:  # which rename what the table has
             meant = [_rows(node, alias, fold)]
         elif defined_by(node) is None:
             meant.append(_Source(table_name(node) or NOBODY_KNOWS))
