@@ -239,6 +239,25 @@ def test_a_lightweight_column_is_none_that_is_known(kept: Engine, engine: Engine
     assert set(listening.asked) == {(READ, "orders")}
 
 
+def test_a_column_of_a_select_that_is_named_like_a_table_is_none_of_the_table(kept: Engine, engine: Engine) -> None:
+    """SQLAlchemy writes it with that name, and the database takes that for the table, of which it has no column."""
+    other = select(orders.c.id.label("wipe"))
+    hostile: list[Any] = [
+        update(orders).values(item="tea").returning(other.subquery("orders").c.wipe),
+        update(orders).values(item="tea").returning(other.cte("orders").c.wipe),
+        select(orders.c.item).order_by(other.subquery("orders").c.wipe),
+    ]
+    for statement in hostile:
+        with kept.connect() as connection:  # the database does call it
+            connection.execute(statement).all()
+            assert connection.execute(select(secrets)).all() == []
+            connection.rollback()
+        with allowing({"sql": ["orders"]}), engine.connect() as connection:
+            with pytest.raises(CapabilityDenied) as caught:
+                connection.execute(statement)
+            assert reason(caught.value) == Reason.MISSING_RESOURCE
+
+
 def test_what_sqlalchemy_builds_from_tables_needs_no_more(engine: Engine) -> None:
     other, count = aliased(Order), select(orders.c.customer_id, func.count().label("n")).group_by(orders.c.customer_id)
     counted = count.subquery()

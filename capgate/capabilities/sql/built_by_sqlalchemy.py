@@ -32,13 +32,20 @@ class TracedCompiler:
     has_text = False
     #: Names, in lower case, of columns that are written with their table, and that no ``Table`` has.
     undeclared: frozenset[str] = frozenset()
+    #: Names, in lower case, of those that a ``Table`` has.
+    of_tables: frozenset[str] = frozenset()
 
     def visit_textclause(self, *args: Any, **kw: Any) -> Any:
         return self._note("visit_textclause", args, kw)
 
     def visit_column(self, column: Any, *args: Any, **kw: Any) -> Any:
         own = not column.is_literal or _OWN_TEXT.fullmatch(column.name)
-        if column.table is not None and not _has_table(column):
+        table = column.table
+        while isinstance(table, AliasedReturnsRows):
+            table = table.element
+        if isinstance(table, Table) and isinstance(column, Column):
+            self.of_tables |= {column.name.lower()}
+        elif table is not None and not isinstance(table, (SelectBase, UpdateBase)):  # else what that gives by this name
             self.undeclared |= {column.name.lower()}
         return self._note("visit_column", (column, *args), kw, own)
 
@@ -74,14 +81,6 @@ class TracedCompiler:
         return getattr(super(), name)(*args, **kw)
 
 
-def _has_table(column: Any) -> bool:
-    """Say whether ``column`` is one of a ``Table``, or what a SELECT or a RETURNING gives under that name."""
-    table = column.table
-    while isinstance(table, AliasedReturnsRows):
-        table = table.element
-    return isinstance(table, (SelectBase, UpdateBase)) or (isinstance(table, Table) and isinstance(column, Column))
-
-
 def trace(dialect: Dialect) -> None:
     """Have ``dialect`` compile its statements with a :class:`TracedCompiler`. Does nothing the second time."""
     compiler: type[SQLCompiler] = dialect.statement_compiler
@@ -94,11 +93,16 @@ def is_built(compiled: object) -> bool:
     return isinstance(compiled, TracedCompiler) and not compiled.has_text
 
 
-def undeclared_in(compiled: object) -> frozenset[str] | None:
-    """Return the names, in lower case, of columns of ``compiled`` that are of no ``Table`` and no SELECT.
+def undeclared_in(compiled: object, columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return those of ``columns``, table and column as the text has them, that are not certain to be columns.
 
-    Returns ``None`` where that is not certain. ``compiled`` is what :func:`is_built`.
+    Certain are those of a ``Table``, and of a SELECT where the text names no table instead. ``compiled`` is what
+    :func:`is_built`.
     """
     if not isinstance(compiled, TracedCompiler) or any("%(" in name for name in compiled.undeclared):
-        return None  # one that has no name yet, for one
-    return compiled.undeclared
+        return columns  # one that has no name yet, for one
+    return tuple(
+        (table, column)
+        for table, column in columns
+        if (name := column.strip('"').lower()) in compiled.undeclared or (table and name not in compiled.of_tables)
+    )

@@ -199,15 +199,9 @@ class _StatementGate:
 
     def _undeclared(self, columns: tuple[tuple[str, str], ...], built: object) -> tuple[tuple[str, str], ...]:
         """Return those of ``columns`` of which nobody said that there is such a column."""
-        names = None if built is None else undeclared_in(built)
-        if names is not None and not names:
-            return ()
+        unknown = columns if built is None else undeclared_in(built, columns)
         own = self._dialect.default_schema_name
-        return tuple(
-            (table, column)
-            for table, column in columns
-            if (names is None or column.strip('"').lower() in names) and not self._declared.has(table, column, own)
-        )
+        return tuple((table, column) for table, column in unknown if not self._declared.has(table, column, own))
 
     def _require(self, questions: list[Question]) -> None:
         if not questions:  # transaction control
