@@ -245,12 +245,14 @@ class Checker:
         """Say whether ``input``, which is well-formed, has no resource with an id, though its action needs one.
 
         Then no policy can allow it, whatever it looks at. Nor can one allow what was asked about something of a kind
-        of which it is not certain what was meant.
+        of which it is not certain what was meant, or about an empty id, which no wildcard covers.
         """
         resource = input.resource
         if resource is None:
             return input.action not in self._vocabulary.optional
-        return resource.id is None and (input.action not in self._vocabulary.optional or resource.kind in UNCERTAIN)
+        if resource.id is None:
+            return input.action not in self._vocabulary.optional or resource.kind in UNCERTAIN
+        return not resource.id
 
     def _fault(self, error: BaseException, input: object) -> Deny:
         """Return the denial for what evaluating ``input`` raised. What is a fault of ours is logged."""

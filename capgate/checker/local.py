@@ -64,7 +64,7 @@ class LocalPolicyChecker(Checker):
             if ends_task(error):
                 raise
             return self._fault(error, input)
-        if self._lacks_resource(input) and type(result) is Allow:
+        if type(result) is Allow and self._lacks_resource(input):
             return DENIED[Reason.MISSING_RESOURCE]
         return result if type(result) in (Allow, Deny) else DENIED[Reason.INTERNAL_ERROR]
 

@@ -112,7 +112,7 @@ class WasmPolicyChecker(Checker):
                 raise
             return self._fault(error, input)
         resource = input.resource
-        if (resource is None or resource.id is None) and type(result) is Allow and self._lacks_resource(input):
+        if type(result) is Allow and (resource is None or not resource.id) and self._lacks_resource(input):
             return _MISSING_RESOURCE
         return result
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from starlette.routing import Route
 
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Reason, Resource
+from capgate.routes.declare import requires
 from capgate.runtime.pool import WasmPool
 
+from ..support.asgi import Call, http_scope
 from ..support.engines import EXPECTED_ENGINES
+from ..support.gates import Ran, gated, make_checker
 from ..support.guests import artifact, guest
 
 PATIENT = Limits(deadline=20.0)
@@ -27,3 +31,23 @@ async def test_no_policy_allows_without_the_resource_that_an_action_needs(engine
             assert await checker.evaluate_many([input]) == [Deny(Reason.MISSING_RESOURCE)]
         assert await checker.evaluate(PolicyInput("db.write", resource=Resource("sql_query", "x"))) == Allow()
         assert await checker.evaluate(PolicyInput("compute.long")) == Allow()
+
+
+@pytest.mark.parametrize("kind", ["local", *EXPECTED_ENGINES])
+async def test_an_empty_id_names_nothing(kind: str) -> None:  # P-6
+    """A ``*`` stands for one character or more, so no denial with one covers it."""
+    document = {
+        **{"compute": "any", "tools": "any"},
+        "rules": [{"effect": "deny", "actions": ["compute.long", "tool.*"], "resources": ["job:*", "tool:*"]}],
+    }
+    async with make_checker(kind, document) as checker:
+        for action, of in (("compute.long", "job"), ("tool.compile", "tool")):
+            input = PolicyInput(action, resource=Resource(of, ""))
+            assert await checker.evaluate(input) == Deny(Reason.MISSING_RESOURCE)
+            assert checker.evaluate_now(input) == Deny(Reason.MISSING_RESOURCE)
+            assert await checker.evaluate_many([input]) == [Deny(Reason.MISSING_RESOURCE)]
+        ran = Ran()
+        endpoint = requires("compute.long", resource="job:{name}")(ran.endpoint("job"))
+        app = gated([Route("/jobs/{name:path}", endpoint)], checker)
+        assert [(await Call(http_scope(f"/jobs/{name}")).to(app)).status for name in ("a", "")] == [403, 403]
+        assert ran.names == []
