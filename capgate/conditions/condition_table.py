@@ -110,18 +110,24 @@ def write_table(conditions: Sequence[Node]) -> bytes:
         raise ConfigError("when", f"{len(conditions)} conditions", f"{CONDITIONS_LIMIT} at most")
     facts: dict[str, str] = {}
     constants: dict[tuple[int, bytes], Constant] = {}
+    keyed: dict[int, tuple[int, bytes]] = {}  # the keys of constants by identity, which ``conditions`` keep
     distinct = {id(condition): condition for condition in conditions}
     for condition in distinct.values():
         for node in walk(condition):
             if isinstance(node, Constant):
-                constants[_key(node)] = node
+                if id(node) not in keyed:  # one that is read may be spoken of often, and be long
+                    keyed[id(node)] = _key(node)
+                constants[keyed[id(node)]] = node
             elif isinstance(node, Fact):
                 facts[node.name] = node.type
             elif isinstance(node, Has):
                 facts.setdefault(node.name, "")  # of whatever type, unless it is also spoken of
     names = sorted(facts, key=str.encode)
     keys = sorted(constants)
-    writer = _Writer({name: number for number, name in enumerate(names)}, {key: at for at, key in enumerate(keys)})
+    places = {key: at for at, key in enumerate(keys)}
+    writer = _Writer(
+        {name: number for number, name in enumerate(names)}, {id: places[key] for id, key in keyed.items()}
+    )
     written = {key: writer.code(condition) for key, condition in distinct.items()}
     codes = [written[id(condition)] for condition in conditions]
     lists = [constants[key].value for key in keys if isinstance(constants[key].value, tuple)]
@@ -228,9 +234,9 @@ def _key(constant: Constant) -> tuple[int, bytes]:
 
 
 class _Writer:
-    """Makes the code of one condition after the other, whose facts and constants have these numbers."""
+    """Makes the code of one condition after the other, whose facts and constants, by identity, have these numbers."""
 
-    def __init__(self, facts: Mapping[str, int], constants: Mapping[tuple[int, bytes], int]) -> None:
+    def __init__(self, facts: Mapping[str, int], constants: Mapping[int, int]) -> None:
         self._facts = facts
         self._constants = constants
         self._code = bytearray()
@@ -245,7 +251,7 @@ class _Writer:
     def _write(self, node: Node) -> None:
         code = self._code
         if isinstance(node, Constant):
-            code += bytes([CONSTANT]) + _U32.pack(self._constants[_key(node)])
+            code += bytes([CONSTANT]) + _U32.pack(self._constants[id(node)])
         elif isinstance(node, Fact):
             code += bytes([FACT]) + _U32.pack(self._facts[node.name])
         elif isinstance(node, Has):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capgate.conditions import Conditions, compile_conditions
+from capgate.conditions import Conditions, compile_conditions, condition_table
 from capgate.conditions.condition_table import CONDITIONS_LIMIT, read_table, write_table
-from capgate.conditions.nodes import Constant
+from capgate.conditions.nodes import Constant, Junction, Operation
 from capgate.errors import ConfigError
 
 from ..artifact.guest.conditions_in_guest import CountedConditionsGuest
@@ -52,6 +52,24 @@ def test_what_python_takes_for_equal_is_told_apart() -> None:
     compiled = compile_conditions(texts, DECLARATION)
     assert [compiled.answer(number, {}) for number in range(len(texts))] == [True] * 6
     assert compiled.data == write_table(read_table(compiled.data).conditions)
+
+
+def test_a_constant_that_is_spoken_of_often_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else bytes of 60 kB take ten seconds to be read, and four times as long where there are twice as many."""
+    looked_at: list[Constant] = []
+    key = condition_table._key
+
+    def counted(constant: Constant) -> tuple[int, bytes]:
+        looked_at.append(constant)
+        return key(constant)
+
+    monkeypatch.setattr(condition_table, "_key", counted)
+    numbers = Constant("list of int", (1, 2, 3))
+    data = write_table([Junction("and", (Operation("bool", "eq", (numbers, numbers)),) * 20)])
+    assert looked_at.count(numbers) == 1
+    looked_at.clear()
+    read_table(data)
+    assert looked_at.count(numbers) == 1
 
 
 def test_a_table_has_so_many_conditions_and_no_more() -> None:
