@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from logging import LogRecord, getLevelName, getLogRecordFactory
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 #: Records that wait at most.
@@ -135,9 +136,11 @@ class Records:
 
     def make(self, level: int, arguments: tuple[object, ...], extra: Mapping[str, Any]) -> LogRecord:
         """Return a record of these ``arguments``, with ``extra`` for attributes besides those of every record."""
+        by = self._logger.makeRecord
         if (
             not self._is_known
-            or getattr(self._logger.makeRecord, "__func__", None) is not _MAKE_RECORD
+            or type(by) is not MethodType  # what wraps a method may show that one's attributes
+            or by.__func__ is not _MAKE_RECORD
             or getLogRecordFactory() is not LogRecord
             or not (logging.logThreads and logging.logProcesses and logging.logMultiprocessing)
         ):

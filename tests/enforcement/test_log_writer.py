@@ -256,6 +256,30 @@ def test_records_are_made_as_the_application_says(monkeypatch: pytest.MonkeyPatc
         assert type(noted()[0]) is logging.LogRecord
 
 
+class Wrapper:
+    """Wraps a function and shows its attributes, bound or not, as tracers that wrap ``makeRecord`` do."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return Wrapper(self.wrapped.__get__(instance, owner))
+
+    def __call__(self, *given: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self.wrapped(*given)
+        record.trace = "of the tracer"
+        return record
+
+
+def test_records_have_what_a_wrapper_of_their_making_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.Logger, "makeRecord", Wrapper(logging.Logger.makeRecord))
+    made, of_logging = noted()
+    assert vars(of_logging)["trace"] == vars(made)["trace"] == "of the tracer"
+
+
 @pytest.mark.parametrize("how", ["dictConfig", "fileConfig"])
 def test_a_configuration_that_names_other_loggers_silences_no_denial(how: str, tmp_path: Path) -> None:  # S-5
     """As ``env.py`` of alembic does it, in a process of its own: the configuration is the whole process's."""
