@@ -214,21 +214,28 @@ def flush(seconds: float = CLOSING) -> bool:
 
 
 #: Decision ids that nobody has yet: the system is asked for many at once, since a call takes longer than what it gives.
-_ids: Final[list[str]] = []
+_ids: list[str] = []
 _IDS: Final = 64
 
 
 def new_decision_id() -> str:
     """Return 32 hex digits that no other decision has: all random, from the system."""
+    ids = _ids  # of this process: a signal's handler that forks now leaves the child another list
     try:
-        return _ids.pop()
+        return ids.pop()
     except IndexError:
         made = os.urandom(16 * _IDS).hex()
-        _ids.extend([made[at : at + 32] for at in range(32, len(made), 32)])
+        ids.extend([made[at : at + 32] for at in range(32, len(made), 32)])
         return made[:32]
 
 
-os.register_at_fork(after_in_child=_ids.clear)  # which are its parent's to give
+def _forget_ids() -> None:
+    """Have none, in the child of a fork: they are its parent's to give."""
+    global _ids
+    _ids = []
+
+
+os.register_at_fork(after_in_child=_forget_ids)
 
 
 class RequestFacts(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import queue
 from typing import Any
 
@@ -19,6 +20,7 @@ from capgate.events import (
     add_sink,
     describe,
     flush,
+    new_decision_id,
     printable,
     remove_sink,
     statistics,
@@ -243,6 +245,39 @@ def test_allows_are_written_at_info() -> None:
     with events(logging.WARNING) as found:
         DecisionLog(sample_allows=1.0).allowed(Decision(INPUT, ALLOW, None, POLICY))
     assert found == []
+
+
+@pytest.mark.parametrize("while_made", [False, True])
+def test_a_child_has_no_decision_id_of_its_parent(monkeypatch: pytest.MonkeyPatch, while_made: bool) -> None:
+    """Also where a signal's handler forks while they are made, and both go on."""
+    read, write = os.pipe()
+    child: list[int] = []
+    urandom = os.urandom
+
+    def and_fork(size: int) -> bytes:
+        made = urandom(size)
+        monkeypatch.undo()
+        child.append(os.fork())
+        return made
+
+    while len(module._ids) != 1:
+        new_decision_id()
+    new_decision_id()
+    if while_made:
+        monkeypatch.setattr(os, "urandom", and_fork)
+        new_decision_id()
+    else:
+        new_decision_id()
+        child.append(os.fork())
+    ids = "\n".join(new_decision_id() for _ in range(60))
+    if child == [0]:
+        os.write(write, ids.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        others = file.read().split()
+    assert os.waitpid(child[0], 0)[1] == 0
+    assert len({*ids.split(), *others}) == 120
 
 
 def test_decision_ids_differ(kept: Kept) -> None:
