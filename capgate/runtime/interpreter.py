@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
+import msgspec
+
 from ..artifact.load import OPA, WasmArtifact
 from ..errors import (
     CapgateError,
@@ -89,7 +91,10 @@ class PreparedPolicy:
         self._image: MemoryImage | None = None
         self.has_post = self.takes_one_block = False
         self.initializer: str | None = None
-        self.metered: Metered = self._prepare_opa(module) if artifact.abi == OPA else self._prepare_own(module, restore)
+        if artifact.abi == OPA:
+            self.metered: Metered = self._prepare_opa(module, limits)
+        else:
+            self.metered = self._prepare_own(module, restore)
         artifact.let_go()
         self.compilable_with: set[str] = set()
         self._code: dict[str, bytes] = {}
@@ -109,8 +114,10 @@ class PreparedPolicy:
         entries = (canonical_abi.CHECK, canonical_abi.REALLOC, *first)
         return meter(module, self.limits, entries=entries, keeps_state=self.restores)
 
-    def _prepare_opa(self, module: Module) -> Metered:
+    def _prepare_opa(self, module: Module, given: Limits) -> Metered:
         self.facts = opa.check_module(module)
+        if not self.facts.restorable:  # each question touches its memory anew; OPA compiles nothing of the kind
+            self.limits = msgspec.structs.replace(self.limits, memory_pages=given.most_pages)
         if self.facts.memory.minimum > self.limits.most_pages:
             detail = f"it needs {self.facts.memory.minimum}, the limit is {self.limits.most_pages}"
             raise RestrictedModule("memory_pages", "memory 0", detail)

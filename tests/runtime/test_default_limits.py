@@ -67,5 +67,19 @@ def test_a_large_memory_is_taken_of_a_module_whose_questions_do_not_touch_it_ane
     assert caught.value.rule == "memory_pages"
 
 
+@pytest.mark.parametrize("pages", [PAGES, PAGES + 1])
+def test_of_opa_s_interface_too_what_cannot_be_set_back_has_no_large_memory(pages: int) -> None:
+    """OPA compiles nothing that drops a segment, and any module can have that interface."""
+    drops = liar(pages=pages, extra='(data $later "x")', opa_heap_ptr_get="(data.drop $later) (global.get $next)")
+    artifact = WasmArtifact.from_bytes(drops)
+    assert not PreparedPolicy(artifact, Limits(memory_pages=pages)).pure
+    if pages <= PAGES:
+        assert PreparedPolicy(artifact, Limits()).limits.memory_pages == PAGES
+    else:
+        with pytest.raises(RestrictedModule) as caught:
+            PreparedPolicy(artifact, Limits())
+        assert caught.value.rule == "memory_pages"
+
+
 def test_a_document_is_judged_under_the_limits_of_what_it_builds_into() -> None:
     assert PolicyUnderTest({}).limits == Limits(fuel=FUEL, memory_pages=KNOWN_PAGES)
