@@ -51,17 +51,22 @@ async def _sleep_and_call(seconds: float, function: Callable[[], None]) -> None:
 
 
 class Signal:
-    """Wakes the one task that waits for it, once. For the thread of the current loop only.
+    """Wakes the one task that waits for it, once. For the task that makes it, and the thread of its loop only.
 
-    An ``anyio.Event`` for less: on asyncio a future is all that one waiter needs.
+    An ``anyio.Event`` for less: on asyncio a future is all that one waiter needs. A task of trio's, which may be a
+    guest of asyncio's loop, cannot wait for one.
     """
 
     __slots__ = ("_event", "_future")
 
     def __init__(self) -> None:
-        create: Callable[[], asyncio.Future[None]] | None = getattr(current_loop(), "create_future", None)
-        self._future = None if create is None else create()
-        self._event = anyio.Event() if create is None else None
+        loop = current_loop()
+        self._future: asyncio.Future[None] | None = None
+        self._event: anyio.Event | None = None
+        if isinstance(loop, asyncio.AbstractEventLoop) and asyncio.current_task(loop) is not None:
+            self._future = loop.create_future()
+        else:
+            self._event = anyio.Event()
 
     async def wait(self) -> None:
         """Return once :meth:`set` was called."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import anyio
+import trio
 
 from capgate.runtime.event_loop import Signal
 
@@ -33,3 +37,23 @@ async def test_a_signal_for_who_has_given_up() -> None:
     assert scope.cancelled_caught
     signal.set()
     assert signal.is_set()
+
+
+def test_a_signal_wakes_a_task_of_trio_that_is_a_guest_of_asyncio() -> None:
+    """Asyncio's loop is the one that runs then, and a future of its is nothing that trio knows."""
+
+    async def guest() -> bool:
+        signal = Signal()
+        asyncio.get_running_loop().call_soon(signal.set)
+        await signal.wait()
+        return signal.is_set()
+
+    async def host() -> Any:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=ended.set_result
+        )
+        return (await ended).unwrap()
+
+    assert asyncio.run(host()) is True
