@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NoReturn, Union
 
 import msgspec
 
 from .spelling import normal_id
 
+#: What a fact can be: a number has 64 bits, and a list (a tuple is one, too) has text only.
+Attribute = Union[bool, int, float, str, list[str]]
+
 
 class Anonymous(msgspec.Struct, frozen=True, tag_field="kind", tag="anonymous", forbid_unknown_fields=True, gc=False):
     """Nobody is known to be asking."""
 
 
-class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user", forbid_unknown_fields=True, gc=False):
-    """A person, by the identifier that the application's authentication gave."""
+class NamedActor(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True, gc=False):
+    """What every actor has who is known, by the identifier that the application's authentication gave.
+
+    ``roles``, ``scopes``  in any order, none twice
+    ``attributes``         facts of the application's own, by names of ``a`` to ``z``, ``0`` to ``9`` and ``_``
+    ``on_behalf_of``       whom they act for, up to 4 deep
+    """
 
     id: str
+    roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    attributes: Mapping[str, Attribute] = {}
+    on_behalf_of: Actor | None = None
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.id))  # attributes have no hash
 
 
-class Service(msgspec.Struct, frozen=True, tag_field="kind", tag="service", forbid_unknown_fields=True, gc=False):
+class User(NamedActor, frozen=True, tag="user", gc=False):
+    """A person."""
+
+
+class Service(NamedActor, frozen=True, tag="service", gc=False):
     """Another program."""
 
-    id: str
 
-
-class CompilerTool(
-    msgspec.Struct, frozen=True, tag_field="kind", tag="compiler_tool", forbid_unknown_fields=True, gc=False
-):
+class CompilerTool(NamedActor, frozen=True, tag="compiler_tool", gc=False):
     """A hosted tool, acting for a compiler or an agent."""
-
-    id: str
 
 
 Actor = Union[Anonymous, User, Service, CompilerTool]
 
 
 class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the effect touches. ``attributes`` do not reach policies of the WIT interface 0.1.0.
+    """What the effect touches, and what is known of it.
+
+    ``attributes`` do not reach policies of the WIT interface 0.1.0.
 
     Whatever it is made with, ``id`` is in the normal form of its kind: ``Resource("host", "0x7f.1").id`` is
     ``"127.0.0.1"``. It is ``None`` where that is not certain, so that the question is denied. See
@@ -46,7 +62,7 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: str
     id: str | None = None
-    attributes: dict[str, str] = {}
+    attributes: Mapping[str, Attribute] = {}
 
     def __post_init__(self) -> None:
         kind, id = self.kind, self.id
@@ -75,6 +91,8 @@ class PolicyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One question: is this effect admissible in this context? Everything that a policy may know is in here.
 
     ``args_hash`` stands for big arguments (64 hex digits by convention); ``timestamp`` is nanoseconds since the epoch.
+    ``args`` are arguments of the effect, and ``context`` is what else is known of the moment. Names and sizes of facts
+    are bounded, see :mod:`capgate.facts`.
     """
 
     action: str
@@ -83,6 +101,8 @@ class PolicyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     args_hash: str | None = None
     env: Environment = DEFAULT_ENVIRONMENT
     timestamp: int = 0
+    args: Mapping[str, Attribute] = {}
+    context: Mapping[str, Attribute] = {}
 
 
 class Allow(msgspec.Struct, frozen=True, tag_field="kind", tag="allow", forbid_unknown_fields=True, gc=False):

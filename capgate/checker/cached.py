@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import ConfigError
 from ..events import DecisionLog
+from ..facts import has_actor_facts, has_facts
 from ..model import (
     ALLOW,
     ANONYMOUS,
@@ -336,7 +337,7 @@ class Memory(Checker):
             if type(actor) not in _NAMED:
                 return False
             name = actor.id  # type: ignore[union-attr]  # these have one
-            if type(name) is not str or len(name) > _ACTOR or not name.isascii():
+            if type(name) is not str or len(name) > _ACTOR or not name.isascii() or has_actor_facts(actor):
                 return False
         before = settled.get(id(wanted)) if env_known else None
         if before is None or before[0] is not wanted or before[1] or (before[2] and any(before[2])):
@@ -403,7 +404,7 @@ class Memory(Checker):
         action, kind, id = key[0], key[1] or "", key[2] or ""
         if not (_fits(action, _ACTION) and _fits(kind + id, _RESOURCE)) or key in known:
             return
-        if input.resource is not None and input.resource.attributes:
+        if has_facts(input):
             return  # added while the question was asked, and perhaps looked at
         if room <= 0:
             try:  # noqa: SIM105  # suppress() costs as much as all of this
@@ -472,6 +473,8 @@ def key_functions(
             kind, id = resource.kind, resource.id
             if type(kind) is not str:
                 return None
+        if input.args or input.context:
+            return None
         return key_of_parts(input.action, kind, id, input.actor, input.env, input.args_hash)
 
     def key_of_parts(action: Any, kind: str | None, id: Any, actor: Any, env: Any, digest: Any) -> Key | None:
@@ -482,6 +485,8 @@ def key_functions(
             if actor_class is User or actor_class is Service or actor_class is CompilerTool:
                 who = actor.id
                 if type(who) is not str or len(who) > _ACTOR or not (who.isascii() or _fits(who, _ACTOR)):
+                    return None
+                if actor.roles or actor.scopes or actor.attributes or actor.on_behalf_of is not None:
                     return None
             elif actor_class is not Anonymous:
                 return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..facts import has_facts, weigh_facts
 from ..model import Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
 from .rules import ACTOR_KINDS
 from .strict import is_unicode
@@ -36,8 +37,10 @@ def is_well_formed(input: object) -> bool:
     if not isinstance(input.timestamp, int) or not 0 <= input.timestamp < _U64:
         return False
     try:
+        if has_facts(input):
+            weigh_facts(input)
         return is_unicode("".join(texts))
-    except TypeError:
+    except (TypeError, ValueError, AttributeError):
         return False
 
 
@@ -47,8 +50,6 @@ def _add_resource(resource: object, texts: list[Any]) -> bool:
     texts.append(resource.kind)
     if resource.id is not None:
         texts.append(resource.id)
-    for item in resource.attributes.items():
-        texts.extend(item)
     return True
 
 

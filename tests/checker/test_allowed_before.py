@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from capgate.checker.base import Checker
 from capgate.checker.cached import KEYED, PATIENCE, SETTLED, CachedChecker, Memory
 from capgate.checker.local import LocalPolicyChecker
-from capgate.model import ALLOW, ANONYMOUS, Actor, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
+from capgate.model import (
+    ALLOW,
+    ANONYMOUS,
+    Actor,
+    Attribute,
+    Deny,
+    Environment,
+    PolicyInput,
+    PolicyResult,
+    Resource,
+    Service,
+    User,
+)
 from capgate.policy import RuntimePolicy
 from capgate.routes.declare import Parameter, Requirement
 
@@ -185,17 +197,18 @@ def test_a_missing_parameter_is_an_error() -> None:
 
 def test_attributes_that_come_later_are_seen() -> None:
     remembering, _ = memory()
-    resource = Resource("sql_query", "good")
+    attributes: dict[str, Attribute] = {}
+    resource = Resource("sql_query", "good", attributes)
     remembering.answer_now(PolicyInput("db.read", resource=resource, env=ENV))
     alone = (Requirement("db.read", resource),)
     both = (read(), *alone)
     for _ in range(3):
         for wanted in (alone, both):
             assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
-    resource.attributes["a"] = "b"
+    attributes["a"] = "b"
     for wanted in (alone, both, (*alone,), (*both,)):
         assert not remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
-    resource.attributes.clear()
+    attributes.clear()
     for wanted in (alone, both):
         assert remembering.allowed(wanted, NO_PARAMS, ANONYMOUS, ENV)
 

@@ -165,7 +165,7 @@ MALFORMED: list[Any] = [
     ask(actor="grace"),
     ask(env=Environment("\ud800", "prod")),
     ask(env=None),
-    PolicyInput("db.read", resource=Resource("sql_query", "good", {"a": 5})),  # type: ignore[dict-item]
+    PolicyInput("db.read", resource=Resource("sql_query", "good", {"a": None})),  # type: ignore[dict-item]
     PolicyInput("db.read", resource=Resource("sql_query", "good", {"\ud800": ""})),
     PolicyInput("db.read", resource="good"),  # type: ignore[arg-type]
     PolicyInput("db.read", resource=SimpleNamespace(kind="sql_query", id="good", attributes={})),  # type: ignore[arg-type]

@@ -321,7 +321,7 @@ ODD: dict[str, Any] = {
     "surrogate in the hash": PolicyInput("db.read", User("ada"), GOOD.resource, "\ud800"),
     "surrogate in the service": PolicyInput("db.read", User("ada"), GOOD.resource, None, Environment("\ud800")),
     "surrogate in an attribute": PolicyInput("db.read", User("ada"), Resource("sql_query", "good", {"\ud800": ""})),
-    "number in an attribute": PolicyInput("db.read", User("ada"), Resource("sql_query", "good", {"a": 1})),  # type: ignore[dict-item]
+    "number in an attribute": PolicyInput("db.read", User("ada"), Resource("sql_query", "good", {"a": None})),  # type: ignore[dict-item]
     "no actor": PolicyInput("db.read", None, GOOD.resource),  # type: ignore[arg-type]
     "no environment": PolicyInput("db.read", User("ada"), GOOD.resource, None, None),  # type: ignore[arg-type]
     "derived resource": PolicyInput("db.read", User("ada"), Resource2("sql_query", "good")),

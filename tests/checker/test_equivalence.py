@@ -161,7 +161,9 @@ actors = (
     | st.builds(Service, names)
     | st.builds(CompilerTool, names)
 )
-resources = st.none() | st.builds(Resource, kinds, st.none() | names, st.dictionaries(names, names, max_size=2))
+resources = st.none() | st.builds(
+    Resource, kinds, st.none() | names, st.dictionaries(st.sampled_from(["a", "tenant", "id", "A"]), names, max_size=2)
+)
 fitting = st.sampled_from(BUILTIN_ACTIONS).flatmap(
     lambda action: st.builds(
         PolicyInput, st.just(action.name), actors, st.builds(Resource, st.just(action.kind or "x"), names)

@@ -217,7 +217,7 @@ BAD: list[tuple[str | bytes, str, tuple[int | None, int | None]]] = [
     ('{"action": "a.b",\n "actions": 1}', "input", (None, None)),
     ('{"input": {\n"action": 3}}', "input.action", (2, 1)),
     ('{"action": "a.b", "action": "a.c"}', "action", (1, 19)),
-    ('{"action": "a.b", "resource": {"kind": "x", "attributes": {"a": 1}}}', "resource.attributes", (1, 45)),
+    ('{"action": "a.b", "resource": {"kind": "x", "attributes": {"a": null}}}', "resource.attributes", (1, 45)),
     (b'{"action": "\xff"}', "document", (1, 13)),
     ('{"event": "capgate.other"}', "event", (None, None)),
     ('{"event": "capgate.decision", "service": 1, "mode": ""}', "event", (None, None)),

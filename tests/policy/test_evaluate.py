@@ -63,7 +63,7 @@ MALFORMED: list[dict[str, Any]] = [
     {"resource": Resource("env_var", ["TZ"])},  # type: ignore[arg-type]
     {"resource": Resource("env_var", "\ud800")},
     {"resource": Resource("env_var", "TZ", {"a": "\udfff"})},
-    {"resource": Resource("env_var", "TZ", {"a": 1})},  # type: ignore[dict-item]
+    {"resource": Resource("env_var", "TZ", {"a": None})},  # type: ignore[dict-item]
     {"resource": Resource("env_var", "TZ", None)},  # type: ignore[arg-type]
     {"args_hash": 3},
     {"args_hash": "\ud800"},

@@ -15,6 +15,7 @@ from capgate.limits import Limits
 from capgate.model import (
     Actor,
     Anonymous,
+    Attribute,
     CompilerTool,
     Deny,
     Entrypoint,
@@ -33,17 +34,31 @@ from .outcomes import opened
 
 LIMIT = 65_536
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-actors: st.SearchStrategy[Actor] = st.one_of(
-    st.just(Anonymous()), st.builds(User, texts), st.builds(Service, texts), st.builds(CompilerTool, texts)
+values = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    texts,
+    st.lists(texts, max_size=3),
 )
+attributes = st.dictionaries(st.from_regex(r"a[a-z0-9_]{0,5}", fullmatch=True), values, max_size=3)
+roles = st.lists(texts, max_size=3, unique=True).map(tuple)
+named = [st.builds(kind, texts, roles, roles, attributes) for kind in (User, Service, CompilerTool)]
+delegated = [
+    st.builds(kind, texts, roles, on_behalf_of=st.one_of(st.just(Anonymous()), *named))
+    for kind in (User, Service, CompilerTool)
+]
+actors: st.SearchStrategy[Actor] = st.one_of(st.just(Anonymous()), *named, *delegated)
 inputs = st.builds(
     PolicyInput,
     texts,
     actor=actors,
-    resource=st.none() | st.builds(Resource, texts, st.none() | texts, st.dictionaries(texts, texts, max_size=3)),
+    resource=st.none() | st.builds(Resource, texts, st.none() | texts, attributes),
     args_hash=st.none() | texts,
     env=st.builds(Environment, texts, texts),
     timestamp=st.integers(0, 2**64 - 1),
+    args=attributes,
+    context=attributes,
 )
 
 
@@ -80,7 +95,9 @@ def test_nothing_is_lost_and_nothing_is_added(input: PolicyInput) -> None:
     assert msgspec.json.decode(found, type=PolicyInput) == input
     assert found == canonical(input)
     whole = json.loads(found)
-    assert list(whole) == ["action", "actor", "resource", "args_hash", "env", "timestamp"]
+    assert list(whole) == ["action", "actor", "resource", "args_hash", "env", "timestamp", "args", "context"]
+    if not isinstance(input.actor, Anonymous):
+        assert list(whole["actor"]) == ["kind", "id", "roles", "scopes", "attributes", "on_behalf_of"]
     if input.resource is not None:
         assert list(whole["resource"]) == ["kind", "id", "attributes"]
 
@@ -97,7 +114,10 @@ def test_it_has_the_shape_of_the_inputs_in_fixtures() -> None:
 def test_the_guest_reads_what_was_asked(engine_name: str, id: str) -> None:
     """The guest has a parser of its own, and gives back what it read."""
     interpreter = opened(engine_name, opa_policy({}, spare=8), Entrypoint("capgate/input"), Limits())
-    input = PolicyInput("db.write", User(id), Resource(id, id, {id: id}), id, Environment(id, id), 2**64 - 1)
+    actor = User(id, (id,), (id,), {"a": [id]}, Service(id))
+    input = PolicyInput(
+        "db.write", actor, Resource(id, id, {"a": id}), id, Environment(id, id), 2**64 - 1, {"a": 1}, {"a": 0.5}
+    )
     result = interpreter.call_policy_check(input)
     assert isinstance(result, Deny)
     assert msgspec.json.decode(result.reason, type=PolicyInput) == input
@@ -108,7 +128,7 @@ def test_the_guest_reads_what_was_asked(engine_name: str, id: str) -> None:
     [
         PolicyInput(Word("db.write")),
         PolicyInput("db.write", User(Word("alice"))),
-        PolicyInput("db.write", resource=Resource(Word("sql_query"), Word("q"), {Word("a"): Word("b")})),
+        PolicyInput("db.write", resource=Resource(Word("sql_query"), Word("q"), {"a": "b"})),
         PolicyInput("db.write", args_hash=Word("ab")),
         PolicyInput("db.write", env=Environment(Word("s"), Word("m"))),
         PolicyInput("db.write", timestamp=True),
@@ -126,7 +146,7 @@ def test_text_of_another_class_is_the_text_that_it_is(input: PolicyInput) -> Non
 
 
 def test_no_key_is_there_twice() -> None:
-    attributes: dict[str, str] = {Always("a"): "1", Always("a"): "2"}
+    attributes: dict[str, Attribute] = {Always("a"): "1", Always("a"): "2"}
     assert len(attributes) == 2
     with pytest.raises(MalformedInput):
         document(PolicyInput("db.write", resource=Resource("k", "i", attributes)), LIMIT)
@@ -138,7 +158,9 @@ def test_no_key_is_there_twice() -> None:
         Resource("k", "i", {"a": "\ud800"}),
         Resource("k", "i", {"\udfff": "a"}),
         Resource("k", "\ud800"),
-        Resource("k", "i", {"a": 1}),  # type: ignore[dict-item]
+        Resource("k", "i", {"a": b"1"}),  # type: ignore[dict-item]
+        Resource("k", "i", {"a": Word("b")}),
+        Resource("k", "i", {Word("a"): "b"}),
         Resource("k", "i", {"a": {"b": "c"}}),  # type: ignore[dict-item]
         Resource("k", "i", {1: "a"}),  # type: ignore[dict-item]
         Resource("k", "i", [("a", "b")]),  # type: ignore[arg-type]
@@ -160,7 +182,7 @@ def test_a_timestamp_that_is_none(timestamp: object) -> None:
 def test_all_text_is_within_the_limit() -> None:
     text = "capgate" + "prod"  # the environment's
     room = 1_024 - len("db.write" + "kk" + text)
-    for key, value in (("a", "b" * (room - 1)), ("\u00e9" * 100, "b" * (room - 200))):
+    for key, value in (("a", "b" * (room - 9)), ("a" * 50, "\u00e9" * 100 + "b" * (room - 258))):
         document(PolicyInput("db.write", resource=Resource("k", "k", {key: value})), 1_024)
         with pytest.raises(MalformedInput):
             document(PolicyInput("db.write", resource=Resource("k", "k", {key: value + "b"})), 1_024)

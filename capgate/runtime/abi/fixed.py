@@ -19,7 +19,7 @@ from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
 from .canonical_abi import CHECK, MASK, REALLOC, Ask, Reasons, denied
-from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_resource, lower, raise_wrong_type, record
+from .lowering import ACTORS, INPUT_ALIGN, INPUT_SIZE, NOT_LOWERABLE, check_lowerable, lower, raise_wrong_type, record
 
 #: Bytes of text that a slot holds. Together they are the least that ``limits.input_bytes`` can be, so what fits is
 #: within it.
@@ -121,9 +121,12 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
     action = resource = args_hash = env = kind = actor
     # The bytes of the actor, of the resource, and of its kind, which is one of few.
     actor_text = resource_text = kind_text = b""
+    # Whether they have no facts. Those are checked each time, because they can change.
+    is_bare_actor = is_bare_resource = True
 
     def ask(input: PolicyInput) -> PolicyResult:
         nonlocal actor, action, resource, args_hash, env, kind, actor_text, resource_text, kind_text
+        nonlocal is_bare_actor, is_bare_resource
         part: Any
         try:
             # What is written is read once, so that a slot holds what is remembered of it, whatever an odd input does.
@@ -153,13 +156,17 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
                     actor_text = utf8(who.id) if discriminant else b""
                     if len(actor_text) > room_actor:
                         raise _Overflow
+                    is_bare_actor = not discriminant or not (
+                        who.roles or who.scopes or who.attributes or who.on_behalf_of is not None
+                    )
                     _3I(memory, base, discriminant, at_actor, len(actor_text))
                 if what is None:
-                    resource_text = b""
+                    resource_text, is_bare_resource = b"", True
                     _6I(memory, words_resource, 0, 0, 0, 0, 0, 0)
                 elif what is not known_resource:
-                    if type(what) is not Resource or what.attributes or type(what.attributes) is not dict:
-                        check_resource(what)
+                    if type(what) is not Resource:
+                        raise_wrong_type("resource", what)
+                    is_bare_resource = not what.attributes and type(what.attributes) is dict
                     part = what.kind
                     if part is not kind:
                         kind = _NOTHING
@@ -174,6 +181,8 @@ def _bind(check: Callable[[int], int], memory: memoryview, base: int, limits: Li
                     _6I(memory, words_resource, 1, at_resource, kind_size, id is not None, id_at, size - kind_size)
                 _STAMP_AND_TEXTS(memory, stamp_at, stamp, actor_text, resource_text)
                 actor, resource = who, what
+            if not is_bare_actor or not is_bare_resource or input.args or input.context:
+                check_lowerable(input, limits.input_bytes)
         except _Overflow:
             actor = action = resource = args_hash = env = _NOTHING
             _write_whole(memory, base, limits.input_bytes, input)

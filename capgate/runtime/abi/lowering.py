@@ -6,9 +6,10 @@ The layout is that of ``input`` in ``policy.wit`` under the canonical ABI, see :
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from ...errors import MalformedInput
+from ...facts import has_facts, weigh_facts
 from ...model import Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
 
 INPUT_SIZE: Final = 80
@@ -30,13 +31,14 @@ _U64: Final = 2**64
 def lower(input: PolicyInput, limit: int) -> Lowered:
     """Return ``input`` as bytes and numbers. Raises :class:`MalformedInput` for anything that no policy may be asked.
 
-    That is: a value of a wrong type, a lone surrogate, a timestamp outside u64, more than ``limit`` bytes of text.
-    The parts have exactly the types of the model, because those are known not to change while they are in use.
+    That is: a value of a wrong type, a lone surrogate, a timestamp outside u64, what :mod:`capgate.facts` does not
+    take, more than ``limit`` bytes of text. The parts have exactly the types of the model, because those are known
+    not to change while they are in use.
     """
     try:
         actor, resource, args_hash, env = input.actor, input.resource, input.args_hash, input.env
-        if resource is not None:
-            check_resource(resource)
+        if resource is not None and type(resource) is not Resource:
+            raise_wrong_type("resource", resource)
         if type(env) is not Environment:
             raise_wrong_type("env", env)
         if not isinstance(input.timestamp, int):
@@ -48,9 +50,9 @@ def lower(input: PolicyInput, limit: int) -> Lowered:
         texts = (who, input.action, kind, id_text, hash_text, env.service, env.mode)
         strings = tuple(str.encode(text) for text in texts)  # a TypeError for anything but text
         struct.pack("<Q", input.timestamp)
+        size = sum(map(len, strings)) + (weigh_facts(input) if has_facts(input) else 0)
     except NOT_LOWERABLE as error:
         raise MalformedInput(f"{type(error).__name__}: {error}") from error
-    size = sum(map(len, strings))
     if size > limit:
         raise MalformedInput(f"{size} bytes of text, the limit is {limit}")
     return strings, (discriminant, resource is not None, id is not None, args_hash is not None), input.timestamp
@@ -66,28 +68,12 @@ def check_lowerable(input: PolicyInput, limit: int) -> None:
             kind, id = ("", None) if resource is None else (resource.kind, resource.id)
             hashed = "" if digest is None else digest
             text = "".join((who, input.action, kind, "" if id is None else id, hashed, env.service, env.mode))
-            if text.isascii() and len(text) <= limit and (resource is None or _is_plain(resource)):
+            size = len(text) + (weigh_facts(input) if has_facts(input) else 0)
+            if text.isascii() and size <= limit and (resource is None or type(resource) is Resource):
                 return
     except NOT_LOWERABLE:  # it says what is wrong
         pass
     lower(input, limit)
-
-
-def _is_plain(resource: Any) -> bool:
-    return type(resource) is Resource and type(resource.attributes) is dict and not resource.attributes
-
-
-def check_resource(resource: Any) -> None:
-    """Raise ``TypeError`` or ``UnicodeEncodeError`` unless this is a :class:`Resource` whose attributes are Unicode
-    text by text. No record carries those, but whether an input is malformed must not depend on the policy's ABI."""
-    if type(resource) is not Resource:
-        raise_wrong_type("resource", resource)
-    attributes: object = resource.attributes
-    if type(attributes) is not dict:
-        raise_wrong_type("attributes", attributes)
-    for item in attributes.items():
-        for text in item:
-            str.encode(text)
 
 
 def raise_wrong_type(part: str, seen: object) -> NoReturn:

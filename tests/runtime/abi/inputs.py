@@ -48,8 +48,14 @@ def _split(words: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def as_read(input: PolicyInput) -> PolicyInput:
     """``input`` without what the interface has no field for."""
-    resource = input.resource
-    return input if resource is None else replace(input, resource=Resource(resource.kind, resource.id))
+    resource, actor = input.resource, input.actor
+    return replace(
+        input,
+        actor=actor if isinstance(actor, Anonymous) else type(actor)(actor.id),
+        resource=None if resource is None else Resource(resource.kind, resource.id),
+        args={},
+        context={},
+    )
 
 
 replace = msgspec.structs.replace
@@ -64,11 +70,15 @@ def rebuilt(input: PolicyInput) -> PolicyInput:
     actor, resource = input.actor, input.resource
     return PolicyInput(
         text(input.action),
-        Anonymous() if isinstance(actor, Anonymous) else type(actor)(text(actor.id)),
-        None if resource is None else Resource(text(resource.kind), None if resource.id is None else text(resource.id)),
+        Anonymous() if isinstance(actor, Anonymous) else replace(actor, id=text(actor.id)),
+        None
+        if resource is None
+        else Resource(text(resource.kind), None if resource.id is None else text(resource.id), resource.attributes),
         None if input.args_hash is None else text(input.args_hash),
         Environment(text(input.env.service), text(input.env.mode)),
         input.timestamp,
+        input.args,
+        input.context,
     )
 
 
@@ -90,17 +100,45 @@ NAMES: Final = ("env.read", "http.outbound", "db.read", "db.write", "cache.read"
 IDS: Final = ("TZ", "tz", "API.example.com", "api.example.com", "list", "upsert", "a", "", sized(300, "k"))
 TEXTS: Final = st.one_of(st.sampled_from(NAMES + IDS), SIZED, st.text(max_size=12))
 KINDS: Final = st.one_of(st.sampled_from(["env_var", "host", "sql_query", "namespace"]), TEXTS)
-ACTORS: Final = st.one_of(st.just(Anonymous()), *(st.builds(kind, TEXTS) for kind in _ACTORS))
+#: Values of facts, and whole mappings of them.
+FACTS: Final = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.lists(st.text(max_size=5), max_size=3),
+    st.lists(st.text(max_size=5), max_size=3).map(tuple),
+)
+ATTRIBUTES: Final = st.dictionaries(st.sampled_from(["a", "b_1", "tenant"]), FACTS, max_size=2)
+_ROLES: Final = st.lists(st.sampled_from(["editor", "support", ""]), max_size=2, unique=True).map(tuple)
+_NAMED: Final = [
+    strategy
+    for kind in _ACTORS
+    for strategy in (st.builds(kind, TEXTS), st.builds(kind, TEXTS, _ROLES, _ROLES, ATTRIBUTES, st.none()))
+]
+ACTORS: Final = st.one_of(
+    st.just(Anonymous()),
+    *_NAMED,
+    *(st.builds(kind, TEXTS, on_behalf_of=st.one_of(st.just(Anonymous()), *_NAMED)) for kind in _ACTORS),
+)
 RESOURCES: Final = st.one_of(
     st.none(),
     st.builds(Resource, KINDS, st.one_of(st.none(), TEXTS)),
-    st.builds(Resource, KINDS, TEXTS, st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)),
+    st.builds(Resource, KINDS, TEXTS, ATTRIBUTES),
 )
 HASHES: Final = st.one_of(st.none(), st.just("ab" * 32), TEXTS)
 ENVIRONMENTS: Final = st.builds(Environment, TEXTS, TEXTS)
 STAMPS: Final = st.one_of(st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
 INPUTS: Final = st.builds(
-    PolicyInput, st.one_of(st.sampled_from(NAMES), TEXTS), ACTORS, RESOURCES, HASHES, ENVIRONMENTS, STAMPS
+    PolicyInput,
+    st.one_of(st.sampled_from(NAMES), TEXTS),
+    ACTORS,
+    RESOURCES,
+    HASHES,
+    ENVIRONMENTS,
+    STAMPS,
+    ATTRIBUTES,
+    ATTRIBUTES,
 )
 
 
@@ -129,19 +167,58 @@ class LyingText(str):
 
 SURROGATE: Final = "a\ud800"
 MALFORMED_TEXTS: Final = st.sampled_from([SURROGATE, "\udfff", None, 1, b"TZ", ["TZ"], 1.5])
+
+
+class Few(dict[str, Any]):
+    """A mapping that may show its encoder something else."""
+
+
+def delegated(depth: int) -> Service:
+    """An actor that acts for another, and so on, ``depth`` times."""
+    actor = Service("s")
+    for _ in range(depth):
+        actor = Service("s", on_behalf_of=actor)
+    return actor
+
+
+#: Mappings that hold something which is no fact.
+NO_FACTS: Final[list[Any]] = [
+    *(
+        {"a": value}
+        for value in (None, b"", {"b": "c"}, [1], [["a"]], ["a", None], object(), 1j, {"a"}, LyingText("a"))
+    ),
+    *({"a": value} for value in (2**63, -(2**63) - 1, 10**400, float("nan"), float("inf"), SURROGATE, [SURROGATE])),
+    *(
+        {name: "a"}
+        for name in ("", "A", "1a", "a-b", "a.b", "\u00e4", "a" * 65, "_a", SURROGATE, 1, None, LyingText("a"))
+    ),
+    {f"a{number}": 1 for number in range(129)},
+    [("a", "b")],
+    Few(a="b"),
+    5,
+    "a",
+]
+_NO_ACTORS: Final[list[Any]] = [
+    *(User("u", attributes=wrong) for wrong in NO_FACTS),
+    *(User("u", attributes={name: "a"}) for name in ("id", "kind", "roles", "scopes", "on_behalf_of")),
+    *(User("u", roles=wrong) for wrong in (("a", "a"), "ab", (1,), {"a"}, (SURROGATE,), (LyingText("a"),), 5)),  # type: ignore[arg-type]
+    *(User("u", scopes=wrong) for wrong in (("a", "a"), "ab", (None,))),  # type: ignore[arg-type]
+    *(User("u", on_behalf_of=wrong) for wrong in ("ada", 0, User(5), User("a", attributes={"id": 1}), delegated(4))),  # type: ignore[arg-type]
+]
 #: field -> values that no policy may be asked about, whatever the other fields are.
 MALFORMED: Final[dict[str, st.SearchStrategy[Any]]] = {
     "action": MALFORMED_TEXTS,
     "actor": st.one_of(
         st.sampled_from([None, "alice", User, Mutable(), Resource("env_var", "TZ")]),
         *(st.builds(kind, MALFORMED_TEXTS) for kind in _ACTORS),
+        st.sampled_from(_NO_ACTORS),
     ),
     "resource": st.one_of(
         st.sampled_from(["TZ", Mutable(), FrozenNoMore("env_var", "TZ"), Environment(), 0, False, b""]),
         st.builds(Resource, MALFORMED_TEXTS, st.just("TZ")),
         st.builds(Resource, st.just("env_var"), MALFORMED_TEXTS.filter(lambda text: text is not None)),
-        st.sampled_from([None, [], {"a": 1}, {1: "a"}, {"a": SURROGATE}, {SURROGATE: "a"}]).map(
-            lambda attributes: Resource("env_var", "TZ", attributes)  # type: ignore[arg-type]
+        st.sampled_from([None, [], {"id": "a"}, {"kind": "a"}, *NO_FACTS]).map(
+            lambda attributes: Resource("env_var", "TZ", attributes)
         ),
     ),
     "args_hash": MALFORMED_TEXTS.filter(lambda text: text is not None),
@@ -150,5 +227,7 @@ MALFORMED: Final[dict[str, st.SearchStrategy[Any]]] = {
         st.builds(Environment, MALFORMED_TEXTS, st.just("prod")),
         st.builds(Environment, st.just("capgate"), MALFORMED_TEXTS),
     ),
+    "args": st.sampled_from(NO_FACTS),
+    "context": st.sampled_from(NO_FACTS),
     "timestamp": st.sampled_from([-1, 2**64, -(2**63), 10**40, 1.0, "1", None, float("nan")]),
 }

@@ -2,8 +2,10 @@
 
 Its shape is that of the inputs in golden fixtures. Every key is always present, ``null`` where there is nothing::
 
-    {"action": "db.write", "actor": {"kind": "user", "id": "u-1"}, "resource": {"kind": "sql_query", "id": "list_users",
-     "attributes": {}}, "args_hash": null, "env": {"service": "shop", "mode": "prod"}, "timestamp": 0}
+    {"action": "db.write",
+     "actor": {"kind": "user", "id": "u-1", "roles": [], "scopes": [], "attributes": {}, "on_behalf_of": null},
+     "resource": {"kind": "sql_query", "id": "list_users", "attributes": {}}, "args_hash": null,
+     "env": {"service": "shop", "mode": "prod"}, "timestamp": 0, "args": {}, "context": {}}
 
 OPA takes text that is not JSON for an undefined input, and answers all the same. So the text is what
 the encoder makes of values whose types are exactly those of the model, and nothing else. There is no NaN, no key twice,
@@ -12,26 +14,23 @@ no lone surrogate, and no nesting beyond that above.
 
 from __future__ import annotations
 
-from ....errors import MalformedInput
+import msgspec
+
 from ....model import Anonymous, Environment, PolicyInput, Resource, canonical
 from ..lowering import lower
 
 
 def document(input: PolicyInput, limit: int) -> bytes:
     """Return ``input`` as canonical JSON in UTF-8. Raises :class:`MalformedInput` for what no policy may be asked, and
-    above ``limit`` bytes of text, attributes included."""
+    above ``limit`` bytes of text, facts included."""
     strings, _, timestamp = lower(input, limit)
-    attributes = {} if input.resource is None else input.resource.attributes
-    if attributes:
-        size = sum(map(len, strings)) + sum(len(str.encode(text)) for item in attributes.items() for text in item)
-        if size > limit:
-            raise MalformedInput(f"{size} bytes of text, attributes included; the limit is {limit}")
-    return canonical(input if _is_plain(input) else _plain(input, strings, timestamp))
+    plain = input if _is_plain(input) else _plain(input, strings, timestamp)
+    return canonical(plain)
 
 
 def _is_plain(input: PolicyInput) -> bool:
     """Say whether all text is of ``str`` itself, and the number an ``int``: an encoder may see other values in a
-    subclass than those that were checked."""
+    subclass than those that were checked. Facts are never of a subclass."""
     actor, resource, env = input.actor, input.resource, input.env
     return (
         type(input.action) is str
@@ -40,33 +39,24 @@ def _is_plain(input: PolicyInput) -> bool:
         and type(env.mode) is str
         and (type(actor) is Anonymous or type(actor.id) is str)  # type: ignore[union-attr]  # the others have one
         and (input.args_hash is None or type(input.args_hash) is str)
-        and (
-            resource is None
-            or (
-                type(resource.kind) is str
-                and (resource.id is None or type(resource.id) is str)
-                and all(type(key) is str and type(value) is str for key, value in resource.attributes.items())
-            )
-        )
+        and (resource is None or (type(resource.kind) is str and (resource.id is None or type(resource.id) is str)))
+        and type(input.args) is type(input.context) is dict
     )
 
 
 def _plain(input: PolicyInput, strings: tuple[bytes, ...], timestamp: int) -> PolicyInput:
     """Return the same input, made of the bytes that were checked."""
     who, action, kind, id, args_hash, service, mode = (text.decode() for text in strings)
-    resource = input.resource
+    resource, actor = input.resource, input.actor
     if resource is not None:
-        pairs = [(str.encode(key).decode(), str.encode(value).decode()) for key, value in resource.attributes.items()]
-        attributes = dict(pairs)
-        if len(attributes) != len(pairs):
-            raise MalformedInput("attributes: a key is there twice")
-        resource = Resource(kind, None if resource.id is None else id, attributes)
-    actor = input.actor
+        resource = Resource(kind, None if resource.id is None else id, resource.attributes)
     return PolicyInput(
         action,
-        Anonymous() if isinstance(actor, Anonymous) else type(actor)(who),
+        actor if isinstance(actor, Anonymous) else msgspec.structs.replace(actor, id=who),
         resource,
         None if input.args_hash is None else args_hash,
         Environment(service, mode),
         int.__index__(timestamp),
+        input.args or {},
+        input.context or {},
     )
