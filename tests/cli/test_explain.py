@@ -42,6 +42,7 @@ DOCUMENT: dict[str, Any] = {
     ],
 }
 READ = PolicyInput("db.read", User("bob"), Resource("sql_query", "audit"))
+BOB = json.loads(canonical(User("bob")))
 FROZEN = msgspec.structs.replace(READ, env=Environment("s", "frozen"))
 
 
@@ -157,7 +158,7 @@ def test_questions_come_in_three_forms(folder: Folder, capsys: pytest.CaptureFix
     event = folder.write("e.json", msgspec.json.encode(event_of(FROZEN)))
     told = explained(folder.toml, event, capsys=capsys)[1]
     assert told["rule"] == 0
-    assert (told["input"]["actor"], told["input"]["resource"]["id"]) == ({"kind": "user", "id": "bob"}, "audit")
+    assert (told["input"]["actor"], told["input"]["resource"]["id"]) == (BOB, "audit")
 
 
 def test_a_question_from_standard_input(folder: Folder) -> None:
@@ -187,7 +188,7 @@ def test_a_denial_of_the_log_is_explained(
         given = {"file": folder.write("denied.log", line + "\n"), "inline": line, "indented": f"\n {line}\n"}[how]
         code, told = explained(folder.toml, given, capsys=capsys)
     assert code == 1
-    assert (told["input"]["action"], told["input"]["actor"]) == ("db.read", {"kind": "user", "id": "bob"})
+    assert (told["input"]["action"], told["input"]["actor"]) == ("db.read", BOB)
     assert msgspec.convert(told["input"]["resource"], Resource) == Resource("sql_query", "unheard of")
     assert told["by"] == "default"
     assert told["remedies"]
