@@ -241,8 +241,16 @@ SPELLINGS: Final[Mapping[str, Spelling]] = MappingProxyType(
     }
 )
 _NORMAL: Final = {kind: spelling.normal for kind, spelling in SPELLINGS.items() if spelling.normal is not _exact}
-#: Kinds that have things whose spelling is not certain. What has no id is asked about none of them, thus denied.
+#: Kinds that have things whose spelling is not certain. What has no id may be any of them, thus is denied.
 UNCERTAIN: Final = frozenset(_NORMAL)
+
+
+def is_nameless(kind: str, id: str | None) -> bool:
+    """Say whether something named as ``kind`` and ``id`` is nothing certain, so that no policy allows it.
+
+    An empty id is none that a wildcard covers. The guest knows the same rule (``isUncertain`` of ``evaluator.zig``).
+    """
+    return kind in UNCERTAIN if id is None else not id
 
 
 def normal_id(kind: str, id: str) -> str | None:

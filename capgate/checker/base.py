@@ -15,7 +15,7 @@ from ..log_writer import BackgroundLogger
 from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
 from ..runtime.pool import PoolStatistics
-from ..spelling import UNCERTAIN
+from ..spelling import is_nameless
 
 _log = BackgroundLogger("capgate")
 
@@ -244,15 +244,13 @@ class Checker:
     def _lacks_resource(self, input: PolicyInput) -> bool:
         """Say whether ``input``, which is well-formed, has no resource with an id, though its action needs one.
 
-        Then no policy can allow it, whatever it looks at. Nor can one allow what was asked about something of a kind
-        of which it is not certain what was meant, or about an empty id, which no wildcard covers.
+        Then no policy can allow it, whatever it looks at. Nor can one allow what was asked about something of which
+        it is not certain what was meant.
         """
         resource = input.resource
-        if resource is None:
-            return input.action not in self._vocabulary.optional
-        if resource.id is None:
-            return input.action not in self._vocabulary.optional or resource.kind in UNCERTAIN
-        return not resource.id
+        if resource is not None and is_nameless(resource.kind, resource.id):
+            return True
+        return (resource is None or resource.id is None) and input.action not in self._vocabulary.optional
 
     def _fault(self, error: BaseException, input: object) -> Deny:
         """Return the denial for what evaluating ``input`` raised. What is a fault of ours is logged."""

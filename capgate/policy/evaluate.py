@@ -10,6 +10,7 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
+from ..spelling import is_nameless
 from .document import ACTION_BITS, EVERY, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, ModeIndex
 from .monitored import monitored_rules
@@ -167,6 +168,8 @@ class RuntimePolicy:
         kind = None if resource is None else exact(resource.kind)
         if kind is not None and entry.kind is not None and kind != entry.kind:
             return _WRONG_KIND
+        if kind is not None and is_nameless(kind, id):
+            return _MISSING_RESOURCE
         if entry.rules is not None:
             ruled = self._answer_of_rules(entry.rules, input, kind, id)
             if ruled is not None:

@@ -214,9 +214,11 @@ def test_what_cannot_be_written_in_a_rule_is_not_offered() -> None:
     }
 
 
-def test_an_empty_id_is_in_no_list() -> None:
+def test_no_document_admits_an_empty_id() -> None:
     empty = PolicyInput("tool.compile", ALICE, Resource("tool", ""))
-    assert remedies({"tools": ["x"]}, empty) == [[[(("replace", "/tools", "any"),)]]]
+    for tools in (["x"], "any"):
+        account = check({"tools": tools}, empty)
+        assert (account.by, account.remedies) == ("missing_resource", ())
 
 
 def test_of_many_rules_only_some_are_offered() -> None:

@@ -20,7 +20,7 @@ from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
 from ..support.documents import documents, questions
-from ..support.judgement import ACTORS, entry_fits, judge
+from ..support.judgement import ACTORS, entry_fits, is_nameless, judge
 from ..support.policy_fixtures import load_fixtures
 from ..support.tools import examples
 
@@ -99,6 +99,8 @@ def is_classed(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> 
     resource = asked.resource
     builtin = KINDS.get(asked.action)
     if builtin is not None and resource is not None and resource.kind != builtin.kind:
+        return False
+    if resource is not None and is_nameless(resource):
         return False
     missing = Deny("missing_resource")
     return (judge(old, asked)[0], judge(new, asked)[0]) != (missing, missing)

@@ -15,6 +15,7 @@ from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, PolicyInput, Pol
 
 BUILTIN = {action.name: action for action in BUILTIN_ACTIONS}
 ACTORS: dict[type, str] = {Anonymous: "anonymous", User: "user", Service: "service", CompilerTool: "compiler_tool"}
+SPELLED = {"env_var", "host", "namespace", "path", "sql_query"}
 CLASSES = {
     "read": ("read", "select"),
     "write": ("delete", "insert", "update", "upsert", "write"),
@@ -35,11 +36,18 @@ def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, i
         return Deny("missing_resource"), None
     if builtin and resource is not None and resource.kind != builtin.kind:
         return Deny("not_in_allowlist"), None
+    if resource is not None and is_nameless(resource):
+        return Deny("missing_resource"), None
     for effect in ("deny", "allow"):
         for number, rule in enumerate(rules):
             if rule["effect"] == effect and not only_monitors(rule) and matches(rule, input):
                 return (ALLOW if effect == "allow" else Deny(rule.get("reason", "not_in_allowlist"))), number
     return (ALLOW if admitted(document, input) else Deny("not_in_allowlist")), None
+
+
+def is_nameless(resource: Resource) -> bool:
+    """Whether it is not certain what is meant: nothing that has a name, or, of kinds with a spelling, any at all."""
+    return resource.id == "" or (resource.id is None and resource.kind in SPELLED)
 
 
 def only_monitors(rule: dict[str, Any]) -> bool:

@@ -242,6 +242,7 @@ inline fn check(input: u32) *const Result {
         const expected = image.at(load(u32, entry + 12), len);
         if (kind.len != len or !equal(expected, kind)) return &not_in_allowlist;
     }
+    if (has_resource and (if (has_id) id.len == 0 else isUncertain(kind))) return &missing_resource;
     if (flags & Flags.rules != 0) {
         if (byRules(input, load(u32, entry + 20))) |result| return result;
     }
@@ -250,6 +251,15 @@ inline fn check(input: u32) *const Result {
     if (!has_id or set == 0) return &not_in_allowlist;
     const operations = if (flags & Flags.wild != 0) byId(input, set) else image.find(set, id) orelse 0;
     return if (operations & load(u32, entry + 8) != 0) &allow else &not_in_allowlist;
+}
+
+/// Whether `kind` has things whose spelling is not certain, as `spelling.py` lists them: of such a kind what has no id may
+/// be any of them, also one that is denied.
+noinline fn isUncertain(kind: Text) bool {
+    inline for (.{ "env_var", "host", "namespace", "path", "sql_query" }) |name| {
+        if (kind.len == name.len and equal(@intFromPtr(name), kind)) return true;
+    }
+    return false;
 }
 
 // Rules. The input has been checked by now. These are functions of their own, so that a check without rules stays small;

@@ -18,7 +18,7 @@ import msgspec
 from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
-from ...spelling import SQL
+from ...spelling import SQL, is_nameless
 from ..document import ANY, BY_RULE
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
@@ -135,6 +135,8 @@ class _Question:
 
     def to_be_allowed(self, by: str) -> list[tuple[Obstacle, ...]]:
         if by in ("malformed_input", "wrong_kind") or (by == "missing_resource" and self.action in _BUILTIN):
+            return []  # it is the question that would have to change
+        if self.input.resource is not None and is_nameless(self.input.resource.kind, self.id):
             return []  # it is the question that would have to change
         if by == "unknown_action" and not is_action_name(self.action):
             return []

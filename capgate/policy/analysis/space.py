@@ -3,7 +3,8 @@
 Texts in a document are compared in few ways: with one id, with the beginning of ids, with the ending of names, with a
 network of addresses, with a kind. So they cut the ids of a kind into finitely many parts, :class:`Atom`. Those are each
 id that is mentioned, what each wildcard covers that is (the longest one counts), and all others. Questions that differ
-only within an atom have the same answer from both. Wildcards that leave no id of their own have no atom.
+only within an atom have the same answer from both. Wildcards that leave no id of their own have no atom, nor has what is
+named as nothing certain (:func:`~capgate.spelling.is_nameless`), which every policy denies.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final, NamedTuple, Union
 
 import msgspec
 
-from ...spelling import HOST_LENGTH, UNCERTAIN, normal_id
+from ...spelling import HOST_LENGTH, is_nameless, normal_id
 from ..rules import Pattern
 from ..wildcards import (
     BEGINNING,
@@ -94,13 +95,13 @@ class Space:
     def classes(self) -> dict[Signature, list[int]]:
         """Return the atoms by what matches them: those of one class are all alike.
 
-        The first of each is a question that can be asked, if there is such: an empty id is none, of most kinds.
+        The first of each is a question that can be asked, if there is such: an empty id is none.
         """
         classes: dict[Signature, list[int]] = {}
         for number, atom in enumerate(self.atoms):
             classes.setdefault(atom.signature, []).append(number)
         for numbers in classes.values():
-            numbers.sort(key=lambda number: self.atoms[number].id == "" and self.atoms[number].kind in UNCERTAIN)
+            numbers.sort(key=lambda number: self.atoms[number].id == "")
         return classes
 
 
@@ -146,7 +147,7 @@ def add_kind(
 
     rest = frozenset(mentions.any)
     chain = _Chain(mentions.beginnings)
-    other = _fresh("", chain, mentions) if kind in UNCERTAIN and "" not in mentions.beginnings else ""
+    other = _fresh("", chain, mentions) if "" not in mentions.beginnings else ""
     top = space.add(Atom(Selector("any", kind), kind, other, rest), parent, atom_like(""))
     numbers: list[int] = []
     signatures: list[Signature] = []
@@ -192,8 +193,9 @@ def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[Pattern, set[Matcher
     Of kinds that no rule mentions, the one without a name stands for all.
     """
     space = Space()
-    like = {"": space.add(Atom(ANYTHING, "", "", NOTHING))}
     ids = {str(pattern.text): by for pattern, by in admitted.items()}
+    other = next(id for id in map(str, count()) if id not in ids)
+    like = {"": space.add(Atom(ANYTHING, "", other, NOTHING))}
     for id, by in ids.items():
         like[id] = space.add(Atom(Selector("exact", None, id), "", id, frozenset(by)), like[""])
     none = -1
@@ -205,7 +207,7 @@ def of_own(kinds: Mapping[str, Mentions], admitted: Mapping[Pattern, set[Matcher
             if normal_id(kind, id) == id:  # nothing else is asked about
                 mentions.ids.setdefault(id, set()).update(by)
         top = add_kind(space, kind, mentions, parent=like[""], like=like)
-        if optional:
+        if optional and not is_nameless(kind, None):
             space.add(Atom(Selector("none", kind), kind, None, frozenset({*mentions.any, "none"})), top, none)
     return space
 

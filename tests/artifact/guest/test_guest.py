@@ -339,7 +339,7 @@ def test_empty_strings_may_point_anywhere(plain: Guest, pointer: int) -> None:
     for at in (STRINGS["service"], STRINGS["mode"], STRINGS["args-hash"], STRINGS["actor"]):
         assert changed(plain, WRITE, at, struct.pack("<II", pointer, 0)) is ALLOW
     assert changed(plain, WRITE, STRINGS["action"], struct.pack("<II", pointer, 0)) == Deny(Reason.UNKNOWN_ACTION)
-    assert changed(plain, WRITE, STRINGS["id"], struct.pack("<II", pointer, 0)) == Deny(Reason.NOT_IN_ALLOWLIST)
+    assert changed(plain, WRITE, STRINGS["id"], struct.pack("<II", pointer, 0)) == Deny(Reason.MISSING_RESOURCE)
 
 
 def test_what_is_absent_is_not_looked_at(plain: Guest) -> None:
