@@ -64,6 +64,15 @@ WIPING: Final = """
 CREATE FUNCTION wipe(orders) RETURNS integer LANGUAGE sql AS 'DELETE FROM secrets; SELECT 1';
 CREATE FUNCTION wipe_any(record) RETURNS integer LANGUAGE plpgsql AS 'BEGIN DELETE FROM secrets; RETURN 1; END';
 """
+#: Words of other dialects, or of syntax, that in PostgreSQL may be names of functions.
+LIKE_WORDS: Final = (
+    *("blob", "binary", "by", "conflict", "double", "enum", "index", "key"),
+    *("materialized", "regexp", "rlike", "sets", "unsigned"),
+)
+WIPING_WORDS: Final = "".join(
+    f"CREATE FUNCTION {word}(integer) RETURNS integer LANGUAGE sql AS 'DELETE FROM secrets; SELECT 1';"
+    for word in LIKE_WORDS
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +85,8 @@ def url() -> Iterator[str]:
             Base.metadata.create_all(connection)
             connection.execute(insert(customers).values(id=1, name="Ada"))
             connection.execute(insert(orders), [{"id": 1, "item": "tea", "customer_id": 1}])
-            connection.exec_driver_sql(WIPING)
+            connection.exec_driver_sql(WIPING + WIPING_WORDS)
+            connection.exec_driver_sql("CREATE TABLE wiped AS SELECT 1 AS wipe")
             connection.exec_driver_sql('CREATE SCHEMA app; CREATE SCHEMA "App"')
             for spelled, mark in MARKS.items():
                 schema, _, name = spelled.rpartition(".")
@@ -140,6 +150,9 @@ CALLS: Final = [
     "WITH x AS (SELECT 1 AS a) SELECT x.wipe_any FROM x",
     'WITH "x" AS (SELECT 1 AS a) SELECT x.wipe_any FROM x',
     "SELECT o.a FROM orders AS o(a) JOIN orders AS p ON p.wipe = 1",
+    f"SELECT {'o' * 70}.wipe FROM orders AS {'o' * 63}, (SELECT 1 AS wipe) AS {'z' * 70}",  # cut off at 63
+    *(f"SELECT {word}(id) FROM orders" for word in LIKE_WORDS),
+    *(f"SELECT 1 FROM orders, {word}(id)" for word in LIKE_WORDS if word != "by"),
     "UPDATE orders SET item = 'tea' RETURNING orders.wipe",
     "WITH orders AS (SELECT 1 AS wipe) UPDATE orders SET item = 'tea' RETURNING orders.wipe",
     "INSERT INTO orders (id, item) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET item = 'tea' WHERE excluded.wipe = 1",
@@ -241,18 +254,22 @@ def test_a_lightweight_column_is_none_that_is_known(kept: Engine, engine: Engine
 
 def test_a_column_of_a_select_that_is_named_like_a_table_is_none_of_the_table(kept: Engine, engine: Engine) -> None:
     """SQLAlchemy writes it with that name, and the database takes that for the table, of which it has no column."""
-    other = select(orders.c.id.label("wipe"))
+    any_other = select(orders.c.id.label("wipe_any"))
+    other, wiped = select(orders.c.id.label("wipe")), Table("wiped", MetaData(), Column("wipe", Integer))
     hostile: list[Any] = [
         update(orders).values(item="tea").returning(other.subquery("orders").c.wipe),
         update(orders).values(item="tea").returning(other.cte("orders").c.wipe),
         select(orders.c.item).order_by(other.subquery("orders").c.wipe),
+        # Nor is it one of another Table that has such a column, or of a SELECT that has the name.
+        select(orders.c.item).where(orders.c.id == wiped.c.wipe).order_by(other.subquery("orders").c.wipe),
+        select(select(orders.c.item).subquery("x")).order_by(any_other.subquery("x").c.wipe_any),
     ]
     for statement in hostile:
         with kept.connect() as connection:  # the database does call it
             connection.execute(statement).all()
             assert connection.execute(select(secrets)).all() == []
             connection.rollback()
-        with allowing({"sql": ["orders"]}), engine.connect() as connection:
+        with allowing({"sql": ["orders", "wiped"]}), engine.connect() as connection:
             with pytest.raises(CapabilityDenied) as caught:
                 connection.execute(statement)
             assert reason(caught.value) == Reason.MISSING_RESOURCE

@@ -32,8 +32,8 @@ class TracedCompiler:
     has_text = False
     #: Names, in lower case, of columns that are written with their table, and that no ``Table`` has.
     undeclared: frozenset[str] = frozenset()
-    #: Names, in lower case, of those that a ``Table`` has.
-    of_tables: frozenset[str] = frozenset()
+    #: Names, in lower case, of tables and columns of those that a ``Table`` has.
+    of_tables: frozenset[tuple[str, str]] = frozenset()
 
     def visit_textclause(self, *args: Any, **kw: Any) -> Any:
         return self._note("visit_textclause", args, kw)
@@ -44,7 +44,8 @@ class TracedCompiler:
         while isinstance(table, AliasedReturnsRows):
             table = table.element
         if isinstance(table, Table) and isinstance(column, Column):
-            self.of_tables |= {column.name.lower()}
+            unquoted = getattr(table.name, "quote", None) is False  # then the spaces around it are none of its name
+            self.of_tables |= {((table.name.strip() if unquoted else table.name).lower(), column.name.lower())}
         elif table is not None and not isinstance(table, (SelectBase, UpdateBase)):  # else what that gives by this name
             self.undeclared |= {column.name.lower()}
         return self._note("visit_column", (column, *args), kw, own)
@@ -96,13 +97,16 @@ def is_built(compiled: object) -> bool:
 def undeclared_in(compiled: object, columns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """Return those of ``columns``, table and column as the text has them, that are not certain to be columns.
 
-    Certain are those of a ``Table``, and of a SELECT where the text names no table instead. ``compiled`` is what
-    :func:`is_built`.
+    Certain are those of a ``Table`` of that name. ``compiled`` is what :func:`is_built`.
     """
     if not isinstance(compiled, TracedCompiler) or any("%(" in name for name in compiled.undeclared):
         return columns  # one that has no name yet, for one
     return tuple(
         (table, column)
         for table, column in columns
-        if (name := column.strip('"').lower()) in compiled.undeclared or (table and name not in compiled.of_tables)
+        if (name := _bare(column)) in compiled.undeclared or (_bare(table), name) not in compiled.of_tables
     )
+
+
+def _bare(spelled: str) -> str:
+    return spelled.rpartition(".")[2].strip('"').lower()

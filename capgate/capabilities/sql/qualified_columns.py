@@ -52,8 +52,9 @@ def qualified_columns(
             continue
         name = fold(column.this)
         schema = column.args.get("db")
-        place = (None if schema is None else fold(schema), fold(column.args["table"]))
-        meant = [] if name is None or column.args.get("catalog") is not None else sources.get(place, [])
+        place = (None if schema is None else fold(schema) or NOBODY_KNOWS, fold(column.args["table"]))
+        # One that has no spelling, as it is too long, is not for certain another one that has none.
+        meant = [] if place[1] is None or column.args.get("catalog") is not None else sources.get(place, [])
         if not meant or name is None:
             columns.add((NOBODY_KNOWS, column.name))
             continue
@@ -103,7 +104,7 @@ def _sources(
         schema, own = node.args.get("db"), fold(node.this)
         places: list[_Place] = [(None, fold(alias.this) if is_alias else own)]
         if schema is not None and not is_alias:
-            places.append((fold(schema), own))
+            places.append((fold(schema) or NOBODY_KNOWS, own))
         meant = [_rows(cte, cte.args["alias"], fold) for name, cte in definitions if schema is None and name == own]
         if id(node) in written:
             meant = [_Source(table_name(node) or NOBODY_KNOWS)]

@@ -112,6 +112,7 @@ WORDS: Final = frozenset(
     where xor
     """.upper().split()
 )
+_OPERATORS_OF_MYSQL: Final = frozenset({"DIV", "REGEXP", "RLIKE", "XOR"})
 #: Nodes that are neither values nor functions.
 STRUCTURE: Final = frozenset(
     """
@@ -230,7 +231,7 @@ def _statement(tokens: list[Token], dialect: str, sql: str, functions: frozenset
     tree = trees[0] if len(trees) == 1 else None
     if not isinstance(tree, _ROOTS) or not all(_is_known(node) for node in tree.walk()):
         return OPAQUE
-    called = _called(tokens, words, tree) - FUNCTIONS - functions
+    called = _called(tokens, words, tree, dialect) - FUNCTIONS - functions
     if called - WRITING or (dialect == "sqlite" and _reads_pragma(tree)):
         return OPAQUE
     writes = bool(called) or tree.find(exp.Into, *DML) is not None
@@ -281,7 +282,7 @@ def _is_known(node: Any) -> bool:
     return isinstance(node, (exp.Condition, exp.Func)) or node.key in STRUCTURE
 
 
-def _called(tokens: list[Token], words: list[str], tree: exp.Expression) -> set[str]:
+def _called(tokens: list[Token], words: list[str], tree: exp.Expression, dialect: str) -> set[str]:
     """Return the functions that are called, by the tokens and by the tree.
 
     By the tokens that is what stands before a parenthesis, unless it is a word of the language, or a relation with its
@@ -289,14 +290,15 @@ def _called(tokens: list[Token], words: list[str], tree: exp.Expression) -> set[
     could be listed.
     """
     relations = _relations(tree)
-    called = {call.name.upper() for call in tree.find_all(*_UNKNOWN)} - WORDS
+    called = {call.name.upper() for call in tree.find_all(*_UNKNOWN)} - {"VALUES"}  # which MySQL calls so in an upsert
+    language = WORDS - _OPERATORS_OF_MYSQL if dialect == "postgres" else WORDS
     for index, after in enumerate(words[1:]):
         token, word = tokens[index], words[index]
         if after != "(" or not _is_name(token) or token.text.casefold() in relations:
             continue
         if not word or not word.isascii() or (index and words[index - 1] == "."):
             called.add(repr(token.text))
-        elif word not in WORDS:
+        elif word not in language:
             called.add(word)
     return called
 

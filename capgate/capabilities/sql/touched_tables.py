@@ -107,6 +107,8 @@ def folded(part: Any, dialect: str) -> str | None:
     name: str = part.name
     if dialect == "postgres" and len(name.encode("utf-8", "surrogatepass")) > POSTGRES_BYTES:
         return None  # which it cuts off there
+    if dialect == "postgres" and not part.args.get("quoted") and ascii_lower(name) != name.lower():
+        return None  # which it writes in lower case where the database's encoding has one byte a letter
     if not _UPPER.search(name) or dialect == "sqlite":
         return ascii_lower(name)
     if dialect == "postgres":

@@ -3,8 +3,8 @@
 Texts in a document are compared in few ways: with one id, with the beginning of ids, with the ending of names, with a
 network of addresses, with a kind. So they cut the ids of a kind into finitely many parts, :class:`Atom`. Those are each
 id that is mentioned, what each wildcard covers that is (the longest one counts), and all others. Questions that differ
-only within an atom have the same answer from both. Wildcards that leave no id of their own have no atom, nor has what is
-named as nothing certain (:func:`~capgate.spelling.is_nameless`), which every policy denies.
+only within an atom have the same answer from both. Wildcards that leave no id of their own have no atom. Nor has what
+is nameless (:func:`~capgate.spelling.is_nameless`), which every policy denies.
 """
 
 from __future__ import annotations
