@@ -186,6 +186,8 @@ def _entry(where: Key, value: object, section: str) -> Pattern:
     kind = SECTION_KINDS.get(section, "")
     if section == "actions" and "*" in value:
         raise mistake(where, value, "an id without '*'; a rule says of which kind a wildcard is, as 'order:eu/*'")
+    if kind and value.startswith(f"{kind}:"):
+        raise mistake(where, value, f"an id alone: of `{section}` all are of the kind {kind!r}", value[len(kind) + 1 :])
     match, text = read_entry(where, value, kind, value)
     return Pattern(kind, text, match)
 

@@ -33,7 +33,7 @@ from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
 from ..spelling import SPELLINGS
 from .places import Key
-from .spelled import read_entry
+from .spelled import has_blank_edge, read_entry
 from .strict import check_keys, is_unicode, mistake, nearest, shallow
 from .wildcards import BEGINNING, ENDING, EXACT, SEPARATORS, Match, bounds, is_covered, is_mapped
 
@@ -223,6 +223,8 @@ def _actor(where: Key, text: str) -> Pattern:
         raise mistake(where, text, f"{_ACTOR}; {_STAR}")
     if kind == ACTOR_KINDS[0] and colon:
         raise mistake(where, text, _ACTOR, kind)
+    if has_blank_edge(kind, id):
+        raise mistake(where, text, "an id without blanks around it", f"{kind}:{id.strip()}" if id.strip() else kind)
     if kind not in ACTOR_KINDS:
         raise mistake(where, text, _ACTOR, _with_kind(text, kind, ACTOR_KINDS))
     return Pattern(kind, stem if colon else None, BEGINNING if stem != id else EXACT)

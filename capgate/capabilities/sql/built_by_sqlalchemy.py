@@ -45,9 +45,9 @@ class TracedCompiler:
             table = table.element
         if isinstance(table, Table) and isinstance(column, Column):
             unquoted = getattr(table.name, "quote", None) is False  # then the spaces around it are none of its name
-            self.of_tables |= {((table.name.strip() if unquoted else table.name).lower(), column.name.lower())}
+            self.of_tables |= {(_lower(table.name).strip() if unquoted else _lower(table.name), _lower(column.name))}
         elif table is not None and not isinstance(table, (SelectBase, UpdateBase)):  # else what that gives by this name
-            self.undeclared |= {column.name.lower()}
+            self.undeclared |= {_lower(column.name)}
         return self._note("visit_column", (column, *args), kw, own)
 
     def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> Any:
@@ -106,6 +106,10 @@ def undeclared_in(compiled: object, columns: tuple[tuple[str, str], ...]) -> tup
         for table, column in columns
         if (name := _bare(column)) in compiled.undeclared or (_bare(table), name) not in compiled.of_tables
     )
+
+
+def _lower(name: str) -> str:
+    return str.lower(name)  # SQLAlchemy's own, of a name that is quoted, leaves it as it is
 
 
 def _bare(spelled: str) -> str:

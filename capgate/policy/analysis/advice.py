@@ -19,10 +19,10 @@ from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
 from ...spelling import SQL, is_nameless
-from ..document import ANY, BY_RULE
+from ..document import ANY, BY_RULE, SECTION_KINDS
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
-from ..spelled import read_entry
+from ..spelled import is_writable, read_entry
 from ..strict import nearest
 from ..wellformed import actor_of, mode_of
 from ..wildcards import is_covered
@@ -323,7 +323,8 @@ class _Question:
         if raw == BY_RULE:
             yield Way(f'set `{name}` to "any"', ({"op": "replace", "path": pointer(path), "value": ANY},))
             return
-        if not self.id or "*" in self.id:  # which cannot be written
+        kind = SECTION_KINDS.get(name, "")
+        if not self.id or not is_writable(kind, self.id) or (kind and self.id.startswith(f"{kind}:")):
             patch: Operation = {"op": "add" if raw is None else "replace", "path": pointer(path), "value": ANY}
             yield self._with_parent(f'set `{name}` to "any"', path, patch)
             return
@@ -345,7 +346,7 @@ def _written(kind: str | None, id: str | None) -> str | None:
     """Return kind and id as an entry of a rule, where it can be written and covers nothing else."""
     if kind == ACTOR_KINDS[0]:
         return kind
-    if not kind or not id or "*" in kind or "*" in id or ":" in kind:
+    if not kind or not id or "*" in kind or ":" in kind or not is_writable(kind, id):
         return None
     return f"{kind}:{id}"
 
