@@ -201,7 +201,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         _reject_unknown(overrides, cls.__struct_fields__)
         config = _config(environ)
-        ours = [name for name in _names(config) if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
+        ours = [
+            name for name in _names(config) if _meant(name).startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)
+        ]
         _reject_unknown(ours, VARIABLES)
         names = [setting.name for setting in SETTINGS if setting.name in BY_NAME]
         values = _read(config, [name for name in names if name not in overrides])
@@ -236,6 +238,11 @@ def _names(config: starlette.config.Config) -> Iterable[str]:
     return {*config.environ, *config.file_values}
 
 
+def _meant(name: str) -> str:
+    """Return the variable that ``name`` stands for, where a file was written for a shell, or in small letters."""
+    return name.removeprefix("export ").strip().upper()
+
+
 def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, Any]:
     """Return the values of those settings whose variables are set."""
     rows, given = [BY_NAME[name] for name in names], _names(config)
@@ -245,7 +252,7 @@ def _read(config: starlette.config.Config, names: Iterable[str]) -> dict[str, An
 def _reject_unknown(given: Iterable[str], valid: Iterable[str]) -> None:
     valid = sorted(valid)
     for name in sorted(set(given) - set(valid)):
-        close = difflib.get_close_matches(name, valid, 1)
+        close = difflib.get_close_matches(name, valid, 1) or difflib.get_close_matches(_meant(name), valid, 1)
         hint = f"{close[0]}, which is closest, or another" if close else "one"
         # What is wrong is the name. The value may be anybody's secret, and this goes to a log.
         nearest = close[0] if close else None

@@ -53,6 +53,8 @@ _CHALLENGE: Final = rf"{_WORD}(?: (?:{_PARAMETER}(?: ?, ?{_PARAMETER})*|[0-9A-Za
 _CHALLENGES: Final = re.compile(rf"{_CHALLENGE}(?: ?, ?{_CHALLENGE})*", re.ASCII)
 #: A method before the path, as logs have it.
 _METHOD: Final = re.compile(r"[A-Za-z]+ +(?=/)")
+#: Signs of a list in another notation, or of paths without a comma between them.
+_OTHER_LIST: Final = re.compile(r"""[\s"'\[]|.*(?:[\s"'\]]\Z|\s/)""", re.DOTALL)
 _PUBLIC: Final = "exact route paths as declared, such as '/health', '/items/{id}' or '/static' of a mount; no wildcards"
 
 
@@ -153,6 +155,9 @@ def _check_public(name: str, value: object) -> None:
     for path in value:
         if isinstance(path, str) and (method := _METHOD.match(path)):
             raise ConfigError(name, path, f"{_PUBLIC}, without a method", nearest=path[method.end() :])
+        if isinstance(path, str) and _OTHER_LIST.match(path):
+            near = path.strip(" \t\n\"'[]")
+            raise ConfigError(name, path, _PUBLIC, nearest=None if " " in near or not near else near)
         is_path = isinstance(path, str) and "/" in path and "*" not in path and path.isprintable()
         if not is_path or value.count(path) > 1:
             raise ConfigError(name, path, f"{_PUBLIC}; each of them once")

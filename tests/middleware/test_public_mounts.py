@@ -8,6 +8,7 @@ from typing import Any
 import fastapi
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Host, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -128,3 +129,50 @@ async def test_fastapi_mounts_files_too(static: StaticFiles) -> None:
     assert await status(gate, "/a.txt") == 403
     assert await status(gate, "/files/a.txt") == 200  # FastAPI leaves the prefix of a router away, of mounts
     assert await status(gate, "/v1/files/a.txt") == 403
+
+
+class Seen(Wrapper):
+    """Answers HTTP and WebSockets, and says where it was asked."""
+
+    def __init__(self) -> None:
+        self.paths: list[tuple[str, str]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append((scope["type"], scope["path"]))
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 4000})
+        else:
+            await PlainTextResponse("seen")(scope, receive, send)
+
+
+async def test_no_spelling_of_a_path_leads_out_of_a_public_mount() -> None:  # P-17
+    """A path is never resolved: what begins with the mount goes to it, also with dots, and nothing else does."""
+    inside, beside, ran = Seen(), Seen(), Ran()
+    routes = [
+        Mount("/out", routes=[Mount("/in", inside), Route("/r", ran.endpoint("r"))]),
+        Mount("/beside", beside),
+        Route("/x", ran.endpoint("x")),
+    ]
+    app = gated(routes, Recording(), public("/out/in"))
+    within = ["/out/in/", "/out/in/z", "/out/in/../r", "/out/in//x", "/out/in/%2e%2e/r", "/out/in/../../x"]
+    assert [await status(app, path) for path in within] == [200] * len(within)
+    assert inside.paths == [("http", path) for path in within]
+    outside = ["/x", "/out/r", "/out/in", "/out//in/z", "//out/in/z", "/out/inx", "/beside/x", "/out/../out/in/z"]
+    assert [await status(app, path) for path in outside] == [403] * len(outside)
+    for path, root in (("/x", "/out/in"), ("/out/in/z", "/out/in"), ("/beside/x", "/out/in"), ("/out/r", "/out/in")):
+        assert await reason_for(app, {**http_scope(path), "root_path": root}) == "undeclared_route", (path, root)
+    assert await reason_for(app, {**http_scope("/p/out/r"), "root_path": "/p"}) == "undeclared_route"
+    assert (await Call({**http_scope("/p/out/in/z"), "root_path": "/p"}).to(app)).status == 200
+    assert (beside.paths, ran.names) == ([], [])
+
+
+async def test_a_websocket_is_opened_where_its_mount_is_public() -> None:  # P-17
+    inside, beside = Seen(), Seen()
+    app = gated([Mount("/in", inside), Mount("/beside", beside)], Recording(), public("/in"))
+    closed = []
+    for path in ("/in/ws", "/beside/ws", "/in"):
+        call = Call({**http_scope(path), "type": "websocket", "scheme": "ws", "subprotocols": []})
+        await call.to(app)
+        closed.append([message.get("code") for message in call.sent if message["type"] == "websocket.close"])
+    assert closed == [[4000], [1008], [1008]]
+    assert (inside.paths, beside.paths) == ([("websocket", "/in/ws")], [])

@@ -464,6 +464,39 @@ def test_lists_are_taken() -> None:  # P-17
     assert settings == Settings(public=("/docs",))
 
 
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ('["/docs","/static"]', "/docs"),
+        ("'/docs','/static'", "/docs"),
+        ("/docs /static", None),
+        ("[/docs]", "/docs"),
+    ],
+)
+def test_a_list_in_another_notation_is_none(text: str, nearest: str | None) -> None:  # P-17
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"CAPGATE_POLICY": "p.json", "CAPGATE_PUBLIC": text})
+    assert caught.value.setting == "CAPGATE_PUBLIC"
+    with pytest.raises(ConfigError) as caught:
+        Settings(public=tuple(text.split(",")))
+    assert (caught.value.setting, caught.value.nearest) == ("public", nearest)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("export CAPGATE_MODE=dev", "export CAPGATE_MODE"),
+        ("capgate_mode=dev", "capgate_mode"),
+        ("Capgate_Mode = dev", "Capgate_Mode"),
+    ],
+)
+def test_a_line_that_the_reader_of_a_file_passes_over_is_an_error(tmp_path: Path, line: str, name: str) -> None:  # P-18
+    (tmp_path / ".env").write_text(f"CAPGATE_POLICY=p.json\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(Config(tmp_path / ".env", environ={}))
+    assert (caught.value.setting, caught.value.nearest) == (name, "CAPGATE_MODE")
+
+
 @pytest.mark.parametrize("path", ["GET /healthz", "get /healthz", "POST  /healthz"])
 def test_a_public_route_has_no_method(path: str) -> None:  # P-17
     with pytest.raises(ConfigError) as caught:
