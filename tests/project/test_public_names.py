@@ -56,7 +56,7 @@ IMPORTED: Final = {
     "pyyaml": "yaml",
 }
 #: Extras for those who work on capgate itself.
-OWN: Final = frozenset({"bench", "dev", "guest", "test"})
+OWN: Final = frozenset({"bench", "dev", "docs", "guest", "test"})
 
 
 def extras() -> set[str]:

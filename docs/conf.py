@@ -1,0 +1,68 @@
+"""Configures the site: ``python -m sphinx -W -b html docs build/site`` makes it of this folder.
+
+Needs the extra ``docs``. No page asks another host for anything: the theme has its fonts and scripts with it.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version as version_of
+from typing import Any, Final
+
+project = "capgate"
+author = "the capgate maintainers"
+copyright = author
+version = release = version_of("capgate")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+nitpicky = False
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist", "fieldlist"]
+
+html_theme = "furo"
+html_title = f"capgate {version}"
+html_static_path = ["static"]
+html_css_files = ["capgate.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_copyright = False
+html_theme_options = {"footer_icons": []}
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+#: A row of the tables that docstrings are written with: a name, two spaces or more, and what it means.
+_ROW: Final = re.compile(r"^(``[^`]+``(?:, ``[^`]+``)*)  +(\S.*)$")
+
+
+def fields_of(lines: list[str]) -> list[str]:
+    """Return the lines of a docstring with each aligned table as a list of fields, which reST knows."""
+    out: list[str] = []
+    within = False
+    for line in lines:
+        row = _ROW.match(line)
+        if row is not None:
+            if not within and out and out[-1]:
+                out.append("")
+            out.append(f":{row[1]}: {row[2]}")
+            within = True
+        elif within and line.startswith("  "):
+            out.append(f"    {line.strip()}")
+        else:
+            if within and line:
+                out.append("")
+            out.append(line)
+            within = False
+    return out
+
+
+def _read_tables(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    lines[:] = fields_of(lines)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Have docstrings read as they are written."""
+    app.connect("autodoc-process-docstring", _read_tables)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,50 @@
+"""The site: it builds without a warning, asks no other host for anything, and none of its links is broken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from .site import DOCS, Site
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_page_is_there(site: Site) -> None:
+    sources = {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.rglob("*.md")}
+    made = {path.relative_to(site.folder) for path in site.pages}
+    assert sources <= made
+    assert made - sources <= {Path(name) for name in ("genindex.html", "search.html", "py-modindex.html")}
+
+
+def test_no_page_loads_anything_from_another_host(site: Site) -> None:
+    for path, page in site.pages.items():
+        for address in page.loads:
+            assert urlsplit(address)[:2] == ("", "") or address.startswith("data:"), (path.name, address)
+    for path in [*site.folder.rglob("*.css"), *site.folder.rglob("*.svg")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"""(?:@import\s+["']?|url\(\s*["']?|href=["'])(?:https?:)?//""", text), path
+
+
+def test_no_link_and_no_anchor_is_broken(site: Site) -> None:
+    broken = []
+    for path, page in site.pages.items():
+        for link in [*page.links, *page.loads]:
+            scheme, host, to, _, fragment = urlsplit(link)
+            if scheme or host:
+                continue
+            target = (path.parent / unquote(to)).resolve() if to else path
+            if not target.is_file():
+                broken.append((path.name, link))
+            elif fragment and target in site.pages and unquote(fragment) not in site.pages[target].anchors:
+                broken.append((path.name, link))
+    assert broken == []
+
+
+def test_every_picture_says_what_it_shows(site: Site) -> None:
+    for path, page in site.pages.items():
+        for image in page.images:
+            assert image.get("alt"), (path.name, image)
