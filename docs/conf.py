@@ -6,8 +6,14 @@ Needs the extra ``docs``. No page asks another host for anything: the theme has 
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import command_line
 
 project = "capgate"
 author = "the capgate maintainers"
@@ -37,8 +43,8 @@ python_maximum_signature_line_length = 88
 _ROW: Final = re.compile(r"^(``[^`]+``(?:, ``[^`]+``)*)  +(\S.*)$")
 
 
-def fields_of(lines: list[str]) -> list[str]:
-    """Return the lines of a docstring with each aligned table as a list of fields, which reST knows."""
+def definitions_of(lines: list[str]) -> list[str]:
+    """Return the lines of a docstring with each aligned table as a list of definitions, which reST knows."""
     out: list[str] = []
     within = False
     for line in lines:
@@ -46,7 +52,7 @@ def fields_of(lines: list[str]) -> list[str]:
         if row is not None:
             if not within and out and out[-1]:
                 out.append("")
-            out.append(f":{row[1]}: {row[2]}")
+            out += [row[1], f"    {row[2]}"]
             within = True
         elif within and line.startswith("  "):
             out.append(f"    {line.strip()}")
@@ -59,10 +65,16 @@ def fields_of(lines: list[str]) -> list[str]:
 
 
 def _read_tables(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
-    lines[:] = fields_of(lines)
+    lines[:] = definitions_of(lines)
+
+
+def _write_commands(_app: Any, name: str, source: list[str]) -> None:
+    if name == "reference/command_line":
+        source[0] = source[0].replace(command_line.MARK, command_line.made())
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Have docstrings read as they are written."""
+    """Have docstrings read as they are written, and the commands listed."""
     app.connect("autodoc-process-docstring", _read_tables)
+    app.connect("source-read", _write_commands)
     return {"parallel_read_safe": True}

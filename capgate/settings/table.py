@@ -1,7 +1,7 @@
 """Holds the settings as one table: each with how its variable is read, how its value is checked, and what it means.
 
-README's table of settings is made from it by ``tests/settings/readme_table.py``. Nothing is trimmed or guessed, and no
-value of any setting means "unlimited" or "allow if in doubt".
+The table of ``docs/reference/settings.md`` is made from it by ``tests/settings/readme_table.py``. Nothing is trimmed or
+guessed, and no value of any setting means "unlimited" or "allow if in doubt".
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Setting(NamedTuple):
 
     ``parse`` makes a value of the text of an environment variable, or raises ``ValueError``. ``valid`` says what text
     it takes. ``check`` raises :class:`ConfigError` for a value that cannot be used; it is given the name as well.
-    ``help`` says what the setting means, as README shows it. One that has to stand ``in_code`` has no variable.
+    ``help`` says what the setting means, as the reference shows it. One that has to stand ``in_code`` has no variable.
     """
 
     name: str

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer
 
+from capgate.cli.app import app
+
+from ..project.test_public_names import PROMISED
 from .site import DOCS, Site
 
 pytestmark = pytest.mark.slow
@@ -37,9 +42,9 @@ def test_no_link_and_no_anchor_is_broken(site: Site) -> None:
             if scheme or host:
                 continue
             target = (path.parent / unquote(to)).resolve() if to else path
-            if not target.is_file():
-                broken.append((path.name, link))
-            elif fragment and target in site.pages and unquote(fragment) not in site.pages[target].anchors:
+            if not target.is_file() or (
+                fragment and target in site.pages and unquote(fragment) not in site.pages[target].anchors
+            ):
                 broken.append((path.name, link))
     assert broken == []
 
@@ -48,3 +53,17 @@ def test_every_picture_says_what_it_shows(site: Site) -> None:
     for path, page in site.pages.items():
         for image in page.images:
             assert image.get("alt"), (path.name, image)
+
+
+def test_every_public_name_is_in_the_reference(site: Site) -> None:
+    anchors = site.pages[site.folder / "reference/api.html"].anchors
+    said = {anchor.rpartition(".")[2] for anchor in anchors if anchor.startswith("capgate")}
+    missing = {module: set(names) - said for module, names in PROMISED.items() if module != "capgate.testing.plugin"}
+    assert not any(missing.values()), missing
+
+
+def test_every_command_is_in_the_reference(site: Site) -> None:
+    text = re.sub(r"<[^>]+>", "", site.pages[site.folder / "reference/command_line.html"].text)
+    commands: Any = typer.main.get_command(app)
+    assert len(commands.commands) > 15
+    assert [name for name in commands.commands if f"capgate {name}" not in text] == []

@@ -1,4 +1,7 @@
-"""Makes README's table of settings from that of the package: ``python -m tests.settings.readme_table [--write]``."""
+"""Makes the reference's table of settings from that of the package.
+
+``python -m tests.settings.readme_table [--write]`` prints it, or writes it where it belongs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from capgate.settings.table import LIMITS, SETTINGS, Setting
 
 from ..support.tools import ROOT
 
-README: Final = ROOT / "README.md"
+PAGE: Final = ROOT / "docs/reference/settings.md"
 _HEAD: Final = ("| keyword | environment | default | |", "|---|---|---|---|")
 
 
@@ -22,9 +25,9 @@ def made() -> str:
 
 
 def written(text: str) -> str:
-    """Return the table under README's heading "Settings", as it stands in ``text``."""
-    start = text.index("|", text.index("\n## Settings\n"))
-    return text[start : text.index("\n\n", start) + 1]
+    """Return the table as it stands in ``text``."""
+    start = text.index("\n| keyword |") + 1
+    return text[start : text.rindex("|\n") + 2]
 
 
 def _rows() -> Iterator[str]:
@@ -51,8 +54,8 @@ def _shown(default: Any) -> str:
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     if "--write" in sys.argv[1:]:
-        README.write_text(text.replace(written(text), made()), encoding="utf-8")
+        PAGE.write_text(text.replace(written(text), made()), encoding="utf-8")
     else:
         print(made(), end="")

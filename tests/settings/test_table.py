@@ -1,4 +1,4 @@
-"""The table of settings: it has every setting, agrees with itself, and README says what it says."""
+"""The table of settings: it has every setting, agrees with itself, and the reference says what it says."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_what_no_setting_may_be_is_an_error_that_names_it(row: Setting, value: A
     assert caught.value.valid
 
 
-def test_readme_says_what_the_table_says() -> None:
-    text = readme_table.README.read_text(encoding="utf-8")
+def test_the_reference_says_what_the_table_says() -> None:
+    text = readme_table.PAGE.read_text(encoding="utf-8")
     assert readme_table.written(text) == readme_table.made(), "python -m tests.settings.readme_table --write"
