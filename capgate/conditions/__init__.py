@@ -9,7 +9,7 @@ guest, from facts that ``fact_table.py`` lays out.
 
 from __future__ import annotations
 
-from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 from .compiled import Conditions, compile_conditions
 from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, Declaration
 
@@ -19,6 +19,7 @@ __all__ = [
     "MISSING_FACT",
     "OUT_OF_RANGE",
     "OVERFLOW",
+    "TOO_LONG",
     "WRONG_TYPE",
     "Answer",
     "Conditions",
