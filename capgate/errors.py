@@ -57,7 +57,7 @@ class ConfigError(CapgateError):
     ``setting`` is its name, ``seen`` the offending value, ``valid`` says what would have been accepted. In a file or in
     text, ``key`` is the way to it (names, and numbers from 0). ``path`` is the file, ``line`` and ``column`` (in
     characters, both from 1) the place. Each is ``None`` where there is none, or it is not known.
-    So is ``nearest``, which is what was probably meant.
+    So is ``nearest``, which is what was probably meant, and ``within``: line and column inside the text of a condition.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class ConfigError(CapgateError):
         path: str | None = None,
         line: int | None = None,
         column: int | None = None,
+        within: tuple[int, int] | None = None,
     ) -> None:
         if "PRIVATE KEY" in repr(seen):  # given by mistake, and this goes to a log
             seen = "a private key, which is not shown"
@@ -87,8 +88,11 @@ class ConfigError(CapgateError):
         self.path = path
         self.line = line
         self.column = column
+        self.within = within
 
     def __str__(self) -> str:
+        if self.line is None and self.within is not None:
+            return "line {}, column {} of the condition: {}".format(*self.within, self._sentence)
         numbers = [number for number in (self.line, self.column) if number is not None]
         if self.path is not None:  # as editors and terminals take it for a link
             return f"{':'.join(map(str, (self.path, *numbers)))}: {self._sentence}"

@@ -175,6 +175,7 @@ class Reason:
     UNKNOWN_ACTION: Final = "unknown_action"
     MISSING_RESOURCE: Final = "missing_resource"
     NOT_IN_ALLOWLIST: Final = "not_in_allowlist"
+    MISSING_FACT: Final = "missing_fact"
     # From capgate itself:
     POLICY_UNAVAILABLE: Final = "policy_unavailable"
     POLICY_TIMEOUT: Final = "policy_timeout"

@@ -59,6 +59,8 @@ def build_policy(
     """
     check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
+    if "facts" in policy.inputs:  # to the guest, each rule would match
+        raise ConfigError("document", "rules with conditions", "documents without, which the guest cannot answer yet")
     image = make_image(policy, progress)
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
     if pages > _MAX_PAGES:

@@ -9,21 +9,36 @@ guest, from facts that ``fact_table.py`` lays out.
 
 from __future__ import annotations
 
-from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 from .compiled import Conditions, compile_conditions
-from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, Declaration
+from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, HOLDERS, NAME_LIMIT, Declaration, unusable_names
+from .nodes import Node
+from .reach import Reach, reach_of
+from .read import read_condition
+from .scan import TEXT_LIMIT
+from .text import text_of
 
 __all__ = [
     "ATTRIBUTES_LIMIT",
     "ATTRIBUTE_TYPES",
+    "HOLDERS",
     "MISSING_FACT",
+    "NAME_LIMIT",
     "OUT_OF_RANGE",
     "OVERFLOW",
+    "TEXT_LIMIT",
+    "TOO_LONG",
     "WRONG_TYPE",
     "Answer",
     "Conditions",
     "Declaration",
     "Facts",
+    "Node",
+    "Reach",
     "Unknown",
     "compile_conditions",
+    "reach_of",
+    "read_condition",
+    "text_of",
+    "unusable_names",
 ]

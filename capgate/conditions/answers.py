@@ -2,6 +2,10 @@
 
 A tree becomes one function, made of one function for each node. An error is an exception on its way to the next ``&&``,
 ``||`` or loop that may absorb it.
+
+What an answer costs is bounded by :data:`STEPS_LIMIT`: whoever asks chooses how long the lists are, and loops may be in
+one another. Before a list is walked, its length is counted: by ``exists`` and ``all``, by ``in``, and by ``==`` and
+``!=`` of lists, where it is the left one's. What would be above the limit is an error like others.
 """
 
 from __future__ import annotations
@@ -12,20 +16,23 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from .declaration import BOOL, DURATION, FLOAT, INT, LIST, STRING, TIMESTAMP
+from .declaration import BOOL, DURATION, ELEMENT, FLOAT, INT, LIST, STRING, TIMESTAMP
 from .instants import is_duration, is_timestamp, parse_timestamp, timestamp_of
 from .literals import is_int
 from .nodes import Choice, Constant, Fact, Has, Junction, Loop, LoopElement, Node, Operation
 
 #: Why a condition is neither true nor false: a fact is absent, or of another type than declared; a number or a
-#: duration has more than 64 bits; a time is none of years 1 to 9999.
+#: duration has more than 64 bits; a time is none of years 1 to 9999; its lists have too many elements.
 MISSING_FACT, WRONG_TYPE, OVERFLOW, OUT_OF_RANGE = "missing_fact", "wrong_type", "overflow", "out_of_range"
+TOO_LONG: Final = "too_long"
+#: Elements of lists that one answer may look at.
+STEPS_LIMIT: Final = 10_000
 
 
 class Unknown(msgspec.Struct, frozen=True):
     """A condition is neither true nor false.
 
-    ``reason`` is one of the four above, ``fact`` the name of the fact at fault, if one is.
+    ``reason`` is one of the five above, ``fact`` the name of the fact at fault, if one is.
 
     It has no truth value, so that it is mistaken for neither. An allow does not match then, a denial does.
     """
@@ -39,7 +46,7 @@ class Unknown(msgspec.Struct, frozen=True):
 
 Answer: TypeAlias = "bool | Unknown"
 Facts: TypeAlias = Mapping[str, object]
-#: Gives the value of a node from the facts and the elements of the loops around.
+#: Gives the value of a node from the facts, and from the steps that are left with the elements of the loops around.
 Evaluate: TypeAlias = Callable[[Facts, tuple[Any, ...]], Any]
 
 
@@ -51,10 +58,13 @@ class UnknownError(Exception):
         self.unknown = unknown
 
 
-def answer(function: Evaluate, facts: Facts) -> Answer:
-    """Return what a condition's function says of ``facts``, under their dotted names."""
+def answer(function: Evaluate, facts: Facts, left: list[int] | None = None) -> Answer:
+    """Return what a condition's function says of ``facts``, under their dotted names.
+
+    ``left`` is one number, the steps that are left; it is counted down.
+    """
     try:
-        return function(facts, ()) is True
+        return function(facts, ([STEPS_LIMIT] if left is None else left,)) is True
     except UnknownError as error:
         return error.unknown
 
@@ -70,8 +80,8 @@ def function_of(node: Node) -> Evaluate:
         name = node.name
         return lambda facts, elements: name in facts
     if isinstance(node, LoopElement):
-        loop = node.loop
-        return lambda facts, elements: elements[loop]
+        place = node.loop + 1
+        return lambda facts, elements: elements[place]
     if isinstance(node, Junction):
         return _junction(node.name == "or", tuple(map(function_of, node.parts)))
     if isinstance(node, Loop):
@@ -83,6 +93,14 @@ def function_of(node: Node) -> Evaluate:
 
 def _error(reason: str, fact: str | None = None) -> UnknownError:
     return UnknownError(Unknown(reason, fact))
+
+
+def _count(elements: tuple[Any, ...], values: Any) -> None:
+    """Count the elements of ``values``, which are about to be looked at."""
+    left = elements[0]
+    left[0] -= len(values)
+    if left[0] < 0:
+        raise _error(TOO_LONG)
 
 
 # -- facts
@@ -147,7 +165,9 @@ def _junction(decisive: bool, parts: tuple[Evaluate, ...]) -> Evaluate:
 def _loop(decisive: bool, over: Evaluate, body: Evaluate) -> Evaluate:
     def value(facts: Facts, elements: tuple[Any, ...]) -> Any:
         first: UnknownError | None = None
-        for element in over(facts, elements):
+        values = over(facts, elements)
+        _count(elements, values)
+        for element in values:
             try:  # in the loop, since each element may fail
                 if body(facts, (*elements, element)) is decisive:
                     return decisive
@@ -170,6 +190,8 @@ def _choice(test: Evaluate, then: Evaluate, otherwise: Evaluate) -> Evaluate:
 def _operation(node: Operation) -> Evaluate:
     functions = tuple(map(function_of, node.operands))
     compute = _COMPUTE[node.name]
+    if node.name == "in" or (node.name in ("eq", "ne") and node.operands[0].type in ELEMENT):
+        return _walking(functions, compute, int(node.name == "in"))
     if len(functions) == 2:
         left, right = functions
         computed: Evaluate = lambda facts, elements: compute(left(facts, elements), right(facts, elements))  # noqa: E731
@@ -185,6 +207,18 @@ def _operation(node: Operation) -> Evaluate:
         if holds(value):
             return value
         raise _error(reason)
+
+    return value
+
+
+def _walking(functions: tuple[Evaluate, ...], compute: Callable[..., Any], walked: int) -> Evaluate:
+    """Return the function of an operation that walks one of its operands, the one with this number."""
+    left, right = functions
+
+    def value(facts: Facts, elements: tuple[Any, ...]) -> Any:
+        operands = left(facts, elements), right(facts, elements)
+        _count(elements, operands[walked])
+        return compute(*operands)
 
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..errors import ConfigError
@@ -31,6 +31,14 @@ class Conditions:
         made = {id(node): function_of(node) for node in table.conditions}
         self._functions = [made[id(node)] for node in table.conditions]
 
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Conditions:
+        """Return the conditions that these trees are, each found again at its place.
+
+        Raises :class:`ConfigError` where they are too many, or too large.
+        """
+        return cls(write_table(nodes))
+
     def __len__(self) -> int:
         return len(self._functions)
 
@@ -52,4 +60,4 @@ def compile_conditions(texts: Iterable[str], declaration: Declaration) -> Condit
     for text in map(check_text, every):
         if text not in nodes:
             nodes[text] = read_condition(text, declaration)
-    return Conditions(write_table([nodes[text] for text in every]))
+    return Conditions.of([nodes[text] for text in every])

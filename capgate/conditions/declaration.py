@@ -55,6 +55,15 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 #: Words that no expression can have behind a dot.
 _UNSPEAKABLE: Final = frozenset({"true", "false", "null", "in"})
 _LIKENESS: Final = 0.6
+#: Types under the names that others have for them.
+_OTHER_TYPES: Final = {
+    **dict.fromkeys(("text", "str", "id", "uuid", "email"), STRING),
+    **dict.fromkeys(("integer", "number", "int64", "i64", "long", "whole"), INT),
+    **dict.fromkeys(("double", "real", "decimal", "float64", "f64"), FLOAT),
+    **dict.fromkeys(("boolean", "flag"), BOOL),
+    **dict.fromkeys(("array", "strings", "set", "tuple", "list[str]", "list[string]", "list of string"), LIST),
+    **dict.fromkeys(("list of strings", "string[]", "list(string)", "list<string>"), LIST),
+}
 
 
 class Declaration:
@@ -83,6 +92,14 @@ class Declaration:
                 _check(holder, name, type)
                 types[f"{holder}.{name}"] = type
         self.types: Mapping[str, str] = MappingProxyType(types)
+        self._key = frozenset(types.items())
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Declaration) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def type_of(self, name: str) -> str | None:
         """Return the type of the fact with this dotted name; ``None`` where there is no such fact."""
@@ -129,6 +146,13 @@ def nearest(seen: str, names: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def unusable_names(holder: str) -> list[str]:
+    """Return the names that no attribute of ``holder`` can have though they look like others, sorted."""
+    own = [ON_BEHALF_OF] if holder == ACTOR else []
+    taken = [name.partition(".")[2] for name in BUILTIN if name.startswith(f"{holder}.")]
+    return sorted({*own, *taken, *_UNSPEAKABLE})
+
+
 def _check(holder: str, name: object, type: object) -> None:
     key = ("attributes", holder, str(name)[: NAME_LIMIT + 1])
     if not isinstance(name, str) or not _is_name(name):
@@ -136,7 +160,15 @@ def _check(holder: str, name: object, type: object) -> None:
     if f"{holder}.{name}" in BUILTIN or (holder, name) == (ACTOR, ON_BEHALF_OF):
         raise _mistake(key, name, "a name of your own: every question has this one")
     if type not in ATTRIBUTE_TYPES:
-        raise _mistake(key, type, _or(ATTRIBUTE_TYPES), nearest(str(type), ATTRIBUTE_TYPES))
+        raise _mistake(key, type, _or(ATTRIBUTE_TYPES), _nearest_type(type))
+
+
+def _nearest_type(seen: object) -> str | None:
+    if isinstance(seen, list) and len(seen) == 1:
+        seen = seen[0]
+    if not isinstance(seen, str):
+        return None
+    return _OTHER_TYPES.get(seen.strip().lower()) or nearest(seen.lower(), ATTRIBUTE_TYPES)
 
 
 def _is_name(name: str) -> bool:
@@ -144,6 +176,8 @@ def _is_name(name: str) -> bool:
 
 
 def _mistake(key: tuple[str, ...], seen: object, valid: str, near: str | None = None) -> ConfigError:
+    if not isinstance(seen, (str, int, float)):  # what is nested would have to be shown
+        seen = f"a {type(seen).__name__}"
     return ConfigError(".".join(key), seen, valid, key=key, nearest=near)
 
 

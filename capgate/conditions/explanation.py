@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
 from .answers import Answer, Facts, answer, function_of
 from .declaration import BOOL
 from .nodes import Choice, Junction, Node, Operation
-from .reach import candidates_of
+from .reach import Budget, TooMany, candidates_of
 from .text import text_of
 
 
@@ -47,17 +48,18 @@ def turns_of(node: Node, facts: Facts) -> tuple[Turn, ...]:
 
     Looked at are values around the literals of the condition and those of its other facts, so some may be missed.
     """
-    function = function_of(node)
+    function, budget = function_of(node), Budget()
     holds = answer(function, facts) is True
     turns = []
-    for name, candidates in candidates_of(node, facts).items():
-        others = {fact: value for fact, value in facts.items() if fact != name}
-        for value in candidates:
-            changed: Mapping[str, object] = {**others, name: value}
-            if (answer(function, changed) is True) is not holds:
-                turns.append(Turn(name, value))
-                break
-        else:
-            if (answer(function, others) is True) is not holds:
-                turns.append(Turn(name, None, goes=True))
+    with suppress(TooMany):
+        for name, candidates in candidates_of(node, facts).items():
+            others = {fact: value for fact, value in facts.items() if fact != name}
+            for value in candidates:
+                changed: Mapping[str, object] = {**others, name: value}
+                if (budget.answer(function, changed) is True) is not holds:
+                    turns.append(Turn(name, value))
+                    break
+            else:
+                if (budget.answer(function, others) is True) is not holds:
+                    turns.append(Turn(name, None, goes=True))
     return tuple(turns)

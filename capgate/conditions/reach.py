@@ -16,14 +16,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from .answers import IS_OF, answer, function_of
+from .answers import IS_OF, STEPS_LIMIT, Answer, Evaluate, Facts, answer, function_of
 from .declaration import BOOL, FLOAT, INT, LIST, STRING, TIMESTAMP
 from .instants import EARLIEST, LATEST, is_timestamp
 from .literals import INT_HIGHEST, INT_LOWEST, is_int
 from .nodes import COMPARISONS, Choice, Constant, Fact, Has, Junction, Loop, Node, Operation
 from .text import text_of
 
-#: Ways to hold, candidates for the facts of one way, and atoms that are answered, before it is said to be unknown.
+#: Ways to hold, candidates for the facts of one way, and atoms that are answered, each with the elements of lists that
+#: it looks at, before it is said to be unknown.
 WAYS_LIMIT: Final = 2_000
 CANDIDATES_LIMIT: Final = 4_096
 CHECKS_LIMIT: Final = 500_000
@@ -49,7 +50,7 @@ class Reach(msgspec.Struct, frozen=True):
 
 def reach_of(node: Node) -> Reach:
     """Return what a condition can be, of facts that are all there and have their types."""
-    budget = _Budget()
+    budget = Budget()
     can_hold, holding = _can_be(node, True, budget)
     can_fail, failing = _can_be(node, False, budget)
     parts: tuple[Node, ...] = ()
@@ -67,8 +68,8 @@ class _Wish(NamedTuple):
     value: bool
 
 
-class _Budget:
-    """What may still be tried for one condition."""
+class Budget:
+    """What may still be tried for one condition. Raises :class:`TooMany` where nothing is left."""
 
     def __init__(self) -> None:
         self._left = CHECKS_LIMIT
@@ -76,33 +77,40 @@ class _Budget:
     def spend(self, checks: int) -> None:
         self._left -= checks
         if self._left < 0:
-            raise _TooMany
+            raise TooMany
+
+    def answer(self, function: Evaluate, facts: Facts) -> Answer:
+        """Return what a function says of ``facts``, and spend what that takes."""
+        left = [STEPS_LIMIT]
+        answered = answer(function, facts, left)
+        self.spend(1 + STEPS_LIMIT - left[0])
+        return answered
 
 
-def _can_be(node: Node, value: bool, budget: _Budget) -> tuple[bool | None, Mapping[str, object] | None]:
+def _can_be(node: Node, value: bool, budget: Budget) -> tuple[bool | None, Mapping[str, object] | None]:
     facts: Mapping[str, object] | None
     is_certain = True
     function = function_of(node)
     try:
         for facts in _samples(node, budget):
-            if answer(function, facts) is value:
+            if budget.answer(function, facts) is value:
                 return True, facts
         for atoms in _ways((_Wish(node, value),)):
             budget.spend(_READY * len(atoms))
             is_impossible, facts = _satisfy(atoms, budget)
-            if facts is not None and answer(function, facts) is value:
+            if facts is not None and budget.answer(function, facts) is value:
                 return True, facts
             is_certain = is_certain and is_impossible
-    except _TooMany:
+    except TooMany:
         return None, None
     return (False if is_certain else None), None
 
 
-class _TooMany(Exception):
+class TooMany(Exception):
     """There are more ways than are tried."""
 
 
-def _samples(node: Node, budget: _Budget) -> Iterator[dict[str, object]]:
+def _samples(node: Node, budget: Budget) -> Iterator[dict[str, object]]:
     """Yield facts at random, the same for the same condition: they show most of what can be."""
     types = _facts_in(node)
     literals = _Literals([node], len(types))
@@ -125,7 +133,7 @@ def _ways(wishes: tuple[_Wish, ...]) -> Iterator[dict[Node, bool]]:
         waiting, atoms = stack.pop()
         steps += 1
         if steps > WAYS_LIMIT:
-            raise _TooMany
+            raise TooMany
         while waiting:
             (node, value), waiting = waiting[0], waiting[1:]
             branches = _branches(node, value)
@@ -159,7 +167,7 @@ def _branches(node: Node, value: bool) -> Sequence[tuple[_Wish, ...]] | None:
     return [(_Wish(part, value),) for part in node.parts]
 
 
-def _satisfy(atoms: Mapping[Node, bool], budget: _Budget) -> tuple[bool, Mapping[str, object] | None]:
+def _satisfy(atoms: Mapping[Node, bool], budget: Budget) -> tuple[bool, Mapping[str, object] | None]:
     """Return whether the atoms contradict for certain, and facts that satisfy all of them, if they are found."""
     facts: dict[str, object] = {}
     is_complete = True
@@ -174,7 +182,7 @@ def _satisfy(atoms: Mapping[Node, bool], budget: _Budget) -> tuple[bool, Mapping
             is_complete = False
         try:
             chosen = _choose(exact, budget, strict=True)
-        except _TooMany:
+        except TooMany:
             is_complete = False
             continue
         if chosen is None:
@@ -273,10 +281,10 @@ _ABSENT: Final = object()
 _FRESH: Final = "\U0010fffd"
 
 
-def _choose(atoms: Mapping[Node, bool], budget: _Budget, strict: bool = False) -> dict[str, object] | None:
+def _choose(atoms: Mapping[Node, bool], budget: Budget, strict: bool = False) -> dict[str, object] | None:
     """Return facts of which every atom is what it is to be, or ``None`` where no candidates are such.
 
-    With ``strict``, raises :class:`_TooMany` where not all candidates are tried; else as many are as may be.
+    With ``strict``, raises :class:`TooMany` where not all candidates are tried; else as many are as may be.
     """
     types: dict[str, str] = {}
     for atom in atoms:
@@ -285,12 +293,12 @@ def _choose(atoms: Mapping[Node, bool], budget: _Budget, strict: bool = False) -
     literals = _Literals(atoms, len(types))
     candidates = {name: literals.candidates(type, strict) for name, type in types.items()}
     if strict and math.prod(map(len, candidates.values())) > CANDIDATES_LIMIT:
-        raise _TooMany
+        raise TooMany
     checks = [(function_of(atom), value) for atom, value in atoms.items()]
     for values in itertools.islice(itertools.product(*candidates.values()), CANDIDATES_LIMIT):
-        budget.spend(len(checks) or 1)
+        budget.spend(1)
         facts = _present(dict(zip(candidates, values, strict=True)))
-        if all(answer(function, facts) is value for function, value in checks):
+        if all(budget.answer(function, facts) is value for function, value in checks):
             return facts
     return None
 
@@ -349,7 +357,7 @@ class _Literals:
         else:
             values = ["there"]
         if strict and len(values) > CANDIDATES_LIMIT:
-            raise _TooMany
+            raise TooMany
         return [*values[:CANDIDATES_LIMIT], _ABSENT]
 
     def _ints(self) -> list[int]:
@@ -377,7 +385,7 @@ class _Literals:
         texts |= dict.fromkeys(_FRESH * count for count in range(1, self._facts + 1))
         contained = list(dict.fromkeys(self._parts["contains"]))
         if strict and len(contained) > _SUBSETS_OF:
-            raise _TooMany
+            raise TooMany
         if any(self._parts.values()):
             for count in range(min(len(contained), _SUBSETS_OF) + 1):
                 for inside in itertools.combinations(contained, count):
@@ -392,7 +400,7 @@ class _Literals:
         members = list(dict.fromkeys(self._values[STRING]))
         members += [_FRESH * count for count in range(1, self._facts)]
         if strict and len(members) > 2 * _SUBSETS_OF:
-            raise _TooMany
+            raise TooMany
         members = members[: 2 * _SUBSETS_OF]
         sizes = range(len(members) + 1)
         return [list(chosen) for count in sizes for chosen in itertools.combinations(members, count)]
@@ -401,7 +409,7 @@ class _Literals:
 # -- what is at fault
 
 
-def _at_fault(node: Node, value: bool, budget: _Budget) -> tuple[Node, ...]:
+def _at_fault(node: Node, value: bool, budget: Budget) -> tuple[Node, ...]:
     """Return the fewest parts of ``node`` that cannot all be ``value``."""
     while isinstance(node, Operation) and node.name == "not":
         node, value = node.operands[0], not value

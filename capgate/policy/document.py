@@ -11,6 +11,7 @@
      "actions": {"invoice.send": ["inv-1"], "report.print": "any",       an application's own, which are declared here
                  "audit.seal": "by_rule"},                               admitted by rules alone
      "modes": ["frozen"],                                                modes of one's own, beside dev, test and prod
+     "attributes": {"resource": {"owner": "string"}},                    facts that conditions may speak of
      "rules": [{"effect": "deny", "actions": ["db.*"], "modes": ["dev"]}],      see rules.py
      "$schema": "policy.schema.json"}                                    for editors, see schema.py; not looked at
 
@@ -34,6 +35,8 @@ from ..actions import (
     WRITE_OPERATIONS,
     is_action_name,
 )
+from ..conditions import Conditions, Declaration
+from .conditional import ConditionReader, read_attributes
 from .index import IdIndex, admitting
 from .places import Key
 from .rules import MODES, Pattern, Rule, read_modes, read_rules
@@ -67,7 +70,7 @@ ACTION_BITS: Final[dict[str, dict[str, int]]] = {
 }
 #: What names the JSON Schema of a document to an editor.
 SCHEMA: Final = "$schema"
-KEYS: Final = ("name", "version", *SECTIONS, "modes", "rules", SCHEMA)
+KEYS: Final = ("name", "version", *SECTIONS, "modes", "attributes", "rules", SCHEMA)
 #: The section of an action that nothing but rules admits.
 BY_RULE: Final = "by_rule"
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
@@ -100,8 +103,12 @@ class PolicySection(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A checked policy document. ``actions`` has one section for each action that an application brings; ``None``
-    where nothing but rules admits it. The ``rules`` are in the document's order, and ``modes`` are all known ones."""
+    """A checked policy document.
+
+    ``actions`` has one section for each action that an application brings; ``None`` where nothing but rules admits it.
+    The ``rules`` are in the document's order, and ``modes`` are all known ones. The conditions of rules are
+    ``conditions``, ``None`` where no rule has one; the ``declaration`` says which facts they may speak of.
+    """
 
     name: str
     version: str
@@ -109,6 +116,8 @@ class Document(msgspec.Struct, frozen=True):
     actions: Mapping[str, PolicySection | None]
     rules: tuple[Rule, ...] = ()
     modes: frozenset[str] = frozenset(MODES)
+    declaration: Declaration = Declaration()
+    conditions: Conditions | None = None
 
 
 def is_label(text: object) -> bool:
@@ -127,7 +136,10 @@ def read_document(raw: object) -> Document:
     name, version = _label(raw, "name", "policy"), _label(raw, "version", "0")
     actions = _actions(raw.get("actions", {}))
     modes = frozenset({*MODES, *read_modes(raw.get("modes", []))})
-    return Document(name, version, sections, actions, read_rules(raw.get("rules", []), actions, modes), modes)
+    declaration = read_attributes(raw.get("attributes", {}))
+    conditions = ConditionReader(declaration)
+    rules = read_rules(raw.get("rules", []), actions, modes, conditions)
+    return Document(name, version, sections, actions, rules, modes, declaration, conditions.compiled())
 
 
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:

@@ -78,7 +78,7 @@ def _covered_entries(document: Document, section: str, entries: list[Entry], pai
 
 
 def _denies_whoever_asks(rule: Rule) -> bool:
-    return rule.denies and not rule.monitor and rule.actors is None and rule.modes is None
+    return rule.denies and not rule.monitor and rule.actors is None and rule.modes is None and rule.when is None
 
 
 def _hidden(rules: tuple[Rule, ...]) -> Iterator[Warned]:
@@ -102,7 +102,8 @@ def _hidden(rules: tuple[Rule, ...]) -> Iterator[Warned]:
 def _covers(rule: Rule, other: Rule) -> bool:
     """Say whether ``rule`` matches whatever ``other`` matches."""
     return (
-        set(other.covers) <= set(rule.covers)
+        rule.when in (None, other.when)
+        and set(other.covers) <= set(rule.covers)
         and (rule.modes is None or (other.modes is not None and set(other.modes) <= set(rule.modes)))
         and _all_within(other.actors, rule.actors)
         and _all_within(other.resources, rule.resources)

@@ -8,17 +8,20 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS
+from ..conditions import Conditions, Facts, Unknown
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from ..spelling import is_nameless
+from .asked_facts import facts_of
 from .document import ACTION_BITS, EVERY, Document, PolicySection, read_document
-from .index import NO_RULE, Indexer, ModeIndex
+from .index import NO_RULE, Indexer, Matching, ModeIndex
 from .monitored import monitored_rules
+from .rules import Rule
 from .strict import JSON, is_unicode, locate, mistake, parse
 from .wellformed import actor_of, exact, is_readable, is_well_formed, mode_of
 
 #: What a policy may look at, as :attr:`RuntimePolicy.inputs` names it, and what every policy does look at.
-INPUTS: Final = ("action", "actor", "mode", "resource")
+INPUTS: Final = ("action", "actor", "facts", "mode", "resource")
 ALWAYS: Final = frozenset({"action", "resource"})
 
 
@@ -28,7 +31,8 @@ class Explanation(msgspec.Struct, frozen=True):
     ``by`` is ``"rule"`` (``rule`` is its number in the document, from 0), ``"section"`` (``section`` is its path, such
     as ``"sql"`` or ``"actions.invoice.send"``), ``"default"`` where nothing admits the question, or what ends the
     judgement before that: ``"unknown_action"``, ``"missing_resource"``, ``"wrong_kind"``, ``"malformed_input"``.
-    ``monitored`` is of an allow the number of the first rule that only monitors, and would deny it.
+    ``monitored`` is of an allow the number of the first rule that only monitors, and would deny it. ``unknown`` says
+    why the condition of the rule is neither true nor false, where a denial matched because of that.
     """
 
     result: PolicyResult
@@ -36,12 +40,14 @@ class Explanation(msgspec.Struct, frozen=True):
     rule: int | None = None
     section: str | None = None
     monitored: int | None = None
+    unknown: Unknown | None = None
 
 
 _MALFORMED: Final = Explanation(Deny(Reason.MALFORMED_INPUT), "malformed_input")
 _UNKNOWN_ACTION: Final = Explanation(Deny(Reason.UNKNOWN_ACTION), "unknown_action")
 _MISSING_RESOURCE: Final = Explanation(Deny(Reason.MISSING_RESOURCE), "missing_resource")
 _WRONG_KIND: Final = Explanation(Deny(Reason.NOT_IN_ALLOWLIST), "wrong_kind")
+_MISSING_FACT: Final = Deny(Reason.MISSING_FACT)
 _DEFAULT: Final = Explanation(Deny(Reason.NOT_IN_ALLOWLIST), "default")
 
 
@@ -73,11 +79,12 @@ class RuntimePolicy:
 
     ``name`` and ``version`` come from the document (``"policy"`` and ``"0"`` where it has none). ``sha256`` is of its
     bytes as given, or of its canonical JSON if it was a dict. There are the document's ``rules``, the ``modes`` that
-    they may name, and in ``actions`` one :class:`ActionEntry` for each known action. No answer depends on the rules
-    that only monitor, which are ``monitored`` if there are any.
+    they may name, and in ``actions`` one :class:`ActionEntry` for each known action. ``conditions`` are those of rules,
+    ``None`` where there are none, and ``declaration`` is what they may speak of. No answer depends on the rules that
+    only monitor, which are ``monitored`` if there are any.
 
     ``inputs`` names the fields of a question that answers may depend on, of :data:`INPUTS`. All well-formed questions
-    that agree in these have one answer.
+    that agree in these have one answer. ``facts`` is whatever conditions may speak of, the actor and the time included.
     """
 
     def __init__(self, document: Document, sha256: str) -> None:
@@ -86,14 +93,19 @@ class RuntimePolicy:
         self.sha256: Final = sha256
         self.rules: Final = document.rules
         self.modes: Final = document.modes
-        self.monitored: Final = monitored_rules(document.rules)
+        self.conditions: Final = document.conditions
+        self.declaration: Final = document.declaration
+        self.monitored: Final = monitored_rules(document.rules, document.conditions)
         self._document = document
         counting = [rule for rule in document.rules if not rule.monitor]
         self.actions: Final = {entry.action: entry for entry in _entries(document)}
         self.inputs: Final = ALWAYS.union(
             {"actor"} if any(rule.actors is not None for rule in counting) else (),
             {"mode"} if any(rule.modes is not None for rule in counting) else (),
+            {"facts"} if any(rule.when is not None for rule in counting) else (),
         )
+        self._spoken: Final = () if self.conditions is None else tuple(name for name, _ in self.conditions.facts)
+        self._when: Final = {number: rule.when for number, rule in enumerate(self.rules) if rule.when is not None}
         self._by_rule: Final = tuple(
             Explanation(Deny(rule.reason) if rule.denies else ALLOW, "rule", rule=number)
             for number, rule in enumerate(document.rules)
@@ -150,6 +162,13 @@ class RuntimePolicy:
         monitored = None if self.monitored is None else self.monitored.first(input)
         return explanation if monitored is None else msgspec.structs.replace(explanation, monitored=monitored.number)
 
+    def is_met(self, rule: Rule, input: PolicyInput) -> bool:
+        """Say whether the condition of ``rule``, which is of this policy, keeps it from matching ``input`` or not."""
+        if self.conditions is None or rule.when is None:
+            return True
+        answer = self.conditions.answer(rule.when, facts_of(input, self._spoken))
+        return answer is not False if rule.denies else answer is True
+
     def counting_all(self) -> RuntimePolicy:
         """Return the policy that this would be if rules that only monitor counted, with the same digest."""
         rules = tuple(msgspec.structs.replace(rule, monitor=False) for rule in self.rules)
@@ -190,8 +209,24 @@ class RuntimePolicy:
         if actor is None or mode is None:
             return _MALFORMED
         matching = rules.find(mode, actor, kind, id)
+        if self.conditions is not None and (matching.denials or matching.allows):
+            return self._answer_of_conditions(self.conditions, matching, facts_of(input, self._spoken))
         number = matching.allow if matching.deny == NO_RULE else matching.deny
         return None if number == NO_RULE else self._by_rule[number]
+
+    def _answer_of_conditions(self, conditions: Conditions, matching: Matching, facts: Facts) -> Explanation | None:
+        """Return the same of rules some of which match only if their conditions do, which are looked at in order."""
+        for number in matching.denials:
+            answer = conditions.answer(self._when[number], facts)
+            if answer is not False:
+                said = self._by_rule[number]
+                return said if answer is True else Explanation(_MISSING_FACT, "rule", rule=number, unknown=answer)
+        if matching.deny != NO_RULE:
+            return self._by_rule[matching.deny]
+        for number in matching.allows:
+            if conditions.answer(self._when[number], facts) is True:
+                return self._by_rule[number]
+        return None if matching.allow == NO_RULE else self._by_rule[matching.allow]
 
 
 def _entries(document: Document) -> list[ActionEntry]:

@@ -9,11 +9,13 @@ visited: when that was made, what the more general ones say was added to it. Wha
 
 Parts of the same rules are one object. So an index grows with the document, and not with the number of combinations, as
 long as lists are not mixed at random. :data:`~capgate.policy.rules.MAX_ENTRIES` bounds it in any case.
+
+Of the rules with a condition a part has every one that may decide: which of them do, depends on the question's facts.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from operator import or_
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -37,14 +39,39 @@ Numbers = tuple[int, ...]
 
 
 class Matching(NamedTuple):
-    """The numbers of the first rule that denies and of the first that allows."""
+    """The numbers of the first rule that denies and of the first that allows, of those without a condition.
+
+    ``denials`` and ``allows`` are, ascending, those with a condition that may come before them: no denials after
+    ``deny``, and no allows after ``allow``, or where there is a ``deny``.
+    """
 
     deny: int
     allow: int
+    denials: Numbers = ()
+    allows: Numbers = ()
+
+    @property
+    def conditional(self) -> Numbers:
+        """The numbers of all rules with a condition, ascending."""
+        return _united(self.denials, self.allows)
 
     def merged(self, other: Matching) -> Matching:
         """Return the first rules of both."""
-        return Matching(min(self.deny, other.deny), min(self.allow, other.allow))
+        deny, allow = min(self.deny, other.deny), min(self.allow, other.allow)
+        denials = _below(deny, _united(self.denials, other.denials))
+        allows = () if deny != NO_RULE else _below(allow, _united(self.allows, other.allows))
+        return Matching(deny, allow, denials, allows)
+
+
+def _united(numbers: Numbers, others: Numbers) -> Numbers:
+    """Return all of both, ascending; the same object where the other has none of its own."""
+    if not others or numbers == others:
+        return numbers
+    return tuple(sorted({*numbers, *others})) if numbers else others
+
+
+def _below(end: int, numbers: Numbers) -> Numbers:
+    return numbers if not numbers or numbers[-1] < end else numbers[: bisect_left(numbers, end)]
 
 
 NOTHING: Final = Matching(NO_RULE, NO_RULE)
@@ -131,13 +158,13 @@ def admitting(where: Key, entries: Mapping[Pattern, int]) -> IdIndex[int]:
 
 
 class ResourceIndex(msgspec.Struct, frozen=True):
-    """Which rules match a resource, by its kind. ``any`` is of the rules that look at none."""
+    """Which rules may match a resource, by its kind. ``any`` is of the rules that look at none."""
 
     any: Matching
     kinds: Mapping[str, IdIndex[Matching]]
 
     def find(self, kind: str | None, id: str | None) -> Matching:
-        """Return the first rules that match, of either effect. ``kind`` is ``None`` where there is no resource."""
+        """Return the rules that may decide, of either effect. ``kind`` is ``None`` where there is no resource."""
         index = None if kind is None else self.kinds.get(kind)
         return self.any if index is None else index.find(id)
 
@@ -182,7 +209,7 @@ class ModeIndex(msgspec.Struct, frozen=True):
     modes: Mapping[str, ActorIndex]
 
     def find(self, mode: str, actor: tuple[str, str | None], kind: str | None, id: str | None) -> Matching:
-        """Return the first rules that match, of either effect. ``actor`` is a kind and an id."""
+        """Return the rules that may decide, of either effect. ``actor`` is a kind and an id."""
         matching = NOTHING
         for part in (self.any, self.modes.get(mode)):
             if part is not None:
@@ -248,13 +275,32 @@ class Indexer:
         return self._resources[numbers]
 
     def _kind(self, alone: Pattern, some: Matching, parts: dict[Pattern, Numbers]) -> IdIndex[Matching]:
-        some = some.merged(self._first(parts.pop(alone, ())))
+        some = self._merged(some, self._first(parts.pop(alone, ())))
         own = {pattern: self._first(numbers) for pattern, numbers in parts.items()}
-        return make_ids(_RULES, some, own, Matching.merged)
+        return make_ids(_RULES, some, own, self._merged)
+
+    def _merged(self, matching: Matching, other: Matching) -> Matching:
+        """Return what both say, and count the numbers in it that are in neither as they are."""
+        merged = matching.merged(other)
+        for made, *had in zip(merged[2:], matching[2:], other[2:], strict=True):
+            if made and not any(made is numbers for numbers in had):
+                self._count += len(made)
+                check_entries(self._count)
+        return merged
 
     def _first(self, numbers: Numbers) -> Matching:
-        deny = next((number for number in numbers if self._rules[number].denies), NO_RULE)
-        return Matching(deny, next((number for number in numbers if not self._rules[number].denies), NO_RULE))
+        matching = NOTHING
+        denials: list[int] = []
+        allows: list[int] = []
+        for number in numbers:
+            rule = self._rules[number]
+            if rule.when is not None:
+                (denials if rule.denies else allows).append(number)
+            elif rule.denies:
+                matching = matching._replace(deny=min(matching.deny, number))
+            else:
+                matching = matching._replace(allow=min(matching.allow, number))
+        return matching.merged(Matching(NO_RULE, NO_RULE, tuple(denials), tuple(allows)))
 
     def _split(self, numbers: Numbers, lists: Mapping[int, tuple[T, ...] | None]) -> tuple[Numbers, dict[T, Numbers]]:
         """Return the rules that have no list, and those which have each entry."""

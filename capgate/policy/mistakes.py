@@ -16,9 +16,9 @@ from ..errors import ConfigError
 from .document import BUILTIN_SECTIONS, BY_RULE, Document, read_document
 from .effect import without_effect
 from .evaluate import RuntimePolicy
-from .places import Key, find
+from .places import Key
 from .rules import DENY_EFFECT
-from .strict import TOML, parse, shown
+from .strict import parse, place_in, shown
 
 #: Mistakes and warnings that are told of one document, each.
 MOST: Final = 100
@@ -59,10 +59,14 @@ def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> li
         if not isinstance(document, ConfigError):
             if not findings:
                 warnings = islice(without_effect(document, copy.value), MOST)
-                findings = [_at(decoded, format, key, False, code, message, None) for key, code, message in warnings]
+                findings = [
+                    Finding(False, code, _name(key), message, *place_in(decoded, format, key))
+                    for key, code, message in warnings
+                ]
             break
         key = copy.original(document.key or ())
-        findings.append(_at(decoded, format, key, True, "mistake", _message(document), document.nearest))
+        place = place_in(decoded, format, key, document.within) if key else (1, 1)
+        findings.append(Finding(True, "mistake", _name(key), _message(document), *place, document.nearest))
         if not copy.take_out(document.key or ()):
             break
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
@@ -83,9 +87,8 @@ def _message(error: ConfigError) -> str:
     return f"{seen if len(seen) <= 100 else seen[:100] + '...'} is not usable; valid: {error.valid}"
 
 
-def _at(text: str, format: str, key: Key, is_error: bool, code: str, message: str, nearest: str | None) -> Finding:
-    line, column = find(text, format == TOML, key) if key else (1, 1)
-    return Finding(is_error, code, shown(key) if key else "document", message, line, column, nearest)
+def _name(key: Key) -> str:
+    return shown(key) if key else "document"
 
 
 class _Copy:

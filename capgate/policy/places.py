@@ -46,6 +46,25 @@ def find(text: str, is_toml: bool, key: Key) -> Place:
     return (None, None) if offset is None else place_of(text, offset)
 
 
+def find_inside(text: str, is_toml: bool, key: Key, within: tuple[int, int]) -> Place:
+    """Return where this line and column, both from 1, of the string stands that is the value of ``key``.
+
+    It is the place of ``key`` itself where that has no string.
+    """
+    places = toml_places(text) if is_toml else json_places(text)
+    offset = next((at for reached, at in places if reached == key), None)
+    opening = None if offset is None else (_TOML_STRING if is_toml else _JSON_STRING).match(text, offset)
+    if opening is None:
+        return find(text, is_toml, key)
+    written = _LITERAL if opening[1].startswith("'") else _BASIC if is_toml else _JSON_CHARACTER
+    at, line, column = opening.end(), 1, 1
+    while (line, column) != within and (character := written.match(text, at)) is not None:
+        at = character.end()
+        if not character["none"]:
+            line, column = (line + 1, 1) if character[0] in _NEWLINES else (line, column + 1)
+    return place_of(text, at)
+
+
 def first_twice(text: str, name: object) -> tuple[Key | None, Place]:
     """Return in JSON the first ``name`` that its object has already."""
     seen = set()
@@ -68,6 +87,23 @@ def first_value(text: str, word: object) -> tuple[Key | None, Place]:
                 key = way
             return key, place_of(text, token.start())
     return None, (None, None)
+
+
+# -- inside a string
+
+#: A name, and where the string begins that is its value.
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"\s*:\s*(")')
+_TOML_STRING: Final = re.compile(
+    r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s.=\[\]{},"'#]+)[ \t]*=[ \t]*"""
+    r"""(?=("|'))(?:(?:\"{3}|'{3})(?:\r?\n)?|["'])"""
+)
+#: How one character of a string is written, or none of it.
+_LITERAL: Final = re.compile(r"(?P<none>(?!))|\r\n|[\s\S]")
+_BASIC: Final = re.compile(r"(?P<none>\\[ \t]*\r?\n\s*)|\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\[\s\S]|\r\n|[\s\S]")
+_JSON_CHARACTER: Final = re.compile(
+    r"(?P<none>(?!))|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\s\S]"
+)
+_NEWLINES: Final = ("\n", "\r\n", r"\n")
 
 
 # -- JSON

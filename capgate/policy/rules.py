@@ -7,6 +7,7 @@
      "actors": ["service", "user:alice", "service:ci/*"],   absent: whoever asks
      "modes": ["dev"],                                      exact; absent: in every mode
      "resources": ["sql_query:audit", "path:reports/*"],    "sql_query" alone: any id, or none; absent: any, or none
+     "when": "args.amount <= 1000",                         a condition in CEL on facts; absent: whatever they are
      "reason": "text",                                      of a denial; "not_in_allowlist" where it has none
      "monitor": true}                                       of a denial: it does not count, and is recorded
 
@@ -19,6 +20,10 @@ Rules that could never match are errors, because a denial with a slip of the pen
 actions that are built in, or in the section ``actions``; and the modes :data:`MODES`, or those in ``modes``. Errors are
 also a ``*`` that no known action begins with, and a kind of resource that no action of the rule acts on. An
 application's own actions act on any kind, but for one that only looks like a built-in kind.
+
+A condition is looked at where all lists match. An allow matches where it is true, and a denial where it is true, or not
+known: of a fact that is absent, for one. So a denial is not passed by leaving something out. See
+:mod:`~capgate.policy.conditional`.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import msgspec
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
 from ..spelling import SPELLINGS
+from .conditional import ConditionReader
 from .places import Key
 from .spelled import has_blank_edge, read_entry
 from .strict import check_keys, is_unicode, mistake, nearest, shallow
@@ -46,7 +52,7 @@ ALLOW_EFFECT, DENY_EFFECT = "allow", "deny"
 ACTOR_KINDS: Final = ("anonymous", "user", "service", "compiler_tool")
 BUILTIN_KINDS: Final = {action.name: action.kind for action in BUILTIN_ACTIONS}
 
-RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "reason", "monitor")
+RULE_KEYS: Final = ("effect", "actions", "actors", "modes", "resources", "when", "reason", "monitor")
 _STAR: Final = "'*' only as the last segment, after ':', '/' or '.'; an id that contains a '*' cannot be written"
 _ACTOR: Final = "'anonymous', or 'user', 'service' or 'compiler_tool', alone or with ':' and an id"
 _RESOURCE: Final = "a kind, alone or with ':' and an id; leave 'resources' out for all"
@@ -103,9 +109,12 @@ class Pattern(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """A checked rule. ``None`` instead of a list: the rule does not look at it. ``actions`` are as written, and
-    ``covers`` are the known actions that they stand for, sorted. With ``monitor`` it is a denial that does not
-    count."""
+    """A checked rule. ``None`` instead of a list: the rule does not look at it.
+
+    ``actions`` are as written, and ``covers`` are the known actions that they stand for, sorted. With ``monitor`` it is
+    a denial that does not count. Its condition has the number ``when`` among those of the document, and is written as
+    ``when_text``.
+    """
 
     effect: str
     actions: tuple[str, ...]
@@ -115,6 +124,8 @@ class Rule(msgspec.Struct, frozen=True):
     reason: str = Reason.NOT_IN_ALLOWLIST
     covers: tuple[str, ...] = ()
     monitor: bool = False
+    when: int | None = None
+    when_text: str | None = None
 
     @property
     def denies(self) -> bool:
@@ -124,7 +135,7 @@ class Rule(msgspec.Struct, frozen=True):
     def unmet(self, mode: str, actor: Half, resource: Half) -> tuple[str, ...]:
         """Return which of ``actors``, ``modes`` and ``resources`` keep it from matching a question.
 
-        The question is about an action that it covers. It matches where there are none.
+        The question is about an action that it covers. Where there are none, it matches if its condition does.
         """
         unmet = []
         if self.actors is not None and not any(pattern.covers(*actor) for pattern in self.actors):
@@ -143,20 +154,23 @@ def read_modes(raw: object) -> tuple[str, ...]:
     return _list(("modes",), raw, _mode)
 
 
-def read_rules(raw: object, declared: Iterable[str], modes: frozenset[str]) -> tuple[Rule, ...]:
+def read_rules(
+    raw: object, declared: Iterable[str], modes: frozenset[str], conditions: ConditionReader
+) -> tuple[Rule, ...]:
     """Return the rules that a document's ``rules`` stand for, or raise :class:`ConfigError`.
 
-    Known are the actions that are built in, those ``declared`` by a section, and these ``modes``.
+    Known are the actions that are built in, those ``declared`` by a section, and these ``modes``. What ``conditions``
+    then has are those of the rules.
     """
     if not isinstance(raw, (list, tuple)):
         raise mistake(_HERE, shallow(raw), "a list of rules")
     if len(raw) > MAX_RULES:
         raise mistake(_HERE, f"{len(raw)} rules", f"at most {MAX_RULES}")
     known = frozenset({*BUILTIN_KINDS, *declared})
-    return _covering([_rule((*_HERE, index), item, known, modes) for index, item in enumerate(raw)], known)
+    return _covering([_rule((*_HERE, index), item, known, modes, conditions) for index, item in enumerate(raw)], known)
 
 
-def _rule(where: Key, raw: object, known: frozenset[str], modes: frozenset[str]) -> Rule:
+def _rule(where: Key, raw: object, known: frozenset[str], modes: frozenset[str], conditions: ConditionReader) -> Rule:
     if not isinstance(raw, dict):
         raise mistake(where, shallow(raw), "an object with the keys " + ", ".join(RULE_KEYS))
     check_keys(raw, RULE_KEYS, where)
@@ -174,6 +188,7 @@ def _rule(where: Key, raw: object, known: frozenset[str], modes: frozenset[str])
             raise mistake(where, text, valid, nearest(text, modes))
         return text
 
+    when, when_text = conditions.read((*where, "when"), raw["when"]) if "when" in raw else (None, None)
     return Rule(
         effect,
         _list((*where, "actions"), raw.get("actions"), action),
@@ -182,6 +197,8 @@ def _rule(where: Key, raw: object, known: frozenset[str], modes: frozenset[str])
         _list((*where, "resources"), raw["resources"], _resource) if "resources" in raw else None,
         _reason((*where, "reason"), raw["reason"], effect) if "reason" in raw else Reason.NOT_IN_ALLOWLIST,
         monitor=_monitor((*where, "monitor"), raw["monitor"], effect) if "monitor" in raw else False,
+        when=when,
+        when_text=when_text,
     )
 
 

@@ -6,6 +6,7 @@ rejects as well, but not the other way round. A schema cannot say, or not so tha
 - that text has no lone surrogate, and a reason no character that is not printable, beyond control characters;
 - that ids have a normal form, by which they differ, and a query as text from one as an object;
 - of rules, that actions and modes are known, and that some action acts on a resource's kind;
+- of conditions, that they are CEL, and of attributes, how many there are;
 - how many combinations rules make (``MAX_ENTRIES``) or how deep they nest (``MAX_NESTED``).
 
 Patterns are those which mean the same in ECMA 262, in Python and in Rust. That is why ends of lines are told apart by a
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
+from ..conditions import ATTRIBUTE_TYPES, HOLDERS, NAME_LIMIT, TEXT_LIMIT, unusable_names
 from ..spelling import HOST, PATH, SQL
 from .document import ANY, BY_RULE, LABEL, SCHEMA
 from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES, MODES
@@ -56,6 +58,7 @@ def document_schema() -> Schema:
                 "uniqueItems": True,
                 "items": _mode(),
             },
+            "attributes": _attributes(),
             "rules": {
                 "description": "Who may do what, in which mode. A denial beats every allow and every section.",
                 "type": "array",
@@ -125,6 +128,29 @@ def _own_actions() -> Schema:
     }
 
 
+def _attributes() -> Schema:
+    types: Schema = {"enum": list(ATTRIBUTE_TYPES), "description": "A list is one of strings."}
+    holders = {
+        holder: {
+            "description": f"Facts of the application's own, by name, which conditions speak of as {holder}.NAME.",
+            "type": "object",
+            "propertyNames": {
+                "maxLength": NAME_LIMIT,
+                "pattern": f"^{_WORD}$",
+                "not": {"anyOf": [_ONE_LINE["not"], {"enum": unusable_names(holder)}]},
+            },
+            "additionalProperties": types,
+        }
+        for holder in HOLDERS
+    }
+    return {
+        "description": "The facts that conditions of rules may speak of, beside those of every question.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": holders,
+    }
+
+
 def _rule() -> Schema:
     return {
         "type": "object",
@@ -136,6 +162,12 @@ def _rule() -> Schema:
             "actors": _list("Who asks. Without this, whoever does.", _actor()),
             "modes": _list("In which modes, exactly. Without this, in all.", _mode()),
             "resources": _list("About which resources. Without this, about any, or none.", _resource()),
+            "when": {
+                "description": "A condition in CEL on facts. Without this, the rule matches whatever they are.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": TEXT_LIMIT,
+            },
             "reason": {
                 "description": "What a denial gives as its reason. Without this it is 'not_in_allowlist'.",
                 "type": "string",

@@ -16,7 +16,7 @@ from typing import Any, Final, Union
 
 from ..errors import ConfigError
 from ..spelling import ascii_lower
-from .places import Key, Place, find, first_twice, first_value, place_of
+from .places import Key, Place, find, find_inside, first_twice, first_value, place_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,6 +50,8 @@ _OTHER_WORDS: Final = {
     **dict.fromkeys(("users", "principal", "principals", "subjects", "subject", "who"), "actors"),
     **dict.fromkeys(("environments",), "modes"),
     **dict.fromkeys(("message", "because"), "reason"),
+    **dict.fromkeys(("condition", "conditions", "if", "where", "unless", "expression"), "when"),
+    **dict.fromkeys(("facts", "types", "properties", "declarations"), "attributes"),
     "op": "operation",
     **dict.fromkeys(("drop", "create", "alter", "ddl"), "migrate"),
 }
@@ -206,7 +208,12 @@ def locate(error: ConfigError, text: Text, format: str, path: str | None) -> Non
     error.path = path
     if error.key is not None:
         decoded = text if isinstance(text, str) else text.decode()
-        error.line, error.column = find(decoded, format == TOML, error.key)
+        error.line, error.column = place_in(decoded, format, error.key, error.within)
+
+
+def place_in(text: str, format: str, key: Key, within: tuple[int, int] | None = None) -> Place:
+    """Return where ``key`` stands in ``text``, or this line and column of the string that is its value."""
+    return find(text, format == TOML, key) if within is None else find_inside(text, format == TOML, key, within)
 
 
 def nearest(seen: object, names: Iterable[str]) -> str | None:

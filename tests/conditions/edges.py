@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 
 _MISSING: Final = Unknown(MISSING_FACT, "context.mfa")
 _TRUE: Final = {"context.mfa": True}
@@ -189,4 +189,32 @@ EDGES: Final = (
     Edge("timestamp('9999-12-31T23:59:59Z') + duration('1s') > now", Unknown(OUT_OF_RANGE), {"now": 0}),
     Edge("duration('2562047h') + duration('2562047h') > duration('0s')", Unknown(OVERFLOW)),
     Edge("duration('1.5h') == duration('90m')", True),
+)
+
+_LONG: Final = Unknown(TOO_LONG)
+_HUNDRED: Final = [f"r{number}" for number in range(100)]
+
+
+def _roles(text: str, answer: Answer, count: int = 100) -> Edge:
+    """A condition on a list of a hundred roles, and one of so many tags, which are alike."""
+    return Edge(text, answer, {"actor.roles": _HUNDRED, "resource.tags": (_HUNDRED * 101)[:count]})
+
+
+#: How many elements of lists one answer may look at: 10,000.
+STEPS: Final = (
+    _roles("actor.roles.all(r, actor.roles.exists(t, t == r))", _LONG),  # 100 * 100, and the 100 outside
+    _roles("actor.roles.all(r, resource.tags.exists(t, t == 'r0'))", True, 99),
+    _roles("actor.roles.all(r, r in actor.roles)", _LONG),
+    _roles("actor.roles.all(r, r in resource.tags || true)", True, 99),
+    _roles("actor.roles.all(r, actor.roles != resource.tags)", _LONG, 99),  # of the left one
+    _roles("actor.roles.all(r, resource.tags != actor.roles)", True, 99),
+    _roles("actor.roles.all(r, resource.tags == actor.roles || r != 'r99')", _LONG),
+    _roles("'r1' in resource.tags", True, 10_000),
+    _roles("'r1' in resource.tags", _LONG, 10_001),
+    _roles("'r1' in resource.tags || true", True, 10_001),  # absorbed as other errors are
+    _roles("'r1' in resource.tags || [].exists(e, true) || true", True, 10_001),
+    _roles("'r1' in resource.tags || [].all(e, true)", _LONG, 10_001),  # what is spent stays spent
+    _roles("resource.tags.all(t, true) && 'r1' in actor.roles", True, 9_900),
+    _roles("resource.tags.all(t, true) && 'r1' in actor.roles", _LONG, 9_901),
+    _roles("size(resource.tags) == 10001", True, 10_001),  # which looks at no element
 )

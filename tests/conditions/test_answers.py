@@ -6,11 +6,11 @@ import pytest
 
 from capgate.conditions import Conditions, Unknown, compile_conditions
 
-from .edges import EDGES, Edge
+from .edges import EDGES, STEPS, Edge
 from .generated import DECLARATION
 
 
-@pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.text[:60])
+@pytest.mark.parametrize("edge", [*EDGES, *STEPS], ids=lambda edge: edge.text[:60])
 def test_edges_are_answered_as_cel_says(edge: Edge) -> None:
     compiled = compile_conditions([edge.text], DECLARATION)
     assert compiled.answer(0, edge.facts) == edge.answer

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from capgate.conditions import Declaration
-from capgate.conditions.answers import Unknown, UnknownError, function_of
+from capgate.conditions.answers import STEPS_LIMIT, Unknown, UnknownError, function_of
 from capgate.conditions.condition_table import read_table, write_table
 from capgate.errors import ConfigError
 
@@ -22,7 +22,7 @@ def value_of(case: suite.Case) -> object:
     (read,) = read_table(write_table([node])).conditions
     assert read == node
     try:
-        value: object = function_of(read)(case.facts, ())
+        value: object = function_of(read)(case.facts, ([STEPS_LIMIT],))
     except UnknownError as error:
         return error.unknown
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,9 @@ from capgate.conditions.read import read_condition
 
 from ..support.tools import examples
 from .generated import DECLARATION, conditions, facts
+
+#: A list: two of them in loops in one another are looked at 8,190 times.
+NINETY: Final = str([f"a{number}" for number in range(90)])
 
 
 def reach(text: str) -> Reach:
@@ -123,8 +127,14 @@ def test_what_is_said_holds_of_whatever_facts() -> None:
         " && ".join(f"'{number}' in resource.tags" for number in range(300)),
         " && ".join(["args.note != actor.id", "actor.id != actor.tenant", "actor.tenant != resource.owner"] * 50),
         "&&".join(["(context.mfa?resource.open:!resource.open)"] * 150),
+        f"{NINETY}.exists(x, {NINETY}.all(y, x == y && resource.owner != y))",
     ],
 )
 def test_it_is_told_in_bounded_time(text: str) -> None:
     seen = reach(text)
     assert seen.can_hold is not False
+
+
+def test_elements_that_are_looked_at_count_as_checks() -> None:
+    assert reach("actor.id != actor.id").can_hold is False
+    assert reach(f"{NINETY}.all(x, x in {NINETY}) && actor.id != actor.id").can_hold is None

@@ -230,6 +230,7 @@ def warned(**document: Any) -> list[tuple[str, str]]:
 
 
 ALLOW = {"effect": "allow", "actions": ["db.read"]}
+MFA = "'admin' in actor.roles"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,17 @@ ALLOW = {"effect": "allow", "actions": ["db.read"]}
         ({"rules": [ALLOW, ALLOW]}, [("rules[1]", "hidden")]),
         ({"rules": [ALLOW, deny()]}, [("rules[0]", "denied_anyway")]),
         ({"rules": [deny(), ALLOW]}, [("rules[1]", "denied_anyway")]),
+        # A condition hides nothing but what has the same one, or a shorter list.
+        ({"rules": [deny(when=MFA), deny()]}, []),
+        ({"rules": [deny(), deny(when=MFA)]}, [("rules[1]", "hidden")]),
+        ({"rules": [deny(when=MFA), deny(when=f"({MFA})", modes=["dev"])]}, [("rules[1]", "hidden")]),
+        ({"rules": [deny(when=MFA), deny(when=f"!({MFA})", modes=["dev"])]}, []),
+        ({"rules": [ALLOW, {**ALLOW, "when": MFA}]}, [("rules[1]", "hidden")]),
+        ({"rules": [{**ALLOW, "when": MFA}, ALLOW]}, [("rules[0]", "hidden")]),
+        ({"rules": [{**ALLOW, "when": MFA}, deny(when=MFA)]}, [("rules[0]", "denied_anyway")]),
+        ({"rules": [ALLOW, deny(when=MFA)]}, []),
+        ({"rules": [{**ALLOW, "when": MFA}, deny()]}, [("rules[0]", "denied_anyway")]),
+        ({"sql": ["a"], "rules": [deny(actions=["db.*"], when=MFA)]}, []),
         ({"rules": [deny(actors=["user"]), {**ALLOW, "actors": ["user:a"]}]}, [("rules[1]", "denied_anyway")]),
         ({"rules": [deny(actors=["user:a"]), {**ALLOW, "actors": ["user"]}]}, []),
         ({"sql": ["a"], "rules": [deny(actions=["db.*"])]}, [("sql", "emptied")]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from capgate.artifact.build import MONITOR_SECTION, build_policy, is_built_by_capgate
 from capgate.artifact.guest import make_image
 from capgate.artifact.load import WasmArtifact
+from capgate.conditions import Declaration, compile_conditions
 from capgate.errors import ArtifactError, ConfigError
 from capgate.model import Allow, Environment, PolicyInput, Resource, User
 from capgate.policy import MonitoredRules, RuntimePolicy
@@ -114,29 +116,41 @@ def test_a_module_carries_them_beside_its_image() -> None:
 def encoded(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     monitored = RuntimePolicy.from_document(WATCHED).monitored
     assert monitored is not None
-    rules = msgspec.json.decode(monitored.encode())
+    rules = msgspec.json.decode(monitored.encode())["rules"]
     for at, change in enumerate(changes):
         rules[at]["rule"].update(change)
     return list(rules)
 
 
-ENCODED: list[dict[str, Any]] = encoded()
+def section(rules: list[dict[str, Any]], **more: Any) -> bytes:
+    return msgspec.json.encode({"rules": rules, **more})
+
+
+#: A condition that is compiled, as JSON has bytes.
+TABLE = b64encode(compile_conditions(["has(actor.id)"], Declaration()).data).decode()
 BAD: dict[str, bytes] = {
     "nothing": b"",
     "no JSON": b"{",
-    "none": b"[]",
+    "none": section([]),
+    "a list": msgspec.json.encode(encoded()),
     "an object": b"{}",
-    "an allow": msgspec.json.encode(encoded({"effect": "allow"})),
-    "one that counts": msgspec.json.encode(encoded({"monitor": False})),
-    "a number twice": msgspec.json.encode([*ENCODED[:1], *ENCODED[:1]]),
-    "another order": msgspec.json.encode(ENCODED[::-1]),
-    "a negative number": msgspec.json.encode([{**ENCODED[0], "number": -1}]),
-    "too many": msgspec.json.encode([{**ENCODED[0], "number": number} for number in range(MAX_RULES + 1)]),
-    "spaces": b" " + msgspec.json.encode(ENCODED),
-    "another field": msgspec.json.encode([{**ENCODED[0], "x": 1}]),
-    "another type": msgspec.json.encode(encoded({"covers": "db.read"})),
-    "no Unicode": b'[{"number":0,"rule":{"effect":"deny","actions":["\xff"]}}]',
+    "another member": section(encoded(), x=1),
+    "conditions of no rule": section(encoded(), conditions=TABLE),
+    "a rule without its condition": section(encoded({"when": 0})),
+    "a condition of another number": section(encoded({"when": 1}), conditions=TABLE),
+    "no condition": section(encoded({"when": 0}), conditions=TABLE[:-4]),
+    "an allow": section(encoded({"effect": "allow"})),
+    "one that counts": section(encoded({"monitor": False})),
+    "a number twice": section([*encoded()[:1], *encoded()[:1]]),
+    "another order": section(encoded()[::-1]),
+    "a negative number": section([{**encoded()[0], "number": -1}]),
+    "too many": section([{**encoded()[0], "number": number} for number in range(MAX_RULES + 1)]),
+    "spaces": b" " + section(encoded()),
+    "another field": section([{**encoded()[0], "x": 1}]),
+    "another type": section(encoded({"covers": "db.read"})),
+    "no Unicode": b'{"rules":[{"number":0,"rule":{"effect":"deny","actions":["\xff"]}}]}',
     "deep": b"[" * 100_000,
+    "deep in rules": b'{"rules":' + b"[" * 100_000,
 }
 
 
@@ -172,7 +186,7 @@ def test_a_section_that_capgate_does_not_write_is_refused(content: bytes) -> Non
 
 def test_they_hold_for_a_module_of_somebody_elses() -> None:
     """No answer depends on them, so whoever made the module may say them."""
-    content = msgspec.json.encode(encoded())
+    content = section(encoded())
     foreign = with_custom(with_custom(decode(build_policy({"sql": "any"})), "other", b"x"), MONITOR_SECTION, content)
     artifact = WasmArtifact.from_bytes(encode(foreign))
     assert artifact.inputs is None

@@ -312,6 +312,45 @@ def test_a_mistake_has_file_line_and_column(format: str, case: tuple[Any, ...]) 
     assert key in ([], [None]) or error.key == key[0]
 
 
+RULE = '{"rules": [{"effect": "deny", "actions": ["*"], "when": %s}]}'
+HEADER = "[[rules]]\neffect = 'deny'\nactions = ['*']\n"
+#: How the condition of a document is written, each with a misspelled ``now``.
+INSIDE = [
+    ("json", RULE % '"nwo"'),
+    ("json", RULE % '"action == action || nwo"'),
+    ("json", RULE % r'"\"\ud83d\ude00\u0041\\\\\" == action && nwo"'),
+    ("json", RULE % r'"true\n && nwo"'),
+    ("json", '{"rules": [{"effect": "deny", "actions": ["*"], "when"\n:\n"nwo"}]}'),
+    ("toml", HEADER + "when = 'true && nwo'"),
+    ("toml", HEADER + r'"when" = "\"a\" == action && nwo"'),
+    ("toml", HEADER + "when = 'nwo' # 'nwo'"),
+    ("toml", HEADER + r'when="\u0061\U00000063tion == action && nwo"'),
+    ("toml", HEADER + 'when = """nwo"""'),
+    ("toml", HEADER + 'when = """\n  true\n  && nwo"""'),
+    ("toml", HEADER + 'when = """\\\n  true \\  \n \n  && nwo"""'),
+    ("toml", HEADER + 'when = """\r\n \'"\' == action\\u0020&& nwo"""'),
+    ("toml", HEADER + "when = '''true\r\n && nwo'''"),
+    ("toml", HEADER + "when = '''\r\ntrue\r\n && nwo'''"),
+    ("toml", "rules = [{effect = 'deny', actions = ['*'], when = 'nwo'}]"),
+]
+
+
+@pytest.mark.parametrize(("format", "text"), INSIDE)
+def test_a_mistake_in_a_string_has_its_own_place(format: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document(text, format=format)
+    assert (caught.value.setting, caught.value.nearest) == ("rules[0].when", "now")
+    assert (caught.value.line, caught.value.column) == place_of(text, text.index("nwo"))
+
+
+@pytest.mark.parametrize("written", ["when = 7", "when = ['nwo']", "when.x = 'nwo'", "[rules.when]\nx = 'nwo'"])
+def test_what_is_no_string_has_the_place_of_its_key(written: str) -> None:
+    text = HEADER + written
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document(text, format="toml")
+    assert (caught.value.line, caught.value.column) == place_of(text, text.index("when"))
+
+
 @pytest.mark.parametrize(("format", "text"), [("json", "[" * 100_000), ("toml", "a = " + "[" * 100_000)])
 def test_nesting_is_no_recursion(format: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -159,9 +159,9 @@ def test_a_star_that_is_no_segment_is_explained(key: str, text: str) -> None:
 
 def test_an_unknown_key_and_a_wrong_kind_are_answered_with_the_valid_ones() -> None:
     with pytest.raises(ConfigError) as caught:
-        read_document({"rules": [deny(when="now")]})
+        read_document({"rules": [deny(until="now")]})
     keys = set(caught.value.valid.replace("the keys ", "").split(", "))
-    assert keys == {"effect", "actions", "actors", "modes", "resources", "reason", "monitor"}
+    assert keys == {"effect", "actions", "actors", "modes", "resources", "when", "reason", "monitor"}
     with pytest.raises(ConfigError) as caught:
         read_document({"rules": [deny(actions=["db.*", "http.outbound"], resources=["hosts:x"])]})
     assert caught.value.valid.endswith(": host, sql_query")

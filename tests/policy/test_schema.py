@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS, OPERATIONS
+from capgate.conditions import ATTRIBUTES_LIMIT, Declaration, reach_of, read_condition, unusable_names
 from capgate.errors import ConfigError
 from capgate.policy.document import KEYS, read_document
 from capgate.policy.rules import MAX_REASON, MAX_RULES, RULE_KEYS
@@ -91,6 +92,17 @@ ids = st.lists(
     st.sampled_from(["*.a", "10.0.0.0/8", "10.*", "a/*", "*", "a*", "a/b", "A", "é", "x\ny"]) | texts, max_size=3
 )
 queries = st.lists(st.sampled_from(["a", "b"]) | st.fixed_dictionaries({"name": texts}, optional={"operation": texts}))
+attributes = st.dictionaries(
+    st.sampled_from(["actor", "resource", "args", "context"]),
+    st.dictionaries(
+        st.sampled_from(["amount", "owner", "a" * 64, "a" * 65, "A", "a.b", "id", "kind", "roles", "in", "x\n"])
+        | texts,
+        st.sampled_from(["int", "string", "list", "float", "bool", "number"]),
+        max_size=2,
+    ),
+    max_size=2,
+)
+WHEN = ("args.amount < 3", "resource.owner == actor.id", "actor.id", "true", "actor.id == 'a", "", " ", "x" * 8_193)
 labels = st.sampled_from(["shop", "1.0", "a" * 64]) | texts
 
 
@@ -101,6 +113,10 @@ def documents(draw: st.DrawFn) -> Any:
     some: Any = draw(st.fixed_dictionaries({}, optional=optional))
     if draw(st.booleans()):
         some["rules"] = draw(rule_lists(OWN))
+        for one_rule in some["rules"] if draw(st.booleans()) else ():
+            one_rule["when"] = draw(st.sampled_from(WHEN) | texts)
+    if draw(st.booleans()):
+        some["attributes"] = draw(attributes)
     if draw(st.booleans()):
         some["actions"] = draw(st.dictionaries(st.sampled_from(OWN) | texts, st.just("any") | ids, max_size=2))
     for _ in range(draw(st.integers(0, 2))):
@@ -136,7 +152,18 @@ def is_beyond(document: dict[str, Any]) -> bool:
     for name in document.get("actions", {}):
         kinds.setdefault(name, None)
     modes = {"dev", "test", "prod", *document.get("modes", [])}
+    declared = Declaration(document.get("attributes"))
+    if not all(_is_condition(rule["when"], declared) for rule in rules if "when" in rule):
+        return True
     return any(_is_beyond(rule, kinds) or not modes.issuperset(rule.get("modes", [])) for rule in rules)
+
+
+def _is_condition(text: str, declared: Declaration) -> bool:
+    try:
+        reach = reach_of(read_condition(text, declared))
+    except ConfigError:
+        return False
+    return False not in (reach.can_hold, reach.can_fail)
 
 
 def _is_beyond(rule: dict[str, Any], kinds: dict[str, str | None]) -> bool:
@@ -185,6 +212,9 @@ def _texts(value: Any) -> list[str]:
 @example({"sql": ["a", "a"]})
 @example({"sql": ["a", {"name": "a"}]})
 @example({"actions": {"db.read": []}})
+@example({"attributes": {"actor": {"on_behalf_of": "string"}}})
+@example({"attributes": {"args": {"id": "string", "in": "string"}}})
+@example({"attributes": {"env": {}}})
 def test_the_schema_says_what_reading_says(document: Any) -> None:
     is_valid = VALIDATOR.is_valid(document)
     if is_read(document):
@@ -246,3 +276,12 @@ def test_what_both_take(document: Any) -> None:
 def test_what_neither_takes(document: Any) -> None:
     assert not is_read(document)
     assert not VALIDATOR.is_valid(document)
+
+
+def test_names_that_are_taken_are_listed_and_how_many_there_are_is_not() -> None:
+    for holder in ("actor", "resource", "args", "context"):
+        for name in unusable_names(holder):
+            document = {"attributes": {holder: {name: "string"}}}
+            assert (VALIDATOR.is_valid(document), is_read(document)) == (False, False)
+    many = {"attributes": {"args": {f"a{number}": "int" for number in range(ATTRIBUTES_LIMIT + 1)}}}
+    assert (VALIDATOR.is_valid(many), is_read(many)) == (True, False)

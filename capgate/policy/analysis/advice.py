@@ -10,7 +10,7 @@ Where only another question would be answered otherwise, as one with the resourc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -41,8 +41,8 @@ _OPERATIONS: Final = ("read", "write", "migrate")
 class RuleMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a rule about the action matches the question. ``rule`` counts from 0.
 
-    ``unmet`` are the lists (``actors``, ``modes``, ``resources``) that keep it from matching; none do where it matches.
-    With ``monitor`` it denies nothing, and is recorded.
+    ``unmet`` are the lists (``actors``, ``modes``, ``resources``) and the condition (``when``) that keep it from
+    matching; none do where it matches. With ``monitor`` it denies nothing, and is recorded.
     """
 
     rule: int
@@ -121,15 +121,20 @@ class _Question:
         resource = input.resource
         self.resource: Half = (None, None) if resource is None else (resource.kind, resource.id)
         self.id = self.resource[1]
-        self.matches = self._matches(policy.rules)
+        self.matches = self._matches(policy)
 
-    def _matches(self, rules: Iterable[Rule]) -> tuple[RuleMatch, ...]:
+    def _matches(self, policy: RuntimePolicy) -> tuple[RuleMatch, ...]:
         mode = mode_of(self.input.env)
-        return tuple(
-            RuleMatch(number, rule.effect, rule.unmet(mode, self.actor, self.resource), rule.monitor)
-            for number, rule in enumerate(rules)
-            if self.action in rule.covers and mode is not None
-        )
+        if mode is None:
+            return ()
+        matches = []
+        for number, rule in enumerate(policy.rules):
+            if self.action in rule.covers:
+                unmet = rule.unmet(mode, self.actor, self.resource)
+                if not policy.is_met(rule, self.input):
+                    unmet += ("when",)
+                matches.append(RuleMatch(number, rule.effect, unmet, rule.monitor))
+        return tuple(matches)
 
     # -- remedies
 
@@ -156,7 +161,7 @@ class _Question:
         """Return how rules will match the question once its action is known: a ``*`` covers it then."""
         (way, *_) = self._entering()
         try:
-            return self._matches(RuntimePolicy.from_document(apply(self.document, way.patch)).rules)
+            return self._matches(RuntimePolicy.from_document(apply(self.document, way.patch)))
         except ConfigError:
             return ()
 

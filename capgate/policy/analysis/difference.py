@@ -82,6 +82,10 @@ class Difference(msgspec.Struct, frozen=True):
 
 def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) -> Difference:
     """Return what changes from ``old`` to ``new``. Raises :class:`ConfigError` above ``limit`` classes."""
+    if old.conditions is not None or new.conditions is not None:
+        raise ConfigError(
+            "documents", "rules with conditions", "documents without; else recorded questions, with --replay"
+        )
     changes, classes = _changes(old, new, limit)
     if old.monitored is None and new.monitored is None:
         return Difference(changes, classes)

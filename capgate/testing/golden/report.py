@@ -85,6 +85,8 @@ def describe_rule(rule: Rule) -> str:
         parts += ["for", ", ".join(map(_pattern, rule.actors))]
     if rule.modes is not None:
         parts += ["in mode", ", ".join(rule.modes)]
+    if rule.when_text is not None:
+        parts += ["when", rule.when_text]
     return short(" ".join(parts))
 
 
