@@ -341,7 +341,7 @@ def spelled_as(mark: int, own: str, schema: object) -> str | None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(NAMES),
     st.sampled_from([None, True, False]),
@@ -430,7 +430,7 @@ IDENTIFIERS: Final = [
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(600), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(IDENTIFIERS),
     st.sampled_from(["", "public", "PUBLIC", '"public"', "app", "App", '"App"', 'U&"app"', '"Public"']),

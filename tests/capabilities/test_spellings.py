@@ -135,7 +135,7 @@ SPELLED = st.tuples(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SPELLED, SPELLED)
 def test_no_spelling_of_a_table_passes_its_denial(
     engine: Engine, asked: tuple[Any, ...], written: tuple[Any, ...]

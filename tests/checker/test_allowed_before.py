@@ -51,7 +51,7 @@ def question(part: Requirement, actor: Any = ANONYMOUS, params: dict[str, str] =
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     names=st.sets(st.sampled_from(sorted(KEYED))),
     asked=st.lists(st.tuples(inputs, st.booleans()), max_size=30),

@@ -127,7 +127,7 @@ inputs = st.builds(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(names=st.sets(st.sampled_from(sorted(KEYED))), asked=st.lists(inputs, max_size=30), size=st.integers(1, 8))
 def test_inputs_share_an_answer_only_if_they_agree_in_what_it_looks_at(
     names: set[str], asked: list[PolicyInput], size: int
@@ -354,7 +354,7 @@ async def test_an_odd_input_is_answered_as_without(kind: str, document: dict[str
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.integers(0, 400),
     st.integers(0, 300),

@@ -180,7 +180,7 @@ def test_what_is_remembered_changes_no_answer_and_no_event(
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=examples(40 if kind == "local" else 12),
+            max_examples=examples(16 if kind == "local" else 6),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -251,7 +251,7 @@ def questions(document: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
 cases = documents.flatmap(with_rules).flatmap(lambda document: st.tuples(st.just(document), questions(document)))
 
 CASES = settings(
-    max_examples=examples(120, quick=40),
+    max_examples=examples(60, quick=40),
     deadline=None,
     derandomize=os.environ.get("CI") == "true",
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

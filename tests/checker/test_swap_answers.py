@@ -129,7 +129,7 @@ def test_what_is_remembered_is_of_its_policy_whoever_swaps(shelf: Shelf, engine:
     try:
         for thread in threads:
             thread.start()
-        for turn in range(30 if FULL else 9):
+        for turn in range(15 if FULL else 9):
             shelf.store.rollback("orders", turn % 3 + 1)
             checker.inner._watcher.look()
     finally:

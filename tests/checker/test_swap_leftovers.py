@@ -35,7 +35,7 @@ from .swaps import (
 @pytest.mark.slow
 @ENGINES
 def test_many_swaps_leave_nothing(engine: str, capsys: pytest.CaptureFixture[str]) -> None:  # P17
-    swaps = examples(120, quick=30)
+    swaps = examples(60, quick=30)
     command = [sys.executable, "-m", "tests.checker.swapping", engine, str(swaps)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

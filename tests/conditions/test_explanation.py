@@ -52,7 +52,7 @@ def test_the_change_of_one_fact_that_turns_the_answer_is_named(
 def test_what_is_said_to_turn_an_answer_does() -> None:
     outcomes: Counter[bool] = Counter()
 
-    @settings(max_examples=examples(250))
+    @settings(max_examples=examples(120))
     @given(conditions(2), facts())
     def check(text: str, facts: dict[str, object]) -> None:
         compiled = compile_conditions([text], DECLARATION)

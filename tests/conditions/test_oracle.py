@@ -71,7 +71,7 @@ def by_oracle(text: str, facts: dict[str, object]) -> bool | None:
 def test_generated_conditions_are_answered_as_cel_python_answers_them() -> None:
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(500))
+    @settings(max_examples=examples(200, quick=50))
     @given(conditions(2, mixed=False), facts(hostile=False))
     def check(text: str, facts: dict[str, object]) -> None:
         text = text.replace("1ns", "1us").replace("59.999999999Z", "59.999999Z")  # the oracle has microseconds
@@ -89,7 +89,7 @@ def test_a_fact_taken_away_leaves_an_answer_as_it_is_or_unknown() -> None:
     """Thus no allow appears, which needs true, and no denial goes, which needs false."""
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(1_000))
+    @settings(max_examples=examples(300, quick=100))
     @given(conditions(3), facts(), st.data())
     def check(text: str, facts: dict[str, object], data: st.DataObject) -> None:
         without_has = re.sub(r"has\([a-z_.]*\)", "context.mfa", text)

@@ -30,7 +30,7 @@ TEXTS = (
 
 @pytest.mark.sampled
 def test_generated_conditions_are_the_same_from_their_bytes() -> None:
-    @settings(max_examples=examples(500))
+    @settings(max_examples=examples(200, quick=50))
     @given(st.lists(conditions(3), max_size=4))
     def check(texts: list[str]) -> None:
         compiled = compile_conditions(texts, DECLARATION)
@@ -111,7 +111,7 @@ def test_changed_bytes_are_no_table_or_one_that_both_answer_alike(counted: Count
     outcomes: Counter[str] = Counter()
     original = compile_conditions(TEXTS, DECLARATION).data
 
-    @settings(max_examples=examples(1_000))
+    @settings(max_examples=examples(400, quick=100))
     @given(
         st.lists(st.tuples(st.integers(0, len(original) - 1), st.integers(0, 255)), min_size=1, max_size=4),
         facts(),
@@ -146,7 +146,7 @@ def test_changed_facts_trap_or_answer_within_their_fuel(counted: CountedConditio
     compiled = compile_conditions(TEXTS, DECLARATION)
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(2_000))
+    @settings(max_examples=examples(600, quick=200))
     @given(st.binary(max_size=200), st.integers(0, 30), st.integers(0, len(TEXTS) - 1))
     def check(content: bytes, count: int, number: int) -> None:
         packed = struct.pack("<I", count) + content

@@ -14,7 +14,7 @@ from .generated import DECLARATION, conditions
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(conditions(3))
 def test_the_text_of_a_condition_is_read_as_it(text: str) -> None:
     node = read_expression(text, DECLARATION)

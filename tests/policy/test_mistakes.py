@@ -192,7 +192,7 @@ NAMES = sorted(BUILTIN_SECTIONS)
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(800))
+@settings(max_examples=examples(250))
 @given(st.sampled_from(NAMES), st.data())
 def test_an_action_with_a_slip_of_the_pen_is_never_taken(name: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(name) - 1))
@@ -212,7 +212,7 @@ def test_an_action_with_a_slip_of_the_pen_is_never_taken(name: str, data: st.Dat
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(documents())
 def test_what_builds_has_no_mistakes(document: dict[str, Any]) -> None:
     try:

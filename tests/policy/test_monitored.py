@@ -120,6 +120,7 @@ def encoded(*changes: dict[str, Any]) -> list[dict[str, Any]]:
     return list(rules)
 
 
+ENCODED: list[dict[str, Any]] = encoded()
 BAD: dict[str, bytes] = {
     "nothing": b"",
     "no JSON": b"{",
@@ -127,12 +128,12 @@ BAD: dict[str, bytes] = {
     "an object": b"{}",
     "an allow": msgspec.json.encode(encoded({"effect": "allow"})),
     "one that counts": msgspec.json.encode(encoded({"monitor": False})),
-    "a number twice": msgspec.json.encode([*encoded()[:1], *encoded()[:1]]),
-    "another order": msgspec.json.encode(encoded()[::-1]),
-    "a negative number": msgspec.json.encode([{**encoded()[0], "number": -1}]),
-    "too many": msgspec.json.encode([{**encoded()[0], "number": number} for number in range(MAX_RULES + 1)]),
-    "spaces": b" " + msgspec.json.encode(encoded()),
-    "another field": msgspec.json.encode([{**encoded()[0], "x": 1}]),
+    "a number twice": msgspec.json.encode([*ENCODED[:1], *ENCODED[:1]]),
+    "another order": msgspec.json.encode(ENCODED[::-1]),
+    "a negative number": msgspec.json.encode([{**ENCODED[0], "number": -1}]),
+    "too many": msgspec.json.encode([{**ENCODED[0], "number": number} for number in range(MAX_RULES + 1)]),
+    "spaces": b" " + msgspec.json.encode(ENCODED),
+    "another field": msgspec.json.encode([{**ENCODED[0], "x": 1}]),
     "another type": msgspec.json.encode(encoded({"covers": "db.read"})),
     "no Unicode": b'[{"number":0,"rule":{"effect":"deny","actions":["\xff"]}}]',
     "deep": b"[" * 100_000,

@@ -273,7 +273,7 @@ def test_a_policy_says_what_it_looks_at(document: dict[str, Any], inputs: set[st
 
 @pytest.mark.sampled
 @settings(
-    max_examples=examples(250),
+    max_examples=examples(120),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )
 @given(data=st.data(), document=documents())

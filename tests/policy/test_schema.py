@@ -175,7 +175,7 @@ def _texts(value: Any) -> list[str]:
     return [text for member in members for text in _texts(member)]
 
 
-@settings(max_examples=examples(400), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents() | junk)
 @example({"rules": [{"effect": "deny", "actions": ["db.read"], "actors": ["user:*\n"]}]})
 @example({"rules": [{"effect": "deny", "actions": ["db.read\n"], "actors": ["anonymous\n"]}]})

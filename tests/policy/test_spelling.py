@@ -78,7 +78,7 @@ def addresses(draw: st.DrawFn) -> tuple[IPv4Address, str]:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(addresses(), st.sampled_from(["", "."]))
 def test_each_text_that_a_resolver_takes_for_an_address_is_that_address(
     address: tuple[IPv4Address, str], dot: str
@@ -90,7 +90,7 @@ def test_each_text_that_a_resolver_takes_for_an_address_is_that_address(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(st.text(st.sampled_from("0123456789abcdefxX.-_:%[]٣１。 "), min_size=1, max_size=12))
 def test_no_text_is_an_address_to_a_resolver_and_another_thing_to_a_policy(text: str) -> None:
     try:
@@ -102,7 +102,7 @@ def test_no_text_is_an_address_to_a_resolver_and_another_thing_to_a_policy(text:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(st.ip_addresses(v=6) | st.ip_addresses(v=4).map(lambda v4: IPv6Address(f"::ffff:{v4}")), st.data())
 def test_each_text_of_an_ipv6_address(address: IPv6Address, data: st.DataObject) -> None:
     mapped = address.ipv4_mapped
@@ -117,7 +117,7 @@ LABELS = ["api", "a-b", "_sip", "xn--bcher-kva", "bücher", "straße", "日本",
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.sampled_from(LABELS), min_size=1, max_size=3),
     st.sampled_from(["example", "internal", "bücher"]),
@@ -158,7 +158,7 @@ def test_what_is_no_host_for_certain_is_denied(text: str) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(st.lists(st.sampled_from(["a", "B", "é", "..a", "a b", "%2e", "\\"]), min_size=1, max_size=4), st.data())
 def test_each_text_of_a_path(segments: list[str], data: st.DataObject) -> None:
     gaps = st.sampled_from(["/", "//", "/./", "/.//"])
@@ -189,7 +189,7 @@ def test_what_is_no_path_for_certain_is_denied(text: str) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(500))
+@settings(max_examples=examples(200))
 @given(st.text(st.sampled_from('aAbZ._-é"ß \u212a'), min_size=1, max_size=8), st.data())
 def test_each_text_of_a_query(name: str, data: st.DataObject) -> None:
     normal = normal_id("sql_query", name)
@@ -238,7 +238,7 @@ def test_what_names_nothing_is_denied(kind: str, text: str) -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(700))
+@settings(max_examples=examples(250))
 @given(
     st.sampled_from(sorted(SPELLINGS)),
     st.text(st.sampled_from('aA1x0.:/"*é%@[]=_ \0\u3002'), max_size=9) | st.text(max_size=9),

@@ -188,7 +188,7 @@ def test_the_documentation_has_wildcards_of_each_kind() -> None:
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(600))
+@settings(max_examples=examples(200))
 @given(addresses(), st.integers(0, 32), st.sampled_from(["", "."]), st.data())
 def test_each_text_of_an_ipv4_address_is_in_its_networks(
     spelled: tuple[Any, str], length: int, dot: str, data: st.DataObject
@@ -205,7 +205,7 @@ def test_each_text_of_an_ipv4_address_is_in_its_networks(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(600))
+@settings(max_examples=examples(200))
 @given(st.ip_addresses(v=6), st.integers(0, 128), st.data())
 def test_each_text_of_an_ipv6_address_is_in_its_networks(
     address: IPv6Address, length: int, data: st.DataObject
@@ -218,7 +218,7 @@ def test_each_text_of_an_ipv6_address_is_in_its_networks(
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(150))
 @given(
     st.lists(st.sampled_from(LABELS), min_size=1, max_size=4),
     st.lists(st.sampled_from(["internal", "bücher", "example", "a1"]), min_size=1, max_size=3),
@@ -241,7 +241,7 @@ def test_each_text_of_a_name_is_below_its_endings(labels: list[str], ending: lis
 
 
 @pytest.mark.sampled
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(150))
 @given(st.lists(st.sampled_from(["a", "B", "é", "..a", "a b", "%2e"]), min_size=2, max_size=5), st.data())
 def test_each_text_of_a_path_is_below_its_folders(segments: list[str], data: st.DataObject) -> None:
     at = data.draw(st.integers(1, len(segments) - 1))

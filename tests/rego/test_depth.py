@@ -14,7 +14,7 @@ from ..support.tools import ROOT, examples
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = examples(2_000)
+ROUNDS = examples(700)
 
 
 def run(module: str, engine: str, *more: str) -> tuple[set[str], str]:

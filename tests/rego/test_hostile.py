@@ -70,14 +70,14 @@ def test_no_work_is_granted(name: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(300, quick=60), deadline=None)
+@settings(max_examples=examples(150, quick=60), deadline=None)
 @given(st.sampled_from(sorted(BUILTINS)), st.lists(VALUES, min_size=4, max_size=4))
 def test_any_values(name: str, values: list[object]) -> None:
     call(name, values[: BUILTINS[name].arity])
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(700, quick=100), deadline=None)
+@settings(max_examples=examples(250, quick=100), deadline=None)
 @given(st.text("%#0+- *[]123.vTdbcoOqxXUeEfFgGspté", max_size=20), st.lists(VALUES, max_size=4))
 def test_any_format(format: str, values: list[object]) -> None:
     call("sprintf", [format, tuple(values)])

@@ -22,7 +22,7 @@ from .strategies import TEXTS, VALUES
 
 pytestmark = pytest.mark.slow
 
-MANY = settings(max_examples=examples(400, quick=100), deadline=None)
+MANY = settings(max_examples=examples(150, quick=100), deadline=None)
 INT64 = st.integers(INT_MIN, INT_MAX)
 
 

@@ -20,7 +20,7 @@ from tests.support.tools import examples
 
 from .strategies import HOSTILE, SPELLED, VALUES, nested
 
-MANY = settings(max_examples=examples(500, quick=100), deadline=None)
+MANY = settings(max_examples=examples(200, quick=100), deadline=None)
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ KINDS = st.sampled_from((Starlette, FastAPI, Router, APIRouter))
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(120))
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=3, max_size=8))
 async def test_as_without(kind: type, children: Any, requests: list[tuple[str, str, str, str]]) -> None:
     bare, gated, around, passing = (Built(kind, children) for _ in range(4))
@@ -244,7 +244,7 @@ async def test_as_without(kind: type, children: Any, requests: list[tuple[str, s
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(1_000))
+@settings(max_examples=examples(300))
 @given(kind=KINDS, children=strategies(), requests=st.lists(REQUESTS, min_size=1, max_size=12))
 def test_the_table_finds_what_a_linear_search_finds(kind: type, children: Any, requests: list[Any]) -> None:
     app = Built(kind, children).app
@@ -275,7 +275,7 @@ REGEXES = st.text(st.sampled_from("ab/|()[]?*+{}\\.^$-_ \nä1,"), max_size=10).m
 
 
 @pytest.mark.slow
-@settings(max_examples=examples(2_000))
+@settings(max_examples=examples(600))
 @given(
     st.one_of(REGEXES, REGEXES.map(lambda text: text[:-1])), st.text(st.sampled_from("ab/|.^$-_ \nä1,("), max_size=8)
 )

@@ -301,7 +301,7 @@ def listed(routes: list[RouteReport], reach: Reach) -> set[tuple[str, str]]:
 
 @pytest.mark.sampled
 @settings(
-    max_examples=examples(500),
+    max_examples=examples(200),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )

@@ -22,6 +22,6 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(memory: Path) -> Path:
     """Where a store is to be."""
-    return tmp_path / "store"
+    return memory / "store"

@@ -117,9 +117,9 @@ def no_power_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("code", ERRORS)
 @pytest.mark.parametrize("name", ACTIONS)
-def test_each_call_fails_once(name: str, code: int, pristine: Path, tmp_path: Path) -> None:  # S-4, S-6, S-10
+def test_each_call_fails_once(name: str, code: int, pristine: Path, path: Path) -> None:  # S-4, S-6, S-10
     # The first fails each of the calls; the others a part of them, each another one.
-    action, path, step = ACTIONS[name], tmp_path / "store", 13 if not FULL else 1 if code == errno.EIO else 7
+    action, step = ACTIONS[name], 13 if not FULL else 1 if code == errno.EIO else 7
     fatal, failures = 1 + code % step, 0
     while True:
         shutil.rmtree(path, ignore_errors=True)

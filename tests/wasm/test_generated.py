@@ -20,7 +20,7 @@ from .engines import Host, Trapped, WasmtimeHost, make_host
 from .fuelled import fuelled, refuel, spent
 from .rules import WASMTIME
 
-COUNT = examples(150, quick=40)
+COUNT = examples(80, quick=40)
 FEATURES = ("sign-ext", "mutable-globals", "nontrapping-float-to-int", "bulk-memory", "multivalue")
 EXHAUSTED = "call stack exhausted"
 

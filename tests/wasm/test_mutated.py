@@ -22,7 +22,7 @@ from .shapes import SHAPES
 from .test_generated import EXHAUSTED, reason
 from .wat import is_valid
 
-COUNT = examples(1_200)
+COUNT = examples(500)
 #: So little that what no longer ends is over soon.
 BUDGET = 30_000
 DEPTH = 100_000

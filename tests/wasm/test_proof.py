@@ -23,7 +23,7 @@ from .shapes import SHAPES
 from .wat import compile_wat
 
 LIMITS = Limits(fuel=10_000_000)
-FLIPS = examples(5_000)
+FLIPS = examples(2_000)
 BY_NAME = {shape.name: shape for shape in SHAPES}
 
 

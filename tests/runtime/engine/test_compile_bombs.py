@@ -285,7 +285,7 @@ def test_a_child_that_is_ended_or_stopped(
     number: int, rule: str, engine_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P14; of the workers there are, this alone is a process, and it answers nobody
     if number == signal.SIGSTOP:
-        monkeypatch.setattr(child_compilation, "STARTING", 20.0)  # it has to compile by then
+        monkeypatch.setattr(child_compilation, "STARTING", 6.0)  # it has to compile by then
         monkeypatch.setattr(child_compilation, "PATIENCE", 0.0)
     others = children()
     found: list[CapgateError] = []
