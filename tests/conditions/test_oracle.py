@@ -89,7 +89,7 @@ def test_a_fact_taken_away_leaves_an_answer_as_it_is_or_unknown() -> None:
     """Thus no allow appears, which needs true, and no denial goes, which needs false."""
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(300, quick=100))
+    @settings(max_examples=examples(300, quick=200))
     @given(conditions(3), facts(), st.data())
     def check(text: str, facts: dict[str, object], data: st.DataObject) -> None:
         without_has = re.sub(r"has\([a-z_.]*\)", "context.mfa", text)

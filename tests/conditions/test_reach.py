@@ -99,7 +99,7 @@ def test_what_is_not_decided_is_said_to_be_unknown(text: str) -> None:
 def test_what_is_said_holds_of_whatever_facts() -> None:
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(200))
+    @settings(max_examples=examples(200, quick=150))
     @given(conditions(2), facts(), facts(hostile=False))
     def check(text: str, hostile: dict[str, object], plain: dict[str, object]) -> None:
         seen = reach(text)

@@ -33,7 +33,7 @@ def guest(engine_name: str) -> ConditionsGuest:
 def test_generated_conditions_are_answered_as_in_python(guest: ConditionsGuest) -> None:
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=examples(80))
+    @settings(max_examples=examples(80, quick=20))
     @given(st.lists(conditions(3), min_size=1, max_size=9), st.lists(facts(), min_size=1, max_size=9))
     def check(texts: list[str], questions: list[dict[str, object]]) -> None:
         compiled = compile_conditions(texts, DECLARATION)
@@ -87,7 +87,7 @@ def test_text_is_found_wherever_it_is(guest: ConditionsGuest) -> None:
     """Few letters, so that there are periods of every length."""
     compiled = compile_conditions(["args.note.contains(resource.owner)"], DECLARATION)
     seed = random.Random(7)
-    for _ in range(examples(2_000)):
+    for _ in range(examples(2_000, quick=500)):
         letters = seed.choice(("ab", "abc", "aé"))
         text = "".join(seed.choices(letters, k=seed.randrange(40)))
         part = "".join(seed.choices(letters, k=seed.randrange(9)))
