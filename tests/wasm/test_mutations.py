@@ -45,7 +45,7 @@ def test_nothing_shows_without_a_mutation() -> None:
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, set[str]]:
-    """Mutation -> what notices it. The hostile guests, which may hang, are asked where nothing but the proof notices."""
+    """Mutation -> what notices it. The hostile guests, which may hang, are asked where only the proof does."""
     found = {name: in_process(mutation) for name, mutation in MUTATIONS.items()}
     asked = [name for name, seen in found.items() if not seen - {"proof"}]
     with ThreadPoolExecutor(2) as pool:
