@@ -88,8 +88,8 @@ def split(handlers: Sequence[logging.Handler], level: int) -> tuple[list[logging
             kind = _KINDS[type(handler)]
             if (
                 kind is _NEVER
-                or (kind is _HAS_STREAM and type(handler.stream) is io.StringIO)  # type: ignore[attr-defined]
-                or (kind is _SAYS_SO and handler.never_blocks is True)  # type: ignore[attr-defined]
+                or (kind is _HAS_STREAM and type(handler.stream) is io.StringIO)  # type: ignore[attr-defined]  # by its kind it has one
+                or (kind is _SAYS_SO and handler.never_blocks is True)  # type: ignore[attr-defined]  # by its kind it has it
             ):
                 at_once.append(handler)
             else:

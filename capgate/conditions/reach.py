@@ -115,7 +115,7 @@ def _samples(node: Node, budget: Budget) -> Iterator[dict[str, object]]:
     types = _facts_in(node)
     literals = _Literals([node], len(types))
     candidates = {name: literals.candidates(type, strict=False) for name, type in types.items()}
-    choice = random.Random(0).choice  # noqa: S311
+    choice = random.Random(0).choice  # noqa: S311 - no secret
     budget.spend(_READY * sum(1 for _ in _nodes(node)))
     for _ in range(SAMPLES if types else 1):
         yield _present({name: choice(values) for name, values in candidates.items()})

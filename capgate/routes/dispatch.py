@@ -132,7 +132,7 @@ class Dispatch:
                     admitted = not request.denied
                     inner = Seat(request, needed, at.admitted, inner)
                 else:
-                    status, requirements = needed  # type: ignore[misc]
+                    status, requirements = needed  # type: ignore[misc]  # what is no place is a pair
                     if status == "undeclared" and at.admitted:
                         admitted = not request.denied
                     else:
@@ -340,7 +340,7 @@ def install() -> None:
             await original(self, scope, receive, send)
 
     setattr(__call__, _MARK, True)
-    Router.__call__ = __call__  # type: ignore[method-assign]
+    Router.__call__ = __call__  # type: ignore[method-assign]  # the hook
 
 
 _MARK: Final = "__capgate_hook__"

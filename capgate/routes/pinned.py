@@ -55,7 +55,7 @@ class PinnedMount(Mount):
         self.path_format = route.path_format
 
     matches = Pinned.matches  # of what has the same attributes
-    handle = Pinned.handle  # type: ignore[assignment]
+    handle = Pinned.handle  # type: ignore[assignment]  # the same attributes
 
 
 class View(msgspec.Struct, eq=False):
@@ -107,7 +107,7 @@ class _NotAllowed:
         require_not_allowed(self._entry, scope)  # outer gates may have waited meanwhile
         if scope.get("route") is self:
             scope["route"] = self._pinned
-        return self._pinned.handle(scope, receive, send)  # type: ignore[no-any-return]
+        return self._pinned.handle(scope, receive, send)  # type: ignore[no-any-return]  # the framework's
 
 
 class _Redirects:
@@ -219,7 +219,7 @@ def _included_class() -> Any:
     """Return the class that stands for an included router; a subclass, since FastAPI looks for its own."""
     base = sys.modules["fastapi.routing"]._IncludedRouter
 
-    class PinnedInclude(base):  # type: ignore[misc, valid-type]
+    class PinnedInclude(base):  # type: ignore[misc, valid-type]  # known at run time only
         """An included router whose one search was done."""
 
         def __init__(self, included: Any, match: Match, child: Any, route: Any, context: Any) -> None:

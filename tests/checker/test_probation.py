@@ -220,7 +220,7 @@ async def test_of_many_releases_each_bad_one_is_left_and_no_good_one(shelf: Shel
     """Every third one traps at every question. All the while ten requests ask at once, in threads."""
     done = False
     reasons: set[Any] = set()
-    versions = range(2, 2 + examples(48))
+    versions = range(2, 2 + examples(200))
     async with follow(shelf, engine=engine, limits=Limits(), pool_size=8) as checker:
         app = asking_app(checker)
 

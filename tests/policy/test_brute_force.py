@@ -1,4 +1,4 @@
-"""What ``explain`` and ``diff`` say, against the judgement again: twenty thousand pairs of document and question."""
+"""What ``explain`` and ``diff`` say, against the judgement again: a hundred thousand pairs of document and question."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .test_advice import BEYOND, standings
 from .test_difference import change_of, is_classed, is_document
 
 #: Pairs of a document, or two, and a question, from each of so many seeds.
-PAIRS: Final = examples(2_000, 200)
+PAIRS: Final = examples(10_000, 200)
 SEEDS: Final = 10
 #: Questions to one document, and to one pair of documents, which takes some milliseconds to compare.
 ASKED, COMPARED = 20, 50

@@ -126,6 +126,7 @@ def section(rules: list[dict[str, Any]], **more: Any) -> bytes:
     return msgspec.json.encode({"rules": rules, **more})
 
 
+ENCODED: list[dict[str, Any]] = encoded()
 #: A condition that is compiled, as JSON has bytes.
 TABLE = b64encode(compile_conditions(["has(actor.id)"], Declaration()).data).decode()
 BAD: dict[str, bytes] = {
@@ -134,19 +135,19 @@ BAD: dict[str, bytes] = {
     "none": section([]),
     "a list": msgspec.json.encode(encoded()),
     "an object": b"{}",
-    "another member": section(encoded(), x=1),
-    "conditions of no rule": section(encoded(), conditions=TABLE),
+    "another member": section(ENCODED, x=1),
+    "conditions of no rule": section(ENCODED, conditions=TABLE),
     "a rule without its condition": section(encoded({"when": 0})),
     "a condition of another number": section(encoded({"when": 1}), conditions=TABLE),
     "no condition": section(encoded({"when": 0}), conditions=TABLE[:-4]),
     "an allow": section(encoded({"effect": "allow"})),
     "one that counts": section(encoded({"monitor": False})),
-    "a number twice": section([*encoded()[:1], *encoded()[:1]]),
-    "another order": section(encoded()[::-1]),
-    "a negative number": section([{**encoded()[0], "number": -1}]),
-    "too many": section([{**encoded()[0], "number": number} for number in range(MAX_RULES + 1)]),
-    "spaces": b" " + section(encoded()),
-    "another field": section([{**encoded()[0], "x": 1}]),
+    "a number twice": section([*ENCODED[:1], *ENCODED[:1]]),
+    "another order": section(ENCODED[::-1]),
+    "a negative number": section([{**ENCODED[0], "number": -1}]),
+    "too many": section([{**ENCODED[0], "number": number} for number in range(MAX_RULES + 1)]),
+    "spaces": b" " + section(ENCODED),
+    "another field": section([{**ENCODED[0], "x": 1}]),
     "another type": section(encoded({"covers": "db.read"})),
     "no Unicode": b'{"rules":[{"number":0,"rule":{"effect":"deny","actions":["\xff"]}}]}',
     "deep": b"[" * 100_000,
@@ -186,7 +187,7 @@ def test_a_section_that_capgate_does_not_write_is_refused(content: bytes) -> Non
 
 def test_they_hold_for_a_module_of_somebody_elses() -> None:
     """No answer depends on them, so whoever made the module may say them."""
-    content = section(encoded())
+    content = section(ENCODED)
     foreign = with_custom(with_custom(decode(build_policy({"sql": "any"})), "other", b"x"), MONITOR_SECTION, content)
     artifact = WasmArtifact.from_bytes(encode(foreign))
     assert artifact.inputs is None

@@ -203,7 +203,7 @@ class GatedConnection(AbstractConnection):
         questions = self.gate.questions(data, connecting=_CONNECTING.get() is self)
         if questions:
             self.gate.capabilities.require_all_now(questions)
-        super().send_packed_command([data], check_health=check_health)  # type: ignore[no-untyped-call]
+        super().send_packed_command([data], check_health=check_health)  # type: ignore[no-untyped-call]  # redis has no types there
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         token = _CONNECTING.set(self)
@@ -217,7 +217,7 @@ class GatedConnection(AbstractConnection):
             super().connect_check_health(*args, **options)
         except CapabilityDenied:
             # Denied was a function, or a subscription, that runs on connecting. It must not stay half made.
-            self.disconnect()  # type: ignore[no-untyped-call]
+            self.disconnect()  # type: ignore[no-untyped-call]  # redis has no types there
             raise
 
 

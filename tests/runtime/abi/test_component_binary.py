@@ -14,6 +14,7 @@ from capgate.limits import Limits
 from capgate.model import Deny, PolicyInput, PolicyResult, canonical
 from capgate.runtime.engine import load_engine
 from capgate.runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from capgate.wasm import decode
 
 from ...support.guests import HEAP, REASON, RESULT, data, denies, guest
 from ...support.policy_fixtures import load_fixtures
@@ -76,9 +77,22 @@ def nothing_stays() -> Iterator[None]:
     hosted.cache_clear()
 
 
+#: The id of the section with the code.
+CODE = 10
+#: Engine and code with which a child has compiled: what has the same code, and differs in data, needs no other one.
+COMPILED: set[tuple[str, bytes]] = set()
+
+
 @cache
 def compiled(engine_name: str, binary: bytes) -> CompiledPolicy:
-    return CompiledPolicy(PreparedPolicy(WasmArtifact.from_bytes(binary), Limits()), load_engine(engine_name))
+    artifact = WasmArtifact.from_bytes(binary)
+    policy = PreparedPolicy(artifact, Limits())
+    [code] = [section.payload for section in decode(artifact.module).sections if section.id == CODE]
+    if (engine_name, code) in COMPILED:
+        policy.compilable_with.add(engine_name)
+    compiled = CompiledPolicy(policy, load_engine(engine_name))
+    COMPILED.add((engine_name, code))
+    return compiled
 
 
 @cache
