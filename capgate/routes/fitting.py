@@ -14,7 +14,8 @@ import re
 from collections.abc import Collection
 from typing import Any, Final
 
-from .declare import escape
+from ..errors import ConfigError
+from .declare import Requirement, escape
 from .framework import FRONTENDS, REST, template
 
 _PARAMETER: Final = re.compile(r"{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?}", re.ASCII)
@@ -24,7 +25,8 @@ _READING: Final = frozenset({"GET", "HEAD"})
 def fitting_declaration(path: str, methods: Collection[str]) -> str | None:
     """Return the line that would declare the route of ``path``, as it is declared, with those of the mounts around it.
 
-    ``None`` where no line would: what FastAPI serves where no route matches, and a path with quotes.
+    ``None`` where no line would: what FastAPI serves where no route matches, a path with quotes, and one of which no
+    resource can be named.
     """
     path = path.rpartition("\0")[2]  # what is before has no name, and no parameters that are known
     if path.endswith(FRONTENDS) or '"' in path:
@@ -38,7 +40,12 @@ def fitting_declaration(path: str, methods: Collection[str]) -> str | None:
         texts = [escape(text) for text in parts[::3]]
         id = texts[0] + "".join(f"{{{name}}}{text}" for name, text in zip(names, texts[1:], strict=True))
         group, resource = "db", f"sql_query:{id.lstrip('/') or 'index'}"
-    return f'@requires("{group}.{"read" if reads else "write"}", resource="{resource}")'
+    action = f"{group}.{'read' if reads else 'write'}"
+    try:
+        Requirement.parse(action, resource=resource)
+    except ConfigError:  # of "/\n", for one
+        return None
+    return f'@requires("{action}", resource="{resource}")'
 
 
 def fitting_for(route: Any, prefix: str, method: str | None) -> str | None:

@@ -59,7 +59,7 @@ def test_a_registered_action_is_known() -> None:
         ("sql_query", Resource("sql_query")),
         ("sql_query:upsert_user", Resource("sql_query", "upsert_user")),
         ("sql_query:a:b", Resource("sql_query", "a:b")),
-        ("sql_query: ", Resource("sql_query", " ")),
+        ("sql_query:a b", Resource("sql_query", "a b")),
         ("sql_query:{{name}}", Resource("sql_query", "{name}")),
         ("sql_query:{{{name}}}", Resource("sql_query", "{ada}")),
         ("sql_query:{name}", Resource("sql_query", "ada")),

@@ -14,6 +14,7 @@ from ...errors import ConfigError
 from ...limits import check_digest
 from ...model import Resource
 from ...policy import RuntimePolicy, is_label
+from ...policy.spelled import is_writable
 from ...policy.strict import is_unicode, parse_json
 from ..declare import Parameter, parse_resource, write_resource
 
@@ -237,7 +238,7 @@ class HandlerContract(Part, frozen=True, kw_only=True):
 
         What handlers ask for themselves, and no route declares, is not in a contract, and not admitted. Raises
         :class:`ConfigError` where the metadata of an action are not those that this version goes by. Raises it, too,
-        for an id that contains ``*``: in a document that would be a wildcard.
+        for an id that no document can say: one with ``*``, which would be a wildcard, or with blanks around it.
         """
         document: dict[str, Any] = {}
         own: dict[str, Any] = {}
@@ -251,8 +252,8 @@ class HandlerContract(Part, frozen=True, kw_only=True):
             if open:
                 group[key] = "any"
             elif id is not None and group[key] != "any" and entry not in group[key]:
-                if "*" in id:
-                    raise ConfigError("resource", id, "an id without '*', which no policy document can say")
+                if not is_writable(action.kind or "", id):
+                    raise ConfigError("resource", id, "an id without '*' and without blanks around it")
                 group[key].append(entry)
         name = self.service if is_label(self.service) else "contract"
         return {"name": name, "version": "0", **document, **({"actions": own} if own else {})}

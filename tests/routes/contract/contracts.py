@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from capgate.actions import BUILTIN_ACTIONS
+from capgate.policy.spelled import is_writable
 from capgate.routes.contract import (
     ContractAction,
     ContractRequirement,
@@ -42,7 +43,7 @@ def requirements(draw: st.DrawFn, static: bool = False) -> ContractRequirement:
     action = ACTIONS[draw(st.sampled_from(sorted(ACTIONS)))]
     kind = action.kind or draw(st.sampled_from(["page", "order"]))
     shape = draw(st.sampled_from(["static", "static", "none", "kind", *([] if static else ["dynamic"])]))
-    id = escape(draw(ids.filter(lambda id: normal_id(kind, id) == id and "*" not in id)))
+    id = escape(draw(ids.filter(lambda id: normal_id(kind, id) == id and is_writable(kind, id))))
     resource = {
         "static": f"{kind}:{id}",
         "none": None,

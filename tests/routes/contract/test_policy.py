@@ -78,6 +78,13 @@ def test_an_id_that_would_be_a_wildcard_is_refused(needed: tuple[str, str]) -> N
     assert str(caught.value.seen).endswith("*")
 
 
+@pytest.mark.parametrize("needed", [("cache.read", "namespace: a"), (OWN[0].name, "page:a ")])
+def test_an_id_that_no_document_can_say_is_refused(needed: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        contract_with(needed).policy_document()
+    assert caught.value.setting == "resource"
+
+
 @pytest.mark.parametrize("action", [*BUILTIN_ACTIONS, *OWN], ids=lambda action: str(action.name))
 def test_a_section_that_is_not_declared_admits_nothing(action: Any) -> None:
     policy = RuntimePolicy.from_contract(HandlerContract(policy_hash=policy_hash()))
