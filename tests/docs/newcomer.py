@@ -7,7 +7,8 @@ What pages are written by:
 - In a ``console`` block a line with ``$`` is a command, and what follows is what it prints. ``...`` stands for
   anything: within a line for some text, as a line of its own for some lines. Digests and decision ids may be any. A
   command for which nothing is shown has to end with 0.
-- A command that begins with ``uvicorn`` starts the application in a terminal of its own, in place of the one before.
+- The command ``uvicorn``, perhaps with variables before it, starts the application in a terminal of its own, in place
+  of the one before.
 - A block of JSON is a part of a line that the running application has logged, unless it is a file.
 """
 
@@ -16,19 +17,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
+from ..support.tools import ROOT
+
 _FENCE: Final = re.compile(
     r"^(```+)(\{code-block\} )?(\w*)\n(?::caption: (\S+)\n\n?)?(.*?)^\1$", re.MULTILINE | re.DOTALL
 )
 _NAMED: Final = re.compile(r"# ([\w./-]+\.(?:py|toml))(, at the end)?\n")
 _ANY_ID: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b")
+_SERVES: Final = re.compile(r"(?:[A-Z_0-9]+=\S+ )*uvicorn ")
 #: What pages call the port of the application.
 _PORT: Final = "localhost:8000"
 _PATIENCE: Final = 240.0
@@ -75,6 +81,7 @@ class Newcomer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
+        self.home = folder
         self._log = folder / "server.log"
         self._mark = 0
         self._shell = subprocess.Popen(
@@ -142,7 +149,7 @@ class Newcomer:
     def _type(self, text: str) -> None:
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
-            if command.startswith("uvicorn "):
+            if _SERVES.match(command):
                 self._start_server(command)
                 continue
             code, printed = self.run(command.replace(_PORT, f"localhost:{self._port}"))
@@ -192,3 +199,16 @@ def clean_environment(path: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         **{name: value for name, value in os.environ.items() if kept.fullmatch(name)},
     }
+
+
+def here(folder: Path) -> Newcomer:
+    """Somebody in an empty home below ``folder``, who has the commands of the environment that the tests run in."""
+    bin, home = folder / "bin", folder / "home"
+    bin.mkdir()
+    home.mkdir()
+    for name, arguments in {"python": "", "capgate": "-m capgate", "uvicorn": "-m uvicorn"}.items():
+        (bin / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+        (bin / name).chmod(0o755)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = clean_environment(f"{bin}:/usr/local/bin:/usr/bin:/bin")
+    return Newcomer(home, {**environ, "HOME": str(home), "PYTHONPATH": os.pathsep.join(paths)})

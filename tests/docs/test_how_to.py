@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,8 @@ import yaml
 
 from capgate.settings.settings import VARIABLES
 
-from ..support.tools import ROOT, require_module
-from .newcomer import Newcomer, blocks, clean_environment
+from ..support.tools import require_module
+from .newcomer import blocks, here
 from .pages import Text
 from .site import DOCS
 
@@ -29,18 +26,9 @@ MODULES = {"graphql": "graphql", "sessions": "itsdangerous"}
 def test_the_page_can_be_followed(page: Path, tmp_path: Path) -> None:
     if page.stem in MODULES:
         require_module(MODULES[page.stem])
-    bin, home = tmp_path / "bin", tmp_path / "home"
-    bin.mkdir()
-    home.mkdir()
-    for name, arguments in {"python": "", "capgate": "-m capgate", "uvicorn": "-m uvicorn"}.items():
-        command = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n'
-        (bin / name).write_text(command)
-        (bin / name).chmod(0o755)
-    environ = clean_environment(f"{bin}:/usr/local/bin:/usr/bin:/bin")
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with Newcomer(home, {**environ, "HOME": str(home), "PYTHONPATH": os.pathsep.join(paths)}) as newcomer:
+    with here(tmp_path) as newcomer:
         assert newcomer.follow(page) > 0
-        if list(home.rglob("test_*.py")):
+        if list(newcomer.home.rglob("test_*.py")):
             code, printed = newcomer.run("python -m pytest -q")
             assert code == 0, printed
 

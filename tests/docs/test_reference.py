@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -12,22 +13,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
+from fastapi import FastAPI
 from msgspec import convert
+from sqlalchemy.ext.asyncio import create_async_engine
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from capgate import Anonymous, Environment, PolicyInput, Resource, RuntimePolicy, User
+from capgate import Anonymous, Environment, PolicyInput, Resource, RuntimePolicy, User, requires
 from capgate.actions import BUILTIN_ACTIONS, SECTIONS
+from capgate.capabilities import capabilities_for
+from capgate.capabilities.cache import gate_redis
+from capgate.capabilities.http import gated_async_client
+from capgate.capabilities.mcp import GatedMCP
+from capgate.capabilities.sql import gate_engine
 from capgate.cli.policy.diff import change_text
 from capgate.events import DecisionEvent
 from capgate.limits import RANGES, Limits
 from capgate.model import REASONS
 from capgate.policy.analysis.difference import difference
+from capgate.routes.declare import declared
 from capgate.runtime.abi.lowering import lower, record
 from capgate.settings.settings import VARIABLES, Settings
 from capgate.store import PolicyStore
+from capgate.testing import RecordedGate
 from capgate.testing.golden import Fixture, run_fixtures
 
 from ..support.command import environment
+from ..support.opa_guest import ALLOW as ALLOWED
+from ..support.opa_guest import opa_guest
+from ..support.packing import pack
 from ..support.tools import ROOT
+from .newcomer import here
 from .pages import Text, names
 from .site import DOCS
 
@@ -39,23 +56,86 @@ def page(name: str) -> Text:
 
 
 def test_the_declarations_compile_and_apply() -> None:
-    from capgate import requires
-    from capgate.routes.declare import declared
-
-    lines = [line for line in page("declarations").blocks("python")[0].splitlines() if line]
+    stacked, dependency = page("declarations").blocks("python")
+    lines = [line for line in stacked.splitlines() if line]
     for line in lines:
         decorator: Callable[[Any], Any] = eval(line.removeprefix("@"), {"requires": requires})
         assert len(declared(decorator(lambda: None))) == 1
     assert len(lines) == 3
+    app = FastAPI()
+    exec(dependency, {"app": app, "current_user": lambda: "ada"})
+    (route,) = [route for route in app.routes if getattr(route, "path", "") == "/users/{name}"]
+    assert route.dependencies  # type: ignore[attr-defined]
 
 
-def test_the_policy_document_is_one() -> None:
-    policy = RuntimePolicy.from_document(page("document").blocks("json")[0])
-    assert (policy.name, policy.version) == ("orders", "3")
-    (text,) = page("document").blocks("toml")
+async def run(code: str, scope: dict[str, Any]) -> None:
+    """Run a block that awaits where it stands."""
+    pending = eval(compile(code, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), scope)
+    if pending is not None:
+        await pending
+
+
+async def test_a_handler_asks_as_shown() -> None:
+    (asks,) = page("capabilities").under("Inside a handler").blocks("python")
+    gate = RecordedGate()
+    scope = {"gate": capabilities_for(gate, User("ada"))}
+    await run(asks, scope)
+    assert gate.questions == [
+        *("cache.read namespace:orders", "http.outbound host:api.payments.example"),
+        *("db.read sql_query:a", "db.read sql_query:b", "fs.read path:reports/2026.csv"),
+    ]
+
+
+async def test_the_clients_are_gated_as_shown() -> None:
+    (gated,) = page("capabilities").under("Gated clients").blocks("python")
+    scope: dict[str, Any] = {"redis": redis, "create_async_engine": create_async_engine, "Mount": Mount}
+    scope |= {"gated_async_client": gated_async_client, "gate_engine": gate_engine, "gate_redis": gate_redis}
+    await run(gated, {**scope, "GatedMCP": GatedMCP, "mcp_app": Starlette()})
+
+
+@pytest.mark.parametrize("name", ["document.md", "../conditions.md"])
+def test_the_policy_documents_are_documents(name: str) -> None:
+    text = Text(DOCS / "reference" / name)
+    for block in text.blocks("json"):
+        raw = json.loads(block)
+        RuntimePolicy.from_document(raw if "effect" not in raw else {"rules": [raw]})
+    for block in text.blocks("toml"):
+        RuntimePolicy.from_document(block, format="toml")
+
+
+def test_the_difference_is_as_shown() -> None:
+    (text,) = page("document").under("TOML, and checking").blocks("toml")
     closed = RuntimePolicy.from_document(text, format="toml")
     changes = difference(RuntimePolicy.from_document(text.split("[[rules]]")[0], format="toml"), closed).changes
-    assert page("document").blocks("diff")[0].strip() in {f"- {change_text(change)}" for change in changes}
+    (shown,) = page("document").blocks("diff")
+    assert shown.strip() in {f"- {change_text(change)}" for change in changes}
+
+
+def test_the_contract_is_compared_as_shown(tmp_path: Path) -> None:
+    with here(tmp_path) as newcomer:
+        newcomer.follow(DOCS / "how_to/ci.md")
+        newcomer.follow(DOCS / "reference/contract.md")
+        contract = newcomer.home / "contract.json"
+        contract.write_text(contract.read_text().replace("list_orders", "list_all"))
+        assert newcomer.run("capgate contract diff old.json contract.json")[0] == 1
+
+
+def test_a_bundle_is_inspected_and_served_as_shown(tmp_path: Path) -> None:
+    """Each command as it stands, but that OPA's compiler is not there: what it makes is."""
+    with here(tmp_path) as newcomer:
+        compiler = tmp_path / "bin/opa"
+        compiler.write_text(f"#!/bin/sh\ncp {tmp_path}/made.tar.gz bundle.tar.gz\n")
+        compiler.chmod(0o755)
+        manifest = {"roots": [""], "wasm": [{"entrypoint": "orders/decision", "module": "/policy.wasm"}]}
+        module = opa_guest({"orders/decision": ALLOWED})
+        bundle = pack({"/policy.wasm": module, "/.manifest": json.dumps(manifest).encode(), "/data.json": b"{}"})
+        (tmp_path / "made.tar.gz").write_bytes(bundle)
+        newcomer.follow(DOCS / "how_to/docker.md")  # an application that takes its settings from the environment
+        newcomer.run("unset CAPGATE_ARTIFACT_SHA256; mkdir fixtures")
+        fixture = {"input": {"action": "cache.read", "resource": {"kind": "namespace", "id": "a"}}}
+        text = json.dumps([{"description": "Anything.", **fixture, "expected": {"kind": "allow"}}])
+        (newcomer.home / "fixtures/orders.json").write_text(text)
+        assert newcomer.follow(DOCS / "reference/rego.md") == 1
 
 
 def test_every_section_and_action_is_listed() -> None:
@@ -116,6 +196,32 @@ def test_the_layout_of_a_question_is_as_the_host_writes_it() -> None:
     flags = [int(row[0]) for row in page("abi").under("Layout").rows() if "0 a" in row[1]]
     assert flags == [0, 20, 32, 44]
     assert [absent[at] for at in flags] == [0, 0, 0, 0]
+
+
+#: The blocks of code of each page that nobody follows as a whole, each of which a test here runs, or reads.
+BLOCKS = {
+    "README.md": ["", "", "console", "json", "python"],
+    "docs/architecture.md": [""],
+    "docs/conditions.md": ["toml"],
+    "docs/reference/capabilities.md": ["python", "python"],
+    "docs/reference/contract.md": ["console"],
+    "docs/reference/declarations.md": ["python", "python"],
+    "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml"],
+    "docs/reference/fixtures.md": ["json"],
+    "docs/reference/rego.md": ["console"],
+    "docs/reference/releases.md": ["console"],
+}
+
+
+def test_no_block_of_code_is_left_to_itself() -> None:
+    seen = {}
+    for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        fenced = re.findall(r"^```([^\n]*)\n.*?^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        languages = sorted(name for name in fenced if not name.startswith(("{toctree}", "{eval-rst}", "{include}")))
+        languages = [name for name in languages if not name.startswith("{literalinclude}")]
+        if languages and path.parent.name not in ("tutorial", "how_to"):
+            seen[str(path.relative_to(ROOT))] = languages
+    assert seen == BLOCKS
 
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob(".github/*.md"), *DOCS.rglob("*.md")])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -53,6 +54,21 @@ def test_every_picture_says_what_it_shows(site: Site) -> None:
     for path, page in site.pages.items():
         for image in page.images:
             assert image.get("alt"), (path.name, image)
+
+
+PICTURES = sorted((DOCS / "pictures").glob("*.svg"))
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_each_picture_is_readable_on_a_telephone_in_the_dark_and_aloud(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    named = {part.tag.rpartition("}")[2]: part.text for part in root}
+    assert named["title"]
+    assert named["desc"]
+    assert float(root.attrib["viewBox"].split()[2]) <= 360
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"<script|(?:href|src)=", text)
 
 
 def test_every_public_name_is_in_the_reference(site: Site) -> None:
