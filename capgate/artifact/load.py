@@ -50,6 +50,11 @@ OPA_IMPORTS: Final = frozenset(
 _OLDER_OPA: Final = b"opa_eval_ctx_new"
 _INTERFACE: Final = "capgate:policy/policy@"
 
+#: How modules are asked, see :attr:`WasmArtifact.interface`: the versions of capgate's own interface, and OPA's.
+WITHOUT_FACTS: Final = "capgate:policy@0.1.0"
+WITH_FACTS: Final = "capgate:policy@0.2.0"
+OPA_INTERFACE: Final = "opa:wasm@1"
+
 #: Endings of names by which a file is a module, or a bundle, whatever is in it.
 _MODULES: Final = (".wasm", ".tar.gz", ".tgz")
 
@@ -79,6 +84,8 @@ class WasmArtifact:
     ``monitored``  the rules that only monitor, which no answer depends on; ``None`` where there are none
     ``abi``      how the module is asked: ``"capgate"`` (the interface of ``policy.wit``), or ``"opa"`` for one that
                  exports the global ``opa_wasm_abi_version``, or that OPA made before it had that
+    ``interface``  the same with its version: ``"capgate:policy@0.1.0"``, ``"capgate:policy@0.2.0"`` (also of a module
+                   that exports both), or ``"opa:wasm@1"``
     ``rego_data``  for ``"opa"`` the JSON object that policies see as ``data``: ``{}`` for a bare module
     ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
@@ -102,6 +109,7 @@ class WasmArtifact:
     inputs: frozenset[str] | None = field(init=False)
     monitored: MonitoredRules | None = field(init=False, repr=False, compare=False)
     abi: str = field(init=False)
+    interface: str = field(init=False)
     rego_data: bytes = field(init=False, repr=False, compare=False)
     bundle: Bundle | None = field(init=False, repr=False, compare=False)
     is_built: bool = field(init=False, repr=False, compare=False)
@@ -119,7 +127,7 @@ class WasmArtifact:
         inner, rego_data, bundle = _inside(self.data, limits, bundle_keys, self.path)
         core = core_module(inner)
         module = decode_admitted(core, OPA_IMPORTS if _OLDER_OPA in core else ())
-        abi = _abi(module)
+        abi, interface = _interface(module)
         if bundle is not None and abi != OPA:
             message = f"{bundle.module!r} is no module of OPA's: it does not export {OPA_VERSION}"
             raise BundleError(message, reason="module", member=bundle.module, path=self.path)
@@ -136,7 +144,7 @@ class WasmArtifact:
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
             **{"is_built": is_built, "_decoded": module},
-            "monitored": monitored,
+            **{"monitored": monitored, "interface": interface},
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -169,6 +177,11 @@ class WasmArtifact:
     def is_component(self) -> bool:
         """Whether the bytes read are a component binary, from which the core module was taken."""
         return self.bundle is None and len(self.module) < len(self.data)
+
+    @property
+    def sees_facts(self) -> bool:
+        """Whether the module is told of the facts of a question: roles, attributes, arguments, context."""
+        return self.is_built or self.interface != WITHOUT_FACTS
 
     @property
     def decoded(self) -> Module:
@@ -390,13 +403,19 @@ def _looks_like(data: bytes) -> str:
     return "is not an acceptable WebAssembly module"
 
 
-def _abi(module: Module) -> str:
-    """Return the interface of ``module``. Modules that OPA made before it had numbers of versions are OPA's, too."""
+def _interface(module: Module) -> tuple[str, str]:
+    """Return the interface of ``module``, without and with its version.
+
+    Modules that OPA made before it had numbers of versions are OPA's, too.
+    """
     version = module.export(OPA_VERSION)
     if version is not None and version.kind == "global":
-        return OPA
+        return OPA, OPA_INTERFACE
     is_own = any(item.name.startswith(_INTERFACE) for item in module.exports)
-    return OPA if not is_own and module.export(_OLDER_OPA.decode()) is not None else CAPGATE
+    if not is_own and module.export(_OLDER_OPA.decode()) is not None:
+        return OPA, OPA_INTERFACE
+    tells_facts = module.export(f"{_INTERFACE}0.2.0#policy-check") is not None
+    return CAPGATE, WITH_FACTS if tells_facts else WITHOUT_FACTS
 
 
 def _label(label: Label | None, path: str | None) -> tuple[str, str]:

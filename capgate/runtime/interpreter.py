@@ -41,7 +41,7 @@ RESTORED_PAGES: Final = 64
 #: What says how much fuel a call has.
 FUEL_SETTING: Final = "Limits(fuel=...), or CAPGATE_FUEL"
 _SPENT_LOADING: Final = f"fuel while it was loaded, for which there is more with more for a call: {FUEL_SETTING}"
-_NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.INTERFACE}: those that OPA compiled have entry points"
+_NO_ENTRYPOINT: Final = f"none with a module of {canonical_abi.PLAIN.name}: those that OPA compiled have entry points"
 
 
 _Guest = TypeVar("_Guest", bound=opa.Guest)
@@ -64,6 +64,8 @@ class PreparedPolicy:
     ``restore`` says that nobody has given their word for a module that it keeps no state by itself.
 
     ``limits`` are the given ones, and what such a module has where none was given.
+
+    ``interface`` is the version by which a module of capgate's interface is asked.
 
     ``entrypoint`` is for modules of OPA's ABI, of which ``facts`` says more. The one that a manifest says cannot be
     contradicted. Raises :class:`~capgate.errors.WasmError` where the module is malformed, or exports another interface
@@ -89,6 +91,7 @@ class PreparedPolicy:
         # Of these bytes it is known what they cost to compile. Being of OPA's ABI, and thus pure, says nothing of that.
         self.is_own = artifact.is_built
         self._image: MemoryImage | None = None
+        self.interface = canonical_abi.PLAIN
         self.has_post = self.takes_one_block = False
         self.initializer: str | None = None
         if artifact.abi == OPA:
@@ -104,14 +107,14 @@ class PreparedPolicy:
             raise ConfigError("entrypoint", self.entrypoint.name, _NO_ENTRYPOINT)
         if self.entrypoint.result != ONLY_ENTRYPOINT.result:
             raise ConfigError("entrypoint_result", self.entrypoint.result, _NO_ENTRYPOINT)
-        canonical_abi.check_exports(module)
+        interface = self.interface = canonical_abi.interface_of(module)
         self.initializer = initializer(module)
         self.restores = restore and not self.is_own and _is_restorable(module)
         self.pure = self.is_own or self.restores
-        self.has_post = module.export(canonical_abi.POST) is not None
+        self.has_post = module.export(interface.post) is not None
         self.takes_one_block = module.export(canonical_abi.ONE_BLOCK) is not None
         first = () if self.initializer is None else (self.initializer,)
-        entries = (canonical_abi.CHECK, canonical_abi.REALLOC, *first)
+        entries = (interface.check, canonical_abi.REALLOC, *first)
         return meter(module, self.limits, entries=entries, keeps_state=self.restores)
 
     def _prepare_opa(self, module: Module, given: Limits) -> Metered:
@@ -303,6 +306,7 @@ class WasmInterpreter:
                     instance,
                     limits,
                     metered,
+                    prepared.interface,
                     has_post=prepared.has_post,
                     one_block=prepared.takes_one_block,
                     image_of=prepared.image_of if prepared.restores else None,

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..artifact.load import CAPGATE, OPA, WasmArtifact
+from ..artifact.load import OPA, OPA_INTERFACE, WITH_FACTS, WITHOUT_FACTS, WasmArtifact
 from ..errors import ManifestError
 from ..limits import DIGEST, OF_WAITING, RANGES, Limits, is_digest
 from ..model import Entrypoint
@@ -38,10 +38,8 @@ from ..policy import is_label
 from .canonical import MalformedFile, decode, encode
 
 FORMAT: Final = 1
-ABI: Final = "capgate:policy@0.1.0"
-OPA_ABI: Final = "opa:wasm@1"
-#: What a manifest calls the interface of an artifact, by :attr:`WasmArtifact.abi`.
-ABIS: Final = {CAPGATE: ABI, OPA: OPA_ABI}
+#: What a manifest may call the interface of an artifact, which is :attr:`WasmArtifact.interface`.
+ABIS: Final = (WITHOUT_FACTS, WITH_FACTS, OPA_INTERFACE)
 #: Bytes of a manifest file.
 MANIFEST_BYTES: Final = 65_536
 #: JSON has no whole numbers above this that every reader keeps exact.
@@ -104,11 +102,9 @@ class Manifest(
             if not is_valid(value):
                 spelled = _SPELLED.get(field, field)
                 raise ManifestError(f"{spelled} is {value!r}; valid: {valid}", field=spelled)
-        if (self.entrypoint is None) == (self.abi == OPA_ABI):
-            message = (
-                f"entrypoint is {self.entrypoint!r}, and abi {self.abi!r}; it is for {OPA_ABI!r}, and only for that"
-            )
-            raise ManifestError(message, field="entrypoint")
+        if (self.entrypoint is None) == (self.abi == OPA_INTERFACE):
+            message = f"entrypoint is {self.entrypoint!r}, and abi {self.abi!r}"
+            raise ManifestError(f"{message}; it is for {OPA_INTERFACE!r}, and only for that", field="entrypoint")
         if self.expires is not None and self.expires <= self.created:
             raise ManifestError(f"it expires at {self.expires}, which is not after {self.created}", field="expires")
 
@@ -128,7 +124,7 @@ class Manifest(
             "inputs": None if artifact.inputs is None else tuple(sorted(artifact.inputs)),
             "limits": {},
             "policy_hash": None,
-            "abi": ABIS[artifact.abi],
+            "abi": artifact.interface,
             "entrypoint": _entrypoint_of(artifact),
             "format": FORMAT,
             **fields,
@@ -175,8 +171,8 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
     def reject(field: str, wanted: object, given: object) -> None:
         raise ManifestError(f"{field} is {given!r}, and here it is {wanted!r}", field=field, path=path)
 
-    if manifest.abi not in ABIS.values():
-        reject("abi", tuple(ABIS.values()), manifest.abi)
+    if manifest.abi not in ABIS:
+        reject("abi", ABIS, manifest.abi)
     if audience.name is not None and manifest.name != audience.name:
         reject("name", audience.name, manifest.name)
     if audience.mode is not None and manifest.environment is not None and audience.mode not in manifest.environment:
@@ -185,7 +181,9 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
         reject("service", audience.service, manifest.service)
     if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
         reject("policyHash", audience.policy_hash, manifest.policy_hash)
-    limits = None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_ABI, built=True)
+    limits = (
+        None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_INTERFACE, built=True)
+    )
     for name, needed in manifest.limits.items() if limits is not None else ():
         if getattr(limits, name) < needed:
             reject(f"limits.{name}", getattr(limits, name), needed)
@@ -243,7 +241,7 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "name": (is_label, "1 to 64 letters, digits, dots, underscores, plus and minus signs"),
     "version": (is_version, f"a whole number from 1 to {HIGHEST_VERSION}"),
     "label": (_is_text, "printable text of at most 256 characters"),
-    "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {ABI!r}"),
+    "abi": (lambda value: type(value) is str and _ABI.fullmatch(value) is not None, f"such as {WITHOUT_FACTS!r}"),
     "sha256": (is_digest, DIGEST),
     "entrypoint": (
         lambda value: value is None or _is_entrypoint(value),

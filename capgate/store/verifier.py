@@ -16,7 +16,7 @@ from ..artifact.bundle import BundleKeys
 from ..artifact.load import DEFAULT_LIMITS, WasmArtifact, artifact_of, read_bytes
 from ..errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
 from ..limits import Limits, check_digest
-from .manifest import ABIS, MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
+from .manifest import MANIFEST_BYTES, Audience, Manifest, check_audience, check_time
 from .records import Active
 from .release_fixtures import Fixture
 from .signing import SIGNATURE_BYTES, TrustedKeys
@@ -126,9 +126,8 @@ def _require_agreement(artifact: WasmArtifact, manifest: Manifest) -> WasmArtifa
 
     It names another interface than the module has, or fewer inputs than it looks at.
     """
-    abi = ABIS[artifact.abi]
-    if manifest.abi != abi:
-        message = f"the module has {abi!r}, the manifest says {manifest.abi!r}"
+    if manifest.abi != artifact.interface:
+        message = f"the module has {artifact.interface!r}, the manifest says {manifest.abi!r}"
         raise ManifestError(message, field="abi", path=artifact.path)
     known = artifact.inputs
     if manifest.inputs is not None and known is not None and not known <= set(manifest.inputs):

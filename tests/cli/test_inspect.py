@@ -90,6 +90,13 @@ def test_a_module_that_capgate_built(inspect: Inspect) -> None:
     assert "entrypoints" not in found
 
 
+def test_the_interface_has_a_version(inspect: Inspect) -> None:
+    from capgate.runtime.abi.canonical_abi import WITH_FACTS
+
+    found = inspect(guest(interface=WITH_FACTS))
+    assert (found["abi"], found["abi_version"], found["refused"]) == ("capgate", "capgate:policy@0.2.0", [])
+
+
 def test_all_that_a_module_needs_and_may_not(inspect: Inspect) -> None:  # P-14
     system, field = '(import "wasi_snapshot_preview1" "fd_write" (func))', "(memory i64 1) (tag (param i32))"
     told = {"features": ["memory64", "exceptions"], "imports": ["wasi_snapshot_preview1.fd_write"]}

@@ -65,6 +65,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_has_what_the_package_needs_at_run_time(wheel: zipfile.ZipFile) -> None:
     packed = set(wheel.namelist())
     needed = {"capgate/py.typed", "capgate/runtime/abi/policy.wit", "capgate/artifact/guest/evaluator.wasm"}
+    needed |= {"capgate/runtime/abi/policy-0.2.0.wit"}
     needed |= {str(path.relative_to(ROOT)) for path in SOURCES}
     assert needed - packed == set()
     assert not any(name.startswith(("tests/", "fixtures/", "examples/")) for name in packed)

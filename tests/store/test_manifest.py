@@ -261,7 +261,7 @@ class TestAudience:
 
     # A6
     def test_an_interface_that_does_not_exist_here(self) -> None:
-        for abi in ("opa-1.2", "capgate:policy@0.2.0"):
+        for abi in ("opa-1.2", "capgate:policy@0.3.0"):
             assert self.refused(msgspec.structs.replace(MANIFEST, abi=abi)) == "abi"
 
 

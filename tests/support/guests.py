@@ -8,7 +8,7 @@ from functools import lru_cache
 import wasmtime
 
 from capgate.artifact.load import WasmArtifact
-from capgate.runtime.abi.canonical_abi import CHECK, POST
+from capgate.runtime.abi.canonical_abi import PLAIN, Interface
 
 PAGE = 65_536
 #: Where the guests below keep their result record, the text of a reason, and where their allocator starts.
@@ -40,14 +40,20 @@ def i32(value: int) -> str:
 
 
 def guest(
-    check: str = ALLOW, *, realloc: str = REALLOC, post: str | None = None, extra: str = "", pages: int = 1
+    check: str = ALLOW,
+    *,
+    realloc: str = REALLOC,
+    post: str | None = None,
+    extra: str = "",
+    pages: int = 1,
+    interface: Interface = PLAIN,
 ) -> bytes:
     """A policy module. ``check`` is the body of ``policy-check``, whose parameter is ``$input``; ``post`` that of its
     ``cabi_post``, whose parameter is ``$result``; ``extra`` any other fields of the module."""
-    after = "" if post is None else f'(func (export "{POST}") (param $result i32) {post})'
+    after = "" if post is None else f'(func (export "{interface.post}") (param $result i32) {post})'
     return wat(
         f'(module (memory (export "memory") {pages}) {BUMP} {realloc}'
-        f'(func (export "{CHECK}") (param $input i32) (result i32) {check}) {after} {extra})'
+        f'(func (export "{interface.check}") (param $input i32) (result i32) {check}) {after} {extra})'
     )
 
 

@@ -22,7 +22,7 @@ from .tools import ROOT
 SIGNATURES: Final = {**EXPORTS, EVAL: EVAL_SIGNATURE}
 COMPILED: Final = ROOT / "tests" / "rego" / "guest" / "opa.wasm"
 ENTRYPOINTS: Final = tuple(
-    f"capgate/{name}" for name in ("decision", "allow", "denials", "data", "input", "builtin", "time")
+    f"capgate/{name}" for name in ("decision", "allow", "denials", "data", "input", "builtin", "time", "facts")
 )
 #: Exports that a version of the ABI began with.
 SINCE: Final = {

@@ -21,7 +21,6 @@ from ...policy import MonitoredRules, RuntimePolicy
 from ...routes.contract import quoted
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
-from ...store.manifest import ABI
 from ...wasm import Module
 from ...wasm.module import GlobalType, MemoryType, TableType
 from ..configuration import bundle_keys_from, production_limits
@@ -211,7 +210,7 @@ def _prepare(findings: Findings, artifact: WasmArtifact, engine: str, limits: Li
         return
     findings.facts["module"]["metered_size"] = len(prepared.metered.data)
     findings.facts["reused"] = prepared.pure
-    findings.facts["abi_version"] = ABI if prepared.facts is None else f"1.{prepared.facts.minor}"
+    findings.facts["abi_version"] = artifact.interface if prepared.facts is None else f"1.{prepared.facts.minor}"
     try:
         loaded = load_engine(engine)
     except CapgateError as error:

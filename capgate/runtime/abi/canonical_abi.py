@@ -1,9 +1,9 @@
-"""Speaks the WIT interface ``capgate:policy/policy@0.1.0`` (``policy.wit``) to core modules directly.
+"""Speaks the WIT interfaces ``capgate:policy/policy`` (``policy.wit``, ``policy-0.2.0.wit``) to core modules directly.
 
 Layouts and names follow the Component Model's canonical ABI ("Canonical ABI Explainer", sections Alignment, Element
 Size, Storing, Lowering). The parameters of ``policy-check`` flatten to more than 16 values and its result to more
-than one. So the core function takes a pointer to an 80-byte record and gives a pointer to a 12-byte one. Both are
-little-endian::
+than one. So the core function takes a pointer to a record and gives a pointer to one of 12 bytes. Both are
+little-endian. Of 0.1.0, whose guests are told of no facts::
 
     input   0 actor      discriminant, pointer, length        result  0 discriminant (byte): 0 allow, 1 deny
            12 action     pointer, length                              4 reason  pointer, length
@@ -13,18 +13,20 @@ little-endian::
            56 env        service pointer, length, mode pointer, length
            72 timestamp  u64, nanoseconds
 
-:class:`CanonicalCall` serves any guest: one ``cabi_realloc`` per string, every pointer that it gives is checked, and
-``cabi_post_…`` is called afterwards. A guest that exports :data:`ONE_BLOCK` says that it frees or moves no string of a
-question singly, so that record and strings are one allocation. Whoever says so wrongly corrupts its own memory alone.
+That of 0.2.0 is in :mod:`capgate.runtime.abi.question_records`; its result is the same. A guest that exports both is
+asked by 0.2.0.
+
+:class:`CanonicalCall` serves any guest: one ``cabi_realloc`` for each string and list, every pointer that it gives is
+checked, and ``cabi_post_…`` is called afterwards. A guest that exports :data:`ONE_BLOCK` says that it frees or moves no
+part of a question singly, so that all of it is one allocation. Whoever says so wrongly corrupts its own memory alone.
 The guest that capgate builds is asked in a quicker way, see :mod:`capgate.runtime.abi.fixed`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from itertools import accumulate
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from ...errors import AbiError, RestrictedModule
 from ...limits import Limits
@@ -32,12 +34,34 @@ from ...model import ALLOW, Deny, PolicyInput, PolicyResult
 from ...wasm import Metered, Module
 from ...wasm.module import I32
 from ..engine import Instance, RawFunction
-from .lowering import INPUT_ALIGN, INPUT_SIZE, Lowered, lower, record
+from .lowering import INPUT_ALIGN
 from .memory_image import MemoryImage
+from .question_records import FactsRecord, PlainRecord, QuestionRecord
 
-INTERFACE: Final = "capgate:policy/policy@0.1.0"
-CHECK: Final = f"{INTERFACE}#policy-check"
-POST: Final = f"cabi_post_{CHECK}"
+
+class Interface(NamedTuple):
+    """A version of the interface: its name, and how a question of it is laid out."""
+
+    name: str
+    record: type[QuestionRecord]
+
+    @property
+    def check(self) -> str:
+        """The export that answers."""
+        return f"{self.name}#policy-check"
+
+    @property
+    def post(self) -> str:
+        """The export that is called afterwards, where there is one."""
+        return f"cabi_post_{self.check}"
+
+
+PLAIN: Final = Interface("capgate:policy/policy@0.1.0", PlainRecord)
+WITH_FACTS: Final = Interface("capgate:policy/policy@0.2.0", FactsRecord)
+#: In the order in which a guest that exports several is asked.
+INTERFACES: Final = (WITH_FACTS, PLAIN)
+CHECK: Final = PLAIN.check
+POST: Final = PLAIN.post
 REALLOC: Final = "cabi_realloc"
 MEMORY: Final = "memory"
 #: An export of this name, of whatever kind, is a declaration: see above. Nothing calls it.
@@ -48,23 +72,28 @@ RESULT_ALIGN: Final = 4
 
 _RESULT: Final = struct.Struct("<B3xII")
 MASK: Final = 0xFFFFFFFF
-#: export -> (parameters, results), all i32
-_SIGNATURES: Final = {CHECK: (1, 1), REALLOC: (4, 1), POST: (1, 0)}
-
 Ask = Callable[[PolicyInput], PolicyResult]
 #: Parts of linear memory, each from its first byte to the one after its last.
 Spans = list[tuple[int, int]]
 
 
-def check_exports(module: Module) -> None:
-    """Raise :class:`RestrictedModule` unless ``module`` exports what a guest of this interface must, with the right
-    types."""
-    for name, (parameters, results) in _SIGNATURES.items():
+def interface_of(module: Module) -> Interface:
+    """Return the interface by which to ask ``module``.
+
+    Raises :class:`RestrictedModule` unless it exports what a guest of that must, with the right types.
+    """
+    interface = next((each for each in INTERFACES if module.export(each.check) is not None), None)
+    if interface is None:
+        names = " or ".join(each.name for each in reversed(INTERFACES))
+        raise RestrictedModule("missing_export", CHECK, f"a policy exports {names}, see policy.wit")
+    #: export -> (parameters, results), all i32
+    signatures = {interface.check: (1, 1), REALLOC: (4, 1), interface.post: (1, 0)}
+    for name, (parameters, results) in signatures.items():
         export = module.export(name)
         if export is None:
-            if name == POST:
+            if name == interface.post:
                 continue
-            raise RestrictedModule("missing_export", name, f"a policy exports {INTERFACE}, see policy.wit")
+            raise RestrictedModule("missing_export", name, f"a policy exports {interface.name}, see policy.wit")
         if export.kind != "function":
             raise RestrictedModule("export_kind", name, f"is a {export.kind}, not a function")
         try:
@@ -76,6 +105,7 @@ def check_exports(module: Module) -> None:
     memory = module.export(MEMORY)
     if memory is None or memory.kind != "memory":
         raise RestrictedModule("missing_export", MEMORY, "a policy exports its linear memory")
+    return interface
 
 
 class Reasons:
@@ -117,6 +147,7 @@ class CanonicalCall:
         instance: Instance,
         limits: Limits,
         metered: Metered,
+        interface: Interface = PLAIN,
         *,
         has_post: bool = False,
         one_block: bool = False,
@@ -129,8 +160,9 @@ class CanonicalCall:
         # and answering are one budget.
         self._begin = instance.function(metered.entries[REALLOC], 4, 1)
         self._realloc = instance.function(REALLOC, 4, 1)
-        self._check = instance.function(CHECK, 1, 1)
-        self._post = instance.function(POST, 1, 0) if has_post else None
+        self._record = interface.record
+        self._check = instance.function(interface.check, 1, 1)
+        self._post = instance.function(interface.post, 1, 0) if has_post else None
         self._one_block = one_block  # a bound method would make a cycle of it, and keep the instance
         self._reasons = Reasons(limits.output_bytes)
         self._image: MemoryImage | None = None
@@ -141,13 +173,13 @@ class CanonicalCall:
             self._image = image_of(instance.memory_view())
 
     def ask(self, input: PolicyInput) -> PolicyResult:
-        lowered = lower(input, self._limits.input_bytes)
+        record = self._record(input, self._limits.input_bytes)
         if self._is_asked:  # by a signal's handler, say: what that one leaves behind must not answer the other
             raise AbiError("nested", "the instance is answering a question already")
         self._is_asked = True
         try:
             store = self._store_block if self._one_block else self._store_singly
-            at, taken = store(lowered, self._ready())
+            at, taken = store(record, self._ready())
             pointer = self._check(at) & MASK
             result = self._load(pointer, taken)
             if self._post is not None:
@@ -167,10 +199,9 @@ class CanonicalCall:
         self._restore()
         return self._realloc
 
-    def _store_block(self, lowered: Lowered, begin: RawFunction) -> tuple[int, Spans]:
-        """Write the input into one allocation: the record, and its strings behind it."""
-        texts = lowered[0]
-        *starts, size = accumulate(map(len, texts), initial=INPUT_SIZE)
+    def _store_block(self, record: QuestionRecord, begin: RawFunction) -> tuple[int, Spans]:
+        """Write the input into one allocation: the record, and what it points to behind it."""
+        size = record.size
         at = begin(0, 0, INPUT_ALIGN, size) & MASK
         memory = self._instance.memory_view()  # after the allocation, which may have moved it
         if at % INPUT_ALIGN:
@@ -179,24 +210,21 @@ class CanonicalCall:
             raise AbiError("allocation_out_of_bounds", f"{at:#x} + {size:#x} of {len(memory):#x}")
         if not at:
             raise AbiError("allocation_failed", "cabi_realloc gave 0")
-        memory[at : at + size] = record(lowered, tuple([at + start for start in starts])) + b"".join(texts)
+        memory[at : at + size] = record.block(at)
         return at, [(at, at + size)]
 
-    def _store_singly(self, lowered: Lowered, begin: RawFunction) -> tuple[int, Spans]:
+    def _store_singly(self, record: QuestionRecord, begin: RawFunction) -> tuple[int, Spans]:
         """Write the input. Returns where its record is, and every span that now belongs to the input."""
-        first, *others = lowered[0]
-        pointers = (
-            begin(0, 0, 1, len(first)) & MASK,
-            *(self._realloc(0, 0, 1, len(text)) & MASK for text in others),
-        )
-        at = self._realloc(0, 0, INPUT_ALIGN, INPUT_SIZE) & MASK
+        allocations = record.allocations
+        (align, size), *others = allocations
+        realloc = self._realloc
+        pointers = [begin(0, 0, align, size) & MASK, *[realloc(0, 0, *other) & MASK for other in others]]
         # Taken after the last allocation: any of them may have grown, and so moved, the memory.
         memory = self._instance.memory_view()
-        spans = _check_allocations(lowered[0], pointers, at, len(memory))
-        for pointer, text in zip(pointers, lowered[0], strict=True):
-            memory[pointer : pointer + len(text)] = text
-        memory[at : at + INPUT_SIZE] = record(lowered, pointers)
-        return at, spans
+        spans = _check_allocations(allocations, pointers, len(memory))
+        for pointer, part in zip(pointers, record.parts(pointers), strict=True):
+            memory[pointer : pointer + len(part)] = part
+        return pointers[-1], spans
 
     def _load(self, pointer: int, taken: Spans) -> PolicyResult:
         memory = self._instance.memory_view()
@@ -226,13 +254,13 @@ def denied(memory: memoryview, pointer: int, reasons: Reasons) -> Deny:
     return reasons.deny(memory, reason, length)
 
 
-def _check_allocations(texts: tuple[bytes, ...], pointers: tuple[int, ...], at: int, size: int) -> Spans:
-    """Return the spans of the texts and the record that are not empty. Raises :class:`AbiError` unless the guest may
-    have allocated them."""
-    if at % INPUT_ALIGN:
-        raise AbiError("allocation_misaligned", f"{at:#x} for alignment {INPUT_ALIGN}")
-    spans = [(pointer, pointer + len(text)) for pointer, text in zip(pointers, texts, strict=True)]
-    spans.append((at, at + INPUT_SIZE))
+def _check_allocations(allocations: Sequence[tuple[int, int]], pointers: Sequence[int], size: int) -> Spans:
+    """Return the spans that are not empty. Raises :class:`AbiError` unless the guest may have allocated them."""
+    spans = []
+    for (align, length), pointer in zip(allocations, pointers, strict=True):
+        if pointer % align:
+            raise AbiError("allocation_misaligned", f"{pointer:#x} for alignment {align}")
+        spans.append((pointer, pointer + length))
     spans.sort()
     end, taken = 0, []
     for low, high in spans:

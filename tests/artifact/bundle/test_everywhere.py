@@ -16,6 +16,7 @@ import pytest
 
 from capgate import build_policy, load_wasm_artifact
 from capgate.artifact.bundle import BundleKeys
+from capgate.artifact.load import OPA_INTERFACE, WITHOUT_FACTS
 from capgate.checker.following import FollowingChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import ArtifactNotFound, ConfigError, DigestMismatch, ManifestError, SignatureInvalid
@@ -25,7 +26,6 @@ from capgate.runtime.interpreter import WasmInterpreter
 from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 from capgate.store import Manifest, PolicyStore, WasmArtifact
-from capgate.store.manifest import ABI, OPA_ABI
 from capgate.testing.golden import PolicyUnderTest, read_fixtures, run_fixtures
 
 from ...support.command import Command
@@ -71,7 +71,7 @@ def made(**fields: Any) -> Manifest:
 
 
 def test_the_manifest_says_what_is_asked() -> None:
-    assert (made().abi, made().entrypoint) == (OPA_ABI, DECISION)
+    assert (made().abi, made().entrypoint) == (OPA_INTERFACE, DECISION)
     several = WasmArtifact.from_bytes(pack(files(opa_policy(document(1)), "capgate/decision", "capgate/allow")))
     bare = WasmArtifact.from_bytes(opa_policy(document(1)))
     for artifact in (several, bare):
@@ -89,7 +89,7 @@ def test_the_manifest_says_what_is_asked() -> None:
         (b'"name": "capgate/decision"', b'"name": ""'),
         (b'"name": "capgate/decision"', b'"name": 5'),
         (b'"entrypoint": {', b'"entrypoint": {\n    "more": 1,'),
-        (OPA_ABI.encode(), ABI.encode()),
+        (OPA_INTERFACE.encode(), WITHOUT_FACTS.encode()),
     ],
 )
 def test_manifests_with_another_entry_point_are_refused(old: bytes, new: bytes) -> None:  # A6
@@ -113,10 +113,10 @@ def test_the_interface_is_the_one_of_the_module(tmp_path: Path) -> None:  # A6, 
     """A signed manifest about one interface does not let in a module of the other."""
     shelf = Shelf(tmp_path / "store")
     with pytest.raises(ManifestError) as caught:
-        shelf.publish(1, guest(), abi=OPA_ABI, entrypoint=Entrypoint())
+        shelf.publish(1, guest(), abi=OPA_INTERFACE, entrypoint=Entrypoint())
     assert caught.value.field == "abi"
     with pytest.raises(ManifestError) as caught:
-        shelf.publish(1, bundle(1), abi=ABI, entrypoint=None)
+        shelf.publish(1, bundle(1), abi=WITHOUT_FACTS, entrypoint=None)
     assert caught.value.field == "abi"
 
 
@@ -415,7 +415,7 @@ def test_from_a_bundle_to_a_store(command: Command) -> None:
     assert command("keygen", "release.pem") == 0
     keys = ("--trusted-keys", "release.pem.pub")
     told = command.json("sign", "bundle.tar.gz", "--key", "release.pem", "--version", "1", "--name", "orders")
-    assert (told["abi"], told["entrypoint"]) == (OPA_ABI, {"name": "capgate/decision", "result": "decision"})
+    assert (told["abi"], told["entrypoint"]) == (OPA_INTERFACE, {"name": "capgate/decision", "result": "decision"})
     assert told["sha256"] == hashlib.sha256(bundle(1)).hexdigest()
     assert told["label"] == "r1"
     assert command.json("verify", "bundle.tar.gz", *keys)["verified"]

@@ -10,6 +10,8 @@
 //!     capgate/input      {"allow": false, "reason": the input as JSON}
 //!     capgate/builtin    {"allow": false, "reason": hex.encode(input.resource.id)}
 //!     capgate/time       {"allow": false, "reason": time.now_ns() as JSON}
+//!     capgate/facts      {"allow": true} where "support" in input.actor.roles, resource and actor have the same tenant, and
+//!                        input.args.amount is 1,000 at most; undefined without an amount
 //!
 //! The memory is the host's. The two globals with the version are not here, because the compiler exports none: whoever
 //! makes a module of this adds them, and the image of a policy.
@@ -489,6 +491,7 @@ fn answer(entrypoint: u32, input: *const Value, data: *const Value) ?*const Valu
             return decision(textOf(given) orelse return null);
         },
         6 => return decision(jsonOf(opa_builtin0(now_ns, 0) orelse return null)),
+        7 => return overFacts(input),
         else => abort("internal: illegal entrypoint id"),
     }
     const record = recordOf(input) orelse return null;
@@ -497,6 +500,29 @@ fn answer(entrypoint: u32, input: *const Value, data: *const Value) ?*const Valu
     if (entrypoint == 0) return decision(reason);
     if (entrypoint == 1) return boolean(reason == null);
     return if (reason) |text| list(.array, &.{entry("", string(text))}) else new(.{ .kind = .array });
+}
+
+/// An answer that takes facts: of the actor, of the resource, and of the arguments.
+fn overFacts(input: *const Value) ?*const Value {
+    const actor = get(input, "actor") orelse return null;
+    if (!contains(get(actor, "roles"), "support")) return decision("not in support");
+    const tenant = textOf(fact(get(input, "resource"), "tenant")) orelse return decision("of no tenant");
+    const own = textOf(fact(actor, "tenant")) orelse return decision("of no tenant");
+    if (!same(tenant, own)) return decision("of another tenant");
+    const amount = integer(get(get(input, "args") orelse return null, "amount")) orelse return null;
+    return decision(if (amount <= 1000) null else "too much");
+}
+
+fn fact(holder: ?*const Value, name: []const u8) ?*const Value {
+    return get(get(holder orelse return null, "attributes") orelse return null, name);
+}
+
+fn contains(values: ?*const Value, text: []const u8) bool {
+    var item = (values orelse return false).first;
+    while (item) |present| : (item = present.next) {
+        if (same(textOf(present.value) orelse continue, text)) return true;
+    }
+    return false;
 }
 
 // Evaluation.
@@ -549,6 +575,6 @@ export fn builtins() ?*const Value {
 
 export fn entrypoints() ?*const Value {
     const text = "{\"capgate/decision\": 0, \"capgate/allow\": 1, \"capgate/denials\": 2, \"capgate/data\": 3," ++
-        " \"capgate/input\": 4, \"capgate/builtin\": 5, \"capgate/time\": 6}";
+        " \"capgate/input\": 4, \"capgate/builtin\": 5, \"capgate/time\": 6, \"capgate/facts\": 7}";
     return Parser.whole(text);
 }

@@ -1,7 +1,7 @@
 """Policy inputs for tests: a reader of the record that a guest gets, and strategies that look for its weak places.
 
-The reader follows ``policy.wit`` and the Component Model's canonical ABI, and shares no code with
-``capgate.runtime.abi``.
+The readers follow ``policy.wit`` and ``policy-0.2.0.wit`` and the Component Model's canonical ABI, and share no code
+with ``capgate.runtime.abi``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
-from capgate.model import Actor, Anonymous, CompilerTool, Environment, PolicyInput, Resource, Service, User
+from capgate.model import Actor, Anonymous, Attribute, CompilerTool, Environment, PolicyInput, Resource, Service, User
 
 _RECORD: Final = struct.Struct("<B3x2I 2I B3x2I B3x2I B3x2I 2I 2I Q")
 _ACTORS: Final[list[type[User | Service | CompilerTool]]] = [User, Service, CompilerTool]
@@ -35,6 +35,71 @@ def read_input(memory: memoryview, at: int) -> PolicyInput:
     resource = Resource(text(*kind), text(*id) if has_id else None) if has_resource else None
     env = Environment(text(*service), text(*mode))
     return PolicyInput(text(*action), actor, resource, text(*args_hash) if has_hash else None, env, timestamp)
+
+
+_FACTS_RECORD: Final = struct.Struct("<36s2I 2I B3x28s B3x2I 2I 2I Q 2I 2I")
+_SOMEBODY: Final = struct.Struct("<B3x 2I 2I 2I 2I")
+_SOMETHING: Final = struct.Struct("<2I B3x2I 2I")
+_FACT: Final = struct.Struct("<2I B7x 8s")
+
+
+def read_facts_input(memory: memoryview, at: int) -> PolicyInput:
+    """The input whose record of 0.2.0 is at ``at``, as a guest reads it. ``AssertionError`` where one would trap."""
+
+    def text(pointer: int, length: int) -> str:
+        assert pointer + length <= len(memory)
+        return str(memory[pointer : pointer + length], "utf-8", "strict")
+
+    def texts(pointer: int, length: int) -> list[str]:
+        assert pointer % 4 == 0
+        return [text(*struct.unpack_from("<2I", memory, pointer + 8 * index)) for index in range(length)]
+
+    def attributes(pointer: int, length: int) -> dict[str, Attribute]:
+        assert pointer % 8 == 0
+        facts: dict[str, Attribute] = {}
+        for index in range(length):
+            *name, case, value = _FACT.unpack_from(memory, pointer + 24 * index)
+            first, second = struct.unpack("<2I", value)
+            assert case <= 4
+            assert case or first <= 1
+            facts[text(*name)] = (
+                bool(first),
+                *struct.unpack("<q", value),
+                *struct.unpack("<d", value),
+                text(first, second) if case == 3 else "",
+                texts(first, second) if case == 4 else [],
+            )[case]
+        assert len(facts) == length
+        return facts
+
+    def actor_of(content: bytes, acting_for: list[bytes]) -> Actor:
+        case, *words = _SOMEBODY.unpack(content)
+        assert case <= 3
+        if not case:
+            return Anonymous()
+        id, roles, scopes, facts = zip(words[::2], words[1::2], strict=True)
+        somebody = actor_of(acting_for[0], acting_for[1:]) if acting_for else None
+        named: Any = _ACTORS[case - 1]
+        who: Actor = named(text(*id), tuple(texts(*roles)), tuple(texts(*scopes)), attributes(*facts), somebody)
+        return who
+
+    assert at % 8 == 0
+    who, *words, has_resource, what, has_hash, h, n, s, ns, m, nm, stamp, a, na, c, nc = _FACTS_RECORD.unpack_from(
+        memory, at
+    )
+    first, count, *action = words
+    assert first % 4 == 0
+    acting_for = [bytes(memory[first + 36 * index : first + 36 * index + 36]) for index in range(count)]
+    assert {has_resource, has_hash} <= {0, 1}
+    resource = None
+    if has_resource:
+        k, nk, has_id, i, ni, f, nf = _SOMETHING.unpack(what)
+        assert has_id <= 1
+        resource = Resource(text(k, nk), text(i, ni) if has_id else None, attributes(f, nf))
+    digest, env = text(h, n) if has_hash else None, Environment(text(s, ns), text(m, nm))
+    return PolicyInput(
+        text(*action), actor_of(who, acting_for), resource, digest, env, stamp, attributes(a, na), attributes(c, nc)
+    )
 
 
 def _split(words: tuple[int, ...]) -> list[tuple[int, ...]]:

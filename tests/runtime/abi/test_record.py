@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 from capgate.artifact.build import build_policy
 from capgate.errors import AbiError, MalformedInput
 from capgate.limits import Limits
-from capgate.model import Allow, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
-from capgate.runtime.abi.canonical_abi import Ask
+from capgate.model import (
+    Allow,
+    Anonymous,
+    Deny,
+    Environment,
+    PolicyInput,
+    PolicyResult,
+    Resource,
+    Service,
+    User,
+    canonical,
+)
+from capgate.runtime.abi.canonical_abi import PLAIN, WITH_FACTS, Ask
 from capgate.runtime.abi.fixed import fixed_call
 from capgate.runtime.abi.lowering import lower
 from capgate.runtime.engine import load_engine
@@ -22,27 +33,34 @@ from capgate.runtime.pool import WasmPool
 
 from ...support.guests import ALLOW, HEAP, PAGE, REASON, RESULT, artifact, data, guest
 from ...support.tools import examples
-from .inputs import INPUTS, LETTERS, MALFORMED, SIZES, as_read, read_input, replace, sized
+from .inputs import INPUTS, LETTERS, MALFORMED, SIZES, as_read, read_facts_input, read_input, replace, sized
 
 #: Where the guest below leaves the pointer that it was called with.
 SEEN: Final = 512
 RECORDED: Final = f"(i32.store (i32.const {SEEN}) (local.get $input)) {ALLOW}"
-RECORDER: Final = guest(RECORDED, pages=4)
 #: One that declares that it frees nothing singly.
 IN_ONE_BLOCK: Final = '(func (export "capgate_one_block"))'
-BLOCK_RECORDER: Final = guest(RECORDED, pages=4, extra=IN_ONE_BLOCK)
+#: Of each way to ask, the guest.
+RECORDERS: Final = {
+    "canonical": guest(RECORDED, pages=4),
+    "block": guest(RECORDED, pages=4, extra=IN_ONE_BLOCK),
+    "fixed": guest(RECORDED, pages=4),
+    "facts": guest(RECORDED, pages=4, interface=WITH_FACTS),
+    "facts block": guest(RECORDED, pages=4, extra=IN_ONE_BLOCK, interface=WITH_FACTS),
+}
 LEAST: Final = Limits(input_bytes=1_024)
 
 
 class Recorder:
-    """A guest whose memory is looked at after each question, asked in one of the three ways."""
+    """A guest whose memory is looked at after each question, asked in one of the five ways."""
 
     def __init__(self, engine_name: str, way: str, limits: Limits) -> None:
-        prepared = PreparedPolicy(artifact(BLOCK_RECORDER if way == "block" else RECORDER), limits)
+        prepared = PreparedPolicy(artifact(RECORDERS[way]), limits)
         self.interpreter = CompiledPolicy(prepared, load_engine(engine_name)).instantiate()
         assert self.interpreter._instance is not None
         self.instance = self.interpreter._instance
         self.ask: Ask = self.interpreter.call_policy_check
+        self.tells_facts = way.startswith("facts")
         if way == "fixed":
             self.ask = fixed_call(self.instance, limits, prepared.metered.entries)
 
@@ -51,10 +69,14 @@ class Recorder:
         return int.from_bytes(self.instance.memory_view()[SEEN : SEEN + 4], "little")
 
     def read(self) -> PolicyInput:
-        return read_input(self.instance.memory_view(), self.at())
+        return (read_facts_input if self.tells_facts else read_input)(self.instance.memory_view(), self.at())
+
+    def expected(self, input: PolicyInput) -> bytes:
+        """What it should read, canonical, in which a number and a truth are never the same."""
+        return canonical(input if self.tells_facts else as_read(input))
 
 
-@pytest.fixture(params=["canonical", "block", "fixed"])
+@pytest.fixture(params=list(RECORDERS))
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -66,14 +88,14 @@ def recorder(engine_name: str, way: str) -> Recorder:
 
 @pytest.mark.sampled
 @settings(max_examples=examples(80), deadline=None)
-@given(inputs=st.lists(INPUTS, min_size=1, max_size=5), way=st.sampled_from(["canonical", "block", "fixed"]))
+@given(inputs=st.lists(INPUTS, min_size=1, max_size=5), way=st.sampled_from(list(RECORDERS)))
 @example([PolicyInput("\0", User("\0\0"), Resource("\0", ""), "\0", Environment("\0", "\0"))], "canonical")
 @example([PolicyInput("", Service("a"), Resource("", None), "", Environment("", "")), PolicyInput("")], "fixed")
 def test_a_guest_reads_what_was_asked(engine_name: str, inputs: list[PolicyInput], way: str) -> None:
     recorder = Recorder(engine_name, way, Limits())
     for input in inputs:
         assert isinstance(recorder.ask(input), Allow)
-        assert recorder.read() == as_read(input)  # M11, M12
+        assert canonical(recorder.read()) == recorder.expected(input)  # M11, M12
 
 
 @pytest.mark.parametrize("forged", [b"\x01\0\0\0", b'","action":"db.write', b"\n", b"\0" * 80, b"alice\0\x05\0\0\0"])
@@ -137,7 +159,7 @@ def test_input_bytes_is_the_most_text_that_is_asked(engine_name: str, way: str, 
 
 @pytest.mark.sampled
 @settings(max_examples=examples(80), deadline=None)
-@given(data=st.data(), way=st.sampled_from(["canonical", "block", "fixed"]))
+@given(data=st.data(), way=st.sampled_from(list(RECORDERS)))
 def test_malformed_input_reaches_no_guest_and_breaks_nothing(engine_name: str, data: st.DataObject, way: str) -> None:
     recorder, input = Recorder(engine_name, way, Limits()), data.draw(INPUTS)
     recorder.ask(input)
@@ -150,7 +172,7 @@ def test_malformed_input_reaches_no_guest_and_breaks_nothing(engine_name: str, d
     assert bytes(recorder.instance.memory_view()[SEEN : SEEN + 4]) == before
     assert not recorder.interpreter.broken
     recorder.ask(input)
-    assert recorder.read() == as_read(input)
+    assert canonical(recorder.read()) == recorder.expected(input)
 
 
 @pytest.mark.parametrize("what", [None, 1, "input", object(), PolicyInput, {"action": "env.read"}])
@@ -212,7 +234,7 @@ DIGEST: Final = f"""(local $at i32) (local $sum i32) (local $left i32)
     {ALLOW}"""
 DIGESTER: Final = guest(DIGEST, extra=data(RESULT, b"\1\0\0\0" + REASON.to_bytes(4, "little") + b"\x08\0\0\0"))
 SECRET: Final = PolicyInput("a", User("token-of-alice"), Resource("k", "card-4711"), "ab" * 32)
-PLAIN: Final = PolicyInput("a")
+BARE: Final = PolicyInput("a")
 
 
 def answers(pool: WasmPool, *inputs: PolicyInput) -> list[PolicyResult]:
@@ -221,13 +243,13 @@ def answers(pool: WasmPool, *inputs: PolicyInput) -> list[PolicyResult]:
 
 def test_a_guest_finds_nothing_of_the_question_before(engine_name: str) -> None:
     limits = Limits(fuel=10_000_000)  # it looks at all of its memory
-    first, alone = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), PLAIN, PLAIN)
+    first, alone = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), BARE, BARE)
     assert isinstance(first, Deny)
     assert first == alone
-    _, after = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), SECRET, PLAIN)
+    _, after = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits), SECRET, BARE)
     assert after == alone  # M14, G20, G21
     # The guest does see it where its operator says that it may be used again, so the test above can fail.
-    _, reused = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits, reuse=True), SECRET, PLAIN)
+    _, reused = answers(WasmPool(artifact(DIGESTER), 1, engine_name, limits, reuse=True), SECRET, BARE)
     assert isinstance(reused, Deny)
     assert reused != alone
 
@@ -252,6 +274,7 @@ NOTING: Final = f"""(global $note (mut i32) (i32.const {NOTED}))
     (call $bump (local.get 2) (local.get 3)))"""
 
 
+@pytest.mark.parametrize("way", ["canonical", "block", "fixed"])
 def test_what_the_allocator_is_asked_for(engine_name: str, way: str) -> None:
     """New memory, never an old one moved: each text by its length, and the record by its 80 bytes, aligned to 8. Where
     it declares so, both at once.  # T-9"""
@@ -271,3 +294,65 @@ def test_what_the_allocator_is_asked_for(engine_name: str, way: str) -> None:
         interpreter.call_policy_check(question)
     notes = struct.iter_unpack("<4I", instance.memory_view()[NOTED:])
     assert [note for note in notes if any(note)] == expected
+
+
+@pytest.mark.parametrize("is_block", [False, True])
+def test_what_the_allocator_is_asked_for_with_facts(engine_name: str, is_block: bool) -> None:
+    """Each text by its length, each list by its size and alignment, and what is absent by nothing; the record by its
+    136 bytes. In one allocation the lists of attributes are aligned, too."""
+    extra = IN_ONE_BLOCK if is_block else ""
+    prepared = PreparedPolicy(artifact(guest(realloc=NOTING, pages=4, extra=extra, interface=WITH_FACTS)), LEAST)
+    interpreter = CompiledPolicy(prepared, load_engine(engine_name)).instantiate()
+    actor = Service("ci", ("a", "bc"), on_behalf_of=User("ada", attributes={"tenant": "acme", "tags": ["x", ""]}))
+    interpreter.call_policy_check(PolicyInput("db.write", actor, Resource("job"), args={"n": 1, "mfa": True}))
+    texts = [
+        "ci",
+        "a",
+        "bc",
+        "ada",
+        "tenant",
+        "acme",
+        "tags",
+        "x",
+        "",
+        "db.write",
+        "job",
+        "capgate",
+        "prod",
+        "n",
+        "mfa",
+    ]
+    #: Roles, scopes and attributes of the first; the one behind it, and the same of that; the tags; the resource's;
+    #: arguments and context.
+    lists = [(4, 16), (4, 0), (8, 0), (4, 36), (4, 0), (4, 0), (8, 48), (4, 16), (8, 0), (8, 48), (8, 0)]
+    expected = [*((1, len(text)) for text in texts), *lists, (8, 136)]
+    if is_block:
+        size = 136 + 16 + 36 + 4 + 48 + 16 + 48 + sum(map(len, texts))
+        expected = [(8, size)]
+    assert interpreter._instance is not None
+    notes = struct.iter_unpack("<4I", interpreter._instance.memory_view()[NOTED:])
+    assert [note for note in notes if any(note)] == [(0, 0, *each) for each in expected]
+
+
+def test_a_guest_of_both_versions_is_asked_by_the_newer(engine_name: str) -> None:
+    bodies = {PLAIN: "unreachable", WITH_FACTS: RECORDED}
+    for first, second in ((PLAIN, WITH_FACTS), (WITH_FACTS, PLAIN)):
+        other = f'(func (export "{second.check}") (param $input i32) (result i32) {bodies[second]})'
+        made = artifact(guest(bodies[first], pages=4, extra=other, interface=first))
+        assert (made.interface, made.sees_facts) == ("capgate:policy@0.2.0", True)
+        interpreter = WasmInterpreter(made, engine=engine_name)
+        input = PolicyInput("a", User("ada", ("editor",)), args={"n": 2**63 - 1})
+        assert isinstance(interpreter.call_policy_check(input), Allow)
+        assert interpreter._instance is not None
+        memory = interpreter._instance.memory_view()
+        at = int.from_bytes(memory[SEEN : SEEN + 4], "little")
+        assert canonical(read_facts_input(memory, at)) == canonical(input)
+
+
+def test_what_says_whether_a_module_is_told_of_facts() -> None:
+    assert [artifact(RECORDERS[way]).interface for way in ("canonical", "facts")] == [
+        "capgate:policy@0.1.0",
+        "capgate:policy@0.2.0",
+    ]
+    assert [artifact(RECORDERS[way]).sees_facts for way in ("canonical", "facts")] == [False, True]
+    assert artifact(build_policy({"env": ["TZ"]})).sees_facts
