@@ -12,8 +12,9 @@ from __future__ import annotations
 from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 from .compiled import Conditions, compile_conditions
 from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, HOLDERS, NAME_LIMIT, Declaration, unusable_names
-from .nodes import Node
-from .reach import Reach, reach_of
+from .explanation import ConditionPart, Turn, explain
+from .nodes import Junction, Node
+from .reach import Reach, candidates_of, reach_of
 from .read import read_condition
 from .scan import TEXT_LIMIT
 from .text import text_of
@@ -30,13 +31,18 @@ __all__ = [
     "TOO_LONG",
     "WRONG_TYPE",
     "Answer",
+    "ConditionPart",
     "Conditions",
     "Declaration",
     "Facts",
+    "Junction",
     "Node",
     "Reach",
+    "Turn",
     "Unknown",
+    "candidates_of",
     "compile_conditions",
+    "explain",
     "reach_of",
     "read_condition",
     "text_of",

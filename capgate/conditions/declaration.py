@@ -55,6 +55,13 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 #: Words that no expression can have behind a dot.
 _UNSPEAKABLE: Final = frozenset({"true", "false", "null", "in"})
 _LIKENESS: Final = 0.6
+#: What has attributes, under the names that others have for it.
+OTHER_HOLDERS: Final = {
+    **dict.fromkeys(("user", "users", "subject", "principal", "caller", "who", "identity"), ACTOR),
+    **dict.fromkeys(("object", "target", "entity", "record"), RESOURCE),
+    **dict.fromkeys(("arguments", "params", "parameters", "input", "body"), ARGS),
+    **dict.fromkeys(("request", "ctx", "session", "environment"), CONTEXT),
+}
 #: Types under the names that others have for them.
 _OTHER_TYPES: Final = {
     **dict.fromkeys(("text", "str", "id", "uuid", "email"), STRING),
@@ -82,7 +89,7 @@ class Declaration:
         for holder, declared in (attributes or {}).items():
             key = "attributes", str(holder)[:NAME_LIMIT]
             if holder not in HOLDERS:
-                raise _mistake(key, holder, _or(HOLDERS), nearest(str(holder), HOLDERS))
+                raise _mistake(key, holder, _or(HOLDERS), _nearest_holder(holder))
             if not isinstance(declared, Mapping):
                 raise _mistake(key, declared, "a table of names and types")
             count += len(declared)
@@ -161,6 +168,12 @@ def _check(holder: str, name: object, type: object) -> None:
         raise _mistake(key, name, "a name of your own: every question has this one")
     if type not in ATTRIBUTE_TYPES:
         raise _mistake(key, type, _or(ATTRIBUTE_TYPES), _nearest_type(type))
+
+
+def _nearest_holder(seen: object) -> str | None:
+    if not isinstance(seen, str):
+        return None
+    return OTHER_HOLDERS.get(seen.lower()) or nearest(seen.lower(), HOLDERS)
 
 
 def _nearest_type(seen: object) -> str | None:

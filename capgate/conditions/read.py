@@ -28,6 +28,7 @@ from .nodes import (
     type_of,
 )
 from .scan import check_text, mistake
+from .slips import ACTOR_KINDS, meant_function, meant_index, meant_name, meant_operation, meant_sign, no_kind
 
 #: Rules of the grammar that only pass on the one thing that they have.
 _PASSING: Final = frozenset(
@@ -45,7 +46,7 @@ _TAKES: Final = {
     **dict.fromkeys(("lt", "le", "gt", "ge"), "two numbers, strings, bools, timestamps or durations"),
     **dict.fromkeys(("starts", "ends", "contains"), "two strings"),
     "in": "a value, and a list of such values",
-    "not": "a bool",
+    "not": "a bool; it binds tighter than == and in, so these need parentheses",
     "neg": "an int",
     "add": "two ints, or a timestamp and a duration, or two durations",
     "sub": "two ints, timestamps or durations, or a timestamp and a duration",
@@ -74,6 +75,8 @@ _SUBSET: Final = (
     "literals, fields, has(), == != < <= > >=, in, && || !, ? :, + - * on ints, startsWith, endsWith, contains, size, "
     "timestamp, duration, exists and all"
 )
+#: Facts that are told where a name is none of them.
+_TOLD: Final = 12
 _RESERVED: Final = frozenset(
     [
         *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"),
@@ -117,6 +120,9 @@ def _syntax(text: str, problem: Any) -> ConfigError:
     at = len(text)
     if isinstance(line, int) and isinstance(column, int) and line > 0:
         at = min(len(text), sum(map(len, text.split("\n")[: line - 1])) + line - 1 + column - 1)
+    meant = meant_sign(text, at)
+    if meant is not None:
+        return mistake(text, meant[0], meant[1], "a sign that CEL has, as && || ! == != <= >= in", meant[2])
     seen = text[at : at + 20] or "the end"
     return mistake(text, at, seen, "an expression of CEL, whose grammar does not go on so")
 
@@ -201,8 +207,13 @@ class _TreeReader:
         types = tuple(node.type for node in nodes)
         type = type_of(name, types)
         if type is None:
-            raise self._mistake(tree, f"{_SIGNS.get(name, name)} of {' and '.join(types)}", _TAKES[name])
-        return Operation(type, name, nodes)
+            near = meant_operation(name, nodes)
+            raise self._mistake(tree, f"{_SIGNS.get(name, name)} of {' and '.join(types)}", _TAKES[name], near)
+        operation = Operation(type, name, nodes)
+        if (other := no_kind(operation)) is not None:
+            valid = f"a kind of actor: {', '.join(ACTOR_KINDS)}"
+            raise self._mistake(tree, other, valid, nearest(other.lower(), ACTOR_KINDS))
+        return operation
 
     def _check_in(self, operator: Any, right: Any) -> None:
         """Refuse ``inactor``: the parser takes the word apart, where CEL does not."""
@@ -285,11 +296,13 @@ class _TreeReader:
         if name in ROOTS:
             return self._mistake(tree, name, f"a field of it, as {name}.NAME")
         variables = [variable for variable, _ in self._variables]
-        near = self._declaration.near(name) or nearest(name, variables)
+        near = nearest(name, variables) or meant_name(name, self._declaration)
         root = name.partition(".")[0]
-        valid = (
-            f"a fact of {root} that is built in or in [attributes]" if root in ROOTS else f"one of {', '.join(ROOTS)}"
-        )
+        valid = f"one of {', '.join(ROOTS)}"
+        if root in ROOTS:
+            known = [fact for fact in sorted(self._declaration.types) if fact.startswith(f"{root}.")]
+            valid = f"a fact of {root} that is built in, or in [attributes]: {', '.join(known[:_TOLD])}"
+            valid += ", and others" * (len(known) > _TOLD)
         return self._mistake(tree, name, valid, near)
 
     # -- functions
@@ -375,10 +388,14 @@ class _TreeReader:
     # -- refusals
 
     def _no_function(self, tree: Any, name: str, valid: Sequence[str]) -> ConfigError:
-        return self._mistake(tree, f"{name}()", f"one of {', '.join(valid)}", nearest(name, valid))
+        near = name if name in ROOTS else meant_function(name, valid)
+        return self._mistake(tree, f"{name}()", f"one of {', '.join(valid)}", near)
 
     def _outside(self, tree: Any, rule: str) -> ConfigError:
-        return self._mistake(tree, _OUTSIDE.get(rule, rule), f"what conditions may have: {_SUBSET}")
+        near = "!has(...)" if rule == "NULL_LIT" else None
+        if rule == "member_index":
+            near = meant_index(self._text, _place(tree) or 0)
+        return self._mistake(tree, _OUTSIDE.get(rule, rule), f"what conditions may have: {_SUBSET}", near)
 
     def _mistake(self, tree: Any, seen: object, valid: str, near: str | None = None) -> ConfigError:
         return mistake(self._text, _place(tree) or 0, seen, valid, near)

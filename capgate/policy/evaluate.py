@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS
-from ..conditions import Conditions, Facts, Unknown
+from ..conditions import Answer, Conditions, Facts, Unknown
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from ..spelling import is_nameless
@@ -162,12 +162,13 @@ class RuntimePolicy:
         monitored = None if self.monitored is None else self.monitored.first(input)
         return explanation if monitored is None else msgspec.structs.replace(explanation, monitored=monitored.number)
 
-    def is_met(self, rule: Rule, input: PolicyInput) -> bool:
-        """Say whether the condition of ``rule``, which is of this policy, keeps it from matching ``input`` or not."""
-        if self.conditions is None or rule.when is None:
-            return True
-        answer = self.conditions.answer(rule.when, facts_of(input, self._spoken))
-        return answer is not False if rule.denies else answer is True
+    def facts_of(self, input: PolicyInput) -> Facts:
+        """Return the facts of ``input`` that conditions speak of, by their dotted names."""
+        return facts_of(input, self._spoken)
+
+    def condition_of(self, rule: Rule, facts: Facts) -> Answer:
+        """Return what the condition of ``rule``, which is of this policy, says of ``facts``: true without one."""
+        return True if self.conditions is None or rule.when is None else self.conditions.answer(rule.when, facts)
 
     def counting_all(self) -> RuntimePolicy:
         """Return the policy that this would be if rules that only monitor counted, with the same digest."""
@@ -210,7 +211,7 @@ class RuntimePolicy:
             return _MALFORMED
         matching = rules.find(mode, actor, kind, id)
         if self.conditions is not None and (matching.denials or matching.allows):
-            return self._answer_of_conditions(self.conditions, matching, facts_of(input, self._spoken))
+            return self._answer_of_conditions(self.conditions, matching, self.facts_of(input))
         number = matching.allow if matching.deny == NO_RULE else matching.deny
         return None if number == NO_RULE else self._by_rule[number]
 

@@ -57,7 +57,12 @@ class Matching(NamedTuple):
 
     def merged(self, other: Matching) -> Matching:
         """Return the first rules of both."""
-        deny, allow = min(self.deny, other.deny), min(self.allow, other.allow)
+        if self is NOTHING or other is NOTHING:
+            return self if other is NOTHING else other
+        deny = self.deny if self.deny < other.deny else other.deny
+        allow = self.allow if self.allow < other.allow else other.allow
+        if not (self.denials or other.denials or self.allows or other.allows):
+            return Matching(deny, allow)
         denials = _below(deny, _united(self.denials, other.denials))
         allows = () if deny != NO_RULE else _below(allow, _united(self.allows, other.allows))
         return Matching(deny, allow, denials, allows)

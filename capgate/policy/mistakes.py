@@ -65,9 +65,12 @@ def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> li
                 ]
             break
         key = copy.original(document.key or ())
+        if key[-1:] == ("when",) and copy.is_gone(document.seen):
+            copy.take_out(document.key or ())  # it speaks of what was told already
+            continue
         place = place_in(decoded, format, key, document.within) if key else (1, 1)
         findings.append(Finding(True, "mistake", _name(key), _message(document), *place, document.nearest))
-        if not copy.take_out(document.key or ()):
+        if not copy.take_out(document.key or (), document.nearest):
             break
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
 
@@ -96,6 +99,7 @@ class _Copy:
 
     def __init__(self, raw: object) -> None:
         self._numbers: dict[int, list[int]] = {}
+        self._gone: set[str] = set()
         self.value: Any = self._copied(raw)
 
     def _copied(self, value: object) -> object:
@@ -117,10 +121,22 @@ class _Copy:
             value = _member(value, step)
         return tuple(way)
 
-    def take_out(self, key: Key) -> bool:
-        """Take out what is at ``key``, or put in its place what is right; say whether anything was there."""
+    def is_gone(self, seen: object) -> bool:
+        """Say whether ``seen`` is a fact whose declaration was wrong, and is taken out."""
+        name = str(seen)
+        return any(gone in ("", name) or name.startswith(f"{gone}.") for gone in self._gone)
+
+    def take_out(self, key: Key, meant: str | None = None) -> bool:
+        """Take out what is at ``key``, or put in its place what is right, as ``meant`` of attributes.
+
+        Say whether anything was there.
+        """
         if key[:1] == ("sql",):
             key = key[:2]  # the whole entry, which may lack something then
+        if key[:1] == ("attributes",):
+            if meant is not None and self._declared(key, meant):
+                return True
+            self._gone.add(".".join(map(str, key[1:])))
         if len(key) > 2 and key[0] == "rules" and key[2] in _RIGHT and not self._has_others(key):
             rule = _member(self.value["rules"], key[1])
             if isinstance(rule, dict):
@@ -143,6 +159,14 @@ class _Copy:
                 return True
             key = key[:-1]  # what is missing there makes the whole wrong, and so does a list that has nothing left
         return False
+
+    def _declared(self, key: Key, meant: str) -> bool:
+        """Put the holder or the type that was meant in place of another one, so that conditions are looked at."""
+        around = _member(self.value, "attributes") if len(key) == 2 else _member(self.value["attributes"], key[1])
+        if not isinstance(around, dict) or key[-1] not in around or meant in around:
+            return False
+        around[meant if len(key) == 2 else str(key[-1])] = around.pop(key[-1]) if len(key) == 2 else meant
+        return True
 
     def _has_others(self, key: Key) -> bool:
         """Say whether the list of a rule, of which ``key`` is an element, has others."""

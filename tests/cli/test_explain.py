@@ -361,3 +361,72 @@ def test_words_are_explained(folder: Folder, capsys: pytest.CaptureFixture[str])
     assert call("explain", folder.toml, "db.read sql_query:audit as usr:ada") == 2
     assert call("explain", folder.toml, "no.such.file") == 1  # an action that nobody knows
     assert call("explain", folder.toml, "./no-such-file") == 2
+
+
+REFUNDS: dict[str, Any] = {
+    "actions": {"order.refund": "by_rule"},
+    "attributes": {"args": {"amount": "int"}, "context": {"mfa": "bool"}},
+    "rules": [
+        {
+            "effect": "allow",
+            "actions": ["order.refund"],
+            "when": "'support' in actor.roles && args.amount <= 1000",
+        },
+        {"effect": "deny", "actions": ["order.refund"], "when": "!context.mfa", "reason": "no"},
+    ],
+}
+SUPPORT = User("ada", roles=("support",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "unknown", "parts", "turns"),
+    [
+        (
+            PolicyInput("order.refund", SUPPORT, args={"amount": 2_000}, context={"mfa": True}),
+            "not_in_allowlist",
+            None,
+            [True, False],
+            {"args.amount": 1_000},
+        ),
+        (
+            PolicyInput("order.refund", User("ada", roles=("ops",)), args={"amount": 2}, context={"mfa": True}),
+            "not_in_allowlist",
+            None,
+            [False, True],
+            {"actor.roles": ["ops", "support"]},
+        ),
+        (
+            PolicyInput("order.refund", SUPPORT, args={"amount": 2}),
+            "missing_fact",
+            {"reason": "missing_fact", "fact": "context.mfa"},
+            [True, True],
+            {"context.mfa": True},
+        ),
+        (
+            PolicyInput("order.refund", SUPPORT, args={"amount": 2}, context={"mfa": True}),
+            None,
+            None,
+            [True, True],
+            {"args.amount": 1_001, "context.mfa": False, "actor.roles": []},
+        ),
+    ],
+)
+def test_conditions_are_shown_by_their_parts_and_each_fact_that_would_turn_the_answer(
+    folder: Folder,
+    capsys: pytest.CaptureFixture[str],
+    asked: PolicyInput,
+    reason: str | None,
+    unknown: dict[str, str] | None,
+    parts: list[bool],
+    turns: dict[str, Any],
+) -> None:
+    path = folder.write("refunds.json", json.dumps(REFUNDS))
+    code, told = explained(path, folder.ask(asked), capsys=capsys)
+    assert (code, told["result"].get("reason"), told["unknown"]) == (int(reason is not None), reason, unknown)
+    condition = told["rules"][0]["condition"]
+    assert [part["text"] for part in condition["parts"]] == ["'support' in actor.roles", "args.amount <= 1000"]
+    assert [part["answer"] for part in condition["parts"]] == parts
+    assert condition["answer"] is all(parts)
+    assert {turn["fact"]: turn["value"] for turn in told["turns"]} == turns
+    assert call("explain", path, folder.ask(asked)) == code
+    assert "args.amount <= 1000: " in capsys.readouterr().out

@@ -16,6 +16,7 @@ from capgate.policy.analysis.advice import Account, RuleMatch, account_for
 from capgate.policy.analysis.patch import apply
 
 from ..support.documents import documents, questions
+from ..support.judged_conditions import condition_of
 from ..support.judgement import ACTORS, BUILTIN, action_fits, fits, judge, recorded
 from ..support.policy_fixtures import Fixture, load_fixtures
 from ..support.tools import examples
@@ -39,6 +40,9 @@ def standings(document: dict[str, Any], asked: PolicyInput) -> list[RuleMatch]:
         about = asked.resource
         if "resources" in rule and not (about and any(fits(p, about.kind, about.id) for p in rule["resources"])):
             unmet.append("resources")
+        holds = condition_of(rule, asked)
+        if holds is False or (holds is None and rule["effect"] == "allow"):
+            unmet.append("when")
         found.append(RuleMatch(number, rule["effect"], tuple(unmet), rule.get("monitor", False)))
     return found
 

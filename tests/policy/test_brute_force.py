@@ -6,15 +6,19 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
+import msgspec
 import pytest
 
+from capgate.conditions import Unknown
 from capgate.model import Allow, Deny, PolicyInput
 from capgate.policy import RuntimePolicy
-from capgate.policy.analysis.advice import UNLOOKED, account_for
+from capgate.policy.analysis.advice import UNLOOKED, RuleMatch, account_for
+from capgate.policy.analysis.changed_facts import changed_question
 from capgate.policy.analysis.difference import difference
 from capgate.policy.analysis.patch import apply
 from capgate.policy.wellformed import is_well_formed
 
+from ..support.judged_conditions import condition_of, with_conditions, with_facts
 from ..support.judgement import is_nameless, judge, recorded
 from ..support.random_documents import a_change, a_document, a_question
 from ..support.tools import examples
@@ -60,7 +64,15 @@ def check_account(document: dict[str, Any], policy: RuntimePolicy, asked: Policy
     result, rule = judge(document, asked)
     assert (account.result, account.rule, account.monitored) == (result, rule, recorded(document, asked)), asked
     assert policy.evaluate(asked) == result
-    assert list(account.rules) == (standings(document, asked) if account.by not in UNLOOKED else [])
+    rules = [msgspec.structs.replace(match, condition=None) for match in account.rules]
+    assert rules == (standings(document, asked) if account.by not in UNLOOKED else [])
+    assert (account.unknown is not None) == (result == Deny("missing_fact"))
+    for match in account.rules:
+        check_condition(match, document["rules"][match.rule], asked)
+    for turn in account.turns:
+        otherwise = changed_question(asked, {turn.fact: turn})
+        assert otherwise is not None
+        assert isinstance(judge(document, otherwise)[0], Allow) is not isinstance(result, Allow), (asked, turn)
     assert account.remedies or account.by in BEYOND, asked
     tried = 0
     for needs in account.remedies:
@@ -73,6 +85,32 @@ def check_account(document: dict[str, Any], policy: RuntimePolicy, asked: Policy
                 assert isinstance(answer, Allow) is not isinstance(result, Allow), (asked, way)
                 tried += 1
     return tried
+
+
+def check_condition(match: RuleMatch, rule: dict[str, Any], asked: PolicyInput) -> None:
+    assert (match.condition is not None) == ("when" in rule)
+    if match.condition is None:
+        return
+    holds = condition_of(rule, asked)
+    assert match.condition.answer is holds or (holds is None and isinstance(match.condition.answer, Unknown))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_account_of_rules_with_conditions_is_right(seed: int) -> None:
+    random, allowed, ways, turns, unknown = Random(seed), 0, 0, 0, 0
+    for _ in range(PAIRS // ASKED):
+        document = some(lambda: with_conditions(random, a_document(random)))
+        policy = RuntimePolicy.from_document(document)
+        for _ in range(ASKED):
+            asked = with_facts(random, a_question(random, document))
+            ways += check_account(document, policy, asked)
+            account = account_for(document, asked)
+            allowed += isinstance(account.result, Allow)
+            turns += len(account.turns)
+            unknown += account.unknown is not None
+    assert 0 < allowed < PAIRS
+    assert min(ways, turns) > PAIRS // 100
+    assert unknown > 0 or PAIRS < 1_000
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

@@ -13,6 +13,8 @@ from typing import Any
 from capgate.actions import BUILTIN_ACTIONS
 from capgate.model import ALLOW, Anonymous, CompilerTool, Deny, PolicyInput, PolicyResult, Resource, Service, User
 
+from .judged_conditions import condition_of
+
 BUILTIN = {action.name: action for action in BUILTIN_ACTIONS}
 ACTORS: dict[type, str] = {Anonymous: "anonymous", User: "user", Service: "service", CompilerTool: "compiler_tool"}
 SPELLED = {"env_var", "host", "namespace", "path", "sql_query"}
@@ -40,8 +42,13 @@ def judge(document: dict[str, Any], input: PolicyInput) -> tuple[PolicyResult, i
         return Deny("missing_resource"), None
     for effect in ("deny", "allow"):
         for number, rule in enumerate(rules):
-            if rule["effect"] == effect and not only_monitors(rule) and matches(rule, input):
-                return (ALLOW if effect == "allow" else Deny(rule.get("reason", "not_in_allowlist"))), number
+            if rule["effect"] != effect or only_monitors(rule) or not matches(rule, input):
+                continue
+            holds = condition_of(rule, input)
+            if effect == "deny" and holds is not False:
+                return Deny("missing_fact" if holds is None else rule.get("reason", "not_in_allowlist")), number
+            if effect == "allow" and holds is True:
+                return ALLOW, number
     return (ALLOW if admitted(document, input) else Deny("not_in_allowlist")), None
 
 
@@ -59,10 +66,16 @@ def recorded(document: dict[str, Any], input: PolicyInput) -> int | None:
     if judge(document, input)[0] is not ALLOW:
         return None
     rules = enumerate(document.get("rules", []))
-    return next((number for number, rule in rules if only_monitors(rule) and matches(rule, input)), None)
+    return next((number for number, rule in rules if only_monitors(rule) and would_match(rule, input)), None)
+
+
+def would_match(rule: dict[str, Any], input: PolicyInput) -> bool:
+    """Whether a denial matches: by its lists, and where its condition is true or not known."""
+    return matches(rule, input) and condition_of(rule, input) is not False
 
 
 def matches(rule: dict[str, Any], input: PolicyInput) -> bool:
+    """Whether all lists of a rule match."""
     resource = input.resource
     who = ACTORS[type(input.actor)]
     if not any(action_fits(pattern, input.action) for pattern in rule["actions"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...artifact.load import PolicyFile, read_policy
+from ...conditions import ConditionPart, Unknown
 from ...model import Allow, PolicyInput, PolicyResult
 from ...policy import RuntimePolicy
 from ...policy.analysis.advice import UNLOOKED, Account, Obstacle, RuleMatch, account_for
@@ -37,6 +39,13 @@ _WHY: Final = {
     "missing_resource": "the action needs a resource with an id, and the question has none",
     "wrong_kind": "the action does not act on resources of this kind",
     "malformed_input": "the question is malformed",
+}
+_UNKNOWN: Final = {
+    "missing_fact": "there is no {}",
+    "wrong_type": "{} is of another type",
+    "overflow": "a number has more than 64 bits",
+    "out_of_range": "a time is none of the years 1 to 9999",
+    "too_long": "its lists have too many elements",
 }
 _QUESTION: Final = "No change of the document allows this; it would have to be another question."
 
@@ -80,7 +89,7 @@ def explain(
         account = account_for(file.raw, input)
         result = account.result
         if as_json:
-            parts = ("by", "rule", "section", "monitored", "nearest", "rules", "remedies")
+            parts = ("by", "rule", "section", "monitored", "nearest", "unknown", "rules", "remedies", "turns")
             print_json({**facts, "result": result, **{part: getattr(account, part) for part in parts}})
         else:
             _show_account(file, input, account)
@@ -116,6 +125,7 @@ def _show_account(file: PolicyFile, input: PolicyInput, account: Account) -> Non
         out.print(f"  recorded: rules[{account.monitored}]{line} would deny it, and only monitors")
     _show_rules(out, input, account)
     _show_remedies(out, account)
+    _show_turns(out, account)
 
 
 def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
@@ -127,13 +137,39 @@ def _show_rules(out: Console, input: PolicyInput, account: Account) -> None:
     nearest = sorted(account.rules, key=lambda match: len(match.unmet))[:SHOWN]
     for rule in sorted(nearest, key=lambda match: match.rule):
         out.print(Text(f"  {_rule(rule)}", "" if rule.unmet else "bold"))
+        if rule.condition is not None:
+            _show_part(out, rule.condition, 4)
     if len(account.rules) > SHOWN:
         out.print(f"  and {len(account.rules) - SHOWN} more; --json has them all")
 
 
+def _show_part(out: Console, part: ConditionPart, indent: int) -> None:
+    """Show a condition with its answer, and below it its parts with theirs."""
+    said = f"not known: {_unknown(part.answer)}" if isinstance(part.answer, Unknown) else str(part.answer).lower()
+    out.print(Text(f"{' ' * indent}{part.text}: {said}"))
+    for inner in part.parts:
+        _show_part(out, inner, indent + 2)
+
+
+def _unknown(unknown: Unknown) -> str:
+    return _UNKNOWN.get(unknown.reason, unknown.reason).format(unknown.fact)
+
+
+def _show_turns(out: Console, account: Account) -> None:
+    if account.turns:
+        out.print(f"\nIt would be {_opposite(account)} with another fact:")
+    for turn in account.turns:
+        out.print(Text(f"  without {turn.fact}" if turn.goes else f"  {turn.fact} = {json.dumps(turn.value)}", "bold"))
+
+
+def _opposite(account: Account) -> str:
+    return "denied" if isinstance(account.result, Allow) else "allowed"
+
+
 def _why(file: PolicyFile, account: Account) -> str:
     if account.rule is not None:
-        return f"by rules[{account.rule}]{_line(file, account.rule)}"
+        why = "" if account.unknown is None else f", whose condition is not known: {_unknown(account.unknown)}"
+        return f"by rules[{account.rule}]{_line(file, account.rule)}{why}"
     meant = "" if account.nearest is None else f"; did you mean {account.nearest}?"
     return f"by the section `{account.section}`" if account.section else _WHY[account.by] + meant
 
@@ -144,7 +180,8 @@ def _line(file: PolicyFile, rule: int) -> str:
 
 
 def _rule(match: RuleMatch) -> str:
-    unmet, effect = match.unmet, match.effect
+    effect = match.effect
+    unmet = ["condition" if each == "when" else each for each in match.unmet]
     verb = "allows" if effect == "allow" else "would deny" if match.monitor else "denies"
     how = f"does not match: its {' and its '.join(unmet)}" if unmet else f"matches and {verb} it"
     return f"rules[{match.rule}] ({effect}{', which only monitors' if match.monitor else ''}) {how}"
@@ -154,8 +191,7 @@ def _show_remedies(out: Console, account: Account) -> None:
     if not account.remedies:
         out.print(f"\n{_QUESTION}")
         return
-    opposite = "denied" if isinstance(account.result, Allow) else "allowed"
-    out.print(f"\nTo have it {opposite}:")
+    out.print(f"\nTo have it {_opposite(account)}:")
     for number, needs in enumerate(account.remedies):
         if number:
             out.print("or all of this:" if len(needs) > 1 else "or:")

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from ...actions import BUILTIN_ACTIONS, Action, is_action_name
+from ...conditions import ConditionPart, Turn, Unknown, explain
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
 from ...spelling import SQL, is_nameless
@@ -26,6 +27,7 @@ from ..spelled import is_writable, read_entry
 from ..strict import nearest
 from ..wellformed import actor_of, mode_of
 from ..wildcards import is_covered
+from .changed_facts import turns_of_answer
 from .patch import Operation, apply, pointer
 
 #: What an answer comes from where no rule was looked at.
@@ -34,6 +36,7 @@ UNLOOKED: Final = frozenset({"malformed_input", "unknown_action", "missing_resou
 NEAR: Final = 5
 
 _BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
+_WHEN: Final = "when"
 #: The operation that an entry of ``sql`` is offered with: the one that names its class.
 _OPERATIONS: Final = ("read", "write", "migrate")
 
@@ -42,13 +45,15 @@ class RuleMatch(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a rule about the action matches the question. ``rule`` counts from 0.
 
     ``unmet`` are the lists (``actors``, ``modes``, ``resources``) and the condition (``when``) that keep it from
-    matching; none do where it matches. With ``monitor`` it denies nothing, and is recorded.
+    matching; none do where it matches. With ``monitor`` it denies nothing, and is recorded. ``condition`` is its
+    condition with the answer of each part, where it has one.
     """
 
     rule: int
     effect: str
     unmet: tuple[str, ...]
     monitor: bool = False
+    condition: ConditionPart | None = None
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -71,7 +76,8 @@ class Account(msgspec.Struct, frozen=True):
     ``rules`` are those about its action, in the order of the document; none where the answer came before any rule was
     looked at (:data:`UNLOOKED`). Any one of the ``remedies`` turns the answer round if each of its needs is met.
     ``monitored`` is of an allow the number of the first rule that only monitors, and would deny it. ``nearest`` is the
-    action that an unknown one looks like.
+    action that an unknown one looks like. ``unknown`` says why the condition of the denial is not known that decides
+    because of that. Each of the ``turns``, which is a change of one fact of the question, turns the answer round.
 
     The paths of all patches are those of the document as it is: of several, removals come last, and from the end. An
     application's own action also has to be registered by it, which is not of the document.
@@ -85,6 +91,8 @@ class Account(msgspec.Struct, frozen=True):
     remedies: tuple[tuple[Obstacle, ...], ...]
     monitored: int | None = None
     nearest: str | None = None
+    unknown: Unknown | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
@@ -106,7 +114,18 @@ def account_for(document: Mapping[str, Any], input: PolicyInput) -> Account:
     if said.by in UNLOOKED:
         matches = ()
     near = nearest(input.action, policy.actions) if said.by == "unknown_action" else None
-    return Account(said.result, said.by, said.rule, said.section, matches, kept, said.monitored, near)
+    return Account(
+        said.result,
+        said.by,
+        said.rule,
+        said.section,
+        matches,
+        kept,
+        said.monitored,
+        near,
+        said.unknown,
+        turns_of_answer(policy, question.reaching(), input) if matches else (),
+    )
 
 
 class _Question:
@@ -127,14 +146,26 @@ class _Question:
         mode = mode_of(self.input.env)
         if mode is None:
             return ()
+        facts = policy.facts_of(self.input)
         matches = []
         for number, rule in enumerate(policy.rules):
             if self.action in rule.covers:
                 unmet = rule.unmet(mode, self.actor, self.resource)
-                if not policy.is_met(rule, self.input):
-                    unmet += ("when",)
-                matches.append(RuleMatch(number, rule.effect, unmet, rule.monitor))
+                answer, part = policy.condition_of(rule, facts), None
+                if answer is False or (not rule.denies and answer is not True):
+                    unmet += (_WHEN,)
+                if policy.conditions is not None and rule.when is not None:
+                    part = explain(policy.conditions.nodes[rule.when], facts)
+                matches.append(RuleMatch(number, rule.effect, unmet, rule.monitor, part))
         return tuple(matches)
+
+    def reaching(self) -> list[Rule]:
+        """Return the rules that count and match, but perhaps for their condition."""
+        return [
+            self.policy.rules[match.rule]
+            for match in self.matches
+            if not match.monitor and match.unmet in ((), (_WHEN,))
+        ]
 
     # -- remedies
 
@@ -310,6 +341,10 @@ class _Question:
         near = [match for match in self.matches if match.effect == ALLOW_EFFECT and len(match.unmet) == 1]
         for match in near[:NEAR]:
             (key,) = match.unmet
+            if key == _WHEN:
+                words = f"take the condition out of rules[{match.rule}]"
+                yield Way(words, ({"op": "remove", "path": f"/rules/{match.rule}/{_WHEN}"},))
+                continue
             text = texts[key]
             if text is not None:
                 patch = {"op": "add", "path": f"/rules/{match.rule}/{key}/-", "value": text}
