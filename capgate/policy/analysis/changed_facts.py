@@ -47,8 +47,8 @@ def turns_of_answer(policy: RuntimePolicy, rules: Sequence[Rule], input: PolicyI
 
 def _candidates(nodes: Sequence[Node], facts: Facts) -> dict[str, list[object]]:
     whole = nodes[0] if len(nodes) == 1 else Junction("or", tuple(nodes))
-    found = candidates_of(whole, facts)
-    for name, values in found.items():
+    candidates = candidates_of(whole, facts)
+    for name, values in candidates.items():
         has = facts.get(name)
         if isinstance(has, (int, float)):  # the nearest first
             values.sort(key=lambda value: _distance(value, has))
@@ -56,7 +56,7 @@ def _candidates(nodes: Sequence[Node], facts: Facts) -> dict[str, list[object]]:
             members = dict.fromkeys(member for value in values if isinstance(value, list) for member in value)
             one_more = [[*has, member] for member in members if member not in has]
             values[:0] = [*one_more, *([other for other in has if other != member] for member in has)]
-    return found
+    return candidates
 
 
 def _distance(value: object, other: float) -> float:
