@@ -26,7 +26,7 @@ def test_the_commands_make_their_own_environment(heading: str) -> None:
     assert all(shlex.split(line)[0].startswith(".venv/bin/") for line in lines[1:])
 
 
-async def test_the_first_program_answers_as_shown() -> None:
+async def test_the_first_program_answers_as_shown(caplog: pytest.LogCaptureFixture) -> None:
     scope: dict[str, Any] = {"__name__": "readme"}
     exec(compile(README.blocks("python")[0], "README.md", "exec"), scope)
     app: ASGIApp = scope["app"]
@@ -44,3 +44,7 @@ async def test_the_first_program_answers_as_shown() -> None:
                 assert re.fullmatch("[0-9a-f]{32}", expected.pop("decision_id"))
                 assert response.status_code == 403
             assert answer == expected
+    shown = json.loads(README.blocks("json")[0])
+    (event,) = [json.loads(record.getMessage()) for record in caplog.records if record.name == "capgate.decisions"]
+    assert re.fullmatch("[0-9a-f]{32}", shown.pop("decision_id"))
+    assert shown.items() <= event.items()
