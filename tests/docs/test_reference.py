@@ -183,7 +183,7 @@ def test_the_layout_of_a_question_is_as_the_host_writes_it() -> None:
     named = ("actor id", "action", "resource kind", "resource id", "args-hash", "service", "mode")
     expected = {name: (1_000 + number, len(lowered[0][number])) for number, name in enumerate(named)}
     seen = {}
-    for offsets, text in page("abi").under("Layout").rows():
+    for offsets, text in page("abi").under("Layout of 0.1.0").rows():
         at, what = [int(number) for number in offsets.split(",")], text.split(":")[0]
         if len(at) == 2:
             seen[what] = tuple(int.from_bytes(written[start : start + 4], "little") for start in at)
@@ -193,7 +193,7 @@ def test_the_layout_of_a_question_is_as_the_host_writes_it() -> None:
             assert int.from_bytes(written[at[0] : at[0] + 4], "little") == 1
     assert seen == expected
     absent = record(lower(PolicyInput("db.read", Anonymous()), 65_536), (0,) * 7)
-    flags = [int(row[0]) for row in page("abi").under("Layout").rows() if "0 a" in row[1]]
+    flags = [int(row[0]) for row in page("abi").under("Layout of 0.1.0").rows() if "0 a" in row[1]]
     assert flags == [0, 20, 32, 44]
     assert [absent[at] for at in flags] == [0, 0, 0, 0]
 
