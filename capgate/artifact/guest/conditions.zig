@@ -4,18 +4,17 @@
 //! nonsense traps. Nothing outside the stack of the call is written. What an answer costs is bounded by the length of the
 //! code and, for each operation in it, of the facts it looks at; for each loop, times the elements of its list.
 //!
-//! Facts are a number of records, the number (u32) first, each of 16 bytes and in the order of their facts' numbers:
-//!
-//!     0 type | number of the fact << 8    4 n    8 a        type, n and a are those of constants, addresses those of memory
-//!
-//! A type that is no type of a fact is that of a value which is there, and none of the types. The texts and the elements
-//! lie between two addresses that the caller knows to be readable.
+//! Facts are one array of MessagePack, the *block*: the value of each fact in the order of their numbers. `nil` says that
+//! a fact is absent, and an empty map that its value is none of the types. A timestamp is an int, of nanoseconds since
+//! 1970. All of the block is looked at once, before the first fact is read, and whatever else is in it traps.
 
 const header_size: u32 = 20;
 const magic: u32 = 0x31574743; // "CGW1"
 const fact_size: u32 = 12;
 const value_size: u32 = 16;
 const condition_size: u32 = 8;
+/// Most facts that conditions speak of: `FACTS_LIMIT` of `condition_table.py`.
+const facts_limit: u32 = 5_100;
 /// Values that wait for another, and loops in one another: `DEPTH_LIMIT` and `LOOP_LIMIT` of `nodes.py`.
 const stack_limit: u32 = 66;
 const loop_limit: u32 = 2;
@@ -54,7 +53,8 @@ const latest: i64 = 253_402_300_799;
 
 const Value = extern struct { tag: u32, n: u32, a: u64 };
 
-const Frame = extern struct { list: Value, failure: Value, index: u32, body: u32, decisive: u32, unused: u32 };
+/// A loop: `at` is the address of its element, of which there are `left`, this one included.
+const Frame = extern struct { list: Value, failure: Value, at: u32, left: u32, body: u32, decisive: u32 };
 
 inline fn require(condition: bool) void {
     if (!condition) @trap();
@@ -96,12 +96,180 @@ inline fn is_list(kind: u32) bool {
     return kind == Type.list or (kind >= Type.booleans and kind <= Type.nothing);
 }
 
-const Machine = struct {
+/// The first byte of a value in a block, and how many first bytes are like it.
+const Packed = struct {
+    const map: u8 = 0x80;
+    const short_list: u8 = 0x90;
+    const short_text: u8 = 0xa0;
+    const nil: u8 = 0xc0;
+    const no: u8 = 0xc2;
+    const yes: u8 = 0xc3;
+    const double: u8 = 0xcb;
+    const text8: u8 = 0xd9;
+    const text16: u8 = 0xda;
+    const text32: u8 = 0xdb;
+    const list16: u8 = 0xdc;
+    const list32: u8 = 0xdd;
+    const negative: u8 = 0xe0;
+};
+
+/// A count that a value begins with, and the address behind it.
+const Counted = struct { count: u32, at: u32 };
+
+/// The facts of a question.
+const Block = struct {
+    start: u32,
+    end: u32,
+    /// Where each value is, once that was noted.
+    places: [facts_limit]u32,
+    is_noted: bool,
+
+    /// Note where each of `count` values is. Whatever is no block traps, so that nothing has to be checked again.
+    noinline fn note(self: *Block, count: u32) void {
+        require(count <= facts_limit);
+        const all = self.listAt(self.start) orelse @trap();
+        require(all.count == count);
+        var at = all.at;
+        var number: u32 = 0;
+        while (number < count) : (number += 1) {
+            self.places[number] = at;
+            at = self.after(at);
+        }
+        require(at == self.end);
+        self.is_noted = true;
+    }
+
+    /// The address behind the value at `at`.
+    fn after(self: *const Block, at: u32) u32 {
+        require(at < self.end);
+        switch (load(u8, at)) {
+            0x00...Packed.map, Packed.nil, Packed.no, Packed.yes, Packed.negative...0xff => return at + 1,
+            0xcc, 0xd0 => return self.room(at, 2),
+            0xcd, 0xd1 => return self.room(at, 3),
+            0xce, 0xd2 => return self.room(at, 5),
+            0xcf, 0xd3, Packed.double => return self.room(at, 9),
+            else => {},
+        }
+        if (self.afterText(at)) |next| return next;
+        const list = self.listAt(at) orelse @trap();
+        var next = list.at;
+        var left = list.count;
+        while (left != 0) : (left -= 1) next = self.afterText(next) orelse @trap(); // each takes a byte, so this ends
+        return next;
+    }
+
+    inline fn afterText(self: *const Block, at: u32) ?u32 {
+        const text = self.textAt(at) orelse return null;
+        return self.room(text.at, text.count);
+    }
+
+    inline fn room(self: *const Block, at: u32, len: u32) u32 {
+        require(len <= self.end - at);
+        return at + len;
+    }
+
+    inline fn textAt(self: *const Block, at: u32) ?Counted {
+        require(at < self.end);
+        const head = load(u8, at);
+        if (head & 0xe0 == Packed.short_text) return .{ .count = head & 0x1f, .at = at + 1 };
+        if (head < Packed.text8 or head > Packed.text32) return null;
+        return self.counted(at, @as(u32, 1) << @intCast(head - Packed.text8));
+    }
+
+    inline fn listAt(self: *const Block, at: u32) ?Counted {
+        require(at < self.end);
+        const head = load(u8, at);
+        if (head & 0xf0 == Packed.short_list) return .{ .count = head & 0x0f, .at = at + 1 };
+        if (head != Packed.list16 and head != Packed.list32) return null;
+        return self.counted(at, if (head == Packed.list16) 2 else 4);
+    }
+
+    inline fn counted(self: *const Block, at: u32, width: u32) Counted {
+        const behind = self.room(at, 1 + width);
+        return .{ .count = big(at + 1, width), .at = behind };
+    }
+};
+
+inline fn big(at: u32, width: u32) u32 {
+    return switch (width) {
+        1 => load(u8, at),
+        2 => @byteSwap(load(u16, at)),
+        else => @byteSwap(load(u32, at)),
+    };
+}
+
+/// The text at `at` of a block that was noted.
+inline fn packedText(at: u32) Value {
+    const head = load(u8, at);
+    if (head < Packed.nil) return .{ .tag = Type.string, .n = head & 0x1f, .a = at + 1 };
+    const width = @as(u32, 1) << @intCast(head - Packed.text8);
+    return .{ .tag = Type.string, .n = big(at + 1, width), .a = at + 1 + width };
+}
+
+/// The number at `at` of a block that was noted; null where it is none of 64 bits, one of them for the sign.
+inline fn packedInt(at: u32) ?i64 {
+    const head = load(u8, at);
+    return switch (head) {
+        0x00...0x7f => head,
+        0xcc => load(u8, at + 1),
+        0xcd => @byteSwap(load(u16, at + 1)),
+        0xce => @byteSwap(load(u32, at + 1)),
+        0xcf => {
+            const number = @byteSwap(load(u64, at + 1));
+            return if (number > 0x7fffffffffffffff) null else @intCast(number);
+        },
+        0xd0 => load(i8, at + 1),
+        0xd1 => @byteSwap(load(i16, at + 1)),
+        0xd2 => @byteSwap(load(i32, at + 1)),
+        0xd3 => @byteSwap(load(i64, at + 1)),
+        Packed.negative...0xff => @as(i8, @bitCast(head)),
+        else => null,
+    };
+}
+
+fn packedTime(at: u32) ?Value {
+    if (load(u8, at) == 0xcf) { // nanoseconds go on to the year 2554
+        const number = @byteSwap(load(u64, at + 1));
+        const unit: u64 = second;
+        return .{ .tag = Type.timestamp, .n = @intCast(number % unit), .a = number / unit };
+    }
+    const number = packedInt(at) orelse return null;
+    const seconds = @divFloor(number, second);
+    return .{ .tag = Type.timestamp, .n = @intCast(number - seconds * second), .a = @bitCast(seconds) };
+}
+
+/// Conditions and the facts of a question. What is noted of these serves all conditions that are answered.
+pub const Machine = struct {
     table: u32,
     size: u32,
-    facts: u32,
-    low: u32,
-    high: u32,
+    block: Block,
+
+    /// Make this the machine of the table at `table`, which has room until `table_end`, and of the block from `start` to
+    /// `end`, all of which can be read. Without a block, where both are 0, no fact is there.
+    pub fn open(self: *Machine, table: u32, table_end: u32, start: u32, end: u32) void {
+        require(table <= table_end and table_end - table >= header_size and start <= end);
+        self.table = table;
+        self.size = load(u32, table + 4);
+        require(load(u32, table) == magic and self.size <= table_end - table and self.size >= header_size);
+        const records = @as(u64, load(u32, table + 8)) * fact_size + @as(u64, load(u32, table + 12)) * value_size;
+        const codes = @as(u64, load(u32, table + 16)) * condition_size;
+        require(header_size + records + codes <= self.size);
+        self.block.start = start;
+        self.block.end = end;
+        self.block.is_noted = false;
+    }
+
+    /// Answer condition `number`: one of `Answer`.
+    pub noinline fn answer(self: *Machine, number: u32) u32 {
+        const first = header_size + load(u32, self.table + 8) * fact_size + load(u32, self.table + 12) * value_size;
+        require(number < load(u32, self.table + 16));
+        const condition = self.table + first + number * condition_size;
+        const len = load(u32, condition + 4);
+        const value = self.run(self.at(load(u32, condition), len), len);
+        if (is_failure(value)) return value.n;
+        require(value.tag == Type.boolean);
+        return @intCast(value.a);
+    }
 
     /// The address of `len` bytes at `offset` of the table.
     inline fn at(self: *const Machine, offset: u64, len: u64) u32 {
@@ -109,16 +277,10 @@ const Machine = struct {
         return self.table + @as(u32, @intCast(offset));
     }
 
-    /// The address of `len` bytes at `address` of the facts.
-    inline fn inFacts(self: *const Machine, address: u64, len: u64) u32 {
-        require(address >= self.low and address <= self.high and len <= self.high - address);
-        return @intCast(address);
-    }
-
     fn constant(self: *const Machine, number: u32) Value {
-        const first = header_size + @as(u64, load(u32, self.table + 8)) * fact_size;
         require(number < load(u32, self.table + 12));
-        return self.tabled(load(Value, self.at(first + @as(u64, number) * value_size, value_size)));
+        const first = self.table + header_size + load(u32, self.table + 8) * fact_size;
+        return self.tabled(load(Value, first + number * value_size));
     }
 
     /// A value of the table, its offset made an address.
@@ -134,73 +296,83 @@ const Machine = struct {
         return value;
     }
 
-    /// Whether there is a fact, and where: the address of its record, or 0.
-    fn find(self: *const Machine, number: u32) u32 {
-        require(number < load(u32, self.table + 8));
-        const count = load(u32, self.inFacts(self.facts, 4));
-        const records = self.inFacts(@as(u64, self.facts) + 4, @as(u64, count) * value_size);
-        var low: u32 = 0;
-        var high = count;
-        while (low < high) { // halved each time
-            const middle = low + (high - low) / 2;
-            const record = records + middle * value_size;
-            const here = load(u32, record) >> 8;
-            if (here == number) return record;
-            if (here < number) low = middle + 1 else high = middle;
-        }
-        return 0;
+    /// Where the value of a fact is; 0 where it is absent.
+    inline fn find(self: *Machine, number: u32) u32 {
+        const count = load(u32, self.table + 8);
+        require(number < count);
+        if (self.block.start == 0) return 0;
+        if (!self.block.is_noted) self.block.note(count);
+        const place = self.block.places[number];
+        return if (load(u8, place) == Packed.nil) 0 else place;
     }
 
-    fn fact(self: *const Machine, number: u32) Value {
-        const record = self.find(number);
-        if (record == 0) return .{ .tag = Type.failure, .n = Answer.missing_fact | number << 8, .a = 0 };
-        const wanted = load(u32, self.table + header_size + number * fact_size + 8);
-        const kind = load(u32, record) & 0xff;
-        if (kind != wanted) return .{ .tag = Type.failure, .n = Answer.wrong_type | number << 8, .a = 0 };
-        const value = Value{ .tag = kind, .n = load(u32, record + 4), .a = load(u64, record + 8) };
-        switch (kind) {
-            Type.boolean => require(value.a <= 1),
-            Type.int, Type.float => {},
-            Type.string => _ = self.inFacts(value.a, value.n),
-            Type.list => _ = self.inFacts(value.a, @as(u64, value.n) * value_size),
-            Type.timestamp => require(value.n < second and signed(value) >= earliest and signed(value) <= latest),
+    fn fact(self: *Machine, number: u32) Value {
+        const place = self.find(number);
+        if (place == 0) return .{ .tag = Type.failure, .n = Answer.missing_fact | number << 8, .a = 0 };
+        const wrong = Value{ .tag = Type.failure, .n = Answer.wrong_type | number << 8, .a = 0 };
+        const head = load(u8, place);
+        switch (load(u32, self.table + header_size + number * fact_size + 8)) {
+            Type.boolean => return if (head == Packed.no or head == Packed.yes) bool_of(head == Packed.yes) else wrong,
+            Type.int => return if (packedInt(place)) |value| int_of(value) else wrong,
+            Type.float => {
+                if (head != Packed.double) return wrong;
+                return .{ .tag = Type.float, .n = 0, .a = @byteSwap(load(u64, place + 1)) };
+            },
+            Type.string => {
+                const text = self.block.textAt(place) orelse return wrong;
+                return .{ .tag = Type.string, .n = text.count, .a = text.at };
+            },
+            Type.list => {
+                const list = self.block.listAt(place) orelse return wrong;
+                return .{ .tag = Type.list, .n = list.count, .a = list.at };
+            },
+            Type.timestamp => return packedTime(place) orelse wrong,
             else => @trap(),
         }
-        return value;
     }
 
-    fn element(self: *const Machine, list: Value, index: u32) Value {
-        const value = load(Value, @as(u32, @intCast(list.a)) + index * value_size);
-        if (list.tag & Type.tabled != 0) {
-            require(!is_list(value.tag));
-            return self.tabled(value);
-        }
-        require(value.tag == Type.string);
-        _ = self.inFacts(value.a, value.n);
-        return value;
+    /// The element of `list` at `place`, which is where `list` begins, or what `next` gave.
+    inline fn element(self: *const Machine, list: Value, place: u32) Value {
+        if (list.tag & Type.tabled == 0) return packedText(place);
+        const value = load(Value, place);
+        require(!is_list(value.tag));
+        return self.tabled(value);
+    }
+
+    /// The address behind the element at `place`.
+    inline fn next(list: Value, place: u32) u32 {
+        if (list.tag & Type.tabled != 0) return place + value_size;
+        const text = packedText(place);
+        return @as(u32, @intCast(text.a)) + text.n;
     }
 
     fn equal(self: *const Machine, left: Value, right: Value) bool {
         if (!is_list(type_of(left))) return order(left, right) == .equal;
         require(is_list(type_of(right)));
         if (left.n != right.n) return false;
-        var i: u32 = 0;
-        while (i < left.n) : (i += 1) {
-            if (order(self.element(left, i), self.element(right, i)) != .equal) return false;
+        var ours: u32 = @intCast(left.a);
+        var theirs: u32 = @intCast(right.a);
+        var count = left.n;
+        while (count != 0) : (count -= 1) {
+            if (order(self.element(left, ours), self.element(right, theirs)) != .equal) return false;
+            ours = next(left, ours);
+            theirs = next(right, theirs);
         }
         return true;
     }
 
     fn contains(self: *const Machine, value: Value, list: Value) bool {
         require(is_list(type_of(list)));
-        var i: u32 = 0;
-        while (i < list.n) : (i += 1) {
-            if (order(value, self.element(list, i)) == .equal) return true;
+        var place: u32 = @intCast(list.a);
+        var count = list.n;
+        while (count != 0) : (count -= 1) {
+            if (order(value, self.element(list, place)) == .equal) return true;
+            place = next(list, place);
         }
         return false;
     }
 
-    fn run(self: *const Machine, start: u32, len: u32) Value {
+    noinline fn run(self: *Machine, start: u32, len: u32) Value {
         var stack: [stack_limit]Value = undefined;
         var frames: [loop_limit]Frame = undefined;
         var top: u32 = 0;
@@ -228,7 +400,7 @@ const Machine = struct {
                     const loop = load(u8, pc);
                     pc += 1;
                     require(loop < depth);
-                    stack[top] = self.element(frames[loop].list, frames[loop].index);
+                    stack[top] = self.element(frames[loop].list, frames[loop].at);
                     top += 1;
                 },
                 0x10...0x13 => {
@@ -297,10 +469,10 @@ const Machine = struct {
                     frames[depth] = .{
                         .list = list,
                         .failure = bool_of(false),
-                        .index = 0,
+                        .at = @intCast(list.a),
+                        .left = list.n,
                         .body = pc,
                         .decisive = @intFromBool(op == 0x36),
-                        .unused = 0,
                     };
                     depth += 1;
                 },
@@ -312,10 +484,11 @@ const Machine = struct {
                     if (is_failure(value)) {
                         if (!is_failure(frame.failure)) frame.failure = value;
                     } else require(value.tag == Type.boolean);
-                    frame.index += 1;
+                    frame.left -= 1;
                     if (is_bool(value, decisive)) {
                         depth -= 1;
-                    } else if (frame.index < frame.list.n) {
+                    } else if (frame.left != 0) {
+                        frame.at = next(frame.list, frame.at);
                         top -= 1;
                         pc = frame.body;
                     } else {
@@ -645,24 +818,4 @@ fn daysTo(year: i64, month: i64, day: i64) i64 {
     const y = if (month <= 2) year - 1 else year;
     const of_year = @divTrunc(153 * from_march + 2, 5) + day - 1;
     return 365 * y + @divFloor(y, 4) - @divFloor(y, 100) + @divFloor(y, 400) + of_year - 719_468;
-}
-
-/// Answer condition `number` of the table at `table`, which has room until `table_end`, from the facts at `facts`. They
-/// and all that they point to lie from `low` to `high`. The answer is one of `Answer`.
-pub fn answer(table: u32, table_end: u32, number: u32, facts: u32, low: u32, high: u32) u32 {
-    const value = valueOf(table, table_end, number, facts, low, high);
-    if (is_failure(value)) return value.n;
-    require(value.tag == Type.boolean);
-    return @intCast(value.a);
-}
-
-noinline fn valueOf(table: u32, table_end: u32, number: u32, facts: u32, low: u32, high: u32) Value {
-    require(table <= table_end and table_end - table >= header_size and low <= high);
-    const machine = Machine{ .table = table, .size = load(u32, table + 4), .facts = facts, .low = low, .high = high };
-    require(load(u32, table) == magic and machine.size <= table_end - table and machine.size >= header_size);
-    const first = header_size + @as(u64, load(u32, table + 8)) * fact_size + @as(u64, load(u32, table + 12)) * value_size;
-    require(first <= machine.size and number < load(u32, table + 16));
-    const condition = machine.at(first + @as(u64, number) * condition_size, condition_size);
-    const len = load(u32, condition + 4);
-    return machine.run(machine.at(load(u32, condition), len), len);
 }

@@ -18,13 +18,15 @@ VERSION = "0.17.1"
 HERE = Path(__file__).resolve().parent
 INTERFACE = "capgate:policy/policy@0.1.0#policy-check"
 EXPORTS = ("cabi_realloc", INTERFACE, f"cabi_post_{INTERFACE}", "capgate_one_block")
+#: Bytes of the stack, on which it is noted where the facts of a question are.
+STACK = 32_768
 #: Nothing newer than bulk memory: the oldest engine that runs the guest has a compiler of 2021.
 FEATURES = "mvp+sign_ext+bulk_memory+mutable_globals"
 OPTIONS = (
     "build-exe",
     "evaluator.zig",
     *("-target", "wasm32-freestanding", f"-mcpu={FEATURES}", "-O", "ReleaseFast"),
-    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", "4096"),
+    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", str(STACK)),
     *("--initial-memory=65536", "--max-memory=65536"),
     *(f"--export={name}" for name in EXPORTS),
     "-femit-bin=evaluator.wasm",

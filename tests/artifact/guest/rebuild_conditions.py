@@ -16,7 +16,7 @@ _SOURCES: Final = (rebuild.HERE / "conditions.zig", HERE / "conditions_guest.zig
 _OPTIONS: Final = (
     *("build-exe", "conditions_guest.zig"),
     *("-target", "wasm32-freestanding", f"-mcpu={rebuild.FEATURES}", "-O", "ReleaseFast"),
-    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", "4096"),
+    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", str(rebuild.STACK)),
     *("--initial-memory=8388608", "--max-memory=8388608", "--export=answer", "-femit-bin=conditions_guest.wasm"),
 )
 
