@@ -140,7 +140,7 @@ const Block = struct {
     }
 
     /// The address behind the value at `at`.
-    fn after(self: *const Block, at: u32) u32 {
+    noinline fn after(self: *const Block, at: u32) u32 {
         require(at < self.end);
         switch (load(u8, at)) {
             0x00...Packed.map, Packed.nil, Packed.no, Packed.yes, Packed.negative...0xff => return at + 1,
@@ -150,16 +150,21 @@ const Block = struct {
             0xcf, 0xd3, Packed.double => return self.room(at, 9),
             else => {},
         }
-        if (self.afterText(at)) |next| return next;
+        var next = self.afterText(at);
+        if (next != 0) return next;
         const list = self.listAt(at) orelse @trap();
-        var next = list.at;
+        next = list.at;
         var left = list.count;
-        while (left != 0) : (left -= 1) next = self.afterText(next) orelse @trap(); // each takes a byte, so this ends
+        while (left != 0) : (left -= 1) { // each takes a byte, so this ends
+            next = self.afterText(next);
+            require(next != 0);
+        }
         return next;
     }
 
-    inline fn afterText(self: *const Block, at: u32) ?u32 {
-        const text = self.textAt(at) orelse return null;
+    /// The address behind the text at `at`; 0 where there is none.
+    noinline fn afterText(self: *const Block, at: u32) u32 {
+        const text = self.textAt(at) orelse return 0;
         return self.room(text.at, text.count);
     }
 
@@ -277,7 +282,7 @@ pub const Machine = struct {
         return self.table + @as(u32, @intCast(offset));
     }
 
-    fn constant(self: *const Machine, number: u32) Value {
+    noinline fn constant(self: *const Machine, number: u32) Value {
         require(number < load(u32, self.table + 12));
         const first = self.table + header_size + load(u32, self.table + 8) * fact_size;
         return self.tabled(load(Value, first + number * value_size));
@@ -306,7 +311,7 @@ pub const Machine = struct {
         return if (load(u8, place) == Packed.nil) 0 else place;
     }
 
-    fn fact(self: *Machine, number: u32) Value {
+    noinline fn fact(self: *Machine, number: u32) Value {
         const place = self.find(number);
         if (place == 0) return .{ .tag = Type.failure, .n = Answer.missing_fact | number << 8, .a = 0 };
         const wrong = Value{ .tag = Type.failure, .n = Answer.wrong_type | number << 8, .a = 0 };
@@ -346,7 +351,7 @@ pub const Machine = struct {
         return @as(u32, @intCast(text.a)) + text.n;
     }
 
-    fn equal(self: *const Machine, left: Value, right: Value) bool {
+    noinline fn equal(self: *const Machine, left: Value, right: Value) bool {
         if (!is_list(type_of(left))) return order(left, right) == .equal;
         require(is_list(type_of(right)));
         if (left.n != right.n) return false;
@@ -361,7 +366,7 @@ pub const Machine = struct {
         return true;
     }
 
-    fn contains(self: *const Machine, value: Value, list: Value) bool {
+    noinline fn contains(self: *const Machine, value: Value, list: Value) bool {
         require(is_list(type_of(list)));
         var place: u32 = @intCast(list.a);
         var count = list.n;
@@ -511,7 +516,7 @@ pub const Machine = struct {
         return target;
     }
 
-    fn binary(self: *const Machine, op: u8, left: Value, right: Value) Value {
+    noinline fn binary(self: *const Machine, op: u8, left: Value, right: Value) Value {
         switch (op) {
             0x14, 0x15, 0x16 => return arithmetic(op, left, right),
             0x17 => return bool_of(self.equal(left, right)),
@@ -564,7 +569,7 @@ fn unary(op: u8, value: Value) Value {
 
 const Order = enum { less, equal, greater, neither };
 
-fn order(left: Value, right: Value) Order {
+noinline fn order(left: Value, right: Value) Order {
     if (left.tag == Type.int and right.tag == Type.float) return mixed(signed(left), @bitCast(right.a));
     if (left.tag == Type.float and right.tag == Type.int) {
         return switch (mixed(signed(right), @bitCast(left.a))) {
@@ -593,7 +598,7 @@ inline fn numbers(comptime T: type, left: T, right: T) Order {
 }
 
 /// Compare as numbers are, not as one is rounded to the other.
-fn mixed(int: i64, float: f64) Order {
+noinline fn mixed(int: i64, float: f64) Order {
     if (float != float) return .neither;
     if (float >= 9223372036854775808.0) return .less;
     if (float < -9223372036854775808.0) return .greater;
@@ -604,7 +609,7 @@ fn mixed(int: i64, float: f64) Order {
 }
 
 /// In the order of code points, which is that of the bytes.
-fn texts(left: u32, left_len: u32, right: u32, right_len: u32) Order {
+noinline fn texts(left: u32, left_len: u32, right: u32, right_len: u32) Order {
     const most = @min(left_len, right_len);
     var i: u32 = 0;
     while (i + 8 <= most and load(u64, left + i) == load(u64, right + i)) i += 8;
@@ -619,7 +624,7 @@ inline fn same(left: u32, right: u32, len: u32) bool {
 
 // Text.
 
-fn characters(address: u32, len: u32) i64 {
+noinline fn characters(address: u32, len: u32) i64 {
     var count: i64 = 0;
     var i: u32 = 0;
     while (i < len) : (i += 1) {
@@ -638,7 +643,7 @@ fn search(op: u8, text: u32, len: u32, part: u32, part_len: u32) bool {
 }
 
 /// Crochemore and Perrin's two-way search: linear in both lengths, and without memory of its own.
-fn within(text: u32, len: u32, part: u32, part_len: u32) bool {
+noinline fn within(text: u32, len: u32, part: u32, part_len: u32) bool {
     if (part_len == 0) return true;
     const forward = suffix(part, part_len, false);
     const backward = suffix(part, part_len, true);
@@ -673,7 +678,7 @@ fn within(text: u32, len: u32, part: u32, part_len: u32) bool {
 const Suffix = struct { start: u32, period: u32 };
 
 /// The greatest suffix, in the order of bytes or the reverse of it, and its period.
-fn suffix(part: u32, len: u32, reversed: bool) Suffix {
+noinline fn suffix(part: u32, len: u32, reversed: bool) Suffix {
     var start: u32 = 0;
     var candidate: u32 = 1;
     var k: u32 = 0;
@@ -702,7 +707,7 @@ fn suffix(part: u32, len: u32, reversed: bool) Suffix {
 
 // Numbers and times.
 
-fn arithmetic(op: u8, left: Value, right: Value) Value {
+noinline fn arithmetic(op: u8, left: Value, right: Value) Value {
     if (left.tag == Type.timestamp or right.tag == Type.timestamp) return times(op, left, right);
     require(left.tag == right.tag and (left.tag == Type.int or (left.tag == Type.duration and op != 0x16)));
     const computed = switch (op) {
@@ -754,7 +759,7 @@ fn moment(seconds: i64, nanoseconds: u32) Value {
 }
 
 /// RFC 3339, `2027-01-01T00:00:00.123Z` or with `+02:00`, as `instants.py` reads it.
-fn parse(text: u32, len: u32) Value {
+noinline fn parse(text: u32, len: u32) Value {
     const wrong = fail(Answer.out_of_range);
     if (len < 20 or len > 35) return wrong;
     for ([_]u32{ 4, 7, 10, 13, 16 }, "--T::") |place, mark| {
@@ -796,7 +801,7 @@ fn parse(text: u32, len: u32) Value {
     return moment(seconds, @intCast(nanoseconds));
 }
 
-fn digits(address: u32, count: u32) ?i64 {
+noinline fn digits(address: u32, count: u32) ?i64 {
     var number: i64 = 0;
     var i: u32 = 0;
     while (i < count) : (i += 1) {
