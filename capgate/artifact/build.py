@@ -2,8 +2,9 @@
 
 No toolchain is needed. The module consists of a compiled guest, a memory of fixed size, the image of the document at
 :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with its label. The guest is
-``guest/evaluator.wasm``, or ``guest/facts_evaluator.wasm`` for a document with conditions. Rules that only monitor are in a section ``capgate:monitor``, for the host alone. The image, and so each
-answer, is that of the document without them.
+``guest/evaluator.wasm``, or ``guest/facts_evaluator.wasm`` for a document with conditions. Rules that only monitor are
+in a section ``capgate:monitor``, for the host alone. The image, and so each answer, is that of the document without
+them.
 """
 
 from __future__ import annotations
@@ -59,8 +60,6 @@ def build_policy(
     """
     check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
-    if "facts" in policy.inputs:  # to the guest, each rule would match
-        raise ConfigError("document", "rules with conditions", "documents without, which the guest cannot answer yet")
     image = make_image(policy, progress)
     pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
     if pages > _MAX_PAGES:

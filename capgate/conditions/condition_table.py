@@ -150,6 +150,18 @@ def write_table(conditions: Sequence[Node]) -> bytes:
     return _HEADER.pack(MAGIC, size, len(names), len(keys), len(codes)) + content
 
 
+def code_size(node: Node) -> int:
+    """Return how many bytes of code a node is."""
+    size = sum(map(code_size, children(node)))
+    if isinstance(node, Junction):
+        return size + 4 * (len(node.parts) - 1)
+    if isinstance(node, Loop):
+        return size + 4
+    if isinstance(node, Choice):
+        return size + 8
+    return size + {Operation: 1, LoopElement: 2}.get(type(node), 5)
+
+
 def walk(node: Node) -> Iterable[Node]:
     """Yield ``node`` and every node in it, in their order."""
     waiting = [node]

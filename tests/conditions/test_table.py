@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capgate.conditions import Conditions, compile_conditions, condition_table
-from capgate.conditions.condition_table import CONDITIONS_LIMIT, FACTS_LIMIT, read_table, write_table
+from capgate.conditions.condition_table import CONDITIONS_LIMIT, FACTS_LIMIT, code_size, read_table, write_table
 from capgate.conditions.declaration import ATTRIBUTES_LIMIT, BUILTIN, DELEGATIONS
 from capgate.conditions.fact_table import pack_facts
 from capgate.conditions.nodes import Constant, Has, Junction, Operation
@@ -40,6 +40,23 @@ def test_generated_conditions_are_the_same_from_their_bytes() -> None:
         assert write_table(read_table(compiled.data).conditions) == compiled.data
 
     check()
+
+
+@pytest.mark.sampled
+def test_a_code_is_as_long_as_is_said() -> None:
+    @settings(max_examples=examples(500))
+    @given(conditions(3))
+    def check(text: str) -> None:
+        compiled = compile_conditions([text], DECLARATION)
+        (_, length) = struct.unpack("<II", compiled.data[codes_at(compiled.data) :][:8])
+        assert code_size(compiled.nodes[0]) == length
+
+    check()
+
+
+def codes_at(data: bytes) -> int:
+    facts, constants = struct.unpack_from("<II", data, 8)
+    return 20 + 12 * int(facts) + 16 * int(constants)
 
 
 def test_one_text_is_one_code_and_constants_are_there_once() -> None:
@@ -170,7 +187,7 @@ def test_changed_facts_trap_or_answer_within_their_fuel(counted: CountedConditio
             del packed[cut % len(packed) :]
         try:
             code = counted.answer_packed(compiled.data, number, bytes(packed))
-            assert code & 0xFF <= 5
+            assert code & 0xFF <= 6
             outcomes["answer"] += 1
         except GuestTrap:
             outcomes["trap"] += 1

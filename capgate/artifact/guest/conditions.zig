@@ -2,7 +2,7 @@
 //!
 //! What a table says is never trusted: every offset is checked, jumps go forward but for the next element of a loop, and
 //! nonsense traps. Nothing outside the stack of the call is written. What an answer costs is bounded by the length of the
-//! code and, for each operation in it, of the facts it looks at; for each loop, times the elements of its list.
+//! code, and by the steps that `answers.py` counts: here they are the same, counted at the same places.
 //!
 //! Facts are one array of MessagePack, the *block*: the value of each fact in the order of their numbers. `nil` says that
 //! a fact is absent, and an empty map that its value is none of the types. A timestamp is an int, of nanoseconds since
@@ -31,7 +31,7 @@ const Type = struct {
     const ints: u32 = 9;
     const floats: u32 = 10;
     const nothing: u32 = 11;
-    /// Not a value but what is wrong, which `n` says.
+    /// Not a value but what is wrong, which `n` says; `a` is how many steps were left then.
     const failure: u32 = 12;
     /// On a list: its elements and their texts are in the table, at offsets.
     const tabled: u32 = 0x100;
@@ -45,7 +45,13 @@ pub const Answer = struct {
     pub const wrong_type: u32 = 3;
     pub const overflow: u32 = 4;
     pub const out_of_range: u32 = 5;
+    pub const too_long: u32 = 6;
 };
+
+/// Steps of one answer, and bytes that are one, as powers of two: as in `answers.py`.
+const steps_limit: i64 = 10_000;
+const step_bytes: u6 = 5;
+const search_bytes: u6 = 3;
 
 const second: i64 = 1_000_000_000;
 const earliest: i64 = -62_135_596_800;
@@ -235,8 +241,7 @@ inline fn packedInt(at: u32) ?i64 {
 fn packedTime(at: u32) ?Value {
     if (load(u8, at) == 0xcf) { // nanoseconds go on to the year 2554
         const number = @byteSwap(load(u64, at + 1));
-        const unit: u64 = second;
-        return .{ .tag = Type.timestamp, .n = @intCast(number % unit), .a = number / unit };
+        return .{ .tag = Type.timestamp, .n = @intCast(number % @as(u64, second)), .a = number / @as(u64, second) };
     }
     const number = packedInt(at) orelse return null;
     const seconds = @divFloor(number, second);
@@ -247,6 +252,8 @@ fn packedTime(at: u32) ?Value {
 pub const Machine = struct {
     table: u32,
     size: u32,
+    /// How many steps are left.
+    steps: i64,
     block: Block,
 
     /// Make this the machine of the table at `table`, which has room until `table_end`, and of the block from `start` to
@@ -270,6 +277,7 @@ pub const Machine = struct {
         require(number < load(u32, self.table + 16));
         const condition = self.table + first + number * condition_size;
         const len = load(u32, condition + 4);
+        self.steps = steps_limit;
         const value = self.run(self.at(load(u32, condition), len), len);
         if (is_failure(value)) return value.n;
         require(value.tag == Type.boolean);
@@ -351,6 +359,23 @@ pub const Machine = struct {
         return @as(u32, @intCast(text.a)) + text.n;
     }
 
+    /// Count steps that are about to be taken, and say whether there are so many.
+    inline fn spend(self: *Machine, steps: u64) bool {
+        self.steps -= @intCast(steps);
+        return self.steps >= 0;
+    }
+
+    /// Count a step for so many bytes, where that is one at least.
+    inline fn spendBytes(self: *Machine, bytes: u64, comptime shift: u6) bool {
+        return bytes >> shift == 0 or self.spend(bytes >> shift);
+    }
+
+    /// The value, and where it is none the steps that are left.
+    inline fn known(self: *const Machine, value: Value) Value {
+        if (!is_failure(value)) return value;
+        return .{ .tag = value.tag, .n = value.n, .a = @bitCast(self.steps) };
+    }
+
     noinline fn equal(self: *const Machine, left: Value, right: Value) bool {
         if (!is_list(type_of(left))) return order(left, right) == .equal;
         require(is_list(type_of(right)));
@@ -395,7 +420,7 @@ pub const Machine = struct {
                     pc += 4;
                     stack[top] = switch (op) {
                         0x01 => self.constant(number),
-                        0x02 => self.fact(number),
+                        0x02 => self.known(self.fact(number)),
                         else => bool_of(self.find(number) != 0),
                     };
                     top += 1;
@@ -411,15 +436,18 @@ pub const Machine = struct {
                 0x10...0x13 => {
                     require(top >= 1);
                     const value = stack[top - 1];
-                    if (!is_failure(value)) stack[top - 1] = unary(op, value);
+                    if (!is_failure(value)) stack[top - 1] = self.known(self.unary(op, value));
                 },
                 0x14...0x20 => {
                     require(top >= 2);
                     top -= 1;
                     const left = stack[top - 1];
                     const right = stack[top];
-                    if (is_failure(left)) continue;
-                    stack[top - 1] = if (is_failure(right)) right else self.binary(op, left, right);
+                    if (is_failure(left)) { // what is on its right is not looked at in Python
+                        self.steps = signed(left);
+                        continue;
+                    }
+                    stack[top - 1] = if (is_failure(right)) right else self.known(self.binary(op, left, right));
                 },
                 0x30, 0x32 => {
                     require(room >= 2 and top >= 1);
@@ -434,7 +462,8 @@ pub const Machine = struct {
                     const right = stack[top];
                     require(left.tag == Type.boolean or is_failure(left));
                     require(right.tag == Type.boolean or is_failure(right));
-                    if (is_bool(right, decisive) or !is_failure(left)) stack[top - 1] = right;
+                    const joined = if (is_bool(right, decisive) or !is_failure(left)) right else left;
+                    stack[top - 1] = self.known(joined);
                 },
                 0x34 => {
                     require(room >= 4 and top >= 1);
@@ -462,6 +491,11 @@ pub const Machine = struct {
                         continue;
                     }
                     require(is_list(type_of(list)));
+                    if (!self.spend(@as(u64, list.n) * (1 + ((after - (pc + 2)) >> step_bytes)))) {
+                        stack[top - 1] = self.known(fail(Answer.too_long));
+                        pc = after;
+                        continue;
+                    }
                     top -= 1;
                     if (list.n == 0) {
                         stack[top] = bool_of(op == 0x37);
@@ -497,7 +531,7 @@ pub const Machine = struct {
                         top -= 1;
                         pc = frame.body;
                     } else {
-                        stack[top - 1] = if (is_failure(frame.failure)) frame.failure else bool_of(!decisive);
+                        stack[top - 1] = self.known(if (is_failure(frame.failure)) frame.failure else bool_of(!decisive));
                         depth -= 1;
                     }
                 },
@@ -516,7 +550,65 @@ pub const Machine = struct {
         return target;
     }
 
-    noinline fn binary(self: *const Machine, op: u8, left: Value, right: Value) Value {
+    noinline fn unary(self: *Machine, op: u8, value: Value) Value {
+        switch (op) {
+            0x10 => {
+                require(value.tag == Type.boolean);
+                return bool_of(value.a == 0);
+            },
+            0x11 => {
+                require(value.tag == Type.int);
+                const negated = @subWithOverflow(@as(i64, 0), signed(value));
+                return if (negated[1] != 0) fail(Answer.overflow) else int_of(negated[0]);
+            },
+            0x12 => {
+                if (is_list(type_of(value))) return int_of(value.n);
+                require(value.tag == Type.string);
+                if (!self.spendBytes(value.n, step_bytes)) return fail(Answer.too_long);
+                return int_of(characters(@intCast(value.a), value.n));
+            },
+            0x13 => {
+                if (value.tag == Type.int) return moment(signed(value), 0);
+                require(value.tag == Type.string);
+                return parse(@intCast(value.a), value.n);
+            },
+            else => @trap(),
+        }
+    }
+
+    /// Count the steps of an operation on two operands, and say whether there are so many.
+    noinline fn canCompute(self: *Machine, op: u8, left: Value, right: Value) bool {
+        if (op == 0x1d) {
+            const bytes = if (left.tag == Type.string) left.n else 0;
+            return self.spend(@as(u64, right.n) * (1 + (bytes >> step_bytes)));
+        }
+        if (is_list(type_of(left))) {
+            const bytes = if (left.n == right.n) self.textsOf(left) else 0;
+            return self.spend(left.n + (bytes >> step_bytes));
+        }
+        if (left.tag != Type.string) return true;
+        return switch (op) {
+            0x1e, 0x1f => self.spendBytes(right.n, step_bytes),
+            0x20 => self.spendBytes(@as(u64, left.n) + right.n, search_bytes),
+            else => self.spendBytes(@min(left.n, right.n), step_bytes),
+        };
+    }
+
+    /// Bytes of the texts of a list together.
+    fn textsOf(self: *const Machine, list: Value) u64 {
+        var bytes: u64 = 0;
+        var place: u32 = @intCast(list.a);
+        var count = list.n;
+        while (count != 0) : (count -= 1) {
+            const each = self.element(list, place);
+            if (each.tag == Type.string) bytes += each.n;
+            place = next(list, place);
+        }
+        return bytes;
+    }
+
+    noinline fn binary(self: *Machine, op: u8, left: Value, right: Value) Value {
+        if (!self.canCompute(op, left, right)) return fail(Answer.too_long);
         switch (op) {
             0x14, 0x15, 0x16 => return arithmetic(op, left, right),
             0x17 => return bool_of(self.equal(left, right)),
@@ -539,31 +631,6 @@ pub const Machine = struct {
         }
     }
 };
-
-fn unary(op: u8, value: Value) Value {
-    switch (op) {
-        0x10 => {
-            require(value.tag == Type.boolean);
-            return bool_of(value.a == 0);
-        },
-        0x11 => {
-            require(value.tag == Type.int);
-            const negated = @subWithOverflow(@as(i64, 0), signed(value));
-            return if (negated[1] != 0) fail(Answer.overflow) else int_of(negated[0]);
-        },
-        0x12 => {
-            if (is_list(type_of(value))) return int_of(value.n);
-            require(value.tag == Type.string);
-            return int_of(characters(@intCast(value.a), value.n));
-        },
-        0x13 => {
-            if (value.tag == Type.int) return moment(signed(value), 0);
-            require(value.tag == Type.string);
-            return parse(@intCast(value.a), value.n);
-        },
-        else => @trap(),
-    }
-}
 
 // Comparing.
 
@@ -625,10 +692,14 @@ inline fn same(left: u32, right: u32, len: u32) bool {
 // Text.
 
 noinline fn characters(address: u32, len: u32) i64 {
-    var count: i64 = 0;
+    var count: i64 = len; // but for the bytes that go on with one: 10xxxxxx
     var i: u32 = 0;
+    while (i + 8 <= len) : (i += 8) {
+        const word = load(u64, address + i);
+        count -= @popCount((word >> 7) & ~(word >> 6) & 0x0101010101010101);
+    }
     while (i < len) : (i += 1) {
-        if (load(u8, address + i) & 0xc0 != 0x80) count += 1;
+        if (load(u8, address + i) & 0xc0 == 0x80) count -= 1;
     }
     return count;
 }

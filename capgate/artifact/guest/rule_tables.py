@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import Final, TypeVar
 
 from ...conditions.condition_table import write_table
@@ -112,14 +111,14 @@ class RuleTables:
         addresses = [IMAGE_BASE + tables.add_text(text) for text in texts]
         packed = [DENIAL.pack(1, at, len(text)) for at, text in zip(addresses, texts, strict=True)]
         self.denials = tables.add(b"".join(packed)) if packed else 0
-        self._rules = policy.rules
-        spoken = [rule.when for rule in policy.rules if rule.when is not None and not rule.monitor]
-        self._numbers = {when: number for number, when in enumerate(dict.fromkeys(spoken))}
-        self._conditional: dict[tuple[int, tuple[int, ...]], int] = {}
+        whens = {n: rule.when for n, rule in enumerate(policy.rules) if rule.when is not None and not rule.monitor}
+        counting = {when: number for number, when in enumerate(dict.fromkeys(whens.values()))}
+        self._conditions = {number: counting[when] for number, when in whens.items()}
+        self._conditional: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
         #: The offset of the conditions; 0 where there are none.
         self.conditions = 0
-        if policy.conditions is not None and self._numbers:
-            self.conditions = tables.add(write_table([policy.conditions.nodes[when] for when in self._numbers]))
+        if policy.conditions is not None and counting:
+            self.conditions = tables.add(write_table([policy.conditions.nodes[when] for when in counting]))
 
     def by_mode(self, index: ModeIndex) -> int:
         """Return the offset of this part."""
@@ -171,23 +170,17 @@ class RuleTables:
 
     def _match(self, match: Matching) -> int:
         plain = self._places.get(match.deny, 0) << 2 | (match.allow != NO_RULE)
-        # An allow is looked at where nothing denies or allows without a condition.
-        rules = [n for n in match.conditional if (n < match.deny if self._rules[n].denies else not plain)]
-        if not rules:
+        allows = () if plain else match.allows  # of which none is looked at where another rule decides without
+        if not match.denials and not allows:
             return plain
-        key = (plain, tuple(rules))
+        key = (plain, match.denials, allows)
         if key not in self._conditional:
-            denials = [(self._condition(n), self._places[n]) for n in rules if self._rules[n].denies]
-            allows = [self._condition(n) for n in rules if not self._rules[n].denies]
-            numbers = (plain, len(denials), len(allows), *chain(*denials), *allows)
+            numbers = [plain, len(match.denials), len(allows)]
+            for rule in match.denials:
+                numbers += (self._conditions[rule], self._places[rule])
+            numbers += [self._conditions[rule] for rule in allows]
             self._conditional[key] = CONDITIONAL | self._tables.add_numbers(*numbers) // 4
         return self._conditional[key]
-
-    def _condition(self, rule: int) -> int:
-        when = self._rules[rule].when
-        if when is None:
-            raise ValueError(f"rule {rule} has no condition")
-        return self._numbers[when]
 
     def _beginnings(self, beginnings: Beginnings[T], value_of: Callable[[T], int]) -> int:
         if not beginnings.texts:

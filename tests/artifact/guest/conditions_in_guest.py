@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 from capgate.conditions.fact_table import pack_facts
 
 from .guest import GuestTrap, open_in, opened
@@ -14,7 +14,7 @@ from .rebuild_conditions import COMMITTED
 TABLE: Final = 131_073
 FACTS: Final = 1_048_579
 END: Final = 8_388_608
-_REASONS: Final = {2: MISSING_FACT, 3: WRONG_TYPE, 4: OVERFLOW, 5: OUT_OF_RANGE}
+_REASONS: Final = {2: MISSING_FACT, 3: WRONG_TYPE, 4: OVERFLOW, 5: OUT_OF_RANGE, 6: TOO_LONG}
 
 
 class ConditionsGuest:

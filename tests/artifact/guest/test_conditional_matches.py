@@ -8,9 +8,7 @@ import random
 import struct
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
-import msgspec
 import pytest
 
 from capgate.artifact.build import build_policy
@@ -20,7 +18,6 @@ from capgate.conditions import Conditions, Declaration, compile_conditions
 from capgate.conditions.fact_table import pack_facts
 from capgate.model import ALLOW, Deny, PolicyInput, PolicyResult, Reason, Resource, User
 from capgate.policy import RuntimePolicy
-from capgate.policy.index import NO_RULE, ActorIndex, Matching, ModeIndex, ResourceIndex
 
 from ...support.engines import EXPECTED_ENGINES
 from ...support.tools import examples
@@ -37,32 +34,14 @@ Given = Mapping[str, bool | None]
 def policy_of(rules: Rules) -> RuntimePolicy:
     """A policy with these rules, all about one action, whose reasons are their numbers."""
     written = [
-        {"effect": effect, "actions": [ACTION], **({"reason": f"r{number}"} if effect == "deny" else {})}
-        for number, (effect, _) in enumerate(rules)
-    ]
-    policy: Any = RuntimePolicy.from_document({"actions": {ACTION: "by_rule"}, "rules": written})
-    texts = list(dict.fromkeys(when for _, when in rules if when is not None))
-    policy.conditions = compile_conditions(texts, DECLARATION)
-    policy.rules = tuple(
-        msgspec.structs.replace(rule, when=None if when is None else texts.index(when))
-        for rule, (_, when) in zip(policy.rules, rules, strict=True)
-    )
-    first = partial(_first, rules)
-    deny, allow = first("deny"), first("allow")
-    conditional = tuple(
-        number
+        {"effect": effect, "actions": [ACTION], "when": when, "reason": f"r{number}"}
         for number, (effect, when) in enumerate(rules)
-        if when is not None and number < (deny if effect == "deny" else allow)
-    )
-    index = ModeIndex(ActorIndex(ResourceIndex(Matching(deny, allow, conditional), {}), {}), {})
-    policy.actions[ACTION] = msgspec.structs.replace(policy.actions[ACTION], rules=index)
-    policy.inputs |= {"facts"}
-    assert isinstance(policy, RuntimePolicy)
-    return policy
-
-
-def _first(rules: Rules, wanted: str) -> int:
-    return next((n for n, (effect, when) in enumerate(rules) if effect == wanted and when is None), NO_RULE)
+    ]
+    for rule in written:
+        for key in [*(["when"] if rule["when"] is None else []), *(["reason"] if rule["effect"] == "allow" else [])]:
+            del rule[key]
+    attributes = {"args": dict.fromkeys("abcdef", "bool")}
+    return RuntimePolicy.from_document({"actions": {ACTION: "by_rule"}, "attributes": attributes, "rules": written})
 
 
 def expected(rules: Rules, given: Given) -> PolicyResult:
