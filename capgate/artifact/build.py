@@ -26,6 +26,8 @@ FORMAT: Final = 2
 PAGE: Final = 65_536
 #: Beside the text of an input: its record, alignment, and what a host allocates in pieces.
 ARENA_EXTRA: Final = 4_096
+#: Beside the text of a fact: what it is packed with.
+FACT_EXTRA: Final = 16
 
 _MAX_PAGES: Final = int(RANGES["memory_pages"][1])
 
@@ -61,7 +63,10 @@ def build_policy(
     check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
     image = make_image(policy, progress)
-    pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
+    room = input_bytes + ARENA_EXTRA
+    if "facts" in policy.inputs:  # which lie in memory once more, packed
+        room += input_bytes + FACT_EXTRA * len(image_facts(image))
+    pages = -(-(IMAGE_BASE + len(image) + room) // PAGE)
     if pages > _MAX_PAGES:
         raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")
     label = Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs)))

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from capgate.conditions import TOO_LONG, Unknown, compile_conditions
@@ -56,7 +56,13 @@ def test_what_takes_too_many_steps_is_unknown_at_the_same_step(guest: Conditions
     )
     texts = st.tuples(words, st.sampled_from((1, 8, 1_000, 20_000))).map(lambda drawn: (drawn[0] * drawn[1])[:40_000])
 
-    @settings(max_examples=examples(400))
+    @settings(max_examples=examples(400, quick=60))
+    @example(
+        ["actor.roles.exists(r, r in resource.tags)"],
+        {},
+        {"actor.roles": ["a"] * 101, "resource.tags": ["b"] * 101},
+        {},
+    )
     @given(
         st.lists(conditions(3), min_size=4, max_size=9),
         facts(),
