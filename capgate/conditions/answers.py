@@ -7,7 +7,7 @@ What an answer costs is bounded by :data:`STEPS_LIMIT`: whoever asks chooses how
 be in one another. Steps are counted before they are taken, here as in the guest. What would be above the limit is an
 error like others::
 
-    exists all      for each element 1, and 1 for every 32 bytes of what is asked of it (:func:`code_size`)
+    exists all      for each element 1, or a 16th of 8 and the bytes of the code that is asked of it
     in              for each element 1, and 1 for every 32 bytes of the text that is looked for
     == != of lists  for each element of the left one 1; where both are as long, 1 for every 32 bytes of its texts
     other == < ...  1 for every 32 bytes of the shorter text; of startsWith and endsWith, of what is looked for
@@ -95,7 +95,7 @@ def function_of(node: Node) -> Evaluate:
     if isinstance(node, Junction):
         return _junction(node.name == "or", tuple(map(function_of, node.parts)))
     if isinstance(node, Loop):
-        weight = 1 + (code_size(node.body) + 1 >> _UNIT)  # the guest sees the instruction that ends it, too
+        weight = max(1, (code_size(node.body) + 9) >> 4)  # the guest sees the instruction that ends it, too
         return _loop(node.name == "exists", weight, function_of(node.over), function_of(node.body))
     if isinstance(node, Choice):
         return _choice(function_of(node.test), function_of(node.then), function_of(node.otherwise))

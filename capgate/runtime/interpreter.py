@@ -82,7 +82,7 @@ class PreparedPolicy:
     ) -> None:
         module = without_custom(artifact.decoded)
         self.artifact = artifact
-        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built)
+        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built, facts=bool(artifact.spoken))
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         if len(module.sections) < len(artifact.decoded.sections):

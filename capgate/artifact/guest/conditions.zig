@@ -491,7 +491,7 @@ pub const Machine = struct {
                         continue;
                     }
                     require(is_list(type_of(list)));
-                    if (!self.spend(@as(u64, list.n) * (1 + ((after - (pc + 2)) >> step_bytes)))) {
+                    if (!self.spend(@as(u64, list.n) * @max(1, (after - pc + 6) >> 4))) { // of the body, and 8
                         stack[top - 1] = self.known(fail(Answer.too_long));
                         pc = after;
                         continue;
