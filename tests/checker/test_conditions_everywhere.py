@@ -1,6 +1,6 @@
 """Documents with conditions answer alike in Python and as modules on each engine: generated documents and questions.
 
-``TEST_PAIRS=1000000`` asks so many questions on each engine.
+``TEST_PAIRS=1000000``, with ``--timeout=0``, asks so many questions on each engine.
 """
 
 from __future__ import annotations
