@@ -47,32 +47,27 @@ def facts_of(names: Iterable[str]) -> Values:
     has_action, has_now, of_env = "action" in fields, "now" in fields, tuple(fields.get("env", ()))
 
     def values(input: PolicyInput) -> list[Any]:
-        listed: list[Any] = [_text(input.action)] if has_action else []
-        if of_actor:
-            who: Any = input.actor
-            kind = type(who)
-            attributes = _NONE if kind is Anonymous else who.attributes
-            listed += map((attributes if type(attributes) is dict else _NONE).get, of_actor)
-            for at, read in actor_fills:
-                listed[at] = read(who)
-            if behind:
-                _fill_delegated(listed, who, behind)
-        if of_args:
-            listed += map((input.args if type(input.args) is dict else _NONE).get, of_args)
-        if of_context:
-            listed += map((input.context if type(input.context) is dict else _NONE).get, of_context)
-        for field in of_env:
-            listed.append(_text(getattr(input.env, field)))
-        if has_now:
-            listed.append(input.timestamp if type(input.timestamp) is int else OTHER)
-        if of_resource:
-            resource = input.resource
-            if resource is None:
-                listed += map(_NONE.get, of_resource)
-            else:
-                listed += map((resource.attributes if type(resource.attributes) is dict else _NONE).get, of_resource)
-                for at, read in resource_fills:
-                    listed[at] = read(resource)
+        who: Any = input.actor
+        what: Any = input.resource
+        of_who = _NONE if type(who) is Anonymous else who.attributes
+        of_what = _NONE if what is None else what.attributes
+        args, context = input.args, input.context
+        listed: list[Any] = [
+            *((_text(input.action),) if has_action else ()),
+            *(map((of_who if type(of_who) is dict else _NONE).get, of_actor) if of_actor else ()),
+            *(map((args if type(args) is dict else _NONE).get, of_args) if of_args else ()),
+            *(map((context if type(context) is dict else _NONE).get, of_context) if of_context else ()),
+            *([_text(getattr(input.env, field)) for field in of_env] if of_env else ()),
+            *((input.timestamp if type(input.timestamp) is int else OTHER,) if has_now else ()),
+            *(map((of_what if type(of_what) is dict else _NONE).get, of_resource) if of_resource else ()),
+        ]
+        for at, read in actor_fills:
+            listed[at] = read(who)
+        if behind:
+            _fill_delegated(listed, who, behind)
+        if resource_fills and what is not None:
+            for at, read in resource_fills:
+                listed[at] = read(what)
         return listed
 
     return values

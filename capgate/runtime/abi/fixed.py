@@ -21,7 +21,7 @@ from ...artifact.build import FACT_EXTRA
 from ...conditions.fact_table import pack_values
 from ...conditions.questions import Values, facts_of
 from ...errors import AbiError, ConfigError, MalformedInput, ends_task
-from ...facts import has_facts
+from ...facts import bound_facts, has_facts
 from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
@@ -184,6 +184,7 @@ def _bind(
     write_action, write_args_hash, write_env = _writers(memory, base, at_actor)
     words_resource, stamp_at = base + 20, base + 72
     room_actor, room_resource = SLOTS["actor"], SLOTS["resource"]
+    spare = limits.input_bytes - sum(SLOTS.values())  # for facts, however long the text in the slots is
     at_resource = at_actor + room_actor
     actors, utf8 = ACTORS, str.encode
     # What the slots hold; _NOTHING while one is being written, so that a failure leaves no lie. Local to the closure,
@@ -253,10 +254,12 @@ def _bind(
                 write_stamp_and_texts(memory, stamp_at, stamp, actor_text, resource_text)
                 actor, resource = who, what
             if write_facts is not None:
-                if has_facts(input):
+                if has_facts(input) and bound_facts(input) > spare:
                     check_lowerable(input, limits.input_bytes)
                 write_facts(input)
-            elif not is_bare_actor or not is_bare_resource or input.args or input.context:
+            elif (not is_bare_actor or not is_bare_resource or input.args or input.context) and bound_facts(
+                input
+            ) > spare:
                 check_lowerable(input, limits.input_bytes)
         except _Overflow:
             actor = action = resource = args_hash = env = _NOTHING
