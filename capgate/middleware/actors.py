@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from functools import lru_cache
 from typing import Any, Final, Union
 
 import msgspec
@@ -23,6 +22,9 @@ _NAMES: Final = ("identity", "display_name", "username")
 _ROLES: Final = ("roles", "groups")
 _SEVERAL: Final = frozenset({list, tuple, set, frozenset})
 _ABSENT: Final = object()
+#: Classes of users that were looked at before. Bounded, since an application may make classes as it goes.
+_plain: Final[set[type]] = set()
+_PLAIN_LIMIT: Final = 256
 
 
 def actor_from_user(scope: Scope) -> Actor:
@@ -42,10 +44,9 @@ def actor_from_user(scope: Scope) -> Actor:
     try:  # what nearly every user has; whatever else there is, and why something is wrong, is found out below
         if user.is_authenticated is True:
             name = user.identity
-            if type(name) is str and name and scope.get("auth") is None:
+            if type(name) is str and name and "auth" not in scope and (type(user) in _plain or _is_plain(type(user))):
                 own = user.__dict__
-                its_class: Any = type(user)
-                if "roles" not in own and "groups" not in own and _has_no_roles(its_class):
+                if "roles" not in own and "groups" not in own:
                     return User(name)
     except (AttributeError, NotImplementedError):
         pass
@@ -168,10 +169,12 @@ def _looked_up(holder: Any, attribute: str) -> Any:
         return _ABSENT
 
 
-@lru_cache(maxsize=256)
-def _has_no_roles(user: Any) -> bool:
-    """Say whether instances of this class have roles only if these are their own attributes."""
-    return (
-        not any(hasattr(user, attribute) for attribute in (*_ROLES, "__getattr__"))
-        and user.__getattribute__ is object.__getattribute__
-    )
+def _is_plain(cls: Any) -> bool:
+    """Say whether instances of ``cls`` have roles only if these are their own attributes; and remember if so."""
+    if any(hasattr(cls, attribute) for attribute in (*_ROLES, "__getattr__")):
+        return False
+    if cls.__getattribute__ is not object.__getattribute__:
+        return False
+    if len(_plain) < _PLAIN_LIMIT:
+        _plain.add(cls)
+    return True
