@@ -158,7 +158,7 @@ def _of_frontends(place: RouterPlace, params: frozenset[str]) -> Iterator[RouteR
 
 def _missing(requirements: Requirements, params: frozenset[str]) -> tuple[str, ...]:
     """Return the path parameters that ``requirements`` use and that are not among ``params``."""
-    return tuple(sorted({name for requirement in requirements for name in requirement.parameters} - params))
+    return tuple(sorted({name for requirement in requirements for name in requirement.in_path} - params))
 
 
 # -- warnings at start-up

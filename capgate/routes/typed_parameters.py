@@ -10,11 +10,14 @@ import datetime
 import enum
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from ..errors import MalformedInput
 from .framework import DEPTH
+
+#: The types of a path parameter that is a fact as it is.
+_FACTS: Final = frozenset({bool, int, float, str})
 
 #: Fields of FastAPI's by the name of their path parameter: of the endpoint itself, or else of its dependencies.
 Typed = Mapping[str, tuple[Any, ...]]
@@ -32,13 +35,34 @@ def typed_parameters(route: Any) -> Typed | None:
     return typed or None
 
 
+class ConvertedParameters(dict[str, Any]):
+    """Path parameters as text, and in ``seen`` as an endpoint sees them."""
+
+    seen: Mapping[str, Any]
+
+
+def as_seen(params: Any) -> Mapping[str, Any]:
+    """Return ``params``, converted or not, as an endpoint sees them."""
+    seen: Mapping[str, Any] = params.seen if type(params) is ConvertedParameters else params
+    return seen
+
+
+def as_fact(name: str, value: Any) -> Any:
+    """Return a path parameter as a fact: a flag, a number, or text.
+
+    Raises :class:`~capgate.errors.MalformedInput` where it has no agreed text.
+    """
+    return value if type(value) in _FACTS else _text(name, value)
+
+
 def converted(params: Any, typed: Typed) -> Any:
-    """Return ``params`` as an endpoint sees them, as text.
+    """Return ``params`` as an endpoint sees them, as text: :class:`ConvertedParameters`.
 
     What it does not take stays as it is: it is answered 422, and the endpoint does not run. Raises
     :class:`~capgate.errors.MalformedInput` where a value has no agreed text, or dependencies see another one.
     """
-    changed = dict(params)
+    changed, seen = ConvertedParameters(params), dict(params)
+    changed.seen = seen
     for name, fields in typed.items():
         if name not in params:
             continue
@@ -46,6 +70,8 @@ def converted(params: Any, typed: Typed) -> Any:
         for field in fields:
             value, errors = field.validate(params[name], {}, loc=("path", name))
             texts.add(str(params[name]) if errors else _text(name, value))
+            if not errors:
+                seen[name] = value
         if len(texts) > 1:
             raise MalformedInput(f"the path parameter {name!r} is converted in several ways")
         changed[name] = texts.pop()
