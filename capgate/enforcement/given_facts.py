@@ -112,7 +112,7 @@ def name_of(function: Any) -> str:
     return name if isinstance(name, str) else type(function).__name__
 
 
-def checked_facts(find: FactsOf, given: object) -> dict[str, Attribute]:
+def checked_facts(find: object, given: object) -> dict[str, Attribute]:
     """Return a copy of the facts that ``find`` gave. Raises :class:`~capgate.errors.FactsUnavailable` for others."""
     if not isinstance(given, Mapping):
         raise FactsUnavailable(name_of(find), f"returned a {type(given).__name__}, not a mapping of attributes")
@@ -122,5 +122,5 @@ def checked_facts(find: FactsOf, given: object) -> dict[str, Attribute]:
         raise _failed(find, error) from error
 
 
-def _failed(find: FactsOf, error: BaseException) -> FactsUnavailable:
+def _failed(find: object, error: BaseException) -> FactsUnavailable:
     return FactsUnavailable(name_of(find), f"raised {type(error).__name__}")
