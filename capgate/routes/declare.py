@@ -22,7 +22,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Mount, Router
 
 from ..actions import VOCABULARY
-from ..errors import ConfigError
+from ..errors import ConfigError, MalformedInput
 from ..model import Resource
 from ..spelling import SPELLINGS
 from .arguments import ArgumentSource, parse_arguments
@@ -137,7 +137,8 @@ class Requirement(msgspec.Struct, frozen=True):
     def resource(self, path_params: Mapping[str, Any]) -> Resource | None:
         """Return the resource of one request.
 
-        Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` where it has no agreed text.
+        Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` or
+        :class:`~capgate.errors.MalformedInput` where it has no agreed text.
         """
         if not self.template:
             return self.fixed
@@ -369,4 +370,6 @@ def _fill(parameter: Parameter, path_params: Mapping[str, Any]) -> str:
 def _text(name: str, value: Any) -> str:
     if type(value) in (int, float, UUID):
         return str(value)
+    if isinstance(value, MalformedInput):
+        raise value  # what stands in place of a value that is not certain
     raise TypeError(f"path parameter {name!r} is a {type(value).__name__}, which has no agreed text")
