@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from .errors import ActorTimeout, ActorUnknown, BodyTimeout, StartTimeout
+from .errors import ActorTimeout, ActorUnknown, BodyTimeout, FactsUnavailable, StartTimeout
 from .log_writer import CLOSING, WRITER, Records, is_enabled
 from .model import (
     ACTORS,
@@ -57,8 +57,9 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     ``rule`` is the number of the rule in the policy, from 0, where it is one that only monitors.
     ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
     ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
-    :class:`~capgate.errors.ActorUnknown` or a :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the
-    application's code and of settings, it is the text.
+    :class:`~capgate.errors.ActorUnknown`, a :class:`~capgate.errors.FactsUnavailable` or a
+    :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the application's code and of settings, it is
+    the text.
     """
 
     event: str
@@ -438,13 +439,14 @@ def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
 
 
 #: Errors whose text is made of names in code and of settings alone.
-_SPOKEN: Final = frozenset({ActorUnknown, ActorTimeout, BodyTimeout, StartTimeout})
+_SPOKEN: Final = frozenset({ActorUnknown, ActorTimeout, BodyTimeout, FactsUnavailable, StartTimeout})
 
 
 def describe(error: BaseException) -> str:
     """Say which error it is, and where it was raised; not what it says, since that may quote a secret.
 
-    An :class:`ActorUnknown` and a :class:`WaitTimeout` quote none: of these, what they say.
+    An :class:`ActorUnknown`, a :class:`FactsUnavailable` and a :class:`WaitTimeout` quote none: of these, what they
+    say.
     """
     if type(error) in _SPOKEN:
         return printable(f"{type(error).__name__}: {error}") or ""

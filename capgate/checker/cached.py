@@ -355,7 +355,7 @@ class Memory(Checker):
                     kind = name = None
                 else:
                     return False
-                if part.args_hash is not None:
+                if part.reads:
                     return False
                 action = part.action
                 if only_texts and type(action) is type(kind) is type(name) is str:

@@ -19,6 +19,7 @@ from .fitting import fitting_declaration
 from .framework import DEPTH, FRONTENDS, REST, Unresolvable, template
 from .precedence import Needed, RouterPlace, Status, rest, start, step
 from .target import Target, inner_app
+from .typed_parameters import uncertain_parameters
 from .walk import Entry, walk
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -31,7 +32,8 @@ class RouteReport(msgspec.Struct, frozen=True):
     """One route as the gate sees it.
 
     ``requirements`` are what is asked before it runs. ``missing`` are path parameters that these use and its path does
-    not have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask.
+    not have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask. Of the path
+    parameters that all of these use, ``uncertain`` says why it is not certain what the endpoint sees.
     """
 
     template: str
@@ -40,6 +42,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     requirements: Requirements = ()
     missing: tuple[str, ...] = ()
     asked: Requirements = ()
+    uncertain: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return ascii(f"{'|'.join(self.methods)} {self.template}".strip())
@@ -110,8 +113,9 @@ def _of_entry(
             yield from _of_place(needed, public, params | (own - {"path"} if mounted else own))
         else:
             status, requirements = needed
-            missing = _missing((*requirements, *asked), params | own)
-            yield RouteReport(name, some, status, requirements, missing, asked)
+            used = _used((*requirements, *asked))
+            uncertain = tuple(sorted(uncertain_parameters(route, used).items()))
+            yield RouteReport(name, some, status, requirements, tuple(sorted(used - (params | own))), asked, uncertain)
 
 
 def _steps(
@@ -153,12 +157,13 @@ def _of_frontends(place: RouterPlace, params: frozenset[str]) -> Iterator[RouteR
         status, requirements = rest(place)
     except (Unresolvable, TypeError):
         status, requirements = _UNRESOLVABLE
-    yield RouteReport(place.prefix + FRONTENDS, (), status, requirements, _missing(requirements, params))
+    missing = tuple(sorted(_used(requirements) - params))
+    yield RouteReport(place.prefix + FRONTENDS, (), status, requirements, missing)
 
 
-def _missing(requirements: Requirements, params: frozenset[str]) -> tuple[str, ...]:
-    """Return the path parameters that ``requirements`` use and that are not among ``params``."""
-    return tuple(sorted({name for requirement in requirements for name in requirement.parameters} - params))
+def _used(requirements: Requirements) -> frozenset[str]:
+    """Return the path parameters that ``requirements`` use."""
+    return frozenset(name for requirement in requirements for name in requirement.in_path)
 
 
 # -- warnings at start-up
@@ -186,6 +191,8 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
     for route in routes:
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
+        for name, problem in route.uncertain:
+            log.warning("%s: the path parameter %s %s; what is not certain is denied", route, name, problem)
     for name in sorted(public):
         opened = [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
         if not opened:

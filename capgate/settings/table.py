@@ -364,7 +364,8 @@ SETTINGS: Final = (
     _number_row(
         "body_bytes",
         *BODY_BYTES,
-        "how much of a body is read where a declaration asks for its hash (`args_hash`); more is denied",
+        "how much of a body is read where a declaration asks for its hash (`args_hash`) or for arguments in it; more is"
+        " denied",
     ),
     _flag_row(
         "capabilities_end_with_request",
@@ -447,9 +448,13 @@ LIMITS: Final = (
         "seconds that a question waits for an instance (`pool_exhausted`), and for the answer of an application's own"
         " checker (`policy_timeout`)",
     ),
-    _limit_row("body_seconds", "seconds in which a body that is hashed has to be there (`body_timeout`)"),
+    _limit_row("body_seconds", "seconds in which a body that is hashed or read has to be there (`body_timeout`)"),
     _limit_row("body_idle_seconds", "seconds that may pass without a piece of it (`body_timeout`)"),
-    _limit_row("actor_seconds", "seconds that an asynchronous `actor` may take (`actor_timeout`)"),
+    _limit_row(
+        "actor_seconds",
+        "seconds that an asynchronous `actor` may take (`actor_timeout`), and a function that looks up facts, or the"
+        " context (`facts_unavailable`)",
+    ),
     _limit_row("start_seconds", "seconds that a request waits for the gate to start (`start_timeout`)"),
     _limit_row(
         "memory_pages",

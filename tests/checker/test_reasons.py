@@ -89,6 +89,7 @@ def test_every_code_is_forced() -> None:  # A11, O8
         Reason.REQUEST_ENDED,
         Reason.ACTOR_TIMEOUT,
         Reason.BODY_TIMEOUT,
+        Reason.FACTS_UNAVAILABLE,
         Reason.START_TIMEOUT,
     }  # which only a gate gives
 
