@@ -26,7 +26,7 @@ FactsReader = Callable[[Any], dict[str, Any]]
 
 def is_fact_name(name: object) -> bool:
     """Say whether ``name`` can be listed: a fact, and none that every event has in a field of its own."""
-    return isinstance(name, str) and name not in _FIELDS and _parts(name) is not None
+    return isinstance(name, str) and name not in _FIELDS and fact_parts(name) is not None
 
 
 def nearest_fact_name(name: object) -> str | None:
@@ -49,7 +49,7 @@ def facts_reader(names: Iterable[str]) -> FactsReader | None:
     """
     wanted: list[tuple[str, str, int, str]] = []
     for name in names:
-        parts = _parts(name)
+        parts = fact_parts(name)
         if parts is None or not is_fact_name(name):
             raise ValueError(f"{name!r} is not {VALID}")
         wanted.append((name, *parts))
@@ -62,8 +62,8 @@ def facts_reader(names: Iterable[str]) -> FactsReader | None:
     return read
 
 
-def _parts(name: str) -> tuple[str, int, str] | None:
-    """Return the holder of a fact, how far behind the actor they are, and the name of the fact with them."""
+def fact_parts(name: str) -> tuple[str, int, str] | None:
+    """Return the holder of a fact, how far behind the actor they are, and its name with them; ``None`` for no fact."""
     match = _NAME.fullmatch(name)
     if match is None or (match[2] and match[1] != "actor"):
         return None
