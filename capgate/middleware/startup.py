@@ -104,6 +104,7 @@ class RequestPoint(EnforcementPoint):
             sample_allows=settings.sample_allows,
             body_bytes=settings.body_bytes,
             period=period,
+            log_facts=settings.log_facts,
         )
         self.actor = actor
         self.context = context

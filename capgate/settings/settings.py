@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expose_reasons: bool = False
     www_authenticate: str | None = None
     sample_allows: float = 0.0
+    log_facts: tuple[str, ...] = ()
     body_bytes: int = 1_048_576
     capabilities_end_with_request: bool = False
     openapi: bool = True

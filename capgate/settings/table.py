@@ -30,6 +30,8 @@ from ..limits import (
     is_digest,
     number_between,
 )
+from ..logged_facts import LISTED_LIMIT, field_of, is_fact_name, nearest_fact_name
+from ..logged_facts import VALID as VALID_FACTS
 from ..store.public_keys import ALGORITHM, VALID, parse_keys
 
 PREFIX: Final = "CAPGATE_"
@@ -45,6 +47,7 @@ _ENGINES: Final = ("auto", "wasmer", "wasmtime")
 _RESULTS: Final = ("decision", "denials")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
+_FACTS: Final = f"names of facts: {VALID_FACTS}"
 _SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
 #: A list of challenges, by RFC 9110, section 11.6.1: each a scheme, perhaps with a token or with parameters.
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -169,6 +172,18 @@ def _check_safe(name: str, value: object) -> None:
     for text in value:
         if not isinstance(text, str) or not text.isprintable() or not text.strip() or value.count(text) > 1:
             raise ConfigError(name, text, f"{_SAFE}; each of them once")
+
+
+def _check_log_facts(name: str, value: object) -> None:
+    if not isinstance(value, tuple):
+        raise ConfigError(name, value, f"a tuple of {_FACTS}")
+    for fact in value:
+        if (field := field_of(fact)) is not None:
+            raise ConfigError(name, fact, f"{_FACTS}; every event has this one as {field!r}")
+        if not is_fact_name(fact) or value.count(fact) > 1:
+            raise ConfigError(name, fact, f"{_FACTS}; each of them once", nearest=nearest_fact_name(fact))
+    if len(value) > LISTED_LIMIT:
+        raise ConfigError(name, value[LISTED_LIMIT], f"at most {LISTED_LIMIT} names of facts")
 
 
 def _check_trusted_keys(name: str, value: object) -> None:
@@ -360,6 +375,15 @@ SETTINGS: Final = (
     ),
     _number_row(
         "sample_allows", 0.0, 1.0, "fraction of allows that become events, 0 to 1; denials always do", whole=False
+    ),
+    Setting(
+        "log_facts",
+        "facts of a question that events tell in `facts`, by names such as `actor.roles`, `resource.total`,"
+        " `args.amount`, `context.ip`, `actor.on_behalf_of` (kinds and ids) or `actor.on_behalf_of.roles`; no others"
+        " are in the log; commas between",
+        _list,
+        f"{_FACTS}; commas between",
+        _check_log_facts,
     ),
     _number_row(
         "body_bytes",

@@ -348,6 +348,25 @@ def test_a_rule_that_only_monitors(folder: Folder, capsys: pytest.CaptureFixture
             PolicyInput("db.read", Service("ci:1"), Resource("sql_query", "x"), env=Environment(mode="frozen")),
         ),
         ("db.read as anonymous", PolicyInput("db.read", Anonymous())),
+        (
+            'order.refund order:17 as user:ada with args.amount=5 actor.roles=[editor,"a b"] resource.owner="17"',
+            PolicyInput(
+                "order.refund",
+                User("ada", ("editor", "a b")),
+                Resource("order", "17", {"owner": "17"}),
+                args={"amount": 5},
+            ),
+        ),
+        (
+            "db.read as service:agent in dev with actor.on_behalf_of=[user:ada,anonymous] context.mfa=false",
+            PolicyInput(
+                "db.read",
+                Service("agent", on_behalf_of=User("ada", on_behalf_of=Anonymous())),
+                env=Environment(mode="dev"),
+                context={"mfa": False},
+            ),
+        ),
+        ("fs.read path:a with b/c", PolicyInput("fs.read", resource=Resource("path", "a with b/c"))),
     ],
 )
 def test_a_question_in_words(words: str, question: PolicyInput) -> None:  # P-9

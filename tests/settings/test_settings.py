@@ -42,6 +42,7 @@ GOOD: dict[str, list[Any]] = {
     "www_authenticate": [None, "Bearer", 'Basic realm="orders", Bearer'],
     "capabilities_end_with_request": [True, False],
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
+    "log_facts": [(), ("actor.roles", "actor.on_behalf_of", "resource.total", "args.id", "context.mfa", "actor.a")],
     "body_bytes": [0, 1, 1_073_741_824],
     "safe": [(), ("compute.long", "env.read env_var:TZ")],
     "cache_size": [None, 0, 1, 1_000_000],
@@ -105,6 +106,23 @@ BAD: dict[str, list[Any]] = {
     "www_authenticate": ["", 5, True, "a b c", "Bearer\r\nX: y"],
     "capabilities_end_with_request": [None, 0, 1, "yes"],
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
+    "log_facts": [
+        None,
+        "actor.roles",
+        ["actor.roles"],
+        ("actor",),
+        ("roles",),
+        ("",),
+        (5,),
+        ("actor.roles", "actor.roles"),
+        ("actor.id",),
+        ("resource.kind",),
+        ("resource.on_behalf_of.a",),
+        ("actor.Roles",),
+        ("args.a\n",),
+        ("user.tenant",),
+        tuple(f"args.a{number}" for number in range(33)),
+    ],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
     "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
     "cache_size": [-1, 1.5, True, "5", 1_000_001, float("nan")],
@@ -216,6 +234,7 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_WWW_AUTHENTICATE", 'Basic realm="a, b"', "www_authenticate", 'Basic realm="a, b"'),
     ("CAPGATE_CAPABILITIES_END_WITH_REQUEST", "true", "capabilities_end_with_request", True),
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
+    ("CAPGATE_LOG_FACTS", "actor.roles, args.amount", "log_facts", ("actor.roles", "args.amount")),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
     ("CAPGATE_SAFE", "compute.long, env.read env_var:TZ", "safe", ("compute.long", "env.read env_var:TZ")),
     ("CAPGATE_CACHE_SIZE", "1000", "cache_size", 1_000),
@@ -426,7 +445,7 @@ def test_every_setting_is_about_the_checker_or_goes_with_one() -> None:
     with_checker = {
         "limits", "service", "mode", "public", "enforce", "enforce_from_env", "enforce_after", "expose_reasons",
         "www_authenticate", "sample_allows", "body_bytes", "capabilities_end_with_request", "openapi", "strict",
-        "strict_paths", "contract", "unknown_routes",
+        "strict_paths", "contract", "unknown_routes", "log_facts",
     }  # fmt: skip
     assert with_checker.isdisjoint(OF_CHECKER)
     assert with_checker | set(OF_CHECKER) == set(Settings.__struct_fields__)
