@@ -28,7 +28,7 @@ HOST_LENGTH: Final = 253
 #: Names that are as they are: nearly all.
 _PLAIN_QUERY: Final = re.compile(r"(?!sqlite_)[a-z0-9_/-]+", re.ASCII)
 _PLAIN_PATH: Final = re.compile(r"[^/.\0][^/\0]*(?:/[^/.\0][^/\0]*)*")
-#: What a path parameter is written as in a declaration. A document has none.
+#: How a declaration writes a path parameter. No document has any, and no actor is called so.
 TEMPLATE: Final = re.compile(r"\{[^\W\d]\w*(?::\w+)?\}")
 #: A name in what other dialects quote names by, or with the end of a statement.
 _SLIPPED_QUERY: Final = re.compile(r"'[^']*'|`[^`]*`|\[[^\[\]]*\]|.*;", re.DOTALL)
@@ -154,7 +154,7 @@ def normal_query(id: str) -> str | None:
     schema, _, table = id.partition(".")
     if table and schema in DEFAULT_SCHEMAS and "." not in table:
         id = table
-    if not id or id[0].isspace() or _SLIPPED_QUERY.fullmatch(id) or TEMPLATE.fullmatch(id):
+    if not id or id[0].isspace() or _SLIPPED_QUERY.fullmatch(id):
         return None  # such a name is a slip of the pen: no policy should wait for such a table
     return _SAME_TABLES.get(id, id)
 
