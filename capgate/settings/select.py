@@ -92,7 +92,9 @@ def source(settings: Settings, verifier: Verifier | None) -> Source:
     if isinstance(settings.policy, dict):
         return RuntimePolicy.from_document(settings.policy)
     if settings.policy is not None:
-        return load_policy(settings.policy, limits=settings.limits)
+        policy = load_policy(settings.policy, limits=settings.limits)
+        settings.check_mode(policy.modes)
+        return policy
     valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
     raise ConfigError("policy", None, valid)
 

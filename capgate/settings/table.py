@@ -327,7 +327,8 @@ SETTINGS: Final = (
     _row("service", _LABEL, "told to the policy and the log", _is_label, or_none=False),
     _row(
         "mode",
-        "dev, test, prod, or another name of 1 to 256 printable characters",
+        "dev, test, prod, or another name of 1 to 256 printable characters, none that differs from a known one only by"
+        " case, quotes or a comment",
         "the environment that the policy and the log are told",
         _is_label,
         or_none=False,

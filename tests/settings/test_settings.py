@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -481,6 +482,46 @@ def test_lists_are_taken() -> None:  # P-17
     settings = Settings(public=["/docs"])  # type: ignore[arg-type]
     assert settings.public == ("/docs",)
     assert settings == Settings(public=("/docs",))
+
+
+@pytest.mark.parametrize(
+    ("mode", "nearest"),
+    [
+        ("DEV", "dev"),
+        ("Prod", "prod"),
+        ("dev # comment", "dev"),
+        ("prod#", "prod"),
+        (" dev", "dev"),
+        ('"test"', "test"),
+    ],
+)
+def test_another_spelling_of_a_mode_is_none(tmp_path: Path, mode: str, nearest: str) -> None:  # P-4
+    path = tmp_path / "p.json"
+    path.write_text('{"modes": ["Frozen"], "rules": []}')
+    for settings, name in (
+        (lambda: Settings(mode=mode), "mode"),
+        (lambda: Settings(mode=mode, policy={"modes": ["frozen"]}), "mode"),
+        (lambda: Settings.from_env({"CAPGATE_MODE": mode, "CAPGATE_ARTIFACT": "p.wasm"}), "CAPGATE_MODE"),
+        (lambda: select_checker(Settings(mode=mode, policy=path)), "mode"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            settings()
+        assert (caught.value.setting, caught.value.seen, caught.value.nearest) == (name, mode, nearest)
+
+
+def test_a_mode_of_ones_own_is_as_it_is_declared(tmp_path: Path) -> None:  # P-4
+    policy: dict[str, Any] = {"modes": ["DEV", "C#", "Frozen"], "sql": "any"}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(policy))
+    for mode in ("DEV", "dev", "C#", "Frozen", "canary # 3", "production"):
+        assert Settings(mode=mode, policy=policy).mode == mode
+        select_checker(Settings(mode=mode, policy=path))
+    for given in (policy, path):
+        with pytest.raises(ConfigError) as caught:
+            select_checker(Settings(mode="frozen", policy=given))
+        assert (caught.value.setting, caught.value.nearest) == ("mode", "Frozen")
+    for broken in (5, [5], "DEV", None):  # for whoever reads the document to refuse
+        assert Settings(mode="canary", policy={"modes": broken}).mode == "canary"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ database does would be worse than none, so whatever leaves room for doubt is *op
   ASCII
 - anything but SELECT, VALUES, INSERT, REPLACE INTO, UPDATE, DELETE, MERGE; whatever sqlglot does not parse, and
   whatever it parses into something that is not listed here
-- calls of functions that neither :data:`FUNCTIONS` lists for the dialect nor the application; in PostgreSQL a field
-  that is selected from a value, as in ``(orders).wipe``, which may be such a call
+- calls of functions that :data:`FUNCTIONS` does not have for the dialect
+- in PostgreSQL a field that is selected from a value, as in ``(orders).wipe``, which may be such a call
 - dialects other than :data:`DIALECTS`
 
 Kept apart from SQLAlchemy, so that it can be tested on texts.
