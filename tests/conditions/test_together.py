@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capgate.conditions import Unknown, compile_conditions
+from capgate.conditions.answers import IS_OF
+from capgate.conditions.declaration import BUILTIN
 from capgate.conditions.read import read_condition
 from capgate.conditions.together import ALWAYS, EVERY, FALSE, TRUE, UNKNOWN, Wish, together
 
@@ -22,9 +24,7 @@ def wishes(*pairs: tuple[str, int]) -> list[Wish]:
 
 def is_real(name: str, value: object) -> bool:
     """Whether a question can have this: those facts that each has are of their types."""
-    return name not in ALWAYS or isinstance(
-        value, list if name in ("actor.roles", "actor.scopes") else type(ALWAYS[name])
-    )
+    return name not in ALWAYS or IS_OF[BUILTIN[name]](value)
 
 
 @pytest.mark.parametrize(
