@@ -25,8 +25,6 @@ _NO_NAMES: Final[frozenset[str]] = frozenset()
 INT_LOWEST, INT_HIGHEST = -(2**63), 2**63 - 1
 #: Bytes that count for a value besides its text.
 _VALUE: Final = 8
-#: Most that counts of an attribute besides its text.
-_MOST: Final = NAME_LIMIT + _VALUE
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 #: Names that were looked at before, which spares an expression each time. Bounded, since a request may bring its own.
@@ -62,48 +60,6 @@ def weigh_facts(input: PolicyInput) -> int:
     if input.resource is not None:
         size += weigh_attributes("resource", input.resource.attributes, RESOURCE_FACTS)
     return size if type(input.actor) is Anonymous else size + weigh_actor(input.actor)
-
-
-def bound_facts(input: PolicyInput) -> int:
-    """Return no less than :func:`weigh_facts`, in half the time, for whoever has to know that it is little.
-
-    Raises where that raises: of several mistakes another one may be told.
-    """
-    actor, resource, size = input.actor, input.resource, 0
-    holders = [(input.args, _NO_NAMES), (input.context, _NO_NAMES)]
-    if resource is not None:
-        if type(resource.attributes) is not dict:
-            return weigh_facts(input)
-        holders.append((resource.attributes, RESOURCE_FACTS))
-    if type(actor) is not Anonymous:
-        who: Any = actor
-        if who.on_behalf_of is not None:
-            return weigh_facts(input)
-        holders.append((who.attributes, ACTOR_FACTS))
-        if who.roles:
-            size += _weigh_texts("roles", who.roles, distinct=True)
-        if who.scopes:
-            size += _weigh_texts("scopes", who.scopes, distinct=True)
-    for attributes, taken in holders:
-        if not attributes:
-            continue
-        if type(attributes) is not dict or len(attributes) > FACTS_LIMIT:
-            return weigh_facts(input)
-        size += _MOST * len(attributes)
-        for name, value in attributes.items():
-            seen = type(value)
-            if type(name) is not str or name not in _known or name in taken:
-                return weigh_facts(input)
-            if seen is str:
-                if not value.isascii():
-                    return weigh_facts(input)
-                size += len(value)
-            elif seen is int:
-                if not INT_LOWEST <= value <= INT_HIGHEST:
-                    return weigh_facts(input)
-            elif seen is not bool:
-                return weigh_facts(input)
-    return size
 
 
 def weigh_actor(actor: Any) -> int:

@@ -21,7 +21,7 @@ from ...artifact.build import FACT_EXTRA
 from ...conditions.fact_table import pack_values
 from ...conditions.questions import Values, facts_of
 from ...errors import AbiError, ConfigError, MalformedInput, ends_task
-from ...facts import bound_facts, has_facts
+from ...facts import has_facts, weigh_facts
 from ...limits import Limits
 from ...model import ALLOW, Environment, PolicyInput, PolicyResult, Resource
 from ..engine import Instance
@@ -254,10 +254,10 @@ def _bind(
                 write_stamp_and_texts(memory, stamp_at, stamp, actor_text, resource_text)
                 actor, resource = who, what
             if write_facts is not None:
-                if has_facts(input) and bound_facts(input) > spare:
+                if has_facts(input) and weigh_facts(input) > spare:
                     check_lowerable(input, limits.input_bytes)
                 write_facts(input)
-            elif (not is_bare_actor or not is_bare_resource or input.args or input.context) and bound_facts(
+            elif (not is_bare_actor or not is_bare_resource or input.args or input.context) and weigh_facts(
                 input
             ) > spare:
                 check_lowerable(input, limits.input_bytes)
