@@ -22,7 +22,7 @@ from ..runtime.bounded_wait import BoundedWait
 from .bodies import BodyBounds, Chunks, HashedBody
 
 #: Bytes of JSON that are read at once; more of them are read in a worker thread, with other tasks in between.
-AT_ONCE: Final = 16_384
+AT_ONCE: Final = 8_192
 
 
 class GatherBounds(BodyBounds, Protocol):
