@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -49,6 +50,11 @@ class Loader:
         return load_order(request)
 
 
+@dataclass
+class Unhashable(Loader):
+    """A dataclass has no hash."""
+
+
 class LoaderLater:
     async def __call__(self, request: Request) -> Mapping[str, Any]:
         return await load_order_later(request)
@@ -71,6 +77,7 @@ HOOKS: dict[str, Any] = {
     "sync": load_order,
     "async": load_order_later,
     "an object": Loader(),
+    "an object without a hash": Unhashable(),
     "an async object": LoaderLater(),
     "partial": partial(load_order_later),
     "a lambda around a coroutine": lambda request: load_order_later(request),
@@ -230,6 +237,19 @@ async def test_mounts_defaults_and_several_declarations() -> None:
     params = [params for _, params, _ in seen]
     assert params == [{"tenant": "x", "id": "7"}, {"tenant": "x"}]  # looked up once for all that is asked together
     assert all(thread is not threading.main_thread() for _, _, thread in seen)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_always_asked_where_no_route_is() -> None:
+    seen: list[Any] = []
+    checker = Recording(make_checker("local", DOCUMENT))
+    app = gated([Route("/there", Ran().endpoint("it"))], checker, USUAL)
+    args = {"page": "query:page"}
+    requires("db.read", resource="sql_query:7", always=True, facts=seen_by(seen), args=args)(app)
+    call = await Call(http_scope("/nowhere", query_string=b"page=2")).to(app)
+    assert (call.status, [params for _, params, _ in seen]) == (404, [{}])
+    (question,) = [question for question, _ in checker.asked]
+    assert (question.resource, question.args) == (Resource("sql_query", "7", KNOWN), {"page": "2"})
 
 
 @pytest.mark.parametrize("id", ["7", "8"])
