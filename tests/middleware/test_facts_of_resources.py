@@ -15,12 +15,13 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from capgate.checker.cached import CachedChecker
+from capgate.enforcement.given_facts import THREADS
 from capgate.errors import ConfigError
 from capgate.fastapi import Requires
 from capgate.limits import Limits
@@ -30,7 +31,7 @@ from capgate.routes.declare import requires
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope
-from ..support.gates import PATIENT, Ran, Recording, events, gated, make_checker
+from ..support.gates import PATIENT, Ran, Recording, events, gated, make_checker, read
 
 ORDERS: dict[str, dict[str, Any]] = {"7": {"owner": "ada", "total": 250, "tags": ["eu"], "note": None}}
 KNOWN: dict[str, Any] = {"owner": "ada", "total": 250, "tags": ["eu"]}
@@ -188,6 +189,33 @@ async def test_a_thread_that_hangs_holds_nobody() -> None:
         assert (call.status, call.json["reason"], go_on.is_set()) == (403, "facts_unavailable", False)
     finally:
         go_on.set()
+
+
+async def test_functions_that_hang_hold_up_nobody_else() -> None:
+    go_on = threading.Event()
+
+    def hang(request: Request) -> dict[str, Any]:
+        go_on.wait(20)
+        return KNOWN
+
+    def other_endpoint(request: Request) -> Response:
+        return JSONResponse(go_on.is_set())
+
+    own = order(hang)(Ran().endpoint("own"))
+    routes: list[BaseRoute] = [Route("/orders/{id}", own), Route("/other", read("7")(other_endpoint))]
+    app = gated(routes, make_checker("local", DOCUMENT), USUAL)
+    calls = [Call(http_scope("/orders/7")) for _ in range(THREADS + 5)]
+    try:
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(call.to, app)
+            await anyio.sleep(0.05)
+            other = await Call(http_scope("/other")).to(app)
+            assert (other.status, other.json) == (200, False)
+            go_on.set()
+    finally:
+        go_on.set()
+    assert [call.status for call in calls] == [200] * len(calls)
 
 
 @pytest.mark.parametrize(
