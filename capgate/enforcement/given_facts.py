@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
@@ -16,6 +18,11 @@ from ..model import Attribute
 from ..routes.declare import FactsOf
 from ..routes.seat import SEAT
 from ..runtime.bounded_wait import BoundedWait
+
+#: Threads that look up facts at once, of one event loop. They are none of those that endpoints run in. So functions
+#: that hang hold up nobody but who needs what they give.
+THREADS: Final = 40
+_LIMITER: Final[RunVar[CapacityLimiter]] = RunVar("capgate.threads_of_facts")
 
 
 def given_facts(given: object) -> dict[str, Attribute]:
@@ -51,7 +58,9 @@ async def facts_in_time(find: FactsOf, asked: Any, seconds: float) -> dict[str, 
             if is_async(find):
                 given = await find(asked)
             else:
-                (given,) = await anyio.to_thread.run_sync(_boxed, find, asked, abandon_on_cancel=True)
+                (given,) = await anyio.to_thread.run_sync(
+                    _boxed, find, asked, abandon_on_cancel=True, limiter=_threads()
+                )
                 if inspect.isawaitable(given):
                     given = await given
         except BaseException as error:
@@ -91,6 +100,15 @@ def context_now(find: FactsOf, scope: Any) -> dict[str, Attribute] | Awaitable[A
             raise
         raise _failed(find, error) from error
     return given if inspect.isawaitable(given) else checked_facts(find, given)
+
+
+def _threads() -> CapacityLimiter:
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        limiter = CapacityLimiter(THREADS)
+        _LIMITER.set(limiter)
+        return limiter
 
 
 def _boxed(find: FactsOf, asked: Any) -> tuple[Any]:

@@ -16,13 +16,13 @@ from ..enforcement.given_facts import facts_in_time, shown_request
 from ..errors import BodyTimeout
 from ..model import Attribute, Resource
 from ..routes.arguments import needs_document, read_arguments, read_document
-from ..routes.declare import FactsOf, Requirements
+from ..routes.declare import Requirements
 from ..routes.typed_parameters import as_seen
 from ..runtime.bounded_wait import BoundedWait
 from .bodies import BodyBounds, Chunks, HashedBody
 
 #: Bytes of JSON that are read at once; more of them are read in a worker thread, with other tasks in between.
-AT_ONCE: Final = 16_384
+AT_ONCE: Final = 8_192
 
 
 class GatherBounds(BodyBounds, Protocol):
@@ -48,14 +48,16 @@ async def gather(
     Raises :class:`~capgate.errors.FactsUnavailable`, what reading a body raises, and what the resource of a requirement
     raises.
     """
-    looked_up: dict[FactsOf, dict[str, Attribute]] = {}
+    looked_up: dict[int, dict[str, Attribute]] = {}  # by the identity of a function, which may have no hash
     resources = []
     for requirement in requirements:
         resource, find = requirement.resource(params), requirement.facts
         if find is not None and resource is not None:
-            if find not in looked_up:
-                looked_up[find] = await facts_in_time(find, shown_request(scope, as_seen(params)), bounds.actor_seconds)
-            resource = msgspec.structs.replace(resource, attributes=looked_up[find])
+            facts = looked_up.get(id(find))
+            if facts is None:
+                shown = shown_request(scope, as_seen(params))
+                facts = looked_up[id(find)] = await facts_in_time(find, shown, bounds.actor_seconds)
+            resource = msgspec.structs.replace(resource, attributes=facts)
         resources.append(resource)
     body, document = None, None
     if any(requirement.args_hash is not None or needs_document(requirement.args) for requirement in requirements):

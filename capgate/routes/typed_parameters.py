@@ -46,8 +46,8 @@ class ConvertedParameters(dict[str, Any]):
 
 
 def as_seen(params: Any) -> Mapping[str, Any]:
-    """Return ``params``, converted or not, as an endpoint sees them."""
-    seen: Mapping[str, Any] = params.seen if type(params) is ConvertedParameters else params
+    """Return ``params``, converted or not, as an endpoint sees them; none where no route was reached."""
+    seen: Mapping[str, Any] = params.seen if type(params) is ConvertedParameters else {} if params is None else params
     return seen
 
 

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reuse: bool = False
     entrypoint: str | None = None
     entrypoint_result: Literal["decision", "denials"] = "decision"
+    require_facts: bool = False
     safe: tuple[str, ...] = ()
     cache_size: int | None = None
     service: str = "capgate"

@@ -308,6 +308,11 @@ SETTINGS: Final = (
         'what that rule gives: `decision`, a boolean or `{"allow": ..., "reason": ...}`; or `denials`, a set or array'
         " of reasons that is empty where it allows",
     ),
+    _flag_row(
+        "require_facts",
+        "reject a module that is told no facts, as one of the interface `capgate:policy@0.1.0`, which is otherwise"
+        " asked without them",
+    ),
     Setting(
         "safe",
         "operations allowed without asking a policy, exact, such as `env.read env_var:TZ`, or `env.read`; commas"
@@ -508,6 +513,7 @@ OF_CHECKER: Final = (
     "reuse",
     "entrypoint",
     "entrypoint_result",
+    "require_facts",
     "safe",
     "cache_size",
     "trusted_keys",

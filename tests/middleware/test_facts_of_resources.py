@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -14,12 +15,13 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from capgate.checker.cached import CachedChecker
+from capgate.enforcement.given_facts import THREADS
 from capgate.errors import ConfigError
 from capgate.fastapi import Requires
 from capgate.limits import Limits
@@ -29,7 +31,7 @@ from capgate.routes.declare import requires
 from capgate.settings.settings import Settings
 
 from ..support.asgi import Call, http_scope, websocket_scope
-from ..support.gates import PATIENT, Ran, Recording, events, gated, make_checker
+from ..support.gates import PATIENT, Ran, Recording, events, gated, make_checker, read
 
 ORDERS: dict[str, dict[str, Any]] = {"7": {"owner": "ada", "total": 250, "tags": ["eu"], "note": None}}
 KNOWN: dict[str, Any] = {"owner": "ada", "total": 250, "tags": ["eu"]}
@@ -47,6 +49,11 @@ async def load_order_later(request: Request) -> Mapping[str, Any]:
 class Loader:
     def __call__(self, request: Request) -> dict[str, Any]:
         return load_order(request)
+
+
+@dataclass
+class Unhashable(Loader):
+    """A dataclass has no hash."""
 
 
 class LoaderLater:
@@ -71,6 +78,7 @@ HOOKS: dict[str, Any] = {
     "sync": load_order,
     "async": load_order_later,
     "an object": Loader(),
+    "an object without a hash": Unhashable(),
     "an async object": LoaderLater(),
     "partial": partial(load_order_later),
     "a lambda around a coroutine": lambda request: load_order_later(request),
@@ -183,6 +191,33 @@ async def test_a_thread_that_hangs_holds_nobody() -> None:
         go_on.set()
 
 
+async def test_functions_that_hang_hold_up_nobody_else() -> None:
+    go_on = threading.Event()
+
+    def hang(request: Request) -> dict[str, Any]:
+        go_on.wait(20)
+        return KNOWN
+
+    def other_endpoint(request: Request) -> Response:
+        return JSONResponse(go_on.is_set())
+
+    own = order(hang)(Ran().endpoint("own"))
+    routes: list[BaseRoute] = [Route("/orders/{id}", own), Route("/other", read("7")(other_endpoint))]
+    app = gated(routes, make_checker("local", DOCUMENT), USUAL)
+    calls = [Call(http_scope("/orders/7")) for _ in range(THREADS + 5)]
+    try:
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(call.to, app)
+            await anyio.sleep(0.05)
+            other = await Call(http_scope("/other")).to(app)
+            assert (other.status, other.json) == (200, False)
+            go_on.set()
+    finally:
+        go_on.set()
+    assert [call.status for call in calls] == [200] * len(calls)
+
+
 @pytest.mark.parametrize(
     "facts", [{"Owner": "ada"}, {"id": "8"}, {"owner": object()}, {"owner": {"name": "ada"}}, {7: "ada"}, {"n": 2**64}]
 )
@@ -230,6 +265,19 @@ async def test_mounts_defaults_and_several_declarations() -> None:
     params = [params for _, params, _ in seen]
     assert params == [{"tenant": "x", "id": "7"}, {"tenant": "x"}]  # looked up once for all that is asked together
     assert all(thread is not threading.main_thread() for _, _, thread in seen)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_always_asked_where_no_route_is() -> None:
+    seen: list[Any] = []
+    checker = Recording(make_checker("local", DOCUMENT))
+    app = gated([Route("/there", Ran().endpoint("it"))], checker, USUAL)
+    args = {"page": "query:page"}
+    requires("db.read", resource="sql_query:7", always=True, facts=seen_by(seen), args=args)(app)
+    call = await Call(http_scope("/nowhere", query_string=b"page=2")).to(app)
+    assert (call.status, [params for _, params, _ in seen]) == (404, [{}])
+    (question,) = [question for question, _ in checker.asked]
+    assert (question.resource, question.args) == (Resource("sql_query", "7", KNOWN), {"page": "2"})
 
 
 @pytest.mark.parametrize("id", ["7", "8"])
