@@ -167,3 +167,11 @@ def test_questions_are_counted_by_what_policies_look_at(tmp_path: Path) -> None:
     allows, denies_ = artifact(guest()), artifact(guest(extra=denies("no")))
     found = replay(PolicyFile("a", allows), PolicyFile("b", denies_), [path], engine="auto", limits=Limits())
     assert [change.count for change in found.changes] == [1, 1, 1]
+
+
+def test_numbers_that_no_policy_can_be_asked_about_are_questions_too(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text("\n".join(f'{{"input": {{"action": "a.b", "args": {{"n": {n}}}}}}}' for n in (2**64, 2**64, 1)))
+    allows, denies_ = artifact(guest()), artifact(guest(extra=denies("no")))
+    found = replay(PolicyFile("a", allows), PolicyFile("b", denies_), [path], engine="auto", limits=Limits())
+    assert (found.questions, found.changed) == (3, 1)

@@ -68,9 +68,9 @@ def explain(
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
 
     The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Facts come last, as in
-    `order.refund order:17 as user:ada with args.amount=5 actor.roles=[editor,support] resource.owner="17"`: numbers,
-    `true` and `false`, lists of texts, and text, in quotes where it would read as anything else. For whom somebody acts
-    is `actor.on_behalf_of=user:ada`. Or the question is JSON, as it is or in a
+    `order.refund order:17 as user:ada with args.amount=5 actor.roles=[editor,support] resource.owner="17"`. They are
+    numbers, `true` and `false`, lists of texts, and text. That is in quotes where it would read as anything else. For
+    whom somebody acts is `actor.on_behalf_of=user:ada`. Or the question is JSON, as it is or in a
     file. That is a golden fixture, a line of the log `capgate.decisions`, or a policy input, such as
     `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`. Each change that is offered was tried,
     and gives the opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read:

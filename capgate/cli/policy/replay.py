@@ -67,7 +67,7 @@ def replay(
         if isinstance(question, str):
             left_out[question] += 1
             continue
-        key = canonical(looked_at(question))
+        key = _key(looked_at(question))
         counts[key] += 1
         inputs.setdefault(key, question)
     if not inputs:
@@ -80,6 +80,14 @@ def replay(
             changes.append(Replayed(input, before, after, counts[key]))
     changes.sort(key=lambda change: -change.count)
     return Replay(sum(counts.values()), sum(change.count for change in changes), dict(left_out), changes)
+
+
+def _key(question: PolicyInput) -> bytes:
+    """Return what tells questions apart, also those that no policy can be asked, with numbers of more than 64 bits."""
+    try:
+        return canonical(question)
+    except OverflowError:
+        return ascii(question).encode("ascii")
 
 
 def _looked_at(inputs: Sequence[frozenset[str] | None]) -> Callable[[PolicyInput], PolicyInput]:
