@@ -11,6 +11,7 @@ from . import guide
 from .contract import contract
 from .demo.command import demo
 from .golden.command import judge_fixtures
+from .new.command import new
 from .policy.build import build, schema
 from .policy.check import check
 from .policy.diff import diff
@@ -50,5 +51,6 @@ for command in (
 ):
     app.command()(command)
 app.command("test")(judge_fixtures)
+app.add_typer(new, name="new")
 app.add_typer(contract, name="contract")
 guide.arrange(app)

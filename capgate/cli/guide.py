@@ -11,7 +11,7 @@ _ABOUT: Final = "Ask a sandboxed WebAssembly policy before a sensitive effect of
 
 #: Panels of the help, each with its commands in the order of work, and what their exit codes are unless they say so.
 PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "Start": (("demo",), "0 as expected; 1 an answer was not; 2 usage or configuration"),
+    "Start": (("demo", "new"), "0 as expected; 1 an answer was not; 2 usage or configuration"),
     "Policies": (
         ("schema", "check", "explain", "build", "inspect", "test", "diff"),
         "0 as expected; 1 an answer was not, or something changed; 2 usage or configuration",

@@ -19,6 +19,7 @@ import capgate
 from ..support.tools import ROOT, require_module
 
 SOURCES: Final = sorted((ROOT / "capgate").rglob("*.py"))
+TEMPLATES: Final = sorted((ROOT / "capgate").rglob("*.template"))
 
 
 def test_the_changelog_begins_with_this_version() -> None:
@@ -64,9 +65,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 @pytest.mark.slow
 def test_the_wheel_has_what_the_package_needs_at_run_time(wheel: zipfile.ZipFile) -> None:
     packed = set(wheel.namelist())
+    assert len(TEMPLATES) >= 6
     needed = {"capgate/py.typed", "capgate/runtime/abi/policy.wit", "capgate/artifact/guest/evaluator.wasm"}
     needed |= {"capgate/runtime/abi/policy-0.2.0.wit"}
     needed |= {str(path.relative_to(ROOT)) for path in SOURCES}
+    needed |= {str(path.relative_to(ROOT)) for path in TEMPLATES}
     assert needed - packed == set()
     assert not any(name.startswith(("tests/", "fixtures/", "examples/")) for name in packed)
     assert any(name.endswith("/LICENSE") for name in packed)
