@@ -207,7 +207,7 @@ BLOCKS = {
     "docs/reference/contract.md": ["console"],
     "docs/reference/declarations.md": ["python", "python"],
     "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml"],
-    "docs/reference/fixtures.md": ["json"],
+    "docs/reference/fixtures.md": ["json", "json"],
     "docs/reference/rego.md": ["console"],
     "docs/reference/releases.md": ["console"],
 }
@@ -274,7 +274,13 @@ def test_the_way_from_source_to_rollback(tmp_path: Path) -> None:
 
 
 def test_the_golden_fixtures_pass() -> None:
-    (text,) = page("fixtures").blocks("json")
+    several, with_facts = page("fixtures").blocks("json")
     document = page("document").blocks("json")[0]
-    outcomes = run_fixtures(json.loads(document), [convert(one, Fixture) for one in json.loads(text)])
+    outcomes = run_fixtures(json.loads(document), [convert(one, Fixture) for one in json.loads(several)])
     assert [outcome.kind for outcome in outcomes] == ["passed", "passed"]
+    facts = {"actor": {"tenant": "string"}, "resource": {"tenant": "string", "total": "int"}, "args": {"amount": "int"}}
+    when = '"support" in actor.roles && resource.tenant == actor.tenant && args.amount <= resource.total'
+    rule = {"effect": "allow", "actions": ["order.refund"], "when": when}
+    conditional = {"attributes": facts, "actions": {"order.refund": "by_rule"}, "rules": [rule]}
+    (outcome,) = run_fixtures(conditional, [convert(json.loads(with_facts), Fixture)])
+    assert outcome.kind == "passed"
