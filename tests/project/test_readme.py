@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from capgate import User
 
 from ..docs.pages import Text
 from ..support.tools import ROOT
@@ -48,3 +50,9 @@ async def test_the_first_program_answers_as_shown(caplog: pytest.LogCaptureFixtu
     (event,) = [json.loads(record.getMessage()) for record in caplog.records if record.name == "capgate.decisions"]
     assert re.fullmatch("[0-9a-f]{32}", shown.pop("decision_id"))
     assert shown.items() <= event.items()
+
+    async def as_manager(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "user": User("ada", roles=("manager",))}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=as_manager), base_url="http://localhost") as client:
+        assert (await client.delete("/orders")).json() == "all gone"
