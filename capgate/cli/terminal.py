@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..model import Allow, Anonymous, PolicyInput, PolicyResult
+from ..model import Actor, Allow, Anonymous, PolicyInput, PolicyResult
 from ..policy.analysis.regions import Region
 from ..policy.analysis.space import ANYTHING, Selector
 from ..routes.contract import quoted
@@ -91,13 +91,29 @@ def _cell(value: object) -> str:
 
 
 def question_text(input: PolicyInput) -> str:
-    """Return a question in one line: what, on what, by whom, in which mode."""
+    """Return a question in one line: what, on what, by whom, in which mode, and with which facts."""
     resource, actor = input.resource, input.actor
     what = quoted(input.action)
     if resource is not None:
         what += f" on {_kind_and_id(resource.kind, resource.id)}"
     who = "anonymous" if isinstance(actor, Anonymous) else _kind_and_id(type(actor).__struct_config__.tag, actor.id)
-    return f"{what}, by {who}, in mode {quoted(input.env.mode)}"
+    facts = "".join(f", {name} {value}" for name, value in _facts(input))
+    return f"{what}, by {who}, in mode {quoted(input.env.mode)}{facts}"
+
+
+def _facts(input: PolicyInput) -> Iterator[tuple[str, str]]:
+    """Yield names and JSON of the facts that a question has beside these."""
+    actor: Actor | None = input.actor
+    prefix = ""
+    while not isinstance(actor, Anonymous) and actor is not None:
+        if prefix:
+            yield prefix.strip(), _kind_and_id(type(actor).__struct_config__.tag, actor.id)
+        own = (("roles", actor.roles), ("scopes", actor.scopes), ("attributes", actor.attributes))
+        yield from ((f"{prefix}{name}", json.dumps(value)) for name, value in own if value)
+        actor, prefix = actor.on_behalf_of, f"{prefix}on behalf of "
+    of_resource = None if input.resource is None else input.resource.attributes
+    others = (("resource", of_resource), ("args", input.args), ("context", input.context))
+    yield from ((name, json.dumps(value)) for name, value in others if value)
 
 
 def answer_text(result: PolicyResult) -> str:
