@@ -68,9 +68,10 @@ _TOLD_APART: Final = ({"actor.id", "actor.kind"}, {"env.mode"}, {"resource.id", 
 class AnswerChange(msgspec.Struct, frozen=True):
     """Questions whose answer changed: those about one of ``actions`` which are in all three regions.
 
-    ``effect`` is what became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``. Where
-    conditions make a difference, it is about the facts in one of the regions ``facts``. ``is_certain`` says that each
-    of these has a question; else it is not decided whether there are any. ``example`` is a question, if one was found.
+    ``effect`` is what became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``.
+
+    Where conditions make a difference, it is about the facts in one of the regions ``facts``. Each of these has a
+    question if ``is_certain``; else it is not decided. The ``example`` is a question, if one was found.
     """
 
     effect: Effect
