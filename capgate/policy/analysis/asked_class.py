@@ -17,10 +17,12 @@ from ...conditions import (
     Node,
     Operation,
     Plain,
+    Together,
     Wish,
     together,
     with_constants,
 )
+from ...errors import ConfigError
 from ...model import Actor, Anonymous, CompilerTool, PolicyInput, Resource, Service, User
 from ..rules import ACTOR_KINDS
 from ..wellformed import is_well_formed
@@ -30,6 +32,9 @@ from .space import Atom, Space
 #: In place of a question: there is none.
 IMPOSSIBLE: Final[Literal["impossible"]] = "impossible"
 
+#: Regions of facts that are decided for one comparison.
+DECIDED_LIMIT: Final = 20_000
+
 _TYPES: Final[Mapping[str, type[User | Service | CompilerTool]]] = dict(
     zip(ACTOR_KINDS[1:], (User, Service, CompilerTool), strict=True)
 )
@@ -37,18 +42,46 @@ _BEHALF: Final = "actor.on_behalf_of."
 _LISTS: Final = ("roles", "scopes")
 
 
+class Decided:
+    """What wishes can be fulfilled together, each decided once: most classes have the same.
+
+    Raises :class:`ConfigError` for more of them than :data:`DECIDED_LIMIT`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Wish, ...], Together] = {}
+
+    def together(self, wishes: tuple[Wish, ...]) -> Together:
+        """Return whether ``wishes`` can be fulfilled together."""
+        seen = self._known.get(wishes)
+        if seen is None:
+            if len(self._known) >= DECIDED_LIMIT:
+                what = f"more than {DECIDED_LIMIT} regions of facts"
+                raise ConfigError(
+                    "documents", what, "fewer conditions that differ; else recorded questions, with --replay"
+                )
+            seen = self._known[wishes] = together(wishes)
+        return seen
+
+
 class AskedClass:
     """Questions about one action, by actors, in modes and on resources that are each in one of these atoms.
 
     ``spaces`` are of actors, modes and resources, and ``numbers`` those of the atoms. ``asked`` is one of the
-    questions, and ``names`` are the facts that matter.
+    questions, and ``names`` are the facts that matter. ``decided`` has what was decided before.
     """
 
     def __init__(
-        self, asked: PolicyInput, spaces: Sequence[Space], numbers: Sequence[Sequence[int]], names: Collection[str]
+        self,
+        asked: PolicyInput,
+        spaces: Sequence[Space],
+        numbers: Sequence[Sequence[int]],
+        names: Collection[str],
+        decided: Decided,
     ) -> None:
+        self._decided = decided
         #: The same of each kind of actor, where there are several: what is certain of one is not of the others.
-        self._parts = _of_each_kind(asked, spaces, numbers, names)
+        self._parts = _of_each_kind(asked, spaces, numbers, names, decided)
         self._asked = asked
         self._spaces = spaces
         self._numbers = numbers
@@ -73,12 +106,13 @@ class AskedClass:
     ) -> PolicyInput | Literal["impossible"] | None:
         """Return a question of the class that fulfils ``wishes`` and is wanted; ``None`` where none is found.
 
-        Return :data:`IMPOSSIBLE` where it is certain that there is none that fulfils ``wishes``.
+        Return :data:`IMPOSSIBLE` where it is certain that there is none that fulfils ``wishes``. Raises as
+        :class:`Decided`.
         """
         if self._parts:
             return self._example_of_parts(wishes, is_wanted)
         known = [Wish(with_constants(node, self._constants), states) for node, states in wishes]
-        seen = together([*self._wishes, *known])
+        seen = self._decided.together((*self._wishes, *known))
         if seen.possible is False:
             return IMPOSSIBLE
         question = None if seen.facts is None else self._with(seen.facts)
@@ -185,7 +219,11 @@ class AskedClass:
 
 
 def _of_each_kind(
-    asked: PolicyInput, spaces: Sequence[Space], numbers: Sequence[Sequence[int]], names: Collection[str]
+    asked: PolicyInput,
+    spaces: Sequence[Space],
+    numbers: Sequence[Sequence[int]],
+    names: Collection[str],
+    decided: Decided,
 ) -> list[AskedClass]:
     """Return a class for each kind of actor; none where there is one kind. Whoever is anonymous comes last."""
     by_kind: dict[str, list[int]] = {}
@@ -198,7 +236,7 @@ def _of_each_kind(
         id = spaces[0].atoms[by_kind[kind][0]].id
         actor: Actor = Anonymous() if id is None else _TYPES[kind](id)
         of_kind = msgspec.structs.replace(asked, actor=actor)
-        parts.append(AskedClass(of_kind, spaces, [by_kind[kind], *numbers[1:]], names))
+        parts.append(AskedClass(of_kind, spaces, [by_kind[kind], *numbers[1:]], names, decided))
     return parts
 
 

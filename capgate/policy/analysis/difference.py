@@ -34,8 +34,8 @@ from ...model import (
 )
 from ..evaluate import ActionEntry, Branches, RuntimePolicy
 from ..rules import ACTOR_KINDS, Pattern, Rule
-from .asked_class import AskedClass
-from .branching import FactRegion, nodes_of, paths, region_of
+from .asked_class import AskedClass, Decided
+from .branching import FactRegion, Path, nodes_of, paths, region_of
 from .regions import Cell, Region, boxes, region
 from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
@@ -125,9 +125,9 @@ def _changes(
     """Return the changes and how many classes of questions were asked about."""
     names_by_change: dict[_Change, list[str]] = {}
     examples: dict[_Change, PolicyInput | None] = {}
-    classes = 0
+    classes, decided = 0, Decided()
     for name in sorted({*old.actions, *new.actions} if names is None else names):
-        compared = _Action(name, (old, new))
+        compared = _Action(name, (old, new), decided)
         cells = compared.cells(limit - classes)
         classes += len(cells)
         for change, example in compared.changes(cells):
@@ -151,7 +151,9 @@ def _effect(before: PolicyResult, after: PolicyResult) -> Effect:
 class _Action:
     """One action, and what the two sides' rules and sections tell apart of questions about it."""
 
-    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy]) -> None:
+    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy], decided: Decided) -> None:
+        self._decided = decided
+        self._paths: dict[tuple[Branches, ...], list[Path]] = {}
         self.name = name
         self._sides = sides
         self._entries = [side.actions.get(name) for side in sides]
@@ -319,7 +321,9 @@ class _Action:
     ) -> Iterator[tuple[_Answers, PolicyInput | None]]:
         """Yield the changes of one class that depend on facts."""
         differing: dict[tuple[PolicyResult, ...], list[tuple[Wish, ...]]] = {}
-        for wishes, answers in paths(sides):
+        if sides not in self._paths:
+            self._paths[sides] = paths(sides)
+        for wishes, answers in self._paths[sides]:
             if answers[_OLD] != answers[_NEW]:
                 differing.setdefault(answers, []).append(wishes)
         if not differing:
@@ -344,7 +348,8 @@ class _Action:
 
     def _asked(self, cell: Cell, *nodes: Node) -> AskedClass:
         atoms = [classes[at][1] for classes, at in zip(self._classes, cell, strict=True)]
-        return AskedClass(self._question(cell), self._spaces, atoms, set().union(*map(facts_in, nodes)))
+        names = set().union(*map(facts_in, nodes))
+        return AskedClass(self._question(cell), self._spaces, atoms, names, self._decided)
 
     def _answers(self, question: PolicyInput) -> tuple[PolicyResult, ...]:
         return tuple(side.evaluate(question) for side in self._sides)
