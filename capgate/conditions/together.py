@@ -9,6 +9,7 @@ A proof is of facts of which no condition would have to look at more elements th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from typing import Final, NamedTuple
 
@@ -59,7 +60,7 @@ def together(wishes: Sequence[Wish]) -> Together:
             return Together(True, {})
         for guess in _guesses(wishes, budget):
             if _fulfils(checks, guess, budget):
-                return Together(True, guess)
+                return Together(True, _smallest(checks, guess, budget))
         for way in _ways(wishes, budget):
             settled = _settled(way)
             if settled is None:
@@ -69,7 +70,7 @@ def together(wishes: Sequence[Wish]) -> Together:
             if shown is not None:
                 for facts in _with_gaps(shown, way):
                     if _fulfils(checks, facts, budget):
-                        return Together(True, facts)
+                        return Together(True, _smallest(checks, facts, budget))
             is_certain = is_certain and is_impossible
     except TooMany:
         return Together(None)
@@ -102,6 +103,17 @@ def _with_gaps(facts: Mapping[str, object], way: Mapping[Node, int]) -> Iterator
     for count in range(1, min(len(names), _LEFT_OUT) + 1):
         for gone in combinations(names, count):
             yield {name: value for name, value in facts.items() if name not in gone}
+
+
+def _smallest(checks: Sequence[tuple[Evaluate, int]], facts: Facts, budget: Budget) -> Facts:
+    """Return ``facts`` without those, and without those elements of lists, that it does not take."""
+    for name, value in facts.items():
+        smaller = [{other: kept for other, kept in facts.items() if other != name}] if name not in ALWAYS else []
+        if isinstance(value, list):
+            smaller += [{**facts, name: kept} for kept in ([], *([member] for member in value))]
+        with suppress(TooMany):
+            facts = next((each for each in smaller if _fulfils(checks, each, budget)), facts)
+    return facts
 
 
 def with_constants(node: Node, constants: Mapping[str, Plain]) -> Node:

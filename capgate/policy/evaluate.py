@@ -12,7 +12,7 @@ from ..conditions import Answer, Conditions, Facts, Node, Unknown
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from ..spelling import is_nameless
-from .asked_facts import facts_of
+from .asked_facts import FactReader
 from .document import ACTION_BITS, EVERY, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, Matching, ModeIndex
 from .monitored import monitored_rules
@@ -116,7 +116,7 @@ class RuntimePolicy:
             {"mode"} if any(rule.modes is not None for rule in counting) else (),
             {"facts"} if any(rule.when is not None for rule in counting) else (),
         )
-        self._spoken: Final = () if self.conditions is None else tuple(name for name, _ in self.conditions.facts)
+        self._facts: Final = FactReader(() if self.conditions is None else [name for name, _ in self.conditions.facts])
         self._when: Final = {number: rule.when for number, rule in enumerate(self.rules) if rule.when is not None}
         self._by_rule: Final = tuple(
             Explanation(Deny(rule.reason) if rule.denies else ALLOW, "rule", rule=number)
@@ -176,7 +176,7 @@ class RuntimePolicy:
 
     def facts_of(self, input: PolicyInput) -> Facts:
         """Return the facts of ``input`` that conditions speak of, by their dotted names."""
-        return facts_of(input, self._spoken)
+        return self._facts.facts_of(input)
 
     def condition_of(self, rule: Rule, facts: Facts) -> Answer:
         """Return what the condition of ``rule``, which is of this policy, says of ``facts``: true without one."""

@@ -99,7 +99,16 @@ def test_too_many_ways_through_conditions_are_rejected() -> None:
     other = [deny(f"args.amount > {number}", reason=f"b{number}") for number in range(70)]
     with pytest.raises(ConfigError) as caught:
         difference(policy(*one), policy(*other))
-    assert str(PATHS_LIMIT) in caught.value.valid
+    assert str(PATHS_LIMIT) in str(caught.value.seen)
+
+
+def test_too_many_regions_of_facts_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [allow(f"args.amount == {number}", resources=[f"order:{number}"]) for number in range(8)]
+    new = [allow(f"args.amount > {number}", resources=[f"order:{number}"]) for number in range(8)]
+    assert len(changes(old, new)) == 16
+    monkeypatch.setattr("capgate.policy.analysis.asked_class.DECIDED_LIMIT", 7)
+    with pytest.raises(ConfigError):
+        difference(policy(*old), policy(*new))
 
 
 def test_rules_that_monitor_are_compared_apart() -> None:

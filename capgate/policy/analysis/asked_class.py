@@ -17,10 +17,12 @@ from ...conditions import (
     Node,
     Operation,
     Plain,
+    Together,
     Wish,
     together,
     with_constants,
 )
+from ...errors import ConfigError
 from ...model import Actor, Anonymous, CompilerTool, PolicyInput, Resource, Service, User
 from ..rules import ACTOR_KINDS
 from ..wellformed import is_well_formed
@@ -30,6 +32,9 @@ from .space import Atom, Space
 #: In place of a question: there is none.
 IMPOSSIBLE: Final[Literal["impossible"]] = "impossible"
 
+#: Regions of facts that are decided for one comparison.
+DECIDED_LIMIT: Final = 20_000
+
 _TYPES: Final[Mapping[str, type[User | Service | CompilerTool]]] = dict(
     zip(ACTOR_KINDS[1:], (User, Service, CompilerTool), strict=True)
 )
@@ -37,16 +42,46 @@ _BEHALF: Final = "actor.on_behalf_of."
 _LISTS: Final = ("roles", "scopes")
 
 
+class Decided:
+    """What wishes can be fulfilled together, each decided once: most classes have the same.
+
+    Raises :class:`ConfigError` for more of them than :data:`DECIDED_LIMIT`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Wish, ...], Together] = {}
+
+    def together(self, wishes: tuple[Wish, ...]) -> Together:
+        """Return whether ``wishes`` can be fulfilled together."""
+        seen = self._known.get(wishes)
+        if seen is None:
+            if len(self._known) >= DECIDED_LIMIT:
+                what = f"more than {DECIDED_LIMIT} regions of facts"
+                raise ConfigError(
+                    "documents", what, "fewer conditions that differ; else recorded questions, with --replay"
+                )
+            seen = self._known[wishes] = together(wishes)
+        return seen
+
+
 class AskedClass:
     """Questions about one action, by actors, in modes and on resources that are each in one of these atoms.
 
     ``spaces`` are of actors, modes and resources, and ``numbers`` those of the atoms. ``asked`` is one of the
-    questions, and ``names`` are the facts that matter.
+    questions, and ``names`` are the facts that matter. ``decided`` has what was decided before.
     """
 
     def __init__(
-        self, asked: PolicyInput, spaces: Sequence[Space], numbers: Sequence[Sequence[int]], names: Collection[str]
+        self,
+        asked: PolicyInput,
+        spaces: Sequence[Space],
+        numbers: Sequence[Sequence[int]],
+        names: Collection[str],
+        decided: Decided,
     ) -> None:
+        self._decided = decided
+        #: The same of each kind of actor, where there are several: what is certain of one is not of the others.
+        self._parts = _of_each_kind(asked, spaces, numbers, names, decided)
         self._asked = asked
         self._spaces = spaces
         self._numbers = numbers
@@ -62,6 +97,8 @@ class AskedClass:
             self._wish(Operation("bool", "ge", (Fact("timestamp", "now"), Constant("timestamp", 0))))
         self._know_actor(actors, of_actors)
         self._know_id("env.mode", modes, of_modes)
+        mentioned = {atom.id for atom in of_modes}
+        self._other_mode = next(name for name in _names("prod", "mode") if name not in mentioned)
         self._know_resource(resources, of_resources)
 
     def example(
@@ -69,16 +106,30 @@ class AskedClass:
     ) -> PolicyInput | Literal["impossible"] | None:
         """Return a question of the class that fulfils ``wishes`` and is wanted; ``None`` where none is found.
 
-        Return :data:`IMPOSSIBLE` where it is certain that there is none that fulfils ``wishes``.
+        Return :data:`IMPOSSIBLE` where it is certain that there is none that fulfils ``wishes``. Raises as
+        :class:`Decided`.
         """
+        if self._parts:
+            return self._example_of_parts(wishes, is_wanted)
         known = [Wish(with_constants(node, self._constants), states) for node, states in wishes]
-        seen = together([*self._wishes, *known])
+        seen = self._decided.together((*self._wishes, *known))
         if seen.possible is False:
             return IMPOSSIBLE
         question = None if seen.facts is None else self._with(seen.facts)
         if question is None or not is_well_formed(question) or not self._has(question):
             return None
         return question if is_wanted(question) else None
+
+    def _example_of_parts(
+        self, wishes: Sequence[Wish], is_wanted: Callable[[PolicyInput], bool]
+    ) -> PolicyInput | Literal["impossible"] | None:
+        is_certain = True
+        for part in self._parts:
+            example = part.example(wishes, is_wanted)
+            if isinstance(example, PolicyInput):
+                return example
+            is_certain = is_certain and example is not None
+        return IMPOSSIBLE if is_certain else None
 
     def _has(self, question: PolicyInput) -> bool:
         """Say whether a question is of the class."""
@@ -99,12 +150,9 @@ class AskedClass:
         self._wishes.append(Wish(node, states))
 
     def _know_actor(self, actors: Sequence[Atom], others: Sequence[Atom]) -> None:
-        kinds = sorted({str(atom.kind) for atom in actors})
-        if len(kinds) > 1:
-            self._wish(_one_of("actor.kind", kinds))
-            return
-        self._constants["actor.kind"] = kinds[0]
-        if kinds[0] == ACTOR_KINDS[0]:
+        kind = str(actors[0].kind)
+        self._constants["actor.kind"] = kind
+        if kind == ACTOR_KINDS[0]:
             self._constants.update({f"actor.{name}": () for name in _LISTS})
             self._lack("actor.", {"actor.kind", *(f"actor.{name}" for name in _LISTS)})
         else:
@@ -121,7 +169,7 @@ class AskedClass:
             self._constants["resource.kind"] = kind
         else:  # of whatever kind that is not mentioned
             mentioned = {each.kind for each in others if each.kind}
-            self._other_kind = next(name for name in _kinds() if name not in mentioned)
+            self._other_kind = next(name for name in _names("thing", "thing") if name not in mentioned)
             if "resource.kind" in self._names and mentioned:
                 self._wish(_one_of("resource.kind", sorted(mentioned)), FALSE)
         if all(atom.id is None for atom in resources):
@@ -158,7 +206,8 @@ class AskedClass:
             "timestamp": facts.get("now", asked.timestamp),
             "actor": _actor("actor.", values, asked.actor),
         }
-        mode, service = (values.get(name, getattr(asked.env, name[4:])) for name in ("env.mode", "env.service"))
+        mode = values.get("env.mode", asked.env.mode or self._other_mode)
+        service = values.get("env.service", asked.env.service)
         changes["env"] = msgspec.structs.replace(asked.env, mode=mode, service=service)
         if asked.resource is not None:
             kind = values.get("resource.kind", asked.resource.kind or self._other_kind)
@@ -169,10 +218,32 @@ class AskedClass:
         return msgspec.structs.replace(asked, **changes)
 
 
-def _kinds() -> Iterator[str]:
-    """Yield names that a kind can have which nobody mentions."""
-    yield "thing"
-    yield from (f"thing{number}" for number in count())
+def _of_each_kind(
+    asked: PolicyInput,
+    spaces: Sequence[Space],
+    numbers: Sequence[Sequence[int]],
+    names: Collection[str],
+    decided: Decided,
+) -> list[AskedClass]:
+    """Return a class for each kind of actor; none where there is one kind. Whoever is anonymous comes last."""
+    by_kind: dict[str, list[int]] = {}
+    for number in numbers[0]:
+        by_kind.setdefault(str(spaces[0].atoms[number].kind), []).append(number)
+    if len(by_kind) < 2:
+        return []
+    parts = []
+    for kind in sorted(by_kind, key=lambda kind: (kind == ACTOR_KINDS[0], ACTOR_KINDS.index(kind))):
+        id = spaces[0].atoms[by_kind[kind][0]].id
+        actor: Actor = Anonymous() if id is None else _TYPES[kind](id)
+        of_kind = msgspec.structs.replace(asked, actor=actor)
+        parts.append(AskedClass(of_kind, spaces, [by_kind[kind], *numbers[1:]], names, decided))
+    return parts
+
+
+def _names(first: str, stem: str) -> Iterator[str]:
+    """Yield names of which some is mentioned nowhere."""
+    yield first
+    yield from (f"{stem}{number}" for number in count())
 
 
 def _one_of(name: str, texts: Sequence[str]) -> Node:

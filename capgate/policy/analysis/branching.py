@@ -16,8 +16,9 @@ from ...errors import ConfigError
 from ...model import ALLOW, Deny, PolicyResult, Reason
 from ..evaluate import Branches
 
-#: Paths through the conditions of one class of questions, at most.
+#: Paths through the conditions of one class of questions, at most, and conditions on one path.
 PATHS_LIMIT: Final = 2_000
+LENGTH_LIMIT: Final = 200
 _MISSING: Final = Deny(Reason.MISSING_FACT)
 _NOT_TRUE: Final = FALSE | UNKNOWN
 
@@ -46,12 +47,16 @@ class _Needed(NamedTuple):
 def paths(sides: Sequence[Branches]) -> list[Path]:
     """Return all paths through the conditions of ``sides``. No two of them have a question in common.
 
-    Raises :class:`ConfigError` where there are more than :data:`PATHS_LIMIT`.
+    Raises :class:`ConfigError` where there are more than :data:`PATHS_LIMIT`, or longer ones than :data:`LENGTH_LIMIT`.
     """
     denying = {node for side in sides for node, _ in side.denials}
     left = [PATHS_LIMIT]
+    seen = f"{PATHS_LIMIT} ways and more through the conditions about one action, or {LENGTH_LIMIT} conditions"
+    too_many = ConfigError("documents", seen, "fewer rules with conditions about the same questions; else --replay")
 
     def walk(states: Mapping[Node, int]) -> list[Path]:
+        if len(states) > LENGTH_LIMIT:
+            raise too_many
         answers = []
         for side in sides:
             answer = _answer(side, states)
@@ -60,8 +65,7 @@ def paths(sides: Sequence[Branches]) -> list[Path]:
             answers.append(answer)
         left[0] -= 1
         if left[0] < 0:
-            valid = f"at most {PATHS_LIMIT} ways through the conditions about one action; else recorded questions"
-            raise ConfigError("documents", "more ways", valid)
+            raise too_many
         return [((), tuple(answers))]
 
     def split(node: Node, states: Mapping[Node, int]) -> list[Path]:

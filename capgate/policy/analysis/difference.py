@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ...conditions import Wish, facts_in
+from ...conditions import Node, Wish, facts_in
 from ...errors import ConfigError
 from ...model import (
     Actor,
@@ -34,8 +34,8 @@ from ...model import (
 )
 from ..evaluate import ActionEntry, Branches, RuntimePolicy
 from ..rules import ACTOR_KINDS, Pattern, Rule
-from .asked_class import AskedClass
-from .branching import FactRegion, nodes_of, paths, region_of
+from .asked_class import AskedClass, Decided
+from .branching import FactRegion, Path, nodes_of, paths, region_of
 from .regions import Cell, Region, boxes, region
 from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
@@ -68,9 +68,10 @@ _TOLD_APART: Final = ({"actor.id", "actor.kind"}, {"env.mode"}, {"resource.id", 
 class AnswerChange(msgspec.Struct, frozen=True):
     """Questions whose answer changed: those about one of ``actions`` which are in all three regions.
 
-    ``effect`` is what became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``. Where
-    conditions make a difference, it is about the facts in one of the regions ``facts``. Then ``is_certain`` says that
-    each of these has a question, of which ``example`` is one. Else it is not decided whether there are any.
+    ``effect`` is what became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``.
+
+    Where conditions make a difference, it is about the facts in one of the regions ``facts``. Each of these has a
+    question if ``is_certain``; else it is not decided. The ``example`` is a question, if one was found.
     """
 
     effect: Effect
@@ -111,13 +112,22 @@ def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) ->
     return Difference(changes, classes + more, recorded)
 
 
-def _changes(old: RuntimePolicy, new: RuntimePolicy, limit: int) -> tuple[tuple[AnswerChange, ...], int]:
+def answer_changes(
+    old: RuntimePolicy, new: RuntimePolicy, limit: int, names: Iterable[str]
+) -> tuple[AnswerChange, ...]:
+    """Return the changes that are about actions of these ``names``. Raises as :func:`difference`."""
+    return _changes(old, new, limit, names)[0]
+
+
+def _changes(
+    old: RuntimePolicy, new: RuntimePolicy, limit: int, names: Iterable[str] | None = None
+) -> tuple[tuple[AnswerChange, ...], int]:
     """Return the changes and how many classes of questions were asked about."""
     names_by_change: dict[_Change, list[str]] = {}
     examples: dict[_Change, PolicyInput | None] = {}
-    classes = 0
-    for name in sorted({*old.actions, *new.actions}):
-        compared = _Action(name, (old, new))
+    classes, decided = 0, Decided()
+    for name in sorted({*old.actions, *new.actions} if names is None else names):
+        compared = _Action(name, (old, new), decided)
         cells = compared.cells(limit - classes)
         classes += len(cells)
         for change, example in compared.changes(cells):
@@ -141,7 +151,9 @@ def _effect(before: PolicyResult, after: PolicyResult) -> Effect:
 class _Action:
     """One action, and what the two sides' rules and sections tell apart of questions about it."""
 
-    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy]) -> None:
+    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy], decided: Decided) -> None:
+        self._decided = decided
+        self._paths: dict[tuple[Branches, ...], list[Path]] = {}
         self.name = name
         self._sides = sides
         self._entries = [side.actions.get(name) for side in sides]
@@ -291,7 +303,7 @@ class _Action:
                 if before != after:
                     changed.setdefault((before, after, (), True), set()).add(cell)
                 continue
-            for answers, example in self._changes_of_facts(cell, asked, sides):
+            for answers, example in self._changes_of_facts(cell, sides):
                 changed.setdefault(answers, set()).add(cell)
                 examples[answers, cell] = example
         for answers, cells_of_answers in changed.items():
@@ -301,20 +313,22 @@ class _Action:
                     for space, classes, numbers in zip(self._spaces, self._classes, box, strict=True)
                 )
                 cell = min(product(*box))
-                yield (answers, (actors, modes, resources)), examples.get((answers, cell))
+                example = examples[answers, cell] if answers[2] else self._plain(cell)
+                yield (answers, (actors, modes, resources)), example
 
     def _changes_of_facts(
-        self, cell: Cell, asked: PolicyInput, sides: tuple[Branches, ...]
+        self, cell: Cell, sides: tuple[Branches, ...]
     ) -> Iterator[tuple[_Answers, PolicyInput | None]]:
         """Yield the changes of one class that depend on facts."""
         differing: dict[tuple[PolicyResult, ...], list[tuple[Wish, ...]]] = {}
-        for wishes, answers in paths(sides):
+        if sides not in self._paths:
+            self._paths[sides] = paths(sides)
+        for wishes, answers in self._paths[sides]:
             if answers[_OLD] != answers[_NEW]:
                 differing.setdefault(answers, []).append(wishes)
         if not differing:
             return
-        atoms = [classes[at][1] for classes, at in zip(self._classes, cell, strict=True)]
-        asking = AskedClass(asked, self._spaces, atoms, set().union(*map(facts_in, nodes_of(sides))))
+        asking = self._asked(cell, *nodes_of(sides))
         for (before, after), ways in differing.items():
             regions: list[FactRegion] = []
             examples: list[PolicyInput | None] = []
@@ -326,6 +340,16 @@ class _Action:
             if regions:
                 shown = next((each for each in examples if each is not None), None)
                 yield (before, after, tuple(regions), None not in examples), shown
+
+    def _plain(self, cell: Cell) -> PolicyInput | None:
+        """Return a question of a class in which facts make no difference."""
+        question = self._asked(cell).example((), lambda _: True)
+        return None if isinstance(question, str) else question
+
+    def _asked(self, cell: Cell, *nodes: Node) -> AskedClass:
+        atoms = [classes[at][1] for classes, at in zip(self._classes, cell, strict=True)]
+        names = set().union(*map(facts_in, nodes))
+        return AskedClass(self._question(cell), self._spaces, atoms, names, self._decided)
 
     def _answers(self, question: PolicyInput) -> tuple[PolicyResult, ...]:
         return tuple(side.evaluate(question) for side in self._sides)
