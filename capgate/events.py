@@ -397,7 +397,7 @@ def _emit(
         (action, kind, id, None if actor is ANONYMOUS else getattr(actor, "id", None), reason, facts.method, facts.path)
     )
     if read is not None and input is not None:
-        fields["facts"] = {name: _shown(value) for name, value in read(input).items()}
+        fields["facts"] = {name: _shown_or_named(value) for name, value in read(input).items()}
     if facts.duration_us is not None:
         fields["duration_us"] = round(facts.duration_us * 10) / 10  # in half the time of round(..., 1)
     if facts.cause is not None:
@@ -445,6 +445,14 @@ def _all_printable(texts: Sequence[Any]) -> Sequence[str | None]:
         if len(joined) <= TEXT_LIMIT and joined.isascii() and joined.isprintable() and "\\" not in joined:
             return texts
     return [printable(text) for text in texts]
+
+
+def _shown_or_named(fact: Any) -> Any:
+    """Return :func:`_shown`, and of what cannot be shown its class: whatever was denied has its event."""
+    try:
+        return _shown(fact)
+    except Exception:
+        return f"<{type(fact).__name__}>"
 
 
 def _shown(fact: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..errors import ConfigError
 from ..logged_facts import VALID, fact_parts, is_fact_name, nearest_fact_name
 from ..model import Actor, Anonymous, CompilerTool, PolicyInput, Resource, Service, User
+from ..routes.contract import quoted
 
 #: Actors who have an id, by their kind.
 NAMED: Final[dict[str, type[User | Service | CompilerTool]]] = {
@@ -95,7 +96,7 @@ def with_facts(input: PolicyInput, facts: Mapping[str, Any]) -> PolicyInput:
 
 def facts_text(input: PolicyInput) -> str:
     """Return the facts of ``input`` as :func:`read_facts` reads them, ``""`` where it has none. In printable ASCII."""
-    return " ".join(f"{name}={_written(value)}" for name, value in _facts_of(input))
+    return " ".join(f"{quoted(name)}={_written(value)}" for name, value in _facts_of(input))
 
 
 def _facts_of(input: PolicyInput) -> Iterator[tuple[str, Any]]:

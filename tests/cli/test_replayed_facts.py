@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from capgate.artifact.load import PolicyFile
-from capgate.cli.policy.questions import CUT, UNTOLD, needed_facts, question_of
+from capgate.cli.policy.questions import CUT, UNTOLD, asked_question, needed_facts, question_of
 from capgate.cli.policy.replay import replay
+from capgate.errors import ConfigError
 from capgate.events import DecisionLog
 from capgate.limits import Limits
 from capgate.logged_facts import is_fact_name
@@ -131,6 +132,22 @@ def test_what_a_document_speaks_of_is_what_it_needs() -> None:
     assert needed == {"actor.roles", "actor.on_behalf_of.id", "resource.owner"}
     assert all(map(is_fact_name, needed))
     assert needed_facts(RuntimePolicy.from_document({"sql": "any"})) == frozenset()
+
+
+def test_an_event_without_the_facts_is_not_explained() -> None:
+    event, whole = event_of(ASKED), event_of(ASKED, *ALL)
+    needed = ("actor.roles", "args.amount")
+    with pytest.raises(ConfigError) as caught:
+        asked_question(json.dumps(event), needed)
+    assert caught.value.setting == "event"
+    assert all(name in caught.value.valid for name in needed)
+    assert asked_question(json.dumps(whole), needed).args == {"amount": 5}
+    assert asked_question(json.dumps(event)).args == {}
+
+
+def test_what_only_a_rule_that_monitors_speaks_of_is_not_needed() -> None:
+    rule = {"effect": "deny", "actions": ["db.read"], "when": '"a" in actor.roles', "reason": "x", "monitor": True}
+    assert needed_facts(RuntimePolicy.from_document({"sql": "any", "rules": [rule]})) == frozenset()
 
 
 #: Denies where there are arguments: their number is at 124 of the record.

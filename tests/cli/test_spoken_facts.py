@@ -104,6 +104,15 @@ def test_nobody_in_particular_has_no_facts() -> None:
     assert caught.value.setting == "with"
 
 
+@pytest.mark.parametrize("name", ["\x1b[31m", "\n", "\u202e", "\ud800", "A b"])
+def test_names_that_are_none_do_nothing_to_a_terminal(name: str) -> None:
+    """A question may be malformed, and is shown all the same."""
+    who = User("u", attributes={name: name})
+    text = facts_text(PolicyInput("a", who, Resource("k", "i", {name: [name]}), args={name: 1}, context={name: 1.5}))
+    assert text.isascii()
+    assert text.isprintable()
+
+
 def test_text_that_is_no_unicode_is_written_all_the_same() -> None:
     asked = PolicyInput("a", args={"a": SURROGATE})
     assert with_facts(PolicyInput("a"), read_facts(facts_text(asked))) == asked

@@ -111,6 +111,19 @@ def test_what_looks_like_no_question_has_no_facts(odd: Any) -> None:
     assert told(odd, "args.a", "actor.roles", "resource.a") == {"args.a": None, "actor.roles": None, "resource.a": None}
 
 
+def test_text_that_cannot_be_shown_keeps_no_event_from_being_written() -> None:
+    class Raising(str):
+        __slots__ = ()
+
+        def encode(self, *arguments: object) -> bytes:
+            raise RuntimeError("no")
+
+        isascii = isprintable = encode  # type: ignore[assignment]
+
+    asked: Any = PolicyInput("a", User("u", (Raising("r"),)), args={"a": Raising("x")})
+    assert told(asked, "args.a", "actor.roles") == {"args.a": "<Raising>", "actor.roles": "<tuple>"}
+
+
 def test_whoever_changes_a_record_changes_no_event_of_a_sink() -> None:
     kept: list[DecisionEvent] = []
 

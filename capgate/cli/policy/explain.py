@@ -28,7 +28,7 @@ from ..options import (
     asked_entrypoint,
 )
 from ..terminal import answer_text, console, print_json, question_text
-from .questions import Asker, asked_question, policy_facts
+from .questions import Asker, asked_question, needed_facts, policy_facts
 
 #: How many rules people are shown.
 SHOWN: Final = 20
@@ -87,7 +87,8 @@ def explain(
     - `capgate explain policy.json fixtures/refund.json --json | jq '.remedies[0]'`
     """
     limits = Settings.from_env().limits
-    file, input = read_policy(policy, limits=limits), asked_question(question)
+    file = read_policy(policy, limits=limits)
+    input = asked_question(question, needed_facts(file.policy))
     facts = {"policy": policy_facts(file), "input": input}
     if isinstance(file.policy, RuntimePolicy):
         account = account_for(file.raw, input)

@@ -106,8 +106,11 @@ class Asker:
 
 def needed_facts(policy: RuntimePolicy | WasmArtifact) -> frozenset[str]:
     """Return the names of the facts without which ``policy`` may answer otherwise, as far as it can be known."""
-    conditions = getattr(policy, "conditions", None)
-    return frozenset(name for name, _ in conditions.facts if is_fact_name(name)) if conditions else frozenset()
+    if policy.inputs is None or "facts" not in policy.inputs:
+        return frozenset()
+    conditions = policy.conditions if isinstance(policy, RuntimePolicy) else None
+    spoken = getattr(policy, "spoken", ()) if conditions is None else conditions.facts
+    return frozenset(name for name, _ in spoken if is_fact_name(name))
 
 
 def policy_facts(file: PolicyFile) -> dict[str, str]:
@@ -120,17 +123,19 @@ def policy_facts(file: PolicyFile) -> dict[str, str]:
 # -- files
 
 
-def asked_question(text: str) -> PolicyInput:
+def asked_question(text: str, needed: Collection[str] = ()) -> PolicyInput:
     """Return the question that ``text`` is, in words or as JSON, or that the file of that name has.
+
+    A decision event has to have the facts that are ``needed``.
 
     Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode, ``with`` and
     facts (:mod:`capgate.cli.spoken_facts`). JSON is what :func:`read_question` reads. Raises what that raises.
     """
     if text.lstrip().startswith("{") and not _is_file(text):
-        return _question_in(text.encode("utf-8", "surrogatepass"), INLINE)
+        return _question_in(text.encode("utf-8", "surrogatepass"), INLINE, needed)
     words = _WORDS.fullmatch(text)
     if words is None or _is_file(text):
-        return read_question(Path(text))
+        return read_question(Path(text), needed)
     action, resource, actor, mode, facts = words.groups()
     kind, _, id = (resource or "").partition(":")
     who: Actor | None = ANONYMOUS
@@ -143,13 +148,13 @@ def asked_question(text: str) -> PolicyInput:
     return asked if facts is None else with_facts(asked, read_facts(facts))
 
 
-def read_question(path: Path) -> PolicyInput:
+def read_question(path: Path, needed: Collection[str] = ()) -> PolicyInput:
     """Return the question in a file of JSON (``-``: standard input): a policy input, or what has one.
 
-    That is a golden fixture, or a decision event. Raises :class:`ConfigError` with the place of what is wrong,
-    :class:`ArtifactError` where the file cannot be read.
+    That is a golden fixture, or a decision event, which has to have the facts that are ``needed``. Raises
+    :class:`ConfigError` with the place of what is wrong, :class:`ArtifactError` where the file cannot be read.
     """
-    return _question_in(read_text(path), path_text(path))
+    return _question_in(read_text(path), path_text(path), needed)
 
 
 def _is_file(text: str) -> bool:
@@ -159,15 +164,20 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _question_in(text: bytes, name: str) -> PolicyInput:
+def _question_in(text: bytes, name: str, needed: Collection[str]) -> PolicyInput:
     raw = parse(text, path=name)
     if not isinstance(raw, dict):
         raise ConfigError("input", type(raw).__name__, "an object with an action, and what else is asked", path=name)
     if "event" in raw:
-        question = question_of(raw, name)
+        question = question_of(raw, name, needed)
         if not isinstance(question, PolicyInput):
-            cut = "one whose text is not cut short" if question == CUT else "one in which something was asked"
-            raise ConfigError("event", raw["event"], f"a decision event, {cut}", path=name)
+            facts = ", ".join(sorted(needed) or [_CHAIN])
+            wanted = {
+                CUT: "one whose text is not cut short",
+                NOTHING: "one in which something was asked",
+                UNTOLD: f"one with {facts}, which the setting log_facts has to list",
+            }
+            raise ConfigError("event", raw["event"], f"a decision event, {wanted[question]}", path=name)
         return question
     below: Key = ("input",) if "input" in raw else ()
     return convert_question(raw["input"] if below else raw, text, below, name)
