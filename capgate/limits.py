@@ -29,9 +29,9 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "compile_megabytes": (64, 65_536),
 }
 #: What one call may spend where nobody said: of a module that OPA compiled, of one that capgate built with conditions,
-#: each of which takes 25 million at most (some 2 ms), whatever the facts are, and of any other.
+#: each of which takes 6 million at most (some 0.5 ms), whatever the facts are, and of any other.
 REGO_FUEL: Final = 10_000_000
-FACTS_FUEL: Final = 200_000_000
+FACTS_FUEL: Final = 50_000_000
 FUEL: Final = 1_000_000
 #: How large a memory may be where nobody said: of a module that OPA compiled or capgate built, and of any other. What
 #: cannot be set back is touched for the first time by each question, at 2 microseconds for each 4 KiB.

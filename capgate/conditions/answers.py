@@ -34,7 +34,7 @@ from .nodes import Choice, Constant, Fact, Has, Junction, Loop, LoopElement, Nod
 MISSING_FACT, WRONG_TYPE, OVERFLOW, OUT_OF_RANGE = "missing_fact", "wrong_type", "overflow", "out_of_range"
 TOO_LONG: Final = "too_long"
 #: Steps of one answer: elements of lists that it looks at, most of all.
-STEPS_LIMIT: Final = 10_000
+STEPS_LIMIT: Final = 2_500
 #: Bytes that are one step, as powers of two; and characters fewer than which are none.
 _UNIT, _SEARCHED, _SHORT = 5, 3, 8
 

@@ -471,7 +471,7 @@ LIMITS: Final = (
     _limit_row(
         "fuel",
         "what one call may spend, see below; without it 1,000,000, of a module that OPA compiled "
-        "10,000,000, and of a document with conditions 200,000,000",
+        "10,000,000, and of a document with conditions 50,000,000",
     ),
     _limit_row(
         "deadline",

@@ -49,7 +49,7 @@ pub const Answer = struct {
 };
 
 /// Steps of one answer, and bytes that are one, as powers of two: as in `answers.py`.
-const steps_limit: i64 = 10_000;
+const steps_limit: i64 = 2_500;
 const step_bytes: u6 = 5;
 const search_bytes: u6 = 3;
 
