@@ -39,7 +39,7 @@ from capgate.store import PolicyStore
 from capgate.testing import RecordedGate
 from capgate.testing.golden import Fixture, run_fixtures
 
-from ..support.command import environment
+from ..support.command import capgate, environment
 from ..support.opa_guest import ALLOW as ALLOWED
 from ..support.opa_guest import opa_guest
 from ..support.packing import pack
@@ -100,7 +100,17 @@ def test_the_policy_documents_are_documents(name: str) -> None:
         raw = json.loads(block)
         RuntimePolicy.from_document(raw if "effect" not in raw else {"rules": [raw]})
     for block in text.blocks("toml"):
-        RuntimePolicy.from_document(block, format="toml")
+        if not block.startswith("[[assert]]"):  # which is about another document, see below
+            RuntimePolicy.from_document(block, format="toml")
+
+
+def test_the_assertion_is_proven_of_the_rules_with_conditions(tmp_path: Path) -> None:
+    (asserted,) = page("document").under("Assertions").blocks("toml")
+    (rules,) = page("document").under("Conditions").blocks("toml")
+    path = tmp_path / "policy.toml"
+    for text, code in ((rules, 0), (rules.replace("when", "# when", 1), 1)):  # the second allows it to anybody
+        path.write_text(f"{text}\n{asserted}")
+        assert capgate("check", str(path)).returncode == code
 
 
 def test_the_difference_is_as_shown() -> None:
@@ -206,7 +216,7 @@ BLOCKS = {
     "docs/reference/capabilities.md": ["python", "python"],
     "docs/reference/contract.md": ["console"],
     "docs/reference/declarations.md": ["python", "python"],
-    "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml"],
+    "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml", "toml"],
     "docs/reference/fixtures.md": ["json", "json"],
     "docs/reference/rego.md": ["console"],
     "docs/reference/releases.md": ["console"],
