@@ -382,6 +382,19 @@ def test_words_are_explained(folder: Folder, capsys: pytest.CaptureFixture[str])
     assert call("explain", folder.toml, "./no-such-file") == 2
 
 
+def test_an_attribute_that_is_named_like_something_fixed_may_change(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = {"effect": "allow", "actions": ["order.refund"], "when": "args.id == 'a' && resource.mode == 'b'"}
+    attributes = {"args": {"id": "string"}, "resource": {"mode": "string"}}
+    document = {"actions": {"order.refund": "by_rule"}, "attributes": attributes, "rules": [rule]}
+    path = folder.write("named.json", json.dumps(document))
+    for args, of_resource, turned in (("x", "b", "args.id"), ("a", "x", "resource.mode")):
+        asked = PolicyInput("order.refund", SUPPORT, Resource("order", "1", {"mode": of_resource}), args={"id": args})
+        code, told = explained(path, folder.ask(asked), capsys=capsys)
+        assert (code, [turn["fact"] for turn in told["turns"]]) == (1, [turned])
+
+
 REFUNDS: dict[str, Any] = {
     "actions": {"order.refund": "by_rule"},
     "attributes": {"args": {"amount": "int"}, "context": {"mfa": "bool"}},

@@ -77,7 +77,7 @@ def test_what_is_said_holds_of_whatever_facts() -> None:
     outcomes: Counter[bool | None] = Counter()
     states = st.integers(1, EVERY)
 
-    @settings(max_examples=examples(600))
+    @settings(max_examples=examples(600, quick=200))
     @given(
         st.lists(st.tuples(conditions(1), states), min_size=1, max_size=3), st.lists(facts(), min_size=3, max_size=6)
     )
@@ -103,4 +103,4 @@ def test_what_is_said_holds_of_whatever_facts() -> None:
             assert fulfilled(dict(seen.facts))
 
     check()
-    assert outcomes[True] > outcomes[False] > 0
+    assert min(outcomes[True], outcomes[False]) > 0
