@@ -70,7 +70,7 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="half a minute in all; shows that it runs, proves no figure"
+        "--quick", action="store_true", help="under a minute in all; shows that it runs, proves no figure"
     )
     parser.add_argument("--only", choices=CASES, action="append", help="this case; may be given several times")
     parser.add_argument("--rounds", type=int, help="batches per contender (default: 300, quick: 12)")

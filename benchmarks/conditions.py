@@ -61,8 +61,9 @@ async def contenders_of(size: int) -> AsyncIterator[list[Asked]]:
 
 
 async def _checkers(stack: AsyncExitStack, document: dict[str, Any]) -> dict[str, Any]:
-    artifact = WasmArtifact.from_bytes(build_policy(document))
-    checkers: dict[str, Any] = {"local": LocalPolicyChecker(RuntimePolicy.from_document(document))}
+    policy = RuntimePolicy.from_document(document)
+    artifact = WasmArtifact.from_bytes(build_policy(policy))
+    checkers: dict[str, Any] = {"local": LocalPolicyChecker(policy)}
     for engine in available_engines():
         checkers[engine] = WasmPolicyChecker(WasmPool(artifact, engine=engine))
     for checker in checkers.values():

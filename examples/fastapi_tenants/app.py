@@ -26,7 +26,7 @@ from typing import Any
 
 import jwt
 from fastapi import FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -60,7 +60,7 @@ class Invoice(Base):
 
 
 class Draft(BaseModel):
-    total: int
+    total: int = Field(gt=0, le=10**12)
 
 
 class Payment(BaseModel):
