@@ -21,7 +21,7 @@ _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 class LocalPolicyChecker(Checker):
     """Evaluates a policy document in this process, in Python. No sandbox is needed: a document cannot compute."""
 
-    __slots__ = ("_limits", "_policy", "facts_room", "inputs", "policy")
+    __slots__ = ("_judge", "_limits", "_policy", "facts_room", "inputs", "policy")
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
@@ -37,6 +37,8 @@ class LocalPolicyChecker(Checker):
     ) -> None:
         super().__init__(vocabulary, events)
         self._policy = policy
+        # What is lowerable is well-formed. Whoever derives a class with another evaluate() wants that to be asked.
+        self._judge = policy.judge if type(policy) is RuntimePolicy else policy.evaluate
         self._limits = limits or Limits()
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
         self.inputs = policy.inputs
@@ -61,7 +63,7 @@ class LocalPolicyChecker(Checker):
             if input.action not in self._vocabulary.names:
                 return _UNKNOWN_ACTION if isinstance(input.action, str) else _MALFORMED_INPUT
             check_lowerable(input, self._limits.input_bytes)
-            result = self._policy.evaluate(input)
+            result = self._judge(input)
         except BaseException as error:
             if ends_task(error):
                 raise

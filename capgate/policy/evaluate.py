@@ -164,6 +164,10 @@ class RuntimePolicy:
         result = self._explain(input).result
         return _MALFORMED.result if result is ALLOW and not is_well_formed(input) else result
 
+    def judge(self, input: PolicyInput) -> PolicyResult:
+        """Return the answer to ``input`` as :meth:`evaluate` does, for whoever has seen that it is well-formed."""
+        return self._explain(input).result
+
     def explain(self, input: PolicyInput) -> Explanation:
         """Return the answer to ``input`` as :meth:`evaluate` gives it, and which rule or section it comes from."""
         explanation = self._explain(input)

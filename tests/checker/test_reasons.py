@@ -189,8 +189,20 @@ class OtherDeny(Deny, frozen=True, tag="other"):
 @pytest.mark.parametrize("odd", [True, None, "allow", 1, object(), Allow, OtherDeny("x"), {"kind": "allow"}])
 async def test_an_answer_of_another_type_is_a_deny(odd: object, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = RuntimePolicy.from_document(DOCUMENT)
-    monkeypatch.setattr(policy, "evaluate", lambda input: odd)
+    monkeypatch.setattr(policy, "judge", lambda input: odd)
     assert await every_way(LocalPolicyChecker(policy), ALLOWED) == [Deny(Reason.INTERNAL_ERROR)] * 3
+
+
+class Closed(RuntimePolicy):
+    """A policy of an application's own, which admits nothing at night, say."""
+
+    def evaluate(self, input: PolicyInput) -> PolicyResult:
+        return Deny("closed")
+
+
+async def test_who_overrides_the_answer_is_asked() -> None:
+    checker = LocalPolicyChecker(Closed.from_document(DOCUMENT))
+    assert await every_way(checker, ALLOWED) == [Deny("closed")] * 3
 
 
 # -- the deadline
