@@ -10,6 +10,7 @@ import typer
 from . import guide
 from .contract import contract
 from .demo.command import demo
+from .doctor.command import doctor
 from .golden.command import judge_fixtures
 from .new.command import new
 from .policy.build import build, schema
@@ -48,6 +49,7 @@ for command in (
     *(demo, schema, check, explain, build, inspect, diff),
     *(keygen, sign, verify, publish),
     *(activate, rollback, status, history, prune, reset),
+    doctor,
 ):
     app.command()(command)
 app.command("test")(judge_fixtures)

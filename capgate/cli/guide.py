@@ -24,7 +24,10 @@ PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
         ("activate", "rollback", "status", "history", "prune", "reset"),
         "0 done; 1 refused; 2 usage or configuration",
     ),
-    "Applications": (("contract",), "0 written, or equal; 1 something changed; 2 usage or configuration"),
+    "Applications": (
+        ("doctor", "contract"),
+        "0 nothing is wrong, or changed; 1 something is, or did; 2 usage or configuration",
+    ),
 }
 
 #: The way of a policy, and the commands that each step needs.

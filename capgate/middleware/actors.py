@@ -10,7 +10,7 @@ from ..errors import ActorUnknown
 from ..model import ACTORS, ANONYMOUS, Actor, User
 
 #: Where the name of a user is looked for, in this order.
-_NAMES: Final = ("identity", "display_name", "username")
+NAMES: Final = ("identity", "display_name", "username")
 
 
 def actor_from_user(scope: Scope) -> Actor:
@@ -59,7 +59,7 @@ def _actor_of(user: Any, *, optional: bool = False) -> Actor:
 
 
 def _name(user: Any) -> str:
-    for attribute in _NAMES:
+    for attribute in NAMES:
         try:
             name = getattr(user, attribute)
         except NotImplementedError:
@@ -72,4 +72,4 @@ def _name(user: Any) -> str:
             return name
         problem = "is empty" if type(name) is str else f"is a {type(name).__name__}, not a str"
         raise ActorUnknown(user, f"has an attribute {attribute} that {problem}", (attribute,))
-    raise ActorUnknown(user, f"has no {', no '.join(_NAMES)}", _NAMES)
+    raise ActorUnknown(user, f"has no {', no '.join(NAMES)}", NAMES)

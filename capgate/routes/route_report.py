@@ -19,6 +19,7 @@ from .fitting import fitting_declaration
 from .framework import DEPTH, FRONTENDS, REST, Unresolvable, template
 from .precedence import Needed, RouterPlace, Status, rest, start, step
 from .target import Target, inner_app
+from .typed_parameters import unknown_parameters
 from .walk import Entry, walk
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -31,7 +32,10 @@ class RouteReport(msgspec.Struct, frozen=True):
     """One route as the gate sees it.
 
     ``requirements`` are what is asked before it runs. ``missing`` are path parameters that these use and its path does
-    not have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask.
+    not have. ``unknown`` are those that they use, and whose values have no agreed text.
+
+    A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask. ``problem`` is why it
+    cannot be resolved, where the route itself is why.
     """
 
     template: str
@@ -40,6 +44,9 @@ class RouteReport(msgspec.Struct, frozen=True):
     requirements: Requirements = ()
     missing: tuple[str, ...] = ()
     asked: Requirements = ()
+    unknown: tuple[str, ...] = ()
+    websocket: bool = False
+    problem: str = ""
 
     def __str__(self) -> str:
         return ascii(f"{'|'.join(self.methods)} {self.template}".strip())
@@ -93,7 +100,7 @@ def _of_entry(
     place: RouterPlace, entry: Entry, public: frozenset[str], params: frozenset[str]
 ) -> Iterator[RouteReport]:
     """Yield what there is at ``entry``: one route, or all that a mount leads to."""
-    route, mounted = entry.route, entry.leading
+    route, mounted = entry.route if entry.problem is None else entry.context or entry.top, entry.leading
     name = template(route, place.prefix)
     methods = tuple(sorted(getattr(route, "methods", None) or ()))
     endpoint = getattr(route, "app" if mounted else "endpoint", None) if entry.problem is None else None
@@ -102,16 +109,19 @@ def _of_entry(
     except (Unresolvable, TypeError):
         endpoint = None
     if endpoint is None:
-        yield RouteReport(name or type(entry.top).__name__, methods, "unresolvable")
+        name = name or type(entry.top).__name__
+        yield RouteReport(name, methods, "unresolvable", problem=entry.problem or "")
         return
     own = frozenset(getattr(route, "param_convertors", ()))
+    untold, is_websocket = unknown_parameters(entry.typed), isinstance(entry.original, WebSocketRoute)
     for some, needed in _steps(place, route, endpoint, methods, public):
         if isinstance(needed, RouterPlace):
             yield from _of_place(needed, public, params | (own - {"path"} if mounted else own))
         else:
             status, requirements = needed
-            missing = _missing((*requirements, *asked), params | own)
-            yield RouteReport(name, some, status, requirements, missing, asked)
+            used = _parameters((*requirements, *asked))
+            missing, unknown = tuple(sorted(used - params - own)), tuple(sorted(used & untold))
+            yield RouteReport(name, some, status, requirements, missing, asked, unknown, is_websocket)
 
 
 def _steps(
@@ -153,12 +163,13 @@ def _of_frontends(place: RouterPlace, params: frozenset[str]) -> Iterator[RouteR
         status, requirements = rest(place)
     except (Unresolvable, TypeError):
         status, requirements = _UNRESOLVABLE
-    yield RouteReport(place.prefix + FRONTENDS, (), status, requirements, _missing(requirements, params))
+    missing = tuple(sorted(_parameters(requirements) - params))
+    yield RouteReport(place.prefix + FRONTENDS, (), status, requirements, missing)
 
 
-def _missing(requirements: Requirements, params: frozenset[str]) -> tuple[str, ...]:
-    """Return the path parameters that ``requirements`` use and that are not among ``params``."""
-    return tuple(sorted({name for requirement in requirements for name in requirement.parameters} - params))
+def _parameters(requirements: Requirements) -> frozenset[str]:
+    """Return the path parameters that ``requirements`` use."""
+    return frozenset(name for requirement in requirements for name in requirement.parameters)
 
 
 # -- warnings at start-up
@@ -187,7 +198,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
     for name in sorted(public):
-        opened = [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
+        opened = opened_by(name, routes)
         if not opened:
             log.warning("public route %a %s", name, _why_not_opened(name, routes))
         elif len(opened) > 1:
@@ -195,13 +206,28 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
     return denied
 
 
-def _why_not_opened(name: str, routes: list[RouteReport]) -> str:
-    """Say why no route is open by ``name``. A mount opens no route of its own application: each has to be named."""
+def opened_by(name: str, routes: Iterable[RouteReport]) -> list[RouteReport]:
+    """Return the routes that are open because the settings name ``name``."""
+    return [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
+
+
+def is_declared_there(name: str, routes: Iterable[RouteReport]) -> bool:
+    """Say whether ``name``, which opens no route, names one that declares what it needs."""
+    path = name.rstrip("/") + REST
+    return any(route.template == name or (route.template == path and route.requirements) for route in routes)
+
+
+def templates_below(name: str, routes: Iterable[RouteReport]) -> list[str]:
+    """Return the routes below ``name``, of which each has to be named: a mount opens none of its own application."""
     path = name.rstrip("/")
-    named = [route for route in routes if route.template == name]
-    if named or any(route.template == path + REST and route.requirements for route in routes):
+    return [route.template for route in routes if route.template.startswith(path + "/") and path]
+
+
+def _why_not_opened(name: str, routes: list[RouteReport]) -> str:
+    """Say why no route is open by ``name``."""
+    if is_declared_there(name, routes):
         return "declares what it needs, so a policy is asked"
-    below = [route.template for route in routes if route.template.startswith(path + "/") and path]
+    below = templates_below(name, routes)
     shown = ", ".join(map(ascii, below[:SHOWN])) + (" and others" if len(below) > SHOWN else "")
     return f"does not exist; what is below it has to be named: {shown}" if below else "does not exist"
 
@@ -215,24 +241,24 @@ def _propose(undeclared: Iterable[RouteReport], log: Logger) -> None:
 
 def check_inside(app: object, log: Logger) -> None:
     """Log which middleware stands inside the gate, where it runs before anything is asked."""
-    names = list(dict.fromkeys(_inside(app, 0)))
+    names = list(dict.fromkeys(map(middleware_name, inside(app))))
     if names:
         log.warning(
             "middleware inside the gate runs before a policy is asked: %s; add the gate first", ", ".join(names)
         )
 
 
-def _inside(app: Any, depth: int) -> Iterator[str]:
-    """Yield the names of the middleware between ``app`` and the endpoints below it."""
+def inside(app: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the middleware between ``app`` and the endpoints below it: classes, or functions that make one."""
     for _ in range(DEPTH):
         if isinstance(app, Router):
             yield from _own_chain(app)
             for route in app.routes if depth < DEPTH else ():
                 if isinstance(route, (Mount, Host)):
-                    yield from _inside(route.app, depth + 1)
+                    yield from inside(route.app, depth + 1)
             return
         if isinstance(app, Starlette):
-            yield from (_name(middleware.cls) for middleware in app.user_middleware)
+            yield from (middleware.cls for middleware in app.user_middleware)
             app = app.router
             continue
         if does_ask_itself(app) or declared(app):
@@ -240,27 +266,28 @@ def _inside(app: Any, depth: int) -> Iterator[str]:
         inner = inner_app(app)
         if inner is None:
             return
-        if not _is_of_framework(type(app)):
-            yield _name(type(app))
+        if not is_of_framework(type(app)):
+            yield type(app)
         app = inner
 
 
-def _own_chain(router: Router) -> Iterator[str]:
+def _own_chain(router: Router) -> Iterator[Any]:
     stack: Any = router.middleware_stack
     for _ in range(DEPTH):
         inner = None if isinstance(stack, (FunctionType, MethodType)) else getattr(stack, "app", None)
         if inner is None:
             return
-        if not _is_of_framework(type(stack)):
-            yield _name(type(stack))
+        if not is_of_framework(type(stack)):
+            yield type(stack)
         stack = inner
 
 
-def _name(middleware: Any) -> str:
+def middleware_name(middleware: Any) -> str:
+    """Return what the log calls a middleware: a class, or a function that makes one."""
     return str(getattr(middleware, "__qualname__", type(middleware).__name__))
 
 
-def _is_of_framework(middleware: type) -> bool:
+def is_of_framework(middleware: type) -> bool:
     """Say whether an application puts this around its router by itself."""
     module = str(getattr(middleware, "__module__", ""))
     return module in _OF_STARLETTE or module.startswith("fastapi.")

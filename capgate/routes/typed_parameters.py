@@ -10,7 +10,7 @@ import datetime
 import enum
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from ..errors import MalformedInput
@@ -18,6 +18,11 @@ from .framework import DEPTH
 
 #: Fields of FastAPI's by the name of their path parameter: of the endpoint itself, or else of its dependencies.
 Typed = Mapping[str, tuple[Any, ...]]
+#: The types whose values have an agreed text, and what becomes one of them.
+_KNOWN: Final = (
+    *(str, bool, int, float, UUID, Decimal, enum.Enum),
+    *(datetime.date, datetime.datetime, datetime.time),
+)
 
 
 def typed_parameters(route: Any) -> Typed | None:
@@ -50,6 +55,16 @@ def converted(params: Any, typed: Typed) -> Any:
             raise MalformedInput(f"the path parameter {name!r} is converted in several ways")
         changed[name] = texts.pop()
     return changed
+
+
+def unknown_parameters(typed: Typed | None) -> frozenset[str]:
+    """Return the path parameters of ``typed`` whose values have no agreed text, so that whatever is sent is denied."""
+    names = set()
+    for name, fields in (typed or {}).items():
+        types = (getattr(getattr(field, "field_info", None), "annotation", None) for field in fields)
+        if any(isinstance(of, type) and not issubclass(of, _KNOWN) for of in types):
+            names.add(name)
+    return frozenset(names)
 
 
 def _fields(dependant: Any, depth: int = 0) -> Iterator[Any]:
