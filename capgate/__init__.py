@@ -18,6 +18,9 @@ To be read in this order:
 The docstring of each room says what lives there, what it may use, and which file to read first.
 """
 
+from importlib.metadata import PackageNotFoundError as _NotInstalled
+from importlib.metadata import version as _version
+
 from .artifact.build import build_policy
 from .artifact.load import WasmArtifact, load_wasm_artifact
 from .checker.base import PolicyChecker
@@ -78,3 +81,9 @@ __all__ = [
     "requires",
     "select_checker",
 ]
+
+try:
+    #: The version of the distribution that is installed; ``"0+unknown"`` of sources that never were.
+    __version__ = _version("capgate")
+except _NotInstalled:
+    __version__ = "0+unknown"

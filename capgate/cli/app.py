@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from .. import __version__
 from . import guide
 from .contract import contract
 from .demo.command import demo
 from .doctor.command import doctor
+from .eval import evaluate
 from .golden.command import judge_fixtures
 from .new.command import new
 from .policy.build import build, schema
@@ -32,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(version("capgate"))
+        print(__version__)
         raise typer.Exit
 
 
@@ -52,6 +53,7 @@ for command in (
     doctor,
 ):
     app.command()(command)
+app.command("eval")(evaluate)
 app.command("test")(judge_fixtures)
 app.add_typer(new, name="new")
 app.add_typer(contract, name="contract")

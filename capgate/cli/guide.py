@@ -13,7 +13,7 @@ _ABOUT: Final = "Ask a sandboxed WebAssembly policy before a sensitive effect of
 PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "Start": (("demo", "new"), "0 as expected; 1 an answer was not; 2 usage or configuration"),
     "Policies": (
-        ("schema", "check", "explain", "build", "inspect", "test", "diff"),
+        ("schema", "check", "eval", "explain", "build", "inspect", "test", "diff"),
         "0 as expected; 1 an answer was not, or something changed; 2 usage or configuration",
     ),
     "Releases": (
