@@ -21,6 +21,7 @@ The docstring of each room says what lives there, what it may use, and which fil
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
+from .actions import BuiltinAction
 from .artifact.build import build_policy
 from .artifact.load import WasmArtifact, load_wasm_artifact
 from .checker.base import PolicyChecker
@@ -46,6 +47,7 @@ from .model import (
 from .policy import RuntimePolicy
 from .routes.contract import HandlerContract
 from .routes.declare import requires
+from .routes.typed import TypedRequires
 from .runtime.interpreter import WasmInterpreter
 from .runtime.pool import WasmPool
 from .settings.select import select_checker
@@ -54,6 +56,7 @@ from .settings.settings import Settings
 __all__ = [
     "Allow",
     "Anonymous",
+    "BuiltinAction",
     "Capabilities",
     "CapabilityDenied",
     "CapabilityMiddleware",
@@ -71,6 +74,7 @@ __all__ = [
     "RuntimePolicy",
     "Service",
     "Settings",
+    "TypedRequires",
     "User",
     "WasmArtifact",
     "WasmInterpreter",
