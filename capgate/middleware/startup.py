@@ -8,6 +8,7 @@ Without a lifespan it denies every request ``policy_unavailable``, and later req
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -316,8 +317,8 @@ class Startup:
                 raise
             failure = error
         finally:
-            with anyio.move_on_after(CLOSING, shield=True):
-                await self._close_owned(quietly=True)
+            with anyio.move_on_after(CLOSING, shield=True), contextlib.suppress(Exception):
+                await self.close()
         return (self.settings if isinstance(self.settings, Settings) else None), failure
 
     def contract(self, app: object = None) -> HandlerContract:

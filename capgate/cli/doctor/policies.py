@@ -18,7 +18,7 @@ from ...errors import (
     WasmError,
 )
 from ...middleware.startup import explain
-from ...model import ANONYMOUS, Allow, PolicyInput
+from ...model import ANONYMOUS, Allow, PolicyInput, canonical
 from ...policy.analysis.advice import Account, account_for
 from ...routes.route_report import RouteReport
 from ...settings.settings import Settings
@@ -89,11 +89,14 @@ def never_allowed(settings: Settings, routes: Iterable[RouteReport]) -> Iterator
     document = _document(settings)
     if document is None:
         return
+    accounts: dict[bytes, Account] = {}  # by question: many routes ask the same
     for route in routes:
         for requirement in (*route.requirements, *route.asked):
             if requirement.template:
                 continue
-            account = account_for(document, PolicyInput(requirement.action, ANONYMOUS, requirement.fixed))
+            question = PolicyInput(requirement.action, ANONYMOUS, requirement.fixed)
+            key = canonical(question)
+            account = accounts[key] = accounts.get(key) or account_for(document, question)
             if not _may_be_allowed(account):
                 resource = requirement.fixed
                 on = "" if resource is None else f" on {resource.kind}" + (f":{resource.id}" if resource.id else "")

@@ -28,7 +28,7 @@ def nameless_users(place: GatePlace) -> Iterator[Defect]:
         return
     for outer in place.outside:
         if isinstance(outer, AuthenticationMiddleware):
-            for user in dict.fromkeys(_users_of(type(outer.backend).authenticate)):
+            for user in dict.fromkeys(_users_of(getattr(type(outer.backend), "authenticate", None))):
                 yield from _problem_of(user)
 
 
