@@ -237,6 +237,20 @@ def a_cache_outside() -> FastAPI:  # G-3
     return app
 
 
+def a_function_outside() -> FastAPI:
+    """Nothing is wrong, though what is outermost does not show what it is around."""
+
+    def around(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+
+        return call
+
+    app = application()
+    app.add_middleware(around)
+    return app
+
+
 def no_gate() -> FastAPI:  # G-16
     return application(gate=False)
 

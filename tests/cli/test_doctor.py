@@ -132,7 +132,7 @@ async def test_what_it_finds_is_denied(case: Case, monkeypatch: pytest.MonkeyPat
     assert (await Call(scope).to(app)).status == 403
 
 
-@pytest.mark.parametrize("name", ["healthy", "application", "an_actor_by_a_function"])
+@pytest.mark.parametrize("name", ["healthy", "application", "an_actor_by_a_function", "a_function_outside"])
 def test_where_nothing_is_wrong_it_finds_nothing(name: str) -> None:
     assert examine_named(where(name), factory=True) == []
 

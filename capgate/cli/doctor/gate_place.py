@@ -50,8 +50,27 @@ def find_gate(app: object) -> GatePlace | Defect:
         inner = inner_app(inner)
         if inner is None:
             break
+    hidden = None if application is None else _hidden_gate(application)
+    if hidden is not None:
+        return GatePlace(hidden, application, ())
     place = type(app).__name__ if application is None else type(application).__name__
     return Defect("no_gate", place, "no gate is around it, so whatever it declares is not asked", ADD, "none")
+
+
+def _hidden_gate(application: Starlette) -> CapabilityMiddleware | None:
+    """Return the gate of ``application`` where what is around it, such as a plain function, does not show it."""
+    every = list(application.user_middleware)
+    for number, middleware in enumerate(every):
+        if isinstance(middleware.cls, type) and issubclass(middleware.cls, CapabilityMiddleware):
+            application.user_middleware[:] = every[number:]
+            try:
+                inner: Any = application.build_middleware_stack()
+            finally:
+                application.user_middleware[:] = every
+            for _ in range(DEPTH):
+                inner = inner_app(inner) if is_of_framework(type(inner)) else inner
+            return inner if isinstance(inner, CapabilityMiddleware) else None
+    return None
 
 
 def _broken(application: Starlette, error: Exception) -> Defect:
