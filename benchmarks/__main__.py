@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from . import checks, details, loading, machine, plot, requests, routes, server
+from . import checks, conditions, details, loading, machine, plot, requests, routes, server
 from .report import Case, as_json, target_lines, text
 from .targets import exit_code
 from .timing import BATCH_NS, MAX_CALLS, WARM_UP
 
-CASES = ("checks", "requests", "details", "routes", "server", "loading")
+CASES = ("checks", "conditions", "requests", "details", "routes", "server", "loading")
 METHOD = (
     f"every contender runs one batch per round, in an order shuffled each round; a batch is at most {MAX_CALLS} calls"
     f" or about {BATCH_NS / 1e6:g} ms, after {WARM_UP} untimed calls; its arguments are made before; gc is off; median"
@@ -46,6 +46,8 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
     start = perf_counter()
     if name == "checks":
         case = asyncio.run(checks.run(rounds, options.seed))
+    elif name == "conditions":
+        case = asyncio.run(conditions.run(rounds, options.seed))
     elif name == "requests":
         case = asyncio.run(requests.run(rounds, options.seed))
     elif name == "details":
@@ -68,7 +70,7 @@ def _run(name: str, rounds: int, options: argparse.Namespace) -> Case:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="half a minute in all; shows that it runs, proves no figure"
+        "--quick", action="store_true", help="under a minute in all; shows that it runs, proves no figure"
     )
     parser.add_argument("--only", choices=CASES, action="append", help="this case; may be given several times")
     parser.add_argument("--rounds", type=int, help="batches per contender (default: 300, quick: 12)")

@@ -10,7 +10,10 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("capgate", "wasmer", "wasmtime", "starlette", "anyio", "msgspec", "pycasbin", "cedarpy")
+PACKAGES = (
+    *("capgate", "wasmer", "wasmtime", "starlette", "anyio", "msgspec"),
+    *("pycasbin", "cedarpy", "gordon-to-regorus"),
+)
 _CPUINFO = Path("/proc/cpuinfo")
 
 

@@ -11,7 +11,7 @@ from capgate import PolicyInput, Resource, User
 SIZES = (3, 100, 10_000)
 STREAMS = ("same", "fresh")
 ACTION, KIND, OPERATION = "db.write", "sql_query", "update"
-_EPOCH = 1_767_225_600_000_000_000
+EPOCH = 1_767_225_600_000_000_000
 
 
 class Question(NamedTuple):
@@ -51,7 +51,7 @@ def arguments(stream: str, size: int, seed: int, form: Form) -> Callable[[int], 
 
     def ask() -> Any:
         who, name = f"user_{draw.randrange(10**6):06d}", entry(draw.randrange(size))
-        return form(Question(who, name, _EPOCH + draw.getrandbits(40)))
+        return form(Question(who, name, EPOCH + draw.getrandbits(40)))
 
     if stream == "fresh":
         return lambda n: [ask() for _ in range(n)]
@@ -61,4 +61,4 @@ def arguments(stream: str, size: int, seed: int, form: Form) -> Callable[[int], 
 
 def denied(size: int) -> Question:
     """A question that the document of ``size`` entries does not admit."""
-    return Question("user_000001", entry(size), _EPOCH)
+    return Question("user_000001", entry(size), EPOCH)

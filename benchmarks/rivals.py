@@ -16,7 +16,7 @@ from typing import Any
 
 from capgate.runtime.engine import available_engines, load_engine
 
-from .questions import ACTION, KIND, Form, Question, denied, entry
+from .questions import ACTION, KIND, Question, denied, entry
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Asked:
     With ``awaits``, the call gives a coroutine."""
 
     name: str
-    form: Form
+    form: Callable[[Any], Any]
     call: Callable[[Any], Any]
     admits: Callable[[Any], bool]
     awaits: bool = False
@@ -125,7 +125,7 @@ def cedarpy(size: int) -> Iterator[Asked]:
 
     scope = f'permit(principal, action == Action::"{ACTION}", resource'
     group = {"type": "group", "id": "admitted"}
-    members = [{"uid": _uid(KIND, entry(number)), "attrs": {}, "parents": [group]} for number in range(size)]
+    members = [{"uid": uid(KIND, entry(number)), "attrs": {}, "parents": [group]} for number in range(size)]
     forms = {
         "cedarpy, a group": (
             PolicySet.from_str(f'{scope} in group::"admitted");'),
@@ -146,13 +146,13 @@ def cedarpy(size: int) -> Iterator[Asked]:
 
 def _to_request(question: Question) -> dict[str, dict[str, str]]:
     return {
-        "principal": _uid("User", question.who),
-        "action": _uid("Action", ACTION),
-        "resource": _uid(KIND, question.name),
+        "principal": uid("User", question.who),
+        "action": uid("Action", ACTION),
+        "resource": uid(KIND, question.name),
     }
 
 
-def _uid(kind: str, id: str) -> dict[str, str]:
+def uid(kind: str, id: str) -> dict[str, str]:
     return {"type": kind, "id": id}
 
 

@@ -26,6 +26,8 @@ MIN_BATCHES = 20
 #: Calls before each batch that are not timed: the contender before it left the caches full of other things.
 WARM_UP = 16
 
+Clock = Callable[[], int]
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -81,37 +83,37 @@ def own_copy(function: _F) -> _F:
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)  # type: ignore[return-value]
 
 
-def _run(call: Callable[[Any], Any], arguments: Sequence[Any]) -> int:
-    start = perf_counter_ns()
+def _run(call: Callable[[Any], Any], arguments: Sequence[Any], clock: Clock) -> int:
+    start = clock()
     for argument in arguments:
         call(argument)
-    return perf_counter_ns() - start
+    return clock() - start
 
 
-async def _run_awaiting(call: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any]) -> int:
-    start = perf_counter_ns()
+async def _run_awaiting(call: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any], clock: Clock) -> int:
+    start = clock()
     for argument in arguments:
         await call(argument)
-    return perf_counter_ns() - start
+    return clock() - start
 
 
 async def _run_each_after(
-    call: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any], before: Callable[[], object]
+    call: Callable[[Any], Awaitable[Any]], arguments: Sequence[Any], clock: Clock, before: Callable[[], object]
 ) -> int:
     taken = 0
     for argument in arguments:
         before()
-        start = perf_counter_ns()
+        start = clock()
         await call(argument)
-        taken += perf_counter_ns() - start
+        taken += clock() - start
     return taken
 
 
 class _Runner:
     """A contender with loops of its own, and its number of calls per batch."""
 
-    def __init__(self, contender: Contender) -> None:
-        self.contender = contender
+    def __init__(self, contender: Contender, clock: Clock) -> None:
+        self.contender, self._clock = contender, clock
         self._run, self._run_awaiting = own_copy(_run), own_copy(_run_awaiting)
         self._run_each_after = own_copy(_run_each_after)
         self.calls = 1
@@ -120,10 +122,10 @@ class _Runner:
         """Nanoseconds that so many calls took."""
         arguments, before = self.contender.arguments(calls), self.contender.before
         if before is not None:
-            return await self._run_each_after(self.contender.call, arguments, before)
+            return await self._run_each_after(self.contender.call, arguments, self._clock, before)
         if self.contender.awaits:
-            return await self._run_awaiting(self.contender.call, arguments)
-        return self._run(self.contender.call, arguments)
+            return await self._run_awaiting(self.contender.call, arguments, self._clock)
+        return self._run(self.contender.call, arguments, self._clock)
 
     async def calibrate(self) -> float:
         """Set the number of calls per batch; nanoseconds that one call seems to take."""
@@ -135,10 +137,13 @@ class _Runner:
             self.calls = min(self.calls * 2, MAX_CALLS)
 
 
-async def interleave(contenders: Sequence[Contender], *, rounds: int, seed: int) -> dict[str, Samples]:
-    """Time ``contenders`` by turns, in an order shuffled each round, and give their samples by name."""
+async def interleave(
+    contenders: Sequence[Contender], *, rounds: int, seed: int, clock: Clock | None = None
+) -> dict[str, Samples]:
+    """Time ``contenders`` by turns, in an order shuffled each round, and give their samples by name. ``clock`` counts
+    nanoseconds, by default ``perf_counter_ns``."""
     order = random.Random(seed)
-    runners = {contender.name: _Runner(contender) for contender in contenders}
+    runners = {contender.name: _Runner(contender, clock or perf_counter_ns) for contender in contenders}
     if len(runners) != len(contenders):
         raise ValueError(f"two contenders have the same name: {[contender.name for contender in contenders]}")
     plan = {name: rounds_of(await runner.calibrate() * runner.calls, rounds) for name, runner in runners.items()}

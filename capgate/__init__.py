@@ -30,6 +30,7 @@ from .checker.wasm import WasmPolicyChecker
 from .enforcement.capabilities import Capabilities
 from .errors import CapabilityDenied
 from .limits import Limits
+from .middleware.claims import actor_from_claims
 from .middleware.middleware import CapabilityMiddleware
 from .model import (
     Allow,
@@ -80,6 +81,7 @@ __all__ = [
     "WasmInterpreter",
     "WasmPolicyChecker",
     "WasmPool",
+    "actor_from_claims",
     "build_policy",
     "load_wasm_artifact",
     "requires",

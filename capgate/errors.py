@@ -29,6 +29,7 @@
     │   ├── AbiError              .rule
     │   ├── BuiltinError          .builtin .reason
     │   ├── PoolExhausted
+    │   ├── FactsUnavailable      .hook .problem
     │   ├── RequestEnded
     │   └── PolicyUnavailable
     ├── CapabilityDenied          .decision
@@ -415,6 +416,20 @@ class PoolExhausted(PolicyError):
 
 class Overloaded(PoolExhausted):
     """So many callers wait already that the next one is turned away at once, before anything is done for it."""
+
+
+class FactsUnavailable(PolicyError):
+    """A function of the application's, ``hook``, did not give the facts that a question needs.
+
+    ``problem`` says what it did instead. The sentence is made of names in code and of settings alone.
+    """
+
+    code = "facts_unavailable"
+
+    def __init__(self, hook: str, problem: str) -> None:
+        super().__init__(f"{hook} {problem}")
+        self.hook = hook
+        self.problem = problem
 
 
 class RequestEnded(PolicyError):

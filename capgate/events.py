@@ -3,8 +3,9 @@
 Denials are always recorded, at ``WARNING``, also those that do not count (``would_deny``); allows are sampled, at
 ``INFO``. Records go to the logger ``capgate.decisions``. They have the event as a dict, ``record.capgate``. The message
 is the same as one line of JSON in printable ASCII, made when a handler asks for it. The fields are those of
-:class:`DecisionEvent` and no others, so no header, token, query or body can get into a log. Text that comes from
-outside is escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
+:class:`DecisionEvent` and no others, so no header, token, query or body can get into a log. Facts of a question (roles,
+scopes, attributes, arguments, context, for whom somebody acts) are in it where settings list them (``log_facts``). Text
+that comes from outside is escaped the way Python escapes it in a literal, and cut to :data:`TEXT_LIMIT` characters.
 
 A sink that raises changes no decision: the event is dropped, and :func:`statistics` counts it. What the handlers of
 :mod:`logging` do with an error of their own is theirs (``logging.raiseExceptions``). Handlers that may block get their
@@ -25,8 +26,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from .errors import ActorTimeout, ActorUnknown, BodyTimeout, StartTimeout
+from .errors import ActorTimeout, ActorUnknown, BodyTimeout, FactsUnavailable, StartTimeout
+from .facts import INT_HIGHEST, INT_LOWEST
 from .log_writer import CLOSING, WRITER, Records, is_enabled
+from .logged_facts import FactsReader, facts_reader
 from .model import (
     ACTORS,
     ANONYMOUS,
@@ -43,6 +46,8 @@ from .model import (
 LOGGER: Final = "capgate.decisions"
 #: Characters of one field; of longer text the event says how long it was.
 TEXT_LIMIT: Final = 256
+#: Texts of a list that is a fact; of a longer one the event says how many it has.
+ITEMS_LIMIT: Final = 16
 #: Characters of a declaration that is proposed.
 FITTING_LIMIT: Final = 1_024
 
@@ -56,9 +61,12 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     :mod:`capgate.routes.fitting` proposes it.
     ``rule`` is the number of the rule in the policy, from 0, where it is one that only monitors.
     ``enforce`` is ``monitor`` where at that time no denial counts, else ``always``.
+    ``facts`` are those that ``log_facts`` lists, by their names, with ``None`` for each that the question does not
+    have; ``None`` where none is listed, or nothing was asked.
     ``cause`` says for a fault which error it was and where, but not its text, which may hold a secret. Only of an
-    :class:`~capgate.errors.ActorUnknown` or a :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the
-    application's code and of settings, it is the text.
+    :class:`~capgate.errors.ActorUnknown`, a :class:`~capgate.errors.FactsUnavailable` or a
+    :class:`~capgate.errors.WaitTimeout`, whose text consists of names in the application's code and of settings, it is
+    the text.
     """
 
     event: str
@@ -85,6 +93,7 @@ class DecisionEvent(msgspec.Struct, frozen=True, kw_only=True):
     method: str | None
     path: str | None
     cause: str | None
+    facts: dict[str, Any] | None = None
 
 
 class DecisionSink(Protocol):
@@ -152,7 +161,7 @@ class _Outlet:
         """Have the log and each sink take the event with these ``fields``."""
         sinks = self.sinks
         # Made for sinks alone, and before the log is written: whoever gets a record may change its fields.
-        event = DecisionEvent(**fields) if sinks else None
+        event = _event(fields) if sinks else None
         try:
             self._log.write(fields)
         except Exception:  # whatever it was, the decision stands; see statistics()
@@ -176,6 +185,11 @@ class _Outlet:
         with self.lock:
             self.emitted -= 1
             self.dropped += 1
+
+
+def _event(fields: dict[str, Any]) -> DecisionEvent:
+    facts = fields["facts"]
+    return DecisionEvent(**fields) if facts is None else DecisionEvent(**{**fields, "facts": dict(facts)})
 
 
 def _takes(sink: DecisionSink, event: DecisionEvent) -> bool:
@@ -313,24 +327,28 @@ class DecisionLog:
     """What an enforcement point reports to. ``sample_allows`` (0 to 1) is the fraction of allows that become events.
 
     ``period`` is the time in which its denials do not count, if there is one. It is only written down here.
+    ``facts`` are the names of those that events tell. Raises ``ValueError`` for one that is no fact.
     """
 
-    def __init__(self, sample_allows: float = 0.0, period: MonitorPeriod | None = None) -> None:
+    def __init__(
+        self, sample_allows: float = 0.0, period: MonitorPeriod | None = None, facts: Sequence[str] = ()
+    ) -> None:
+        self._read = facts_reader(facts)
         self._sample_allows = sample_allows
         self._period = period
 
     def allowed(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Take an allow, which becomes an event if it is sampled. Never raises."""
         if self._sample_allows and random.random() < self._sample_allows:  # noqa: S311  # sampling is no secret
-            _emit(decision, facts, self._enforce)
+            _emit(decision, facts, self._enforce, self._read)
 
     def denied(self, decision: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Write the event of a denial. Never raises."""
-        _emit(decision, facts, _ALWAYS if self._period is None else self._enforce)
+        _emit(decision, facts, _ALWAYS if self._period is None else self._enforce, self._read)
 
     def would_deny(self, denial: Decision, facts: RequestFacts = _NO_FACTS) -> None:
         """Write the event of a denial that does not count: of an allow, with the reason. Never raises."""
-        _emit(denial, facts, self._enforce, counts=False)
+        _emit(denial, facts, self._enforce, self._read, counts=False)
 
     @property
     def _enforce(self) -> str:
@@ -341,7 +359,9 @@ _ALWAYS: Final = "always"
 _MONITOR: Final = "monitor"
 
 
-def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool = True) -> None:
+def _emit(
+    decision: Decision, facts: RequestFacts, enforce: str, read: FactsReader | None, *, counts: bool = True
+) -> None:
     input, result, policy = decision.input, decision.result, decision.policy
     # Looked up by name where it may be anything: an input that is denied because it is malformed has to be written too.
     action: Any
@@ -376,6 +396,8 @@ def _emit(decision: Decision, facts: RequestFacts, enforce: str, *, counts: bool
     ) = _all_printable(
         (action, kind, id, None if actor is ANONYMOUS else getattr(actor, "id", None), reason, facts.method, facts.path)
     )
+    if read is not None and input is not None:
+        fields["facts"] = {name: _shown_or_named(value) for name, value in read(input).items()}
     if facts.duration_us is not None:
         fields["duration_us"] = round(facts.duration_us * 10) / 10  # in half the time of round(..., 1)
     if facts.cause is not None:
@@ -425,6 +447,27 @@ def _all_printable(texts: Sequence[Any]) -> Sequence[str | None]:
     return [printable(text) for text in texts]
 
 
+def _shown_or_named(fact: Any) -> Any:
+    """Return :func:`_shown`, and of what cannot be shown its class: whatever was denied has its event."""
+    try:
+        return _shown(fact)
+    except Exception:
+        return f"<{type(fact).__name__}>"
+
+
+def _shown(fact: Any) -> Any:
+    """Return a fact as the event has it: numbers and truths as they are, text as :func:`printable` has it."""
+    seen = type(fact)
+    if seen is bool or fact is None or (seen is int and INT_LOWEST <= fact <= INT_HIGHEST):
+        return fact
+    if seen is float and fact - fact == 0.0:
+        return fact
+    if seen is list or seen is tuple:
+        shown = tuple(map(printable, fact[:ITEMS_LIMIT]))
+        return shown if len(fact) <= ITEMS_LIMIT else (*shown, f"...({len(fact)} texts)")
+    return printable(fact)
+
+
 def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
     """Return ``text`` in printable ASCII, of at most ``limit`` characters of it; reversible (``unicode_escape``)."""
     if text is None:
@@ -438,13 +481,14 @@ def printable(text: object, limit: int = TEXT_LIMIT) -> str | None:
 
 
 #: Errors whose text is made of names in code and of settings alone.
-_SPOKEN: Final = frozenset({ActorUnknown, ActorTimeout, BodyTimeout, StartTimeout})
+_SPOKEN: Final = frozenset({ActorUnknown, ActorTimeout, BodyTimeout, FactsUnavailable, StartTimeout})
 
 
 def describe(error: BaseException) -> str:
     """Say which error it is, and where it was raised; not what it says, since that may quote a secret.
 
-    An :class:`ActorUnknown` and a :class:`WaitTimeout` quote none: of these, what they say.
+    An :class:`ActorUnknown`, a :class:`FactsUnavailable` and a :class:`WaitTimeout` quote none: of these, what they
+    say.
     """
     if type(error) in _SPOKEN:
         return printable(f"{type(error).__name__}: {error}") or ""

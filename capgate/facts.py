@@ -114,6 +114,11 @@ def weigh_attributes(holder: str, attributes: Any, taken: frozenset[str]) -> int
     return size
 
 
+def is_argument_name(name: object) -> bool:
+    """Say whether an argument can be called ``name``."""
+    return type(name) is str and len(name) <= NAME_LIMIT and _NAME.fullmatch(name) is not None
+
+
 def _weigh_texts(name: str, values: Any, *, distinct: bool = False) -> int:
     if type(values) is not tuple and type(values) is not list:
         _raise_type(name, values)

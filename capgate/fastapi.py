@@ -14,18 +14,23 @@ replaces one of them, so that it is not asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from inspect import Parameter, Signature
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
-from .enforcement.capabilities import Capabilities
+from .enforcement.capabilities import Capabilities, Question
 from .enforcement.current import current
+from .enforcement.given_facts import checked_facts
 from .errors import ConfigError, MalformedInput
 from .middleware.actors import actor_of
 from .middleware.bodies import HashedBody
+from .middleware.gathering import document_in_time
+from .routes.arguments import needs_document, read_arguments
 from .routes.declare import ATTRIBUTE, Requirement, asks_itself
 from .routes.typed_parameters import converted, typed_parameters
 
@@ -46,60 +51,70 @@ def Requires(  # it is to FastAPI what Depends is, and is written in the same pl
     resource: str | None = None,
     args_hash: str | None = None,
     actor: Callable[..., Any] | None = None,
+    facts: Callable[..., Any] | None = None,
+    args: Mapping[str, str] | None = None,
 ) -> Any:
     """Return a dependency that asks a policy for ``action`` on ``resource``.
 
     The arguments are those of :func:`~capgate.requires`. ``actor`` is a dependency whose value is who is asking, in
-    place of the actor of the middleware. The value is an :data:`~capgate.model.Actor`, ``None`` for nobody, the name of
-    a user, or a user as :func:`~capgate.middleware.actors.actor_from_user` takes it.
+    place of the actor of the middleware. The value is an :data:`~capgate.model.Actor`, ``None`` for nobody, or the name
+    of a user. Or it is a user as :func:`~capgate.middleware.actors.actor_from_user` takes it. ``facts`` is a dependency
+    whose value are the attributes of the resource, as a mapping.
 
     For ``dependencies=[...]`` of routes, routers and applications, or in ``Annotated[..., Requires(...)]``. Raises
     :class:`~capgate.errors.ConfigError`.
 
-    With ``args_hash="body"`` a form is denied, for FastAPI has consumed it: there, declare the endpoint.
+    With ``args_hash="body"``, or arguments from JSON, a form is denied, for FastAPI has consumed it: there, declare the
+    endpoint.
     """
-    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash)
-    if actor is None:
-
-        async def ask(connection: HTTPConnection) -> None:
-            await _require(requirement, connection, get_capabilities(connection))
-
-    elif not callable(actor):
+    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash, facts=facts, args=args)
+    if not (actor is None or callable(actor)):
         raise ConfigError("actor", actor, "a dependency: a function whose value is who is asking")
-    else:
 
-        async def ask(connection: HTTPConnection, user: Annotated[Any, Depends(actor)]) -> None:  # type: ignore[misc]
-            capabilities = get_capabilities(connection)
-            try:
-                named = actor_of(user)
-            except Exception as error:  # who is not known for certain is denied, not taken for nobody
-                capabilities.insist_on_asking(error)
-                return
-            await _require(requirement, connection, capabilities.for_actor(named))
+    async def ask(connection: HTTPConnection, user: Any = None, known: Any = None) -> None:
+        capabilities = get_capabilities(connection)
+        try:
+            if actor is not None:  # who is not known for certain is denied, not taken for nobody
+                capabilities = capabilities.for_actor(actor_of(user))
+            question = await _question(requirement, connection, capabilities, known)
+        except Exception as error:  # what is to be asked is not known for certain
+            capabilities.insist_on_asking(error)
+            return
+        await capabilities.require_all((question,))
 
-        ask.__annotations__ = {"connection": HTTPConnection, "user": Annotated[Any, Depends(actor)], "return": None}
+    parameters = [Parameter("connection", Parameter.KEYWORD_ONLY, annotation=HTTPConnection)]
+    for name, dependency in (("user", actor), ("known", facts)):
+        if dependency is not None:
+            annotation = Annotated[Any, Depends(dependency)]
+            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation))
+    ask.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what FastAPI goes by
     setattr(ask, ATTRIBUTE, (requirement,))
     return Depends(asks_itself(ask))
 
 
-async def _require(requirement: Requirement, connection: HTTPConnection, capabilities: Capabilities) -> None:
-    digest = None
-    try:
-        params: Any = connection.path_params
-        typed = typed_parameters(connection.scope.get("route")) if requirement.template else None
-        resource = requirement.resource(params if typed is None else converted(params, typed))
-        if requirement.args_hash is not None:
-            digest = await _hash_body(connection, capabilities)
-    except Exception as error:  # what is to be asked is not known for certain
-        capabilities.insist_on_asking(error)
-        return
-    await capabilities.require(requirement.action, resource, args_hash=digest)
+async def _question(
+    requirement: Requirement, connection: HTTPConnection, capabilities: Capabilities, known: Any
+) -> Question:
+    digest, document, params = None, None, connection.path_params
+    typed = typed_parameters(connection.scope.get("route")) if requirement.in_path else None
+    if typed is not None:
+        params = converted(params, typed)
+    resource = requirement.resource(params)
+    if requirement.facts is not None and resource is not None:
+        resource = msgspec.structs.replace(resource, attributes=checked_facts(requirement.facts, known))
+    if requirement.args_hash is not None or needs_document(requirement.args):
+        body = await _read_body(connection, capabilities)
+        digest = None if requirement.args_hash is None else body.hexdigest
+        if needs_document(requirement.args):
+            document = await document_in_time(body.data, capabilities.body_seconds)
+    args = read_arguments(requirement.args, connection.scope, params, document) if requirement.args else None
+    return requirement.action, resource, digest, args
 
 
-async def _hash_body(connection: HTTPConnection, capabilities: Capabilities) -> str:
-    """Return the SHA-256 of the body in 64 hex digits.
+async def _read_body(connection: HTTPConnection, capabilities: Capabilities) -> HashedBody:
+    """Return the body.
 
-    The body is kept for whoever asks the request for it. FastAPI has read it already if an endpoint declares one.
+    It is kept for whoever asks the request for it. FastAPI has read it already if an endpoint declares one.
     """
     if not isinstance(connection, Request):
         raise MalformedInput("only a request of HTTP has a body")
@@ -110,7 +125,7 @@ async def _hash_body(connection: HTTPConnection, capabilities: Capabilities) -> 
         connection._body = body.data
     else:
         await body.read(_Kept(connection._body), capabilities)
-    return body.hexdigest
+    return body
 
 
 class _Kept:

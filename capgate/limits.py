@@ -28,8 +28,10 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "compile_seconds": (0.1, 120.0),
     "compile_megabytes": (64, 65_536),
 }
-#: What one call may spend where nobody said: of a module that OPA compiled, and of any other.
+#: What one call may spend where nobody said: of a module that OPA compiled, of one that capgate built with conditions,
+#: each of which takes 6 million at most (some 0.5 ms), whatever the facts are, and of any other.
 REGO_FUEL: Final = 10_000_000
+FACTS_FUEL: Final = 50_000_000
 FUEL: Final = 1_000_000
 #: How large a memory may be where nobody said: of a module that OPA compiled or capgate built, and of any other. What
 #: cannot be set back is touched for the first time by each question, at 2 microseconds for each 4 KiB.
@@ -61,8 +63,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, each enforced on every engine. A value outside :data:`RANGES` raises :class:`ConfigError`.
 
     ``fuel``            what one call may spend; a million is a millisecond of computing or less. ``None`` is a million,
-                        and ten for a module that OPA compiled. Documents need some thousands; what OPA compiled, 200
-                        thousand and 300 for each byte of a question
+                        ten for a module that OPA compiled, and 200 for a document with conditions. Documents need
+                        some thousands; what OPA compiled, 200 thousand and 300 for each byte of a question
     ``deadline``        seconds that a question may wait for an instance, and an application's own checker for its
                         answer; processor seconds of a batch of questions, and of one with Rego's builtins
     ``body_seconds``       seconds in which a body has to be there that is read for its hash
@@ -115,12 +117,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         """How large a memory may be, where nothing is known of the module but these limits."""
         return PAGES if self.memory_pages is None else self.memory_pages
 
-    def resolved(self, *, rego: bool, built: bool = False) -> Limits:
+    def resolved(self, *, rego: bool, built: bool = False, facts: bool = False) -> Limits:
         """Return these limits with those of :data:`BY_MODULE` that a module has.
 
-        ``rego`` says that OPA compiled it, ``built`` that capgate built it.
+        ``rego`` says that OPA compiled it, ``built`` that capgate built it, ``facts`` that it then looks at facts.
         """
         fuel, pages = REGO_FUEL if rego else FUEL, KNOWN_PAGES if rego or built else PAGES
+        if built and facts:
+            fuel = FACTS_FUEL
         return msgspec.structs.replace(
             self,
             fuel=fuel if self.fuel is None else self.fuel,

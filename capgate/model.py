@@ -184,6 +184,7 @@ class Reason:
     ACTOR_TIMEOUT: Final = "actor_timeout"
     BODY_TIMEOUT: Final = "body_timeout"
     START_TIMEOUT: Final = "start_timeout"
+    FACTS_UNAVAILABLE: Final = "facts_unavailable"
     MALFORMED_INPUT: Final = "malformed_input"
     MALFORMED_RESULT: Final = "malformed_result"
     UNDECLARED_ROUTE: Final = "undeclared_route"

@@ -28,6 +28,10 @@ HOST_LENGTH: Final = 253
 #: Names that are as they are: nearly all.
 _PLAIN_QUERY: Final = re.compile(r"(?!sqlite_)[a-z0-9_/-]+", re.ASCII)
 _PLAIN_PATH: Final = re.compile(r"[^/.\0][^/\0]*(?:/[^/.\0][^/\0]*)*")
+#: How a declaration writes a path parameter. No document has any, and no actor is called so.
+TEMPLATE: Final = re.compile(r"\{[^\W\d]\w*(?::\w+)?\}")
+#: A name in what other dialects quote names by, or with the end of a statement.
+_SLIPPED_QUERY: Final = re.compile(r"'[^']*'|`[^`]*`|\[[^\[\]]*\]|.*;", re.DOTALL)
 _QUOTED: Final = re.compile(r'"([^"]*)"|([^"]+)')
 #: What names of variables have where somebody wrote how a shell reads one.
 _NO_VARIABLE: Final = re.compile(r"[=\0$%{}]|^\s|\s$")
@@ -150,8 +154,8 @@ def normal_query(id: str) -> str | None:
     schema, _, table = id.partition(".")
     if table and schema in DEFAULT_SCHEMAS and "." not in table:
         id = table
-    if not id or id[0].isspace():
-        return None  # a blank before a name is a slip of the pen: no policy should wait for such a table
+    if not id or id[0].isspace() or _SLIPPED_QUERY.fullmatch(id):
+        return None  # such a name is a slip of the pen: no policy should wait for such a table
     return _SAME_TABLES.get(id, id)
 
 
@@ -206,7 +210,8 @@ def _meant_host(text: str) -> str | None:
 
 
 def _meant_query(text: str) -> str | None:
-    return normal_query(text.strip())
+    text = text.strip().rstrip("; ")
+    return normal_query(text[1:-1].strip() if _SLIPPED_QUERY.fullmatch(text) else text)
 
 
 def _meant_path(text: str) -> str | None:

@@ -1,6 +1,6 @@
 """Configures the site: ``python -m sphinx -W -b html docs build/site`` makes it of this folder.
 
-Needs the extra ``docs``. No page asks another host for anything: the theme has its fonts and scripts with it.
+Needs the extra ``docs``. No page asks another host for anything: the theme brings its scripts, and no fonts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ copyright = author
 version = release = version_of("capgate")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-nitpicky = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "fieldlist"]
 

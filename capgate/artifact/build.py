@@ -1,9 +1,10 @@
 """Builds a policy document into a WebAssembly module: the evaluator that capgate ships, with the document as data.
 
-No toolchain is needed. The module consists of the compiled guest (``guest/evaluator.wasm``), a memory of fixed size,
-the image of the document at :data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with
-its label. Rules that only monitor are in a section ``capgate:monitor``, for the host alone. The image, and so each
-answer, is that of the document without them.
+No toolchain is needed. The module consists of a compiled guest, a memory of fixed size, the image of the document at
+:data:`~capgate.artifact.guest.IMAGE_BASE`, and a custom section ``capgate:policy`` with its label. The guest is
+``guest/evaluator.wasm``, or ``guest/facts_evaluator.wasm`` for a document with conditions. Rules that only monitor are
+in a section ``capgate:monitor``, for the host alone. The image, and so each answer, is that of the document without
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..limits import RANGES, Limits, check_number
 from ..policy import ALWAYS, INPUTS, MonitoredRules, RuntimePolicy, is_label
 from ..wasm import Module, decode, encode, with_custom, with_data, with_memory
 from .guest import IMAGE_BASE, evaluator, make_image
-from .guest.image import Progress, image_inputs
+from .guest.image import Progress, SpokenFacts, image_facts, image_inputs
 
 POLICY_SECTION: Final = "capgate:policy"
 MONITOR_SECTION: Final = "capgate:monitor"
@@ -25,6 +26,8 @@ FORMAT: Final = 2
 PAGE: Final = 65_536
 #: Beside the text of an input: its record, alignment, and what a host allocates in pieces.
 ARENA_EXTRA: Final = 4_096
+#: Beside the text of a fact: what it is packed with.
+FACT_EXTRA: Final = 16
 
 _MAX_PAGES: Final = int(RANGES["memory_pages"][1])
 
@@ -59,10 +62,11 @@ def build_policy(
     """
     check_number("input_bytes", input_bytes, *RANGES["input_bytes"], whole=True)
     policy = document if isinstance(document, RuntimePolicy) else RuntimePolicy.from_document(document)
-    if "facts" in policy.inputs:  # to the guest, each rule would match
-        raise ConfigError("document", "rules with conditions", "documents without, which the guest cannot answer yet")
     image = make_image(policy, progress)
-    pages = -(-(IMAGE_BASE + len(image) + input_bytes + ARENA_EXTRA) // PAGE)
+    room = input_bytes + ARENA_EXTRA
+    if "facts" in policy.inputs:  # which lie in memory once more, packed
+        room += input_bytes + FACT_EXTRA * len(image_facts(image))
+    pages = -(-(IMAGE_BASE + len(image) + room) // PAGE)
     if pages > _MAX_PAGES:
         raise ConfigError("document", f"{pages} pages of memory", f"documents that need at most {_MAX_PAGES}")
     label = Label(policy.name, policy.version, inputs=tuple(sorted(policy.inputs)))
@@ -74,7 +78,8 @@ def is_built_by_capgate(data: bytes | Module) -> bool:
 
     Such a module is pure, because it is the shipped guest. That writes nothing while it answers, and treats the image
     as untrusted, so this holds for an image that no document gives, too. So does what the label says of ``inputs``: the
-    guest heeds the image's header, with which they agree.
+    guest heeds the image's header, with which they agree. Of the rest of the image only the conditions are looked at:
+    they are as a document's are, byte for byte, because they say which facts the module is given.
     """
     try:
         module = data if isinstance(data, Module) else decode(data, bodies=False)
@@ -89,10 +94,19 @@ def is_built_by_capgate(data: bytes | Module) -> bool:
     ):
         return False
     try:
+        image_facts(image)
         monitored = read_monitored(module)
     except (ConfigError, ValueError):
         return False
     return _assemble(image, pages, label, monitored) == module.source
+
+
+def spoken_facts(module: Module) -> SpokenFacts:
+    """Return the facts that the conditions of a module speak of, which :func:`is_built_by_capgate`, with their types.
+
+    The number of a fact is its place.
+    """
+    return image_facts(module.data[-1].data)
 
 
 def read_monitored(module: Module) -> MonitoredRules | None:
@@ -123,6 +137,6 @@ def _is_sound(label: Label) -> bool:
 
 
 def _assemble(image: bytes, pages: int, label: Label, monitored: MonitoredRules | None) -> bytes:
-    module = with_memory(decode(evaluator(), bodies=False), pages, pages)
+    module = with_memory(decode(evaluator(facts="facts" in label.inputs), bodies=False), pages, pages)
     module = with_custom(with_data(module, IMAGE_BASE, image), POLICY_SECTION, msgspec.json.encode(label))
     return encode(module if monitored is None else with_custom(module, MONITOR_SECTION, monitored.encode()))

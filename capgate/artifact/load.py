@@ -33,8 +33,9 @@ from ..wasm import Module, decode
 from ..wasm.component import core_module
 from ..wasm.decode import MAGIC
 from ..wasm.restrict import decode_admitted
-from .build import MONITOR_SECTION, Label, is_built_by_capgate, read_label, read_monitored
+from .build import MONITOR_SECTION, Label, is_built_by_capgate, read_label, read_monitored, spoken_facts
 from .bundle import Bundle, BundleKeys, is_archive, read_bundle
+from .guest.image import SpokenFacts
 
 DEFAULT_LIMITS: Final = Limits()
 
@@ -90,6 +91,8 @@ class WasmArtifact:
     ``entrypoint``  for ``"opa"`` what the manifest says is to be asked, ``None`` where no manifest is
     ``bundle``   what is known about the bundle, ``None`` where ``data`` are none
 
+    ``spoken``   names and types of the facts that a module of capgate's own is to be given with each question
+
     ``is_built`` whether the module is one that capgate built, as :func:`is_built_by_capgate` says
 
     Everything but ``data``, ``path`` and ``entrypoint`` is computed from them, so that a digest cannot stand beside
@@ -108,6 +111,7 @@ class WasmArtifact:
     version: str = field(init=False)
     inputs: frozenset[str] | None = field(init=False)
     monitored: MonitoredRules | None = field(init=False, repr=False, compare=False)
+    spoken: SpokenFacts = field(init=False, repr=False, compare=False)
     abi: str = field(init=False)
     interface: str = field(init=False)
     rego_data: bytes = field(init=False, repr=False, compare=False)
@@ -144,7 +148,7 @@ class WasmArtifact:
             **{"module": core, "sha256": digest, "name": name, "inputs": inputs, "abi": abi, "rego_data": rego_data},
             **{"version": version or ("" if bundle is None else bundle.revision), "bundle": bundle},
             **{"is_built": is_built, "_decoded": module},
-            **{"monitored": monitored, "interface": interface},
+            **{"monitored": monitored, "spoken": spoken_facts(module) if is_built else (), "interface": interface},
         }
         for key, value in fields.items():
             object.__setattr__(self, key, value)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import AsyncGenerator, Callable, Collection, Generator
-from typing import Any, Final, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from typing import Any, Final, ParamSpec, TypeVar, Union
 
 import rfc8785
 
@@ -23,6 +23,7 @@ from ..actions import VOCABULARY
 from ..enforcement.capabilities import Capabilities
 from ..enforcement.current import current
 from ..errors import CapabilityDenied, ConfigError, MalformedInput
+from ..facts import weigh_attributes
 from ..model import Resource
 
 __all__ = ["canonical_hash", "gated_tool"]
@@ -33,6 +34,9 @@ KIND: Final = "tool"
 NO_HASH: Final = "\udcff"
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+
+#: Arguments of a call that a policy sees, by their names; or by the names that the policy has for them.
+ArgumentNames = Union[Collection[str], Mapping[str, str]]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -63,6 +67,7 @@ def gated_tool(
     capabilities: Capabilities | None = None,
     ignore: Collection[str] = (),
     default: Callable[[Any], Any] | None = None,
+    args: ArgumentNames = (),
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Ask ``action`` on ``tool:<name>`` before each run of the decorated function, with the hash of its arguments.
 
@@ -71,6 +76,8 @@ def gated_tool(
     ``ignore``        parameters that are no part of the hash, such as ``self`` or a framework's context
     ``default``       gives the JSON form of an argument that JSON has no type for, as in :func:`json.dumps`; without
                       it such a call is denied. ``lambda model: model.model_dump(mode="json")`` is one for pydantic
+    ``args``          parameters that the policy sees as arguments of the question, or a mapping from names of arguments
+                      to parameters. Of ``None`` it sees nothing
 
     The hash is :func:`canonical_hash` of an object with one member for each parameter, defaults included, ``*args`` as
     an array and ``**kwargs`` as an object. The function gets copies of the lists and dicts that were hashed, so nobody
@@ -86,7 +93,7 @@ def gated_tool(
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         if not callable(function) or isinstance(function, (type, classmethod, staticmethod)):
             raise ConfigError("function", function, "a function; @classmethod and @staticmethod go above")
-        gate = _ToolGate(function, action, name, capabilities, frozenset(ignore), default)
+        gate = _ToolGate(function, action, name, capabilities, frozenset(ignore), default, argument_names(args))
         return functools.wraps(function)(_wrapper(function, gate))
 
     return decorate
@@ -98,6 +105,22 @@ def check_action(setting: str, action: object) -> None:
     if known is None or known.kind not in (None, KIND):
         names = sorted(valid.name for valid in VOCABULARY if valid.kind in (None, KIND))
         raise ConfigError(setting, action, f"an action on tools: {', '.join(names)}")
+
+
+def argument_names(given: object, setting: str = "args") -> dict[str, str]:
+    """Return what arguments of a question are called in a call, by their names. Raises :class:`ConfigError`."""
+    valid = "names of arguments (a to z, 0 to 9 and _), or a mapping from these to what they are called in a call"
+    if not isinstance(given, (Mapping, list, tuple, set, frozenset)):
+        raise ConfigError(setting, given, valid)
+    names = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+    try:
+        weigh_attributes("args", dict.fromkeys(names, ""), frozenset())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(setting, tuple(names), f"{valid}: {error}") from None
+    for name in names.values():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(setting, name, valid)
+    return names
 
 
 def _wrapper(function: Callable[..., Any], gate: _ToolGate) -> Callable[..., Any]:
@@ -177,6 +200,7 @@ class _ToolGate:
         capabilities: Capabilities | None,
         ignore: frozenset[str],
         default: Callable[[Any], Any] | None,
+        args: Mapping[str, str],
     ) -> None:
         name = getattr(function, "__name__", None) if name is None else name
         if not isinstance(name, str) or not name:
@@ -187,6 +211,10 @@ class _ToolGate:
             raise ConfigError("function", function, "a function whose signature can be seen") from None
         for unknown in sorted(ignore - set(self._signature.parameters)):
             raise ConfigError("ignore", unknown, f"parameters of {name}: {', '.join(self._signature.parameters)}")
+        for unknown in sorted({*args.values()} - (set(self._signature.parameters) - ignore)):
+            valid = ", ".join(parameter for parameter in self._signature.parameters if parameter not in ignore)
+            raise ConfigError("args", unknown, f"parameters of {name} that are not ignored: {valid}")
+        self._args = args
         self._question = action, Resource(KIND, name)
         self._capabilities = capabilities
         self._ignore = ignore
@@ -197,7 +225,7 @@ class _ToolGate:
         taken = self._take(args, kwargs)
         asked = current() if self._capabilities is None else self._capabilities
         try:
-            await asked.require(*self._question, args_hash=taken.hash)
+            await asked.require(*self._question, args_hash=taken.hash, args=taken.named(self._args))
         except CapabilityDenied as denied:
             raise denied from taken.problem
         return self._confirmed(taken, asked)
@@ -207,7 +235,7 @@ class _ToolGate:
         taken = self._take(args, kwargs)
         asked = current() if self._capabilities is None else self._capabilities
         try:
-            asked.require_now(*self._question, args_hash=taken.hash)
+            asked.require_now(*self._question, args_hash=taken.hash, args=taken.named(self._args))
         except CapabilityDenied as denied:
             raise denied from taken.problem
         return self._confirmed(taken, asked)
@@ -238,11 +266,16 @@ class CallArguments:
         self.hash = NO_HASH
         self._ignore = ignore
         self._default = default
+        self._json: dict[str, Any] = {}
         self._foreign = False  # whether something could not be copied
         try:
             self.hash = self._hash()
         except MalformedInput as error:
             self.problem = error
+
+    def named(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """Return those arguments that ``names`` name, as JSON, as far as there are any."""
+        return {name: self._json[parameter] for name, parameter in names.items() if parameter in self._json}
 
     def changed(self) -> MalformedInput | None:
         """Return what is wrong if what could not be copied is no longer what was hashed, else ``None``."""
@@ -255,7 +288,7 @@ class CallArguments:
         return None if same else MalformedInput("the arguments changed while the policy was asked")
 
     def _hash(self) -> str:
-        json: dict[str, Any] = {}
+        self._json = json = {}
         for name, value in self.bound.arguments.items():
             if name in self._ignore:
                 continue

@@ -11,9 +11,11 @@ import msgspec
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import PolicyError, ends_task
 from ..events import DecisionLog
+from ..limits import Limits
 from ..log_writer import BackgroundLogger
 from ..model import REASONS, Allow, Decision, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule
+from ..runtime.abi.fixed import SLOTS
 from ..runtime.pool import PoolStatistics
 from ..spelling import is_nameless
 
@@ -23,6 +25,11 @@ _log = BackgroundLogger("capgate")
 DENIED: Final = {reason: Deny(reason) for reason in REASONS}
 
 _Self = TypeVar("_Self", bound="Checker")
+
+
+def room_for_facts(limits: Limits, inputs: frozenset[str] | None) -> int:
+    """Return the :attr:`Checker.facts_room` of a policy that looks at ``inputs``: what the longest texts leave."""
+    return 0 if inputs is None or "facts" in inputs else max(0, limits.input_bytes - sum(SLOTS.values()))
 
 
 class PolicyChecker(Protocol):
@@ -91,6 +98,14 @@ class Checker:
     def inputs(self) -> frozenset[str] | None:
         """The fields of an input that the policy looks at, where that is known, such as ``action`` and ``resource``."""
         return None
+
+    @property
+    def facts_room(self) -> int:
+        """How much the facts of a question may weigh (:func:`capgate.facts.weigh_facts`) that is remembered.
+
+        Whatever else it has, it is then within ``limits.input_bytes``. 0 where an answer may depend on facts.
+        """
+        return 0
 
     @property
     def expires(self) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..actions import VOCABULARY, Vocabulary
 from ..errors import ConfigError
 from ..events import DecisionLog
-from ..facts import has_actor_facts, has_facts
+from ..facts import has_actor_facts, has_facts, weigh_actor, weigh_facts
 from ..model import (
     ALLOW,
     ANONYMOUS,
@@ -69,7 +69,6 @@ PATIENCE: Final = 256
 _NO_ENVIRONMENT: Final = object()
 _RESOURCE_OF: Final = attrgetter("fixed")
 _ATTRIBUTES_OF: Final = attrgetter("attributes")
-_NAMED: Final = frozenset({User, Service, CompilerTool})
 _ACTION, _ACTOR, _RESOURCE = SLOTS["action"], SLOTS["actor"], SLOTS["resource"]
 _ENV, _HASH = SLOTS["env"], SLOTS["args_hash"]
 _U64: Final = 2**64
@@ -90,7 +89,8 @@ class CachedChecker(ChangingChecker):
     them once ``inner`` has another policy, or is closed. A fault is never remembered.
 
     An answer counts for the same action and resource. Where the policy looks at actor, mode, service or hash of
-    arguments, these are the same, too. Inputs with attributes and those with long texts are asked about each time.
+    arguments, these are the same, too. Where it may look at facts, inputs with any are asked about each time. So are
+    those with long texts.
 
     Raises :class:`ConfigError`, also where a number is asked for and the policy does not say which inputs it looks at.
     A class that is derived from one of capgate's answers for what its ``inputs`` say; one with a ``check`` of its own
@@ -154,6 +154,10 @@ class CachedChecker(ChangingChecker):
         return self._memory if self._for_good else None
 
     @property
+    def facts_room(self) -> int:
+        return self.inner.facts_room
+
+    @property
     def remembered(self) -> int:
         return len(self.current.known)
 
@@ -201,6 +205,7 @@ class Memory(Checker):
         "_missed",
         "_mortal",
         "_order",
+        "_room",
         "_safe",
         "_settled",
         "_turned_away",
@@ -216,7 +221,8 @@ class Memory(Checker):
         super().__init__()
         self.asked = asked
         self.policy = asked.policy
-        self._key, self._key_of_parts = key_functions(asked.inputs if size else None)
+        self._room = asked.facts_room
+        self._key, self._key_of_parts = key_functions(asked.inputs if size else None, self._room)
         #: Whether the policy may look at anything else than action and resource.
         self._looks_further = asked.inputs is None or not asked.inputs <= {"action", "resource"}
         #: The environment that was last known to be short enough.
@@ -251,6 +257,10 @@ class Memory(Checker):
     @property
     def expired(self) -> bool:
         return self.asked.expired
+
+    @property
+    def facts_room(self) -> int:
+        return self._room
 
     @property
     def remembered(self) -> int:
@@ -334,10 +344,13 @@ class Memory(Checker):
         if self._missed >= PATIENCE or (self._mortal is not None and self._mortal.expired):
             return False
         if actor is not ANONYMOUS:
-            if type(actor) not in _NAMED:
+            actor_class = type(actor)
+            if actor_class is not User and actor_class is not Service and actor_class is not CompilerTool:
                 return False
             name = actor.id  # type: ignore[union-attr]  # these have one
-            if type(name) is not str or len(name) > _ACTOR or not name.isascii() or has_actor_facts(actor):
+            if type(name) is not str or len(name) > _ACTOR or not name.isascii():
+                return False
+            if has_actor_facts(actor) and not _fit(weigh_actor, actor, self._room):
                 return False
         before = settled.get(id(wanted)) if env_known else None
         if before is None or before[0] is not wanted or before[1] or (before[2] and any(before[2])):
@@ -355,7 +368,7 @@ class Memory(Checker):
                     kind = name = None
                 else:
                     return False
-                if part.args_hash is not None:
+                if part.reads:
                     return False
                 action = part.action
                 if only_texts and type(action) is type(kind) is type(name) is str:
@@ -404,7 +417,7 @@ class Memory(Checker):
         action, kind, id = key[0], key[1] or "", key[2] or ""
         if not (_fits(action, _ACTION) and _fits(kind + id, _RESOURCE)) or key in known:
             return
-        if has_facts(input):
+        if not self._room and has_facts(input):
             return  # added while the question was asked, and perhaps looked at
         if room <= 0:
             try:  # noqa: SIM105  # suppress() costs as much as all of this
@@ -433,18 +446,21 @@ def is_keyed(inputs: frozenset[str] | None) -> bool:
     return inputs is not None and inputs <= KEYED
 
 
-def key_function(inputs: frozenset[str] | None) -> Callable[[PolicyInput], Key | None]:
+def key_function(inputs: frozenset[str] | None, room: int = 0) -> Callable[[PolicyInput], Key | None]:
     """Return the function of an input of :func:`key_functions`."""
-    return key_functions(inputs)[0]
+    return key_functions(inputs, room)[0]
 
 
 def key_functions(
-    inputs: frozenset[str] | None,
+    inputs: frozenset[str] | None, room: int = 0
 ) -> tuple[Callable[[PolicyInput], Key | None], Callable[[Any, Any, Any, Any, Any, Any], Key | None]]:
     """Return a function of an input that gives all that a policy which looks at ``inputs`` may tell inputs apart by.
 
     And one of its parts: action, kind and id of the resource, actor, environment and hash. It gives the same for an
-    input with these parts, without attributes and with the time of now.
+    input with these parts, with no facts or such that were looked at, and with the time of now.
+
+    Facts are no part of a key. Where the policy certainly looks at none, ``room`` is what they may weigh, and they are
+    looked at each time. Where it may, that is 0, and an input with any has no key.
 
     Either gives ``None`` for what is not to be remembered, and raises nothing. What is not in the key is looked at each
     time: if one input with a key is well-formed, and no longer than it may be, so is every other. Action and resource
@@ -467,15 +483,21 @@ def key_functions(
         if type(timestamp) is not int or not 0 <= timestamp < _U64:
             return None
         kind = id = None
+        facts: Any = input.args or input.context
         if resource is not None:
-            if type(resource) is not Resource or type(resource.attributes) is not dict or resource.attributes:
+            if type(resource) is not Resource or type(resource.attributes) is not dict:
                 return None
-            kind, id = resource.kind, resource.id
+            kind, id, facts = resource.kind, resource.id, facts or resource.attributes
             if type(kind) is not str:
                 return None
-        if input.args or input.context:
+        actor: Any = input.actor
+        if actor is not ANONYMOUS and not facts:
+            actor_class = type(actor)
+            if actor_class is User or actor_class is Service or actor_class is CompilerTool:
+                facts = actor.roles or actor.scopes or actor.attributes or actor.on_behalf_of is not None
+        if facts and not _fit(weigh_facts, input, room):
             return None
-        return key_of_parts(input.action, kind, id, input.actor, input.env, input.args_hash)
+        return key_of_parts(input.action, kind, id, actor, input.env, input.args_hash)
 
     def key_of_parts(action: Any, kind: str | None, id: Any, actor: Any, env: Any, digest: Any) -> Key | None:
         nonlocal known_env
@@ -485,8 +507,6 @@ def key_functions(
             if actor_class is User or actor_class is Service or actor_class is CompilerTool:
                 who = actor.id
                 if type(who) is not str or len(who) > _ACTOR or not (who.isascii() or _fits(who, _ACTOR)):
-                    return None
-                if actor.roles or actor.scopes or actor.attributes or actor.on_behalf_of is not None:
                     return None
             elif actor_class is not Anonymous:
                 return None
@@ -514,6 +534,16 @@ def key_functions(
         )
 
     return key, key_of_parts
+
+
+def _fit(weigh: Callable[[Any], int], whose: Any, room: int) -> bool:
+    """Say whether the facts of ``whose`` are facts, and weigh no more than ``room``."""
+    if not room:
+        return False
+    try:
+        return weigh(whose) <= room
+    except Exception:  # of what is no fact, which is malformed
+        return False
 
 
 def _no_key(*parts: Any) -> None:

@@ -78,6 +78,10 @@ class FollowingChecker(ChangingChecker):
         return self._watcher.now.inputs
 
     @property
+    def facts_room(self) -> int:
+        return self._watcher.now.facts_room
+
+    @property
     def expires(self) -> float | None:
         return self._watcher.now.expires
 

@@ -12,7 +12,7 @@ from ..limits import Limits
 from ..model import Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, Reason
 from ..policy import MonitoredRule, RuntimePolicy
 from ..runtime.abi.lowering import check_lowerable
-from .base import DENIED, Checker
+from .base import DENIED, Checker, room_for_facts
 
 _UNKNOWN_ACTION: Final = DENIED[Reason.UNKNOWN_ACTION]
 _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
@@ -21,10 +21,11 @@ _MALFORMED_INPUT: Final = DENIED[Reason.MALFORMED_INPUT]
 class LocalPolicyChecker(Checker):
     """Evaluates a policy document in this process, in Python. No sandbox is needed: a document cannot compute."""
 
-    __slots__ = ("_limits", "_policy", "inputs", "policy")
+    __slots__ = ("_limits", "_policy", "facts_room", "inputs", "policy")
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
+    facts_room: int
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class LocalPolicyChecker(Checker):
         self._limits = limits or Limits()
         self.policy = PolicyInfo(policy.name, policy.version, policy.sha256)
         self.inputs = policy.inputs
+        self.facts_room = room_for_facts(self._limits, policy.inputs)
 
     @property
     def monitors_rules(self) -> bool:

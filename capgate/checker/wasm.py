@@ -14,7 +14,7 @@ from ..model import ALLOW, Allow, Deny, PolicyInfo, PolicyInput, PolicyResult, R
 from ..policy import MonitoredRule
 from ..runtime.bounded_wait import BoundedWait
 from ..runtime.pool import PoolStatistics, WasmPool
-from .base import DENIED, Checker
+from .base import DENIED, Checker, room_for_facts
 
 #: So many questions to a document take less than the shortest deadline: each at the very worst 40 microseconds.
 FEW: Final = 8
@@ -37,10 +37,11 @@ class WasmPolicyChecker(Checker):
     that count at once may lose a few.
     """
 
-    __slots__ = ("_call", "_clock", "_deadline", "expires", "faults", "inputs", "policy", "pool")
+    __slots__ = ("_call", "_clock", "_deadline", "expires", "facts_room", "faults", "inputs", "policy", "pool")
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
+    facts_room: int
     expires: float | None
 
     def __init__(
@@ -60,6 +61,8 @@ class WasmPolicyChecker(Checker):
         self.faults = 0
         self.policy = pool.info
         self.inputs = inputs if pool.artifact.inputs is None else pool.artifact.inputs
+        told = pool.artifact.sees_facts and not pool.artifact.is_built
+        self.facts_room = 0 if told else room_for_facts(pool.limits, self.inputs)
         self._call = pool.call
         self._deadline = pool.limits.deadline
 

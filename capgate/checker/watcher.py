@@ -84,6 +84,7 @@ class Generation(Checker):
         "active",
         "asked",
         "checker",
+        "facts_room",
         "inputs",
         "policy",
         "signers",
@@ -92,6 +93,7 @@ class Generation(Checker):
 
     policy: PolicyInfo
     inputs: frozenset[str] | None
+    facts_room: int
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class Generation(Checker):
         self.checker = checker
         self.policy = checker.policy
         self.inputs = checker.inputs
+        self.facts_room = checker.facts_room
         self.signers = signers
         self.asked = 0
         self._faults_before = checker.faults

@@ -23,6 +23,7 @@ from ..model import Allow, Anonymous, PolicyInput, PolicyResult
 from ..policy.analysis.regions import Region
 from ..policy.analysis.space import ANYTHING, Selector
 from ..routes.contract import quoted
+from .spoken_facts import facts_text
 
 #: Characters of a line of a table where the output is not a terminal, which would say itself.
 TABLE_WIDTH: Final = 160
@@ -91,13 +92,14 @@ def _cell(value: object) -> str:
 
 
 def question_text(input: PolicyInput) -> str:
-    """Return a question in one line: what, on what, by whom, in which mode."""
+    """Return a question in one line: what, on what, by whom, in which mode, with which facts."""
     resource, actor = input.resource, input.actor
     what = quoted(input.action)
     if resource is not None:
         what += f" on {_kind_and_id(resource.kind, resource.id)}"
     who = "anonymous" if isinstance(actor, Anonymous) else _kind_and_id(type(actor).__struct_config__.tag, actor.id)
-    return f"{what}, by {who}, in mode {quoted(input.env.mode)}"
+    facts = facts_text(input)
+    return f"{what}, by {who}, in mode {quoted(input.env.mode)}{facts and f', with {facts}'}"
 
 
 def answer_text(result: PolicyResult) -> str:

@@ -13,15 +13,19 @@ from .answers import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE,
 from .compiled import Conditions, compile_conditions
 from .declaration import ATTRIBUTE_TYPES, ATTRIBUTES_LIMIT, HOLDERS, NAME_LIMIT, Declaration, unusable_names
 from .explanation import ConditionPart, Turn, explain
-from .nodes import Junction, Node
-from .reach import Reach, candidates_of, reach_of
+from .nodes import Constant, Fact, Has, Junction, Node, Operation, Plain
+from .reach import Reach, candidates_of, facts_in, reach_of
 from .read import read_condition
 from .scan import TEXT_LIMIT
 from .text import text_of
+from .together import ALWAYS, EVERY, FALSE, TRUE, UNKNOWN, Together, Wish, together, with_constants
 
 __all__ = [
+    "ALWAYS",
     "ATTRIBUTES_LIMIT",
     "ATTRIBUTE_TYPES",
+    "EVERY",
+    "FALSE",
     "HOLDERS",
     "MISSING_FACT",
     "NAME_LIMIT",
@@ -29,22 +33,34 @@ __all__ = [
     "OVERFLOW",
     "TEXT_LIMIT",
     "TOO_LONG",
+    "TRUE",
+    "UNKNOWN",
     "WRONG_TYPE",
     "Answer",
     "ConditionPart",
     "Conditions",
+    "Constant",
     "Declaration",
+    "Fact",
     "Facts",
+    "Has",
     "Junction",
     "Node",
+    "Operation",
+    "Plain",
     "Reach",
+    "Together",
     "Turn",
     "Unknown",
+    "Wish",
     "candidates_of",
     "compile_conditions",
     "explain",
+    "facts_in",
     "reach_of",
     "read_condition",
     "text_of",
+    "together",
     "unusable_names",
+    "with_constants",
 ]

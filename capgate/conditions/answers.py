@@ -3,9 +3,16 @@
 A tree becomes one function, made of one function for each node. An error is an exception on its way to the next ``&&``,
 ``||`` or loop that may absorb it.
 
-What an answer costs is bounded by :data:`STEPS_LIMIT`: whoever asks chooses how long the lists are, and loops may be in
-one another. Before a list is walked, its length is counted: by ``exists`` and ``all``, by ``in``, and by ``==`` and
-``!=`` of lists, where it is the left one's. What would be above the limit is an error like others.
+What an answer costs is bounded by :data:`STEPS_LIMIT`: whoever asks chooses how long lists and texts are, and loops may
+be in one another. Steps are counted before they are taken, here as in the guest. What would be above the limit is an
+error like others::
+
+    exists all      for each element 1, or a 16th of 8 and the bytes of the code that is asked of it
+    in              for each element 1, and 1 for every 32 bytes of the text that is looked for
+    == != of lists  for each element of the left one 1; where both are as long, 1 for every 32 bytes of its texts
+    other == < ...  1 for every 32 bytes of the shorter text; of startsWith and endsWith, of what is looked for
+    contains        1 for every 8 bytes of both texts
+    size            1 for every 32 bytes of a text
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from .condition_table import code_size
 from .declaration import BOOL, DURATION, ELEMENT, FLOAT, INT, LIST, STRING, TIMESTAMP
 from .instants import is_duration, is_timestamp, parse_timestamp, timestamp_of
 from .literals import is_int
@@ -25,8 +33,10 @@ from .nodes import Choice, Constant, Fact, Has, Junction, Loop, LoopElement, Nod
 #: duration has more than 64 bits; a time is none of years 1 to 9999; its lists have too many elements.
 MISSING_FACT, WRONG_TYPE, OVERFLOW, OUT_OF_RANGE = "missing_fact", "wrong_type", "overflow", "out_of_range"
 TOO_LONG: Final = "too_long"
-#: Elements of lists that one answer may look at.
-STEPS_LIMIT: Final = 10_000
+#: Steps of one answer: elements of lists that it looks at, most of all.
+STEPS_LIMIT: Final = 2_500
+#: Bytes that are one step, as powers of two; and characters fewer than which are none.
+_UNIT, _SEARCHED, _SHORT = 5, 3, 8
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -85,7 +95,8 @@ def function_of(node: Node) -> Evaluate:
     if isinstance(node, Junction):
         return _junction(node.name == "or", tuple(map(function_of, node.parts)))
     if isinstance(node, Loop):
-        return _loop(node.name == "exists", function_of(node.over), function_of(node.body))
+        weight = max(1, (code_size(node.body) + 9) >> 4)  # the guest sees the instruction that ends it, too
+        return _loop(node.name == "exists", weight, function_of(node.over), function_of(node.body))
     if isinstance(node, Choice):
         return _choice(function_of(node.test), function_of(node.then), function_of(node.otherwise))
     return _operation(node)
@@ -95,12 +106,16 @@ def _error(reason: str, fact: str | None = None) -> UnknownError:
     return UnknownError(Unknown(reason, fact))
 
 
-def _count(elements: tuple[Any, ...], values: Any) -> None:
-    """Count the elements of ``values``, which are about to be looked at."""
+def _count(elements: tuple[Any, ...], steps: int) -> None:
+    """Count steps that are about to be taken."""
     left = elements[0]
-    left[0] -= len(values)
+    left[0] -= steps
     if left[0] < 0:
         raise _error(TOO_LONG)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 # -- facts
@@ -162,11 +177,11 @@ def _junction(decisive: bool, parts: tuple[Evaluate, ...]) -> Evaluate:
     return value
 
 
-def _loop(decisive: bool, over: Evaluate, body: Evaluate) -> Evaluate:
+def _loop(decisive: bool, weight: int, over: Evaluate, body: Evaluate) -> Evaluate:
     def value(facts: Facts, elements: tuple[Any, ...]) -> Any:
         first: UnknownError | None = None
         values = over(facts, elements)
-        _count(elements, values)
+        _count(elements, weight * len(values))
         for element in values:
             try:  # in the loop, since each element may fail
                 if body(facts, (*elements, element)) is decisive:
@@ -190,8 +205,9 @@ def _choice(test: Evaluate, then: Evaluate, otherwise: Evaluate) -> Evaluate:
 def _operation(node: Operation) -> Evaluate:
     functions = tuple(map(function_of, node.operands))
     compute = _COMPUTE[node.name]
-    if node.name == "in" or (node.name in ("eq", "ne") and node.operands[0].type in ELEMENT):
-        return _walking(functions, compute, int(node.name == "in"))
+    steps_of = _steps_of(node)
+    if steps_of is not None:
+        return _counting(functions, compute, steps_of)
     if len(functions) == 2:
         left, right = functions
         computed: Evaluate = lambda facts, elements: compute(left(facts, elements), right(facts, elements))  # noqa: E731
@@ -211,16 +227,52 @@ def _operation(node: Operation) -> Evaluate:
     return value
 
 
-def _walking(functions: tuple[Evaluate, ...], compute: Callable[..., Any], walked: int) -> Evaluate:
-    """Return the function of an operation that walks one of its operands, the one with this number."""
-    left, right = functions
+def _counting(
+    functions: tuple[Evaluate, ...], compute: Callable[..., Any], steps_of: Callable[..., int | None]
+) -> Evaluate:
+    """Return the function of an operation that takes steps by the size of its operands; ``None`` is none to count."""
 
     def value(facts: Facts, elements: tuple[Any, ...]) -> Any:
-        operands = left(facts, elements), right(facts, elements)
-        _count(elements, operands[walked])
+        operands = [function(facts, elements) for function in functions]
+        steps = steps_of(*operands)
+        if steps is not None:
+            _count(elements, steps)
         return compute(*operands)
 
     return value
+
+
+def _steps_of(node: Operation) -> Callable[..., int | None] | None:
+    types = [operand.type for operand in node.operands]
+    if node.name == "in":
+        return _steps_of_in
+    if types[0] in ELEMENT:
+        return None if node.name == "size" else _steps_of_lists
+    return _STEPS_OF.get(node.name, _steps_of_order) if types[0] == STRING and node.name != "timestamp" else None
+
+
+def _steps_of_in(value: Any, values: Any) -> int:
+    return len(values) * (1 + (_bytes(value) >> _UNIT if isinstance(value, str) else 0))
+
+
+def _steps_of_lists(left: Any, right: Any) -> int:
+    texts = left if len(left) == len(right) and left and isinstance(left[0], str) else ()
+    return len(left) + (sum(map(_bytes, texts)) >> _UNIT)
+
+
+def _steps_of_order(left: str, right: str) -> int | None:
+    # A character has four bytes at most.
+    if len(left) < _SHORT or len(right) < _SHORT:
+        return None
+    return min(_bytes(left), _bytes(right)) >> _UNIT or None
+
+
+_STEPS_OF: Final[Mapping[str, Callable[..., int | None]]] = {
+    "starts": lambda text, part: _bytes(part) >> _UNIT or None,
+    "ends": lambda text, part: _bytes(part) >> _UNIT or None,
+    "contains": lambda text, part: _bytes(text) + _bytes(part) >> _SEARCHED or None,
+    "size": lambda text: _bytes(text) >> _UNIT or None,
+}
 
 
 def _timestamp(value: Any) -> int:

@@ -58,8 +58,10 @@ from .nodes import (
 )
 
 MAGIC: Final = b"CGW1"
-#: Most conditions of one table, and most bytes of one code and of all.
+#: Most conditions of one table, most facts that they speak of, and most bytes of one code and of all.
 CONDITIONS_LIMIT: Final = 100_000
+#: The guest notes where each is. All that can be declared, of five actors, are some fewer.
+FACTS_LIMIT: Final = 5_100
 CODE_LIMIT: Final = 2**16 - 1
 SIZE_LIMIT: Final = 2**28
 
@@ -122,6 +124,8 @@ def write_table(conditions: Sequence[Node]) -> bytes:
                 facts[node.name] = node.type
             elif isinstance(node, Has):
                 facts.setdefault(node.name, "")  # of whatever type, unless it is also spoken of
+    if len(facts) > FACTS_LIMIT:
+        raise ConfigError("when", f"{len(facts)} facts", f"{FACTS_LIMIT} at most")
     names = sorted(facts, key=str.encode)
     keys = sorted(constants)
     places = {key: at for at, key in enumerate(keys)}
@@ -144,6 +148,18 @@ def write_table(conditions: Sequence[Node]) -> bytes:
     if size > SIZE_LIMIT:
         raise ConfigError("when", f"{size} bytes of conditions", f"{SIZE_LIMIT} at most")
     return _HEADER.pack(MAGIC, size, len(names), len(keys), len(codes)) + content
+
+
+def code_size(node: Node) -> int:
+    """Return how many bytes of code a node is."""
+    size = sum(map(code_size, children(node)))
+    if isinstance(node, Junction):
+        return size + 4 * (len(node.parts) - 1)
+    if isinstance(node, Loop):
+        return size + 4
+    if isinstance(node, Choice):
+        return size + 8
+    return size + {Operation: 1, LoopElement: 2}.get(type(node), 5)
 
 
 def walk(node: Node) -> Iterable[Node]:
@@ -331,7 +347,8 @@ def _require(holds: bool) -> None:
 
 def _read(data: bytes) -> ConditionTable:
     magic, size, facts, constants, conditions = _HEADER.unpack_from(data)
-    _require((magic, size) == (MAGIC, len(data)) and size <= SIZE_LIMIT and conditions <= CONDITIONS_LIMIT)
+    _require((magic, size) == (MAGIC, len(data)) and size <= SIZE_LIMIT)
+    _require(facts <= FACTS_LIMIT and conditions <= CONDITIONS_LIMIT)
     first = _HEADER.size + _FACT.size * facts
     last = first + VALUE.size * constants
     _require(last + _CONDITION.size * conditions <= size)

@@ -71,8 +71,8 @@ class _Wish(NamedTuple):
 class Budget:
     """What may still be tried for one condition. Raises :class:`TooMany` where nothing is left."""
 
-    def __init__(self) -> None:
-        self._left = CHECKS_LIMIT
+    def __init__(self, checks: int = CHECKS_LIMIT) -> None:
+        self._left = checks
 
     def spend(self, checks: int) -> None:
         self._left -= checks
@@ -92,12 +92,12 @@ def _can_be(node: Node, value: bool, budget: Budget) -> tuple[bool | None, Mappi
     is_certain = True
     function = function_of(node)
     try:
-        for facts in _samples(node, budget):
+        for facts in samples(node, budget):
             if budget.answer(function, facts) is value:
                 return True, facts
         for atoms in _ways((_Wish(node, value),)):
             budget.spend(_READY * len(atoms))
-            is_impossible, facts = _satisfy(atoms, budget)
+            is_impossible, facts = satisfy(atoms, budget)
             if facts is not None and budget.answer(function, facts) is value:
                 return True, facts
             is_certain = is_certain and is_impossible
@@ -110,18 +110,18 @@ class TooMany(Exception):
     """There are more ways than are tried."""
 
 
-def _samples(node: Node, budget: Budget) -> Iterator[dict[str, object]]:
+def samples(node: Node, budget: Budget) -> Iterator[dict[str, object]]:
     """Yield facts at random, the same for the same condition: they show most of what can be."""
-    types = _facts_in(node)
+    types = facts_in(node)
     literals = _Literals([node], len(types))
     candidates = {name: literals.candidates(type, strict=False) for name, type in types.items()}
     choice = random.Random(0).choice  # noqa: S311 - no secret
-    budget.spend(_READY * sum(1 for _ in _nodes(node)))
+    budget.spend(_READY * sum(1 for _ in nodes_in(node)))
     for _ in range(SAMPLES if types else 1):
-        yield _present({name: choice(values) for name, values in candidates.items()})
+        yield present({name: choice(values) for name, values in candidates.items()})
 
 
-def _present(values: Mapping[str, object]) -> dict[str, object]:
+def present(values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not _ABSENT}
 
 
@@ -167,7 +167,7 @@ def _branches(node: Node, value: bool) -> Sequence[tuple[_Wish, ...]] | None:
     return [(_Wish(part, value),) for part in node.parts]
 
 
-def _satisfy(atoms: Mapping[Node, bool], budget: Budget) -> tuple[bool, Mapping[str, object] | None]:
+def satisfy(atoms: Mapping[Node, bool], budget: Budget) -> tuple[bool, Mapping[str, object] | None]:
     """Return whether the atoms contradict for certain, and facts that satisfy all of them, if they are found."""
     facts: dict[str, object] = {}
     is_complete = True
@@ -195,7 +195,7 @@ def _groups(atoms: Iterable[Node]) -> list[list[Node]]:
     """Return the atoms, those together that have a fact in common."""
     groups: list[tuple[set[str], list[Node]]] = []
     for atom in atoms:
-        names, members = set(_facts_in(atom)), [atom]
+        names, members = set(facts_in(atom)), [atom]
         apart = []
         for group in groups:
             if group[0] & names:
@@ -207,7 +207,7 @@ def _groups(atoms: Iterable[Node]) -> list[list[Node]]:
     return [members for _, members in groups]
 
 
-def _nodes(node: Node) -> Iterator[Node]:
+def nodes_in(node: Node) -> Iterator[Node]:
     yield node
     inner: tuple[Node, ...] = ()
     if isinstance(node, Operation):
@@ -219,13 +219,13 @@ def _nodes(node: Node) -> Iterator[Node]:
     elif isinstance(node, Loop):
         inner = (node.over, node.body)
     for child in inner:
-        yield from _nodes(child)
+        yield from nodes_in(child)
 
 
-def _facts_in(node: Node) -> dict[str, str]:
+def facts_in(node: Node) -> dict[str, str]:
     """Return names and types of the facts in ``node``; those that are only looked for have no type."""
     types: dict[str, str] = {}
-    for part in _nodes(node):
+    for part in nodes_in(node):
         if isinstance(part, Fact):
             types[part.name] = part.type
         elif isinstance(part, Has):
@@ -238,7 +238,7 @@ def _facts_in(node: Node) -> dict[str, str]:
 
 def _is_exact(atom: Node) -> bool:
     """Say whether the candidates for the facts of ``atom`` stand for all their values."""
-    if isinstance(atom, (Fact, Has)):
+    if isinstance(atom, (Fact, Has)) or not facts_in(atom):
         return True
     if not isinstance(atom, Operation) or len(atom.operands) != 2:
         return False
@@ -288,7 +288,7 @@ def _choose(atoms: Mapping[Node, bool], budget: Budget, strict: bool = False) ->
     """
     types: dict[str, str] = {}
     for atom in atoms:
-        for name, type in _facts_in(atom).items():
+        for name, type in facts_in(atom).items():
             types[name] = type or types.get(name, "")
     literals = _Literals(atoms, len(types))
     candidates = {name: literals.candidates(type, strict) for name, type in types.items()}
@@ -297,7 +297,7 @@ def _choose(atoms: Mapping[Node, bool], budget: Budget, strict: bool = False) ->
     checks = [(function_of(atom), value) for atom, value in atoms.items()]
     for values in itertools.islice(itertools.product(*candidates.values()), CANDIDATES_LIMIT):
         budget.spend(1)
-        facts = _present(dict(zip(candidates, values, strict=True)))
+        facts = present(dict(zip(candidates, values, strict=True)))
         if all(budget.answer(function, facts) is value for function, value in checks):
             return facts
     return None
@@ -305,7 +305,7 @@ def _choose(atoms: Mapping[Node, bool], budget: Budget, strict: bool = False) ->
 
 def candidates_of(node: Node, facts: Mapping[str, object]) -> dict[str, list[object]]:
     """Return for each fact of ``node`` values that may compare differently, those of ``facts`` among the literals."""
-    types = _facts_in(node)
+    types = facts_in(node)
     literals = _Literals([node], len(types))
     for name, type in types.items():
         if name in facts and type in IS_OF and IS_OF[type](facts[name]):
@@ -323,7 +323,7 @@ class _Literals:
         self._values: dict[str, list[Any]] = {INT: [], FLOAT: [], STRING: [], TIMESTAMP: []}
         self._parts: dict[str, list[str]] = {name: [] for name in _SEARCHES}
         self._facts = facts
-        for node in itertools.chain.from_iterable(map(_nodes, atoms)):
+        for node in itertools.chain.from_iterable(map(nodes_in, atoms)):
             if isinstance(node, Constant):
                 values = node.value if isinstance(node.value, tuple) else (node.value,)
                 type = {bool: BOOL, int: INT, float: FLOAT, str: STRING}[values[0].__class__] if values else ""

@@ -19,13 +19,20 @@ import msgspec
 from ..checker.base import BatchResult, Checker, denial_for
 from ..errors import ActorUnknown, CapabilityDenied, ConfigError, MalformedInput, RequestEnded, ends_task
 from ..events import RequestFacts, new_decision_id
-from ..model import ACTORS, Actor, Allow, Decision, Environment, PolicyInput, PolicyResult, Resource
+from ..model import ACTORS, Actor, Allow, Attribute, Decision, Environment, PolicyInput, PolicyResult, Resource
+from .given_facts import context_in_time, context_now, given_facts
 from .point import EnforcementPoint, actor_in_time, deny_unasked, settle_unasked
 
 #: What is asked for: ``"kind:id"``, ``"kind"``, a resource, or nothing.
 ResourceLike = Union[str, Resource, None]
-#: One question: ``(action, resource)``, or with the SHA-256 of the arguments as third.
-Question = Union[tuple[str, ResourceLike], tuple[str, ResourceLike, Union[str, None]]]
+#: Arguments, by their names; ``None`` stands for one that is absent.
+Arguments = Mapping[str, Union[Attribute, None]]
+#: One question: ``(action, resource)``, or with the SHA-256 of the arguments as third, and arguments as fourth.
+Question = Union[
+    tuple[str, ResourceLike],
+    tuple[str, ResourceLike, Union[str, None]],
+    tuple[str, ResourceLike, Union[str, None], Union[Arguments, None]],
+]
 
 #: Questions in one batch. More are denied: a batch is answered without a pause for other tasks.
 BATCH: Final = 1_000
@@ -69,24 +76,59 @@ class Capabilities(msgspec.Struct, eq=False):
     #: The scope that events are written for; empty outside of requests.
     _scope: Mapping[str, Any] = {}
     _listener: DenialListener | None = None
+    #: What else is known of the moment; ``None`` until that is known.
+    context: Any = {}
+    #: Gives that, or an awaitable of it, for the scope of the request.
+    _find_context: Callable[[Any], Any] | None = None
 
     # -- asking
 
-    async def check(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
-        """Return the answer of the policy to ``action`` on ``resource``: ``"kind:id"``, or a :class:`Resource`."""
-        return (await self._ask(((action, resource, args_hash),)))[0].result
+    async def check(
+        self,
+        action: str,
+        resource: ResourceLike = None,
+        *,
+        args_hash: str | None = None,
+        args: Arguments | None = None,
+    ) -> PolicyResult:
+        """Return the answer of the policy to ``action`` on ``resource``: ``"kind:id"``, or a :class:`Resource`.
 
-    def check_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> PolicyResult:
+        ``args`` are arguments of the effect that the policy may look at: flags, numbers, text, lists of text.
+        """
+        return (await self._ask(((action, resource, args_hash, args),)))[0].result
+
+    def check_now(
+        self,
+        action: str,
+        resource: ResourceLike = None,
+        *,
+        args_hash: str | None = None,
+        args: Arguments | None = None,
+    ) -> PolicyResult:
         """Answer as :meth:`check` does, for code that cannot await."""
-        return self._ask_now(((action, resource, args_hash),))[0].result
+        return self._ask_now(((action, resource, args_hash, args),))[0].result
 
-    async def require(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
+    async def require(
+        self,
+        action: str,
+        resource: ResourceLike = None,
+        *,
+        args_hash: str | None = None,
+        args: Arguments | None = None,
+    ) -> None:
         """Raise :class:`CapabilityDenied` unless the policy allows ``action`` on ``resource``."""
-        self._insist(await self._ask(((action, resource, args_hash),)))
+        self._insist(await self._ask(((action, resource, args_hash, args),)))
 
-    def require_now(self, action: str, resource: ResourceLike = None, *, args_hash: str | None = None) -> None:
+    def require_now(
+        self,
+        action: str,
+        resource: ResourceLike = None,
+        *,
+        args_hash: str | None = None,
+        args: Arguments | None = None,
+    ) -> None:
         """Require as :meth:`require` does, for code that cannot await."""
-        self._insist(self._ask_now(((action, resource, args_hash),)))
+        self._insist(self._ask_now(((action, resource, args_hash, args),)))
 
     async def check_many(self, questions: Iterable[Question]) -> list[PolicyResult]:
         """Answer each of ``questions``, up to :data:`BATCH`: by one policy, together under one deadline."""
@@ -139,7 +181,7 @@ class Capabilities(msgspec.Struct, eq=False):
     def for_actor(self, actor: Actor) -> Capabilities:
         """Return the same gate asked for somebody else, as when a tool acts for the user of a request."""
         require_actor(actor)
-        return Capabilities(self._point, actor, None, self._scope, self._listener)
+        return Capabilities(self._point, actor, None, self._scope, self._listener, self.context, self._find_context)
 
     def for_actor_in(self, scope: Mapping[str, Any], find: Callable[[Any], Any]) -> Capabilities:
         """Return the same gate asked for whoever ``find`` says is acting in ``scope``.
@@ -147,7 +189,15 @@ class Capabilities(msgspec.Struct, eq=False):
         ``find`` gives the actor, or an awaitable of it. Events are written for ``scope`` where these capabilities
         belong to no request.
         """
-        return Capabilities(self._point, None, lambda _: find(scope), self._scope or scope, self._listener)
+        return Capabilities(
+            self._point,
+            None,
+            lambda _: find(scope),
+            self._scope or scope,
+            self._listener,
+            self.context,
+            self._find_context,
+        )
 
     @property
     def body_seconds(self) -> float:
@@ -174,7 +224,9 @@ class Capabilities(msgspec.Struct, eq=False):
                 raise RequestEnded("the request that this was handed to is over")
             if actor is None:
                 actor = await self._find_actor()
-            inputs = _inputs_of(questions, actor, point.env)
+            if self.context is None:
+                await self._look_for_context()
+            inputs = _inputs_of(questions, actor, point.env, self.context)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -190,7 +242,9 @@ class Capabilities(msgspec.Struct, eq=False):
                 raise RequestEnded("the request that this was handed to is over")
             if actor is None:
                 actor = self._find_actor_now()
-            inputs = _inputs_of(questions, actor, point.env)
+            if self.context is None:
+                self._look_for_context_now()
+            inputs = _inputs_of(questions, actor, point.env, self.context)
         except BaseException as error:
             if ends_task(error):
                 raise
@@ -211,6 +265,19 @@ class Capabilities(msgspec.Struct, eq=False):
                 actor.close()
             return anyio.from_thread.run(self._find_actor)
         return self._remember(actor)
+
+    async def _look_for_context(self) -> None:
+        find = self._find_context
+        self.context = {} if find is None else await context_in_time(find, self._scope, self._point.actor_seconds)
+
+    def _look_for_context_now(self) -> None:
+        context = {} if self._find_context is None else context_now(self._find_context, self._scope)
+        if isinstance(context, dict):
+            self.context = context
+            return
+        if inspect.iscoroutine(context):
+            context.close()
+        anyio.from_thread.run(self._look_for_context)
 
     def _remember(self, actor: Any) -> Any:
         if type(actor) not in ACTORS:
@@ -276,7 +343,9 @@ def require_actor(actor: object) -> None:
         raise ConfigError("actor", actor, "Anonymous, User, Service or CompilerTool")
 
 
-def _inputs_of(questions: Sequence[Any], actor: Any, env: Environment) -> list[PolicyInput]:
+def _inputs_of(
+    questions: Sequence[Any], actor: Any, env: Environment, context: Mapping[str, Attribute]
+) -> list[PolicyInput]:
     """Return one input for each of ``questions``.
 
     Raises :class:`MalformedInput`, or what unpacking something else raises.
@@ -285,16 +354,17 @@ def _inputs_of(questions: Sequence[Any], actor: Any, env: Environment) -> list[P
         raise MalformedInput(f"{len(questions)} questions at once, the limit is {BATCH}")
     now = time.time_ns()
     return [
-        PolicyInput(action, actor, _resource(resource), _hash(rest) if rest else None, env, now)
+        PolicyInput(action, actor, _resource(resource), rest[0] if rest else None, env, now, _args(rest), context)
         for action, resource, *rest in questions
     ]
 
 
-def _hash(rest: list[Any]) -> Any:
-    """Return what comes after the resource, which is one thing: whatever else was meant would not have been asked."""
-    if len(rest) > 1:
-        raise MalformedInput(f"a question has {len(rest) + 2} parts, at most 3")
-    return rest[0]
+def _args(rest: list[Any]) -> Mapping[str, Attribute]:
+    """Return the arguments among what comes after the resource: a hash, then arguments, and nothing else, since
+    whatever else was meant would not have been asked."""
+    if len(rest) > 2:
+        raise MalformedInput(f"a question has {len(rest) + 2} parts, at most 4")
+    return {} if len(rest) < 2 or rest[1] is None else given_facts(rest[1])
 
 
 def _resource(given: ResourceLike) -> Resource | None:

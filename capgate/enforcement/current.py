@@ -9,19 +9,20 @@ Where nothing is current there is nobody to ask for, and that is a denial.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from ..checker.base import PolicyChecker
-from ..errors import CapabilityDenied, PolicyUnavailable
+from ..errors import CapabilityDenied, ConfigError, PolicyUnavailable
 from ..limits import Limits
 from ..log_writer import BackgroundLogger
-from ..model import DEFAULT_ENVIRONMENT, Actor, Environment
+from ..model import DEFAULT_ENVIRONMENT, Actor, Attribute, Environment
 from ..routes.seat import UNDECIDED
 from .capabilities import Capabilities, require_actor
+from .given_facts import given_facts
 from .point import EnforcementPoint, deny_unasked
 
 _log = BackgroundLogger("capgate")
@@ -49,13 +50,18 @@ def capabilities_for(
     env: Environment = DEFAULT_ENVIRONMENT,
     *,
     deadline: float = Limits().deadline,
+    context: Mapping[str, Attribute] | None = None,
 ) -> Capabilities:
     """Return capabilities outside of any request, for a job or a script, which ``actor`` names.
 
-    To be used with :func:`using`. ``deadline`` is in seconds, for a ``checker`` that is not capgate's own.
+    To be used with :func:`using`. ``deadline`` is in seconds, for a ``checker`` that is not capgate's own. ``context``
+    is what else is known: all questions have it.
     """
     require_actor(actor)
-    return Capabilities(EnforcementPoint(checker, env, deadline=deadline), actor)
+    if context is not None and not isinstance(context, Mapping):
+        raise ConfigError("context", context, "a mapping of facts")
+    point = EnforcementPoint(checker, env, deadline=deadline)
+    return Capabilities(point, actor, context={} if context is None else given_facts(context))
 
 
 @contextmanager

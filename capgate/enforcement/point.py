@@ -8,7 +8,7 @@ looked for in what an application raised.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,7 +31,8 @@ class EnforcementPoint:
 
     ``deadline`` is in seconds; capgate's own checkers have one of their own. ``body_bytes`` is how much of a body is
     read for its hash; ``limits`` say how long that, and an actor, are waited for. In ``period`` denials are recorded
-    and do not count; without one they always do. Raises what :func:`~capgate.checker.foreign.as_checker` raises.
+    and do not count; without one they always do. ``log_facts`` are the facts that events tell. Raises what
+    :func:`~capgate.checker.foreign.as_checker` raises.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class EnforcementPoint:
         sample_allows: float = 0.0,
         body_bytes: int = 1_048_576,
         period: MonitorPeriod | None = None,
+        log_facts: Sequence[str] = (),
     ) -> None:
         self.checker = checker = as_checker(checker, deadline)
         #: The same where it has one policy for good, so that nobody need ask for :attr:`Checker.current`.
@@ -68,7 +70,7 @@ class EnforcementPoint:
         self.body_bytes = body_bytes
         self.body_seconds = limits.body_seconds
         self.body_idle_seconds = limits.body_idle_seconds
-        self.log = DecisionLog(sample_allows, period)
+        self.log = DecisionLog(sample_allows, period, log_facts)
         self._samples_allows = sample_allows > 0
         #: Whether :meth:`report_allow` may have something to write.
         self.looks_at_allows = self._samples_allows or self.steady is None or self.steady.monitors_rules

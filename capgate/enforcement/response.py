@@ -16,6 +16,8 @@ _log = BackgroundLogger("capgate")
 STATUS: Final = 403
 #: RFC 9110, section 15.5.2: for who is not logged in, together with how to.
 LOGIN_STATUS: Final = 401
+#: Codes with which a policy says that somebody else might be admitted.
+_OF_POLICY: Final = frozenset({Reason.NOT_IN_ALLOWLIST, Reason.MISSING_FACT})
 _TITLES: Final = {STATUS: "Forbidden", LOGIN_STATUS: "Unauthorized"}
 _CONTENT_TYPE: Final = (b"content-type", b"application/problem+json")
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -31,13 +33,14 @@ CLOSE_REASON: Final = 123
 def asks_for_login(input: PolicyInput | None, result: object) -> bool:
     """Say whether the denial ``result`` might have been an allow if somebody had been logged in.
 
-    So it is where a policy denied nobody in particular what it was asked for: by its own words, or as not admitted. A
-    fault is none of that, nor what no policy admits for anyone.
+    So it is where a policy denied nobody in particular what it was asked for. That is by its own words, as not
+    admitted, or for want of a fact, which may be one of the actor. A fault is none of that, nor what no policy admits
+    for anyone.
     """
     if type(input) is not PolicyInput or type(input.actor) is not Anonymous or type(result) is not Deny:
         return False
     reason = result.reason
-    return type(reason) is str and (reason == Reason.NOT_IN_ALLOWLIST or reason not in REASONS)
+    return type(reason) is str and (reason in _OF_POLICY or reason not in REASONS)
 
 
 async def refuse(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from starlette.applications import Starlette
 
 from ..actions import VOCABULARY, policy_hash
@@ -23,13 +24,14 @@ from ..policy import RuntimePolicy
 from ..routes.contract import (
     ZEROS,
     ContractAction,
+    ContractArgument,
     ContractRequirement,
     ContractRoute,
     HandlerContract,
     requirement_key,
     route_key,
 )
-from ..routes.declare import Requirements, as_written
+from ..routes.declare import Requirement, Requirements, as_written
 from ..routes.framework import Unresolvable
 from ..routes.route_report import report_routes
 from ..routes.target import Target, find_target
@@ -97,11 +99,17 @@ def describe(target: Target, settings: Settings, digests: Digests = _NO_POLICY) 
 
 
 def _requirements(declared: Requirements) -> tuple[ContractRequirement, ...]:
-    parts = {
-        ContractRequirement(part.action, as_written(part).get("resource"), bool(part.parameters), part.args_hash)
-        for part in declared
-    }
-    return tuple(sorted(parts, key=requirement_key))
+    return tuple(sorted({*map(_requirement, declared)}, key=requirement_key))
+
+
+def _requirement(part: Requirement) -> ContractRequirement:
+    written: dict[str, Any] = {**as_written(part)}
+    fields = msgspec.structs.asdict(part)
+    args = tuple(ContractArgument(name, source) for name, source in sorted(written.get("args", {}).items()))
+    looks_up = fields.get("facts") is not None
+    return ContractRequirement(
+        part.action, written.get("resource"), bool(part.parameters), part.args_hash, looks_up, args
+    )
 
 
 def _actions(names: Iterable[str]) -> tuple[ContractAction, ...]:

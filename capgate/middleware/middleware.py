@@ -14,7 +14,7 @@ from ..checker.base import PolicyChecker
 from ..routes.contract import HandlerContract
 from ..settings.settings import Settings
 from .request import GatedRequest
-from .startup import ActorOf, Given, Resolver, Startup
+from .startup import ActorOf, ContextOf, Given, Resolver, Startup
 
 
 class CapabilityMiddleware:
@@ -31,6 +31,8 @@ class CapabilityMiddleware:
     ``resolver``  a function of the scope that gives what a request needs, in place of the application's routes: a
                   :class:`~capgate.routes.declare.Requirement`, several, :data:`~capgate.routes.seat.PUBLIC`, or
                   ``None`` (denied)
+    ``context``   a function of the scope, or an async one, that gives what else is known of the moment, as a mapping of
+                  facts: ``{"ip": scope["client"][0]}``. All questions of a request have it
 
     Whatever goes wrong is a denial: status 403 with a ``decision_id``, and an event in the log that says why
     (:mod:`capgate.events`). What the application raises passes untouched, but for
@@ -45,10 +47,11 @@ class CapabilityMiddleware:
         checker: PolicyChecker | None = None,
         actor: ActorOf | None = None,
         resolver: Resolver | None = None,
+        context: ContextOf | None = None,
         router: object = None,
     ) -> None:
         self.app = app
-        self._startup = Startup(type(self), app, settings, checker, actor, resolver, router)
+        self._startup = Startup(type(self), app, settings, checker, actor, resolver, router, context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("type") == "lifespan":

@@ -20,6 +20,7 @@ from ..checker.base import DENIED as DENIAL
 from ..checker.base import Checker, decisions, denial_for
 from ..checker.cached import Memory
 from ..enforcement.capabilities import Capabilities
+from ..enforcement.given_facts import context_in_time
 from ..enforcement.point import actor_in_time
 from ..enforcement.response import LOGIN_STATUS, asks_for_login
 from ..errors import ActorUnknown, ends_task
@@ -33,10 +34,10 @@ from ..routes.framework import Unresolvable
 from ..routes.precedence import Needed, RouterPlace
 from ..routes.seat import SEAT, UNDECIDED, Asked, Seat, SeatedRequest
 from .actors import actor_from_user
-from .bodies import Chunks, HashedBody
+from .gathering import Particulars, gather
 from .request_state import RequestState
 from .seal import ASKING, CLOSED, DENIED, OPEN, UNROUTED, Seal
-from .startup import RequestPoint, Startup
+from .startup import ContextOf, RequestPoint, Startup
 
 _log = BackgroundLogger("capgate")
 
@@ -57,6 +58,7 @@ class GatedRequest(Seal, eq=False):
     _capabilities: Capabilities | None = None  # once somebody looks at them
     _path: str = ""  # the path that was looked at last, and is well-formed
     _actor: Any = None  # who asks, or an awaitable of it
+    _context: Any = None  # what else is known of the moment, once that is known
     _admitted: Actor | None = None  # who was allowed something last
     _recalled: tuple[Requirements, Any, Actor] | None = None  # what was allowed last, if without a question
     _inputs: Sequence[PolicyInput] = ()  # what is asked, where the answer has to be waited for
@@ -139,7 +141,10 @@ class GatedRequest(Seal, eq=False):
         """What the application asks with; ``None`` while nothing has started."""
         capabilities, point = self._capabilities, self._point
         if capabilities is None and point is not None:
-            self._capabilities = capabilities = Capabilities(point, self._admitted, point.actor, self.scope, self)
+            context = {} if point.context is None else self._context
+            self._capabilities = capabilities = Capabilities(
+                point, self._admitted, point.actor, self.scope, self, context, point.context
+            )
         return capabilities
 
     def leave(self, entered: Entered) -> None:
@@ -204,7 +209,7 @@ class GatedRequest(Seal, eq=False):
         find = point.actor
         actor: Any = ANONYMOUS if find is actor_from_user and "user" not in scope else find(scope)
         self._actor = actor
-        if type(actor) not in ACTORS:
+        if type(actor) not in ACTORS or point.context is not None:
             return None
         asked = point.steady
         if asked is None:
@@ -232,7 +237,7 @@ class GatedRequest(Seal, eq=False):
         self._started = time.time_ns()
         if len(requirements) == 1:
             first = requirements[0]
-            if first.args_hash is None:
+            if not first.reads:
                 resource = first.resource(params) if first.template else first.fixed
                 actor = self._actor
                 self._input = input = PolicyInput(first.action, actor, resource, None, point.env, self._started)
@@ -248,8 +253,8 @@ class GatedRequest(Seal, eq=False):
                 if answer is not None:  # asked again, it might become another one
                     return self._settle(scope, answer) and self._open(scope, point, (), actor)
                 self._inputs = (input,)
-        elif not _needs_body(requirements):
-            inputs = self._questions(point, requirements, params, None)
+        elif not _reads(requirements):
+            inputs = self._questions(point, requirements, params)
             results = asked.answer_many_now(inputs)
             if results is not None:
                 return self._conclude(scope, point, inputs, decisions(results, len(inputs)), None)
@@ -275,12 +280,14 @@ class GatedRequest(Seal, eq=False):
                 self._actor = actor = await actor_in_time(actor, point.actor_seconds)
             if type(actor) not in ACTORS:
                 raise ActorUnknown(actor, "is what was returned for the actor")
-            digest = None
-            if _needs_body(requirements):
-                body = HashedBody()
-                await body.read(Chunks(receive), point)
-                self.replay, digest = body.again(receive), body.hexdigest
-            inputs = self._questions(point, requirements, params, digest)
+            if point.context is not None:
+                await self._find_context(scope, point, point.context)
+            particulars = None
+            if _reads(requirements):
+                particulars, body = await gather(requirements, scope, receive, params, point)
+                if body is not None:
+                    self.replay = body.again(receive)
+            inputs = self._questions(point, requirements, params, particulars)
             self._asked = asked = point.checker.current
             results, _, cause = await asked.ask(inputs, until_denied=not point.only_monitors)
         if len(inputs) != len(requirements):
@@ -338,15 +345,27 @@ class GatedRequest(Seal, eq=False):
             self._state = OPEN
         return True
 
+    async def _find_context(self, scope: Scope, point: RequestPoint, find: ContextOf) -> None:
+        self._context = await context_in_time(find, scope, point.actor_seconds)
+        if self._capabilities is not None:
+            self._capabilities.context = self._context
+
     def _questions(
-        self, point: RequestPoint, requirements: Requirements, params: Mapping[str, Any], digest: str | None
+        self,
+        point: RequestPoint,
+        requirements: Requirements,
+        params: Mapping[str, Any],
+        particulars: Sequence[Particulars] | None = None,
     ) -> list[PolicyInput]:
         """Return one for each of ``requirements``, of which there is at least one."""
         inputs = []
-        for requirement in requirements:
-            hashed = digest if requirement.args_hash else None
-            resource = requirement.resource(params)
-            self._input = PolicyInput(requirement.action, self._actor, resource, hashed, point.env, self._started)
+        actor, env, started = self._actor, point.env, self._started
+        context: Mapping[str, Any] = {} if point.context is None else self._context
+        for number, requirement in enumerate(requirements):
+            asked = Particulars(requirement.resource(params)) if particulars is None else particulars[number]
+            self._input = PolicyInput(
+                requirement.action, actor, asked.resource, asked.digest, env, started, asked.args, context
+            )
             inputs.append(self._input)
         return inputs
 
@@ -459,5 +478,5 @@ class GatedRequest(Seal, eq=False):
         return (time.time_ns() - self._started) / 1_000 if self._started else 0.0
 
 
-def _needs_body(requirements: Requirements) -> bool:
-    return any(requirement.args_hash is not None for requirement in requirements)
+def _reads(requirements: Requirements) -> bool:
+    return any(requirement.reads for requirement in requirements)

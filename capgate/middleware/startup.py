@@ -50,6 +50,8 @@ _log = logging.getLogger("capgate")
 
 ActorOf = Callable[[Scope], Union[Actor, Awaitable[Actor]]]
 Resolver = Callable[[Scope], Any]
+#: Gives what else is known of the moment, as a mapping of facts, or an awaitable of it.
+ContextOf = Callable[[Scope], Any]
 
 _STRICT: Final = "routes that each declare what they need, or are public; or strict=False, which denies the others"
 
@@ -77,6 +79,7 @@ class RequestPoint(EnforcementPoint):
         "actor",
         "begin",
         "by_resolver",
+        "context",
         "passes_unknown_routes",
         "place",
         "public",
@@ -92,6 +95,7 @@ class RequestPoint(EnforcementPoint):
         resolver: Resolver | None,
         place: RouterPlace | Needed | Exception,
         period: MonitorPeriod | None = None,
+        context: ContextOf | None = None,
     ) -> None:
         super().__init__(
             checker,
@@ -101,8 +105,10 @@ class RequestPoint(EnforcementPoint):
             sample_allows=settings.sample_allows,
             body_bytes=settings.body_bytes,
             period=period,
+            log_facts=settings.log_facts,
         )
         self.actor = actor
+        self.context = context
         self.public = frozenset(settings.public)
         self.strict_paths = settings.strict_paths
         self.passes_unknown_routes = settings.unknown_routes == PASS
@@ -161,6 +167,7 @@ class Startup:
         actor: ActorOf | None,
         resolver: Resolver | None,
         router: object,
+        context: ContextOf | None = None,
     ) -> None:
         self.point: RequestPoint | None = None
         self.failure: BaseException | None = None
@@ -170,6 +177,7 @@ class Startup:
         self._given = checker
         self._actor = actor
         self._resolver = resolver
+        self._context = context
         self._app = app
         self._router = router
         self._owned: Checker | None = None
@@ -252,7 +260,7 @@ class Startup:
         return self.failure
 
     async def _start(self, scope: Scope) -> RequestPoint:
-        for name, given in (("actor", self._actor), ("resolver", self._resolver)):
+        for name, given in (("actor", self._actor), ("resolver", self._resolver), ("context", self._context)):
             if given is not None and not callable(given):
                 raise ConfigError(name, given, "a function of the scope")
         if self._router is not None:
@@ -273,7 +281,8 @@ class Startup:
         await checker.start()
         actor = self._actor or actor_from_user
         period = MonitorPeriod(self.settings.enforced_from) if self.settings.monitors else None
-        point = RequestPoint(self.settings, checker, actor, self._resolver, _place_of(target), period)
+        place = _place_of(target)
+        point = RequestPoint(self.settings, checker, actor, self._resolver, place, period, self._context)
         self._report(self.settings, point, target, scope, monitored=period is not None)
         self._period = period
         if period is not None:

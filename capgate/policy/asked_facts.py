@@ -13,18 +13,24 @@ _ABSENT: Final = object()
 _BEHALF: Final = "on_behalf_of"
 
 
-def facts_of(input: PolicyInput, names: Iterable[str]) -> dict[str, object]:
-    """Return those of ``names`` that ``input`` has. Raises nothing, whatever there is in it."""
-    facts = {}
-    for name in names:
-        root, *path = name.split(".")
-        value = _READERS[root](input, path)
-        if value is not _ABSENT:
-            facts[name] = value
-    return facts
+class FactReader:
+    """Reads the facts of these dotted ``names``."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        split = [(name, name.split(".")) for name in names]
+        self._readers = [(name, _READERS[root], tuple(path)) for name, (root, *path) in split]
+
+    def facts_of(self, input: PolicyInput) -> dict[str, object]:
+        """Return those that ``input`` has. Raises nothing, whatever there is in it."""
+        facts = {}
+        for name, read, path in self._readers:
+            value = read(input, path)
+            if value is not _ABSENT:
+                facts[name] = value
+        return facts
 
 
-def _of_actor(input: PolicyInput, path: list[str]) -> object:
+def _of_actor(input: PolicyInput, path: tuple[str, ...]) -> object:
     actor: Any = input.actor
     while len(path) > 1 and path[0] == _BEHALF:
         actor, path = getattr(actor, _BEHALF, None), path[1:]
@@ -41,7 +47,7 @@ def _of_actor(input: PolicyInput, path: list[str]) -> object:
     return getattr(actor, name) if name in ("roles", "scopes") else _member(actor.attributes, name)
 
 
-def _of_resource(input: PolicyInput, path: list[str]) -> object:
+def _of_resource(input: PolicyInput, path: tuple[str, ...]) -> object:
     resource = input.resource
     if resource is None:
         return _ABSENT
@@ -52,7 +58,7 @@ def _of_resource(input: PolicyInput, path: list[str]) -> object:
     return _ABSENT if value is None else _text(value)
 
 
-def _of_env(input: PolicyInput, path: list[str]) -> object:
+def _of_env(input: PolicyInput, path: tuple[str, ...]) -> object:
     return _text(getattr(input.env, path[0], _ABSENT))
 
 
@@ -64,7 +70,7 @@ def _text(value: object) -> object:
     return exact(value) if isinstance(value, str) else value
 
 
-_READERS: Final[dict[str, Callable[[PolicyInput, list[str]], object]]] = {
+_READERS: Final[dict[str, Callable[[PolicyInput, tuple[str, ...]], object]]] = {
     "action": lambda input, path: _text(input.action),
     "actor": _of_actor,
     "args": lambda input, path: _member(input.args, path[0]),

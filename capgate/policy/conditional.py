@@ -53,6 +53,10 @@ class ConditionReader:
             self._nodes.append(node)
         return number, raw
 
+    def node(self, number: int) -> Node:
+        """Return the tree of a condition that was read."""
+        return self._nodes[number]
+
     def compiled(self) -> Conditions | None:
         """Return all that were read; ``None`` where there are none. Raises :class:`ConfigError` above a limit."""
         if not self._nodes:

@@ -13,6 +13,7 @@
      "modes": ["frozen"],                                                modes of one's own, beside dev, test and prod
      "attributes": {"resource": {"owner": "string"}},                    facts that conditions may speak of
      "rules": [{"effect": "deny", "actions": ["db.*"], "modes": ["dev"]}],      see rules.py
+     "assert": [{"never": ["db.write"], "modes": ["dev"]}],              what `capgate check` proves, see assertions.py
      "$schema": "policy.schema.json"}                                    for editors, see schema.py; not looked at
 
 A section that is absent admits nothing. A mistake raises :class:`ConfigError`, whose ``setting`` is the path of a key.
@@ -36,6 +37,7 @@ from ..actions import (
     is_action_name,
 )
 from ..conditions import Conditions, Declaration
+from .assertions import Assertion, read_assertions
 from .conditional import ConditionReader, read_attributes
 from .index import IdIndex, admitting
 from .places import Key
@@ -70,7 +72,7 @@ ACTION_BITS: Final[dict[str, dict[str, int]]] = {
 }
 #: What names the JSON Schema of a document to an editor.
 SCHEMA: Final = "$schema"
-KEYS: Final = ("name", "version", *SECTIONS, "modes", "attributes", "rules", SCHEMA)
+KEYS: Final = ("name", "version", *SECTIONS, "modes", "attributes", "rules", "assert", SCHEMA)
 #: The section of an action that nothing but rules admits.
 BY_RULE: Final = "by_rule"
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
@@ -107,7 +109,8 @@ class Document(msgspec.Struct, frozen=True):
 
     ``actions`` has one section for each action that an application brings; ``None`` where nothing but rules admits it.
     The ``rules`` are in the document's order, and ``modes`` are all known ones. The conditions of rules are
-    ``conditions``, ``None`` where no rule has one; the ``declaration`` says which facts they may speak of.
+    ``conditions``, ``None`` where no rule has one; the ``declaration`` says which facts they may speak of. No answer
+    depends on the ``assertions``.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Document(msgspec.Struct, frozen=True):
     modes: frozenset[str] = frozenset(MODES)
     declaration: Declaration = Declaration()
     conditions: Conditions | None = None
+    assertions: tuple[Assertion, ...] = ()
 
 
 def is_label(text: object) -> bool:
@@ -139,7 +143,9 @@ def read_document(raw: object) -> Document:
     declaration = read_attributes(raw.get("attributes", {}))
     conditions = ConditionReader(declaration)
     rules = read_rules(raw.get("rules", []), actions, modes, conditions)
-    return Document(name, version, sections, actions, rules, modes, declaration, conditions.compiled())
+    compiled = conditions.compiled()
+    assertions = read_assertions(raw.get("assert", []), actions, modes, ConditionReader(declaration))
+    return Document(name, version, sections, actions, rules, modes, declaration, compiled, assertions)
 
 
 def _label(raw: dict[Any, Any], key: str, default: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
+from ..conditions import TRUE, UNKNOWN, Constant, Fact, Operation, Wish, facts_in, together
 from .document import ACTION_BITS, BUILTIN_SECTIONS, EVERY, OPERATION_BITS, SECTION_KINDS, Document
 from .places import Key
 from .rules import Pattern, Rule
@@ -24,6 +25,7 @@ Entry = tuple[int, Pattern, int]
 def without_effect(document: Document, raw: Mapping[str, Any]) -> Iterator[Warned]:
     """Yield what has no effect in ``document``, as which ``raw`` was read."""
     yield from _hidden(document.rules)
+    yield from _unmet(document)
     emptied = list(_emptied(document))
     yield from emptied
     gone = {key for key, *_ in emptied}
@@ -97,6 +99,35 @@ def _hidden(rules: tuple[Rule, ...]) -> Iterator[Warned]:
             else:
                 continue
             break
+
+
+def _unmet(document: Document) -> Iterator[Warned]:
+    """Yield the rules whose condition is not met by anything that their lists match."""
+    for number, rule in enumerate(document.rules):
+        if rule.when is None or document.conditions is None:
+            continue
+        states = TRUE | UNKNOWN if rule.denies else TRUE
+        node = document.conditions.nodes[rule.when]
+        spoken = facts_in(node)
+        known = [_listed(name, texts) for name, texts in _lists(rule) if name in spoken]
+        if known and together([Wish(node, states), *known]).possible is False:
+            yield ("rules", number), "never_met", "its condition is never met by what its lists match"
+
+
+def _lists(rule: Rule) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the facts of which all that the lists match are known."""
+    yield "action", rule.covers
+    if rule.modes is not None:
+        yield "env.mode", rule.modes
+    for holder, patterns in (("actor", rule.actors), ("resource", rule.resources)):
+        if patterns is not None:
+            yield f"{holder}.kind", tuple({pattern.kind for pattern in patterns})
+            if all(pattern.match == EXACT and pattern.text is not None for pattern in patterns):
+                yield f"{holder}.id", tuple({str(pattern.text) for pattern in patterns})
+
+
+def _listed(name: str, texts: tuple[str, ...]) -> Wish:
+    return Wish(Operation("bool", "in", (Fact("string", name), Constant("list", tuple(sorted(texts))))), TRUE)
 
 
 def _covers(rule: Rule, other: Rule) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from ..actions import BUILTIN_ACTIONS
-from ..conditions import Answer, Conditions, Facts, Unknown
+from ..conditions import Answer, Conditions, Facts, Node, Unknown
 from ..errors import ConfigError
 from ..model import ALLOW, Deny, PolicyInput, PolicyResult, Reason
 from ..spelling import is_nameless
-from .asked_facts import facts_of
+from .asked_facts import FactReader
 from .document import ACTION_BITS, EVERY, Document, PolicySection, read_document
 from .index import NO_RULE, Indexer, Matching, ModeIndex
 from .monitored import monitored_rules
@@ -67,6 +67,18 @@ class ActionEntry(msgspec.Struct, frozen=True):
     admitted: Explanation
 
 
+class Branches(NamedTuple):
+    """How the answer to a question depends on conditions, which are looked at in this order.
+
+    A denial decides with its answer where its condition is true, and denies where it is not known. An allow decides
+    where it is true. Where nothing decides, there is an answer ``otherwise``.
+    """
+
+    denials: tuple[tuple[Node, PolicyResult], ...]
+    allows: tuple[Node, ...]
+    otherwise: PolicyResult
+
+
 class Contract(Protocol):
     """What a policy can be made from; :class:`~capgate.HandlerContract` is one."""
 
@@ -104,7 +116,7 @@ class RuntimePolicy:
             {"mode"} if any(rule.modes is not None for rule in counting) else (),
             {"facts"} if any(rule.when is not None for rule in counting) else (),
         )
-        self._spoken: Final = () if self.conditions is None else tuple(name for name, _ in self.conditions.facts)
+        self._facts: Final = FactReader(() if self.conditions is None else [name for name, _ in self.conditions.facts])
         self._when: Final = {number: rule.when for number, rule in enumerate(self.rules) if rule.when is not None}
         self._by_rule: Final = tuple(
             Explanation(Deny(rule.reason) if rule.denies else ALLOW, "rule", rule=number)
@@ -164,18 +176,29 @@ class RuntimePolicy:
 
     def facts_of(self, input: PolicyInput) -> Facts:
         """Return the facts of ``input`` that conditions speak of, by their dotted names."""
-        return facts_of(input, self._spoken)
+        return self._facts.facts_of(input)
 
     def condition_of(self, rule: Rule, facts: Facts) -> Answer:
         """Return what the condition of ``rule``, which is of this policy, says of ``facts``: true without one."""
         return True if self.conditions is None or rule.when is None else self.conditions.answer(rule.when, facts)
+
+    def branches(self, input: PolicyInput) -> Branches:
+        """Return how the answer to ``input``, which is well-formed, depends on conditions, whatever its facts are."""
+        open_: list[Matching] = []
+        otherwise = self._explain(input, open_).result
+        if not open_ or self.conditions is None:
+            return Branches((), (), otherwise)
+        (matching,), nodes = open_, self.conditions.nodes
+        denials = tuple((nodes[self._when[number]], self._by_rule[number].result) for number in matching.denials)
+        return Branches(denials, tuple(nodes[self._when[number]] for number in matching.allows), otherwise)
 
     def counting_all(self) -> RuntimePolicy:
         """Return the policy that this would be if rules that only monitor counted, with the same digest."""
         rules = tuple(msgspec.structs.replace(rule, monitor=False) for rule in self.rules)
         return RuntimePolicy(msgspec.structs.replace(self._document, rules=rules), self.sha256)
 
-    def _explain(self, input: PolicyInput) -> Explanation:
+    def _explain(self, input: PolicyInput, open_: list[Matching] | None = None) -> Explanation:
+        """Return the answer; with ``open_`` that where no condition decides, and add what has some to it."""
         if not is_readable(input):
             return _MALFORMED
         entry = self.actions.get(exact(input.action))
@@ -191,7 +214,7 @@ class RuntimePolicy:
         if kind is not None and is_nameless(kind, id):
             return _MISSING_RESOURCE
         if entry.rules is not None:
-            ruled = self._answer_of_rules(entry.rules, input, kind, id)
+            ruled = self._answer_of_rules(entry.rules, input, kind, id, open_)
             if ruled is not None:
                 return ruled
         if entry.section is None:
@@ -203,7 +226,7 @@ class RuntimePolicy:
         return entry.admitted if entry.section.granted(id) & entry.operations else _DEFAULT
 
     def _answer_of_rules(
-        self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None
+        self, rules: ModeIndex, input: PolicyInput, kind: str | None, id: str | None, open_: list[Matching] | None
     ) -> Explanation | None:
         """Return the answer of the first rule that denies, or else of the first that allows, or else ``None``."""
         actor, mode = actor_of(input.actor), mode_of(input.env)
@@ -211,7 +234,9 @@ class RuntimePolicy:
             return _MALFORMED
         matching = rules.find(mode, actor, kind, id)
         if self.conditions is not None and (matching.denials or matching.allows):
-            return self._answer_of_conditions(self.conditions, matching, self.facts_of(input))
+            if open_ is None:
+                return self._answer_of_conditions(self.conditions, matching, self.facts_of(input))
+            open_.append(matching)
         number = matching.allow if matching.deny == NO_RULE else matching.deny
         return None if number == NO_RULE else self._by_rule[number]
 

@@ -13,6 +13,9 @@ import msgspec
 
 from ..actions import is_action_name
 from ..errors import ConfigError
+from ..model import PolicyInput
+from .analysis.proofs import prove
+from .assertions import NEVER
 from .document import BUILTIN_SECTIONS, BY_RULE, Document, read_document
 from .effect import without_effect
 from .evaluate import RuntimePolicy
@@ -29,7 +32,8 @@ _RIGHT: Final[dict[str, object]] = {"effect": DENY_EFFECT, "actions": ("*",)}
 class Finding(msgspec.Struct, frozen=True):
     """A mistake, or a warning (``is_error`` false), and where it stands: line and column count from 1.
 
-    ``setting`` is the way to it as people read it; ``nearest`` is what was probably meant, if anything was.
+    ``setting`` is the way to it as people read it; ``nearest`` is what was probably meant, if anything was. ``example``
+    is a question that refutes an assertion.
     """
 
     is_error: bool
@@ -39,12 +43,13 @@ class Finding(msgspec.Struct, frozen=True):
     line: int | None = None
     column: int | None = None
     nearest: str | None = None
+    example: PolicyInput | None = None
 
 
 def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> list[Finding]:
     """Return the mistakes of a document in ``format``, in the order of the text, at most :data:`MOST`.
 
-    Where there are none, return the warnings.
+    Where there are none, return the assertions that are not proven, as mistakes, and the warnings.
     """
     try:
         raw = parse(text, format, path)
@@ -59,7 +64,8 @@ def find_mistakes(text: str | bytes, format: str, path: str | None = None) -> li
         if not isinstance(document, ConfigError):
             if not findings:
                 warnings = islice(without_effect(document, copy.value), MOST)
-                findings = [
+                findings = _unproven(document, decoded, format)
+                findings += [
                     Finding(False, code, _name(key), message, *place_in(decoded, format, key))
                     for key, code, message in warnings
                 ]
@@ -83,6 +89,21 @@ def _read(raw: object) -> Document | ConfigError:
         return document
     except ConfigError as error:
         return error
+
+
+def _unproven(document: Document, text: str, format: str) -> list[Finding]:
+    """Return the assertions that are not proven."""
+    findings = []
+    for proof in prove(document):
+        assertion, key = document.assertions[proof.assertion], ("assert", proof.assertion)
+        message = f"it is not decided whether that is so: {proof.why}"
+        if proof.outcome == "refuted":
+            seen, wanted = ("allowed", "never") if assertion.effect == NEVER else ("denied", "always")
+            message = f"a question is {seen} that is to be allowed {wanted}"
+        if proof.outcome != "proven":
+            line, column = place_in(text, format, key)
+            findings.append(Finding(True, proof.outcome, _name(key), message, line, column, example=proof.example))
+    return findings
 
 
 def _message(error: ConfigError) -> str:
@@ -133,6 +154,8 @@ class _Copy:
         """
         if key[:1] == ("sql",):
             key = key[:2]  # the whole entry, which may lack something then
+        if key[:1] == ("assert",) and key[2:3] != ("when",):
+            key = key[:2]  # the whole, which would lack something then
         if key[:1] == ("attributes",):
             if meant is not None and self._declared(key, meant):
                 return True

@@ -15,7 +15,7 @@ import msgspec
 from ..conditions import Conditions
 from ..errors import ConfigError
 from ..model import PolicyInput, Reason
-from .asked_facts import facts_of
+from .asked_facts import FactReader
 from .index import NO_RULE, Indexer
 from .rules import MAX_RULES, Rule
 from .strict import mistake
@@ -48,7 +48,7 @@ class MonitoredRules:
     def __init__(self, rules: Iterable[MonitoredRule], conditions: Conditions | None = None) -> None:
         self.rules: Final = tuple(rules)
         self.conditions: Final = conditions
-        self._spoken: Final = () if conditions is None else tuple(name for name, _ in conditions.facts)
+        self._facts: Final = FactReader(() if conditions is None else [name for name, _ in conditions.facts])
         self._when: Final = {at: each.rule.when for at, each in enumerate(self.rules) if each.rule.when is not None}
         self._index = Indexer(tuple(msgspec.structs.replace(each.rule, monitor=False) for each in self.rules)).index()
 
@@ -67,7 +67,7 @@ class MonitoredRules:
         id = None if resource is None or resource.id is None else exact(resource.id)
         matching = index.find(mode, actor, kind, id)
         if self.conditions is not None and matching.denials:
-            facts = facts_of(input, self._spoken)
+            facts = self._facts.facts_of(input)
             for at in matching.denials:
                 answer = self.conditions.answer(self._when[at], facts)
                 if answer is not False:

@@ -36,7 +36,7 @@ import msgspec
 
 from ..actions import BUILTIN_ACTIONS, is_action_name
 from ..model import Reason
-from ..spelling import SPELLINGS
+from ..spelling import SPELLINGS, TEMPLATE
 from .conditional import ConditionReader
 from .places import Key
 from .spelled import has_blank_edge, read_entry
@@ -242,6 +242,8 @@ def _actor(where: Key, text: str) -> Pattern:
         raise mistake(where, text, _ACTOR, kind)
     if has_blank_edge(kind, id):
         raise mistake(where, text, "an id without blanks around it", f"{kind}:{id.strip()}" if id.strip() else kind)
+    if TEMPLATE.fullmatch(id):
+        raise mistake(where, text, "an id itself, and no template; the kind alone is each actor of it", kind)
     if kind not in ACTOR_KINDS:
         raise mistake(where, text, _ACTOR, _with_kind(text, kind, ACTOR_KINDS))
     return Pattern(kind, stem if colon else None, BEGINNING if stem != id else EXACT)

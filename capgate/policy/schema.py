@@ -20,6 +20,7 @@ from typing import Any, Final
 from ..actions import BUILTIN_ACTIONS, OPERATIONS, SECTIONS
 from ..conditions import ATTRIBUTE_TYPES, HOLDERS, NAME_LIMIT, TEXT_LIMIT, unusable_names
 from ..spelling import HOST, PATH, SQL
+from .assertions import ALWAYS, MAX_ASSERTIONS, NEVER
 from .document import ANY, BY_RULE, LABEL, SCHEMA
 from .rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, MAX_REASON, MAX_RULES, MODES
 
@@ -64,6 +65,12 @@ def document_schema() -> Schema:
                 "type": "array",
                 "maxItems": MAX_RULES,
                 "items": _rule(),
+            },
+            "assert": {
+                "description": "What the document is to allow never, or always. 'capgate check' proves it.",
+                "type": "array",
+                "maxItems": MAX_ASSERTIONS,
+                "items": _assertion(),
             },
         },
     }
@@ -148,6 +155,20 @@ def _attributes() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": holders,
+    }
+
+
+def _assertion() -> Schema:
+    lists = _rule()["properties"]
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "oneOf": [{"required": [NEVER]}, {"required": [ALWAYS]}],
+        "properties": {
+            NEVER: _list("Actions of which none is ever allowed; '*' covers those that are known.", _action()),
+            ALWAYS: _list("Actions each of which is always allowed; '*' covers those that are known.", _action()),
+            **{key: lists[key] for key in ("actors", "modes", "resources", "when")},
+        },
     }
 
 

@@ -51,6 +51,7 @@ _OTHER_WORDS: Final = {
     **dict.fromkeys(("environments",), "modes"),
     **dict.fromkeys(("message", "because"), "reason"),
     **dict.fromkeys(("condition", "conditions", "if", "where", "unless", "expression"), "when"),
+    **dict.fromkeys(("asserts", "assertions", "invariants", "properties_to_prove", "prove"), "assert"),
     **dict.fromkeys(("facts", "types", "properties", "declarations"), "attributes"),
     "op": "operation",
     **dict.fromkeys(("drop", "create", "alter", "ddl"), "migrate"),

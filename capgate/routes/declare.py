@@ -23,9 +23,10 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Mount, Router
 
 from ..actions import VOCABULARY
-from ..errors import ConfigError
+from ..errors import ConfigError, MalformedInput
 from ..model import Resource
 from ..spelling import SPELLINGS
+from .arguments import ArgumentSource, parse_arguments
 
 #: The attribute that holds the declarations of an endpoint: a tuple of :class:`Requirement`.
 ATTRIBUTE: Final = "__capgate_requires__"
@@ -39,6 +40,10 @@ _RESOURCE: Final = "'kind' or 'kind:id', the id with {path_parameters} and liter
 _T = TypeVar("_T")
 
 
+#: Gives the attributes of a resource, or an awaitable of them, for a request.
+FactsOf = Callable[[Any], Any]
+
+
 class Parameter(msgspec.Struct, frozen=True):
     """A place in a resource id that a path parameter fills."""
 
@@ -49,8 +54,10 @@ class Requirement(msgspec.Struct, frozen=True):
     """One action that a policy has to allow before an endpoint runs. Made by :meth:`parse`.
 
     ``fixed`` is the resource where no path parameter takes part in it; else ``kind`` and ``template`` make one per
-    request. ``args_hash`` is ``"body"`` where the policy is given the SHA-256 of the request body. ``always`` matters
-    on routers and mounts only: see :func:`requires`.
+    request. ``args_hash`` is ``"body"`` where the policy is given the SHA-256 of the request body.
+
+    ``facts`` gives the attributes of the resource, and ``args`` say where the arguments are. ``always`` matters on
+    routers and mounts only: see :func:`requires`.
     """
 
     action: str
@@ -61,15 +68,30 @@ class Requirement(msgspec.Struct, frozen=True):
     always: bool = False
     #: The parameter that is the whole id, as in ``"kind:{parameter}"``: said once more, for most templates are so.
     sole: str | None = None
+    facts: FactsOf | None = None
+    args: tuple[ArgumentSource, ...] = ()
+    #: Whether something has to be read or looked up before it can be asked.
+    reads: bool = False
+
+    def __post_init__(self) -> None:
+        if self.args_hash is not None or self.facts is not None or self.args:
+            msgspec.structs.force_setattr(self, "reads", True)
 
     @classmethod
     def parse(
-        cls, action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+        cls,
+        action: str,
+        *,
+        resource: str | None = None,
+        args_hash: str | None = None,
+        always: bool = False,
+        facts: FactsOf | None = None,
+        args: Mapping[str, str] | None = None,
     ) -> Requirement:
         """Return the requirement that is written like this.
 
         Raises :class:`ConfigError` for an unknown action, a malformed resource, or one of a kind that is not the
-        action's.
+        action's; and for facts or arguments that are none.
         """
         known = VOCABULARY.get(action) if isinstance(action, str) else None
         if known is None:
@@ -80,8 +102,11 @@ class Requirement(msgspec.Struct, frozen=True):
             raise ConfigError("args_hash", args_hash, "None or 'body'")
         if always is not True and always is not False:
             raise ConfigError("always", always, "True or False")
+        if facts is not None and not (callable(facts) and resource is not None):
+            raise ConfigError("facts", facts, "a function of the request, together with a resource")
+        sources = () if args is None else parse_arguments(args)
         if resource is None:
-            return cls(action, args_hash=args_hash, always=always)
+            return cls(action, args_hash=args_hash, always=always, args=sources)
         try:
             kind, template = parse_resource(resource)
         except ValueError:
@@ -98,19 +123,25 @@ class Requirement(msgspec.Struct, frozen=True):
         if any(type(part) is Parameter for part in template):
             first, *others = template
             sole = first.name if isinstance(first, Parameter) and not others else None
-            return cls(action, None, kind, template, args_hash, always, sole)
+            return cls(action, None, kind, template, args_hash, always, sole, facts, sources)
         fixed = Resource(kind, "".join(map(str, template)) or None)
-        return cls(action, fixed, args_hash=args_hash, always=always)
+        return cls(action, fixed, args_hash=args_hash, always=always, facts=facts, args=sources)
 
     @property
     def parameters(self) -> frozenset[str]:
         """The path parameters that the resource id is made with."""
         return frozenset(part.name for part in self.template if isinstance(part, Parameter))
 
+    @property
+    def in_path(self) -> frozenset[str]:
+        """The path parameters that the question is made with: those, and arguments."""
+        return self.parameters.union(source.key for source in self.args if source.place == "path")
+
     def resource(self, path_params: Mapping[str, Any]) -> Resource | None:
         """Return the resource of one request.
 
-        Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` where it has no agreed text.
+        Raises :class:`LookupError` where a parameter is missing, and :class:`TypeError` or
+        :class:`~capgate.errors.MalformedInput` where it has no agreed text.
         """
         if not self.template:
             return self.fixed
@@ -125,13 +156,25 @@ Requirements = tuple[Requirement, ...]
 
 
 def requires(
-    action: str, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+    action: str,
+    *,
+    resource: str | None = None,
+    args_hash: str | None = None,
+    always: bool = False,
+    facts: FactsOf | None = None,
+    args: Mapping[str, str] | None = None,
 ) -> Callable[[_T], _T]:
     """Declare that a policy has to allow ``action`` on ``resource`` before the decorated endpoint runs.
 
     ``resource`` is ``"kind"`` or ``"kind:id"``; the id may use path parameters, ``"sql_query:{name}"``. The value is
     the one that the endpoint sees: of ``/{number:int}``, or FastAPI's ``number: int``, ``007`` and ``7`` are the same.
     With ``args_hash="body"`` the policy is given the SHA-256 of the body, up to ``Settings.body_bytes``.
+
+    ``facts`` is a function that gives the attributes of the resource as a mapping, or an async one. It is given the
+    request (of a websocket, the connection), with path parameters as the endpoint sees them, and without a body. It
+    runs before anything is allowed, in a worker thread if it is not async, for ``limits.actor_seconds``. Whatever goes
+    wrong denies ``facts_unavailable``. ``args`` say where arguments are: ``{"amount": "json:/amount", "page":
+    "query:page", "id": "path:id", "tenant": "header:x-tenant"}``. One that is not there is absent from the question.
 
     It is for functions, classes, methods of :class:`~starlette.endpoints.HTTPEndpoint` and ASGI applications in a
     ``Mount``. Stacked, or on a class and its method, all of them have to be allowed, in the order written from the
@@ -141,7 +184,9 @@ def requires(
     below that declare nothing themselves; the nearest one counts. With ``always=True`` it is asked for all routes
     below, in addition to what they declare. Raises :class:`ConfigError` where it is applied.
     """
-    requirement = Requirement.parse(action, resource=resource, args_hash=args_hash, always=always)
+    requirement = Requirement.parse(
+        action, resource=resource, args_hash=args_hash, always=always, facts=facts, args=args
+    )
 
     def declare(endpoint: _T) -> _T:
         from .dispatch import install  # which knows declarations, and is known by everything that makes one
@@ -302,9 +347,9 @@ def escape(literal: str) -> str:
     return literal.replace("{", "{{").replace("}", "}}")
 
 
-def as_written(requirement: Requirement) -> dict[str, str]:
-    """Return ``requirement`` as :func:`requires` was given it, with ``resource`` as one string."""
-    written = {"action": requirement.action}
+def as_written(requirement: Requirement) -> dict[str, Any]:
+    """Return ``requirement`` as :func:`requires` was given it, with ``resource`` as one string, but for ``facts``."""
+    written: dict[str, Any] = {"action": requirement.action}
     if requirement.template:
         written["resource"] = write_resource(requirement.kind, requirement.template)
     elif requirement.fixed is not None:
@@ -312,6 +357,8 @@ def as_written(requirement: Requirement) -> dict[str, str]:
         written["resource"] = write_resource(requirement.fixed.kind, () if id is None else (id,))
     if requirement.args_hash is not None:
         written["argsHash"] = requirement.args_hash
+    if requirement.args:
+        written["args"] = {source.name: source.text for source in requirement.args}
     return written
 
 
@@ -326,4 +373,6 @@ def _fill(parameter: Parameter, path_params: Mapping[str, Any]) -> str:
 def _text(name: str, value: Any) -> str:
     if type(value) in (int, float, UUID):
         return str(value)
+    if isinstance(value, MalformedInput):
+        raise value  # what stands in place of a value that is not certain
     raise TypeError(f"path parameter {name!r} is a {type(value).__name__}, which has no agreed text")

@@ -255,7 +255,7 @@ def with_rest_of_path(params: Any, requirements: Requirements, scope: Scope, chi
 
     Raises :class:`~capgate.errors.MalformedInput` where one file could be named in several ways.
     """
-    if "path" in params or not any("path" in requirement.parameters for requirement in requirements):
+    if "path" in params or not any("path" in requirement.in_path for requirement in requirements):
         return params
     path = get_route_path({**scope, **child}).removeprefix("/").removesuffix("/")
     if path and any(segment in ("", ".", "..") or "\\" in segment for segment in path.split("/")):

@@ -1,9 +1,9 @@
 """Shows what routes declare in the OpenAPI document of a FastAPI application.
 
 Each operation that asks a policy gets an extension ``x-capabilities``: a list of objects with ``action``, ``resource``
-and, where it is used, ``argsHash``. It gets a response 403 with the problem document of a denial, too. Where clients
-are told how to log in, it gets a response 401 with the header that says so. Extensions: OpenAPI 3.1.0, section 4.9;
-problem documents: RFC 9457; the header: RFC 9110, section 11.6.1.
+and, where they are used, ``argsHash`` and ``args``. It gets a response 403 with the problem document of a denial, too.
+Where clients are told how to log in, it gets a response 401 with the header that says so. Extensions: OpenAPI 3.1.0,
+section 4.9; problem documents: RFC 9457; the header: RFC 9110, section 11.6.1.
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ def _add_response(operation: dict[str, Any], status: str, description: str) -> d
     return response
 
 
-def _describe(written: dict[str, str]) -> str:
+def _describe(written: dict[str, Any]) -> str:
     return f"`{written['action']}` on `{written['resource']}`" if "resource" in written else f"`{written['action']}`"

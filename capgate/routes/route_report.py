@@ -19,7 +19,7 @@ from .fitting import fitting_declaration
 from .framework import DEPTH, FRONTENDS, REST, Unresolvable, template
 from .precedence import Needed, RouterPlace, Status, rest, start, step
 from .target import Target, inner_app
-from .typed_parameters import unknown_parameters
+from .typed_parameters import uncertain_parameters
 from .walk import Entry, walk
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -32,10 +32,9 @@ class RouteReport(msgspec.Struct, frozen=True):
     """One route as the gate sees it.
 
     ``requirements`` are what is asked before it runs. ``missing`` are path parameters that these use and its path does
-    not have. ``unknown`` are those that they use, and whose values have no agreed text.
-
-    A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask. ``problem`` is why it
-    cannot be resolved, where the route itself is why.
+    not have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask. Of the path
+    parameters that all of these use, ``uncertain`` says why it is not certain what the endpoint sees.
+    ``problem`` is why the route cannot be resolved, where it is itself why.
     """
 
     template: str
@@ -44,7 +43,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     requirements: Requirements = ()
     missing: tuple[str, ...] = ()
     asked: Requirements = ()
-    unknown: tuple[str, ...] = ()
+    uncertain: tuple[tuple[str, str], ...] = ()
     websocket: bool = False
     problem: str = ""
 
@@ -113,15 +112,16 @@ def _of_entry(
         yield RouteReport(name, methods, "unresolvable", problem=entry.problem or "")
         return
     own = frozenset(getattr(route, "param_convertors", ()))
-    untold, is_websocket = unknown_parameters(entry.typed), isinstance(entry.original, WebSocketRoute)
+    is_websocket = isinstance(entry.original, WebSocketRoute)
     for some, needed in _steps(place, route, endpoint, methods, public):
         if isinstance(needed, RouterPlace):
             yield from _of_place(needed, public, params | (own - {"path"} if mounted else own))
         else:
             status, requirements = needed
-            used = _parameters((*requirements, *asked))
-            missing, unknown = tuple(sorted(used - params - own)), tuple(sorted(used & untold))
-            yield RouteReport(name, some, status, requirements, missing, asked, unknown, is_websocket)
+            used = _used((*requirements, *asked))
+            uncertain = tuple(sorted(uncertain_parameters(route, used).items()))
+            missing = tuple(sorted(used - (params | own)))
+            yield RouteReport(name, some, status, requirements, missing, asked, uncertain, is_websocket)
 
 
 def _steps(
@@ -163,13 +163,13 @@ def _of_frontends(place: RouterPlace, params: frozenset[str]) -> Iterator[RouteR
         status, requirements = rest(place)
     except (Unresolvable, TypeError):
         status, requirements = _UNRESOLVABLE
-    missing = tuple(sorted(_parameters(requirements) - params))
+    missing = tuple(sorted(_used(requirements) - params))
     yield RouteReport(place.prefix + FRONTENDS, (), status, requirements, missing)
 
 
-def _parameters(requirements: Requirements) -> frozenset[str]:
+def _used(requirements: Requirements) -> frozenset[str]:
     """Return the path parameters that ``requirements`` use."""
-    return frozenset(name for requirement in requirements for name in requirement.parameters)
+    return frozenset(name for requirement in requirements for name in requirement.in_path)
 
 
 # -- warnings at start-up
@@ -197,6 +197,8 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
     for route in routes:
         if route.missing:
             log.warning("%s is denied, for its path has no parameter %s", route, ", ".join(route.missing))
+        for name, problem in route.uncertain:
+            log.warning("%s: the path parameter %s %s; what is not certain is denied", route, name, problem)
     for name in sorted(public):
         opened = opened_by(name, routes)
         if not opened:

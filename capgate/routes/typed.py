@@ -7,11 +7,11 @@ own. It says at import time what no action is. :class:`TypedRequires` has the sa
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, get_args
 
 from ..errors import ConfigError
-from .declare import requires
+from .declare import FactsOf, requires
 
 _ActionT = TypeVar("_ActionT", bound=str)
 _T = TypeVar("_T")
@@ -32,7 +32,14 @@ class TypedRequires(Generic[_ActionT]):
     """
 
     def __call__(
-        self, action: _ActionT, *, resource: str | None = None, args_hash: str | None = None, always: bool = False
+        self,
+        action: _ActionT,
+        *,
+        resource: str | None = None,
+        args_hash: str | None = None,
+        always: bool = False,
+        facts: FactsOf | None = None,
+        args: Mapping[str, str] | None = None,
     ) -> Callable[[_T], _T]:
         """Declare ``action`` as :func:`~capgate.requires` does, and raise what that raises."""
         names = sorted(self._names())
@@ -40,7 +47,7 @@ class TypedRequires(Generic[_ActionT]):
             close = difflib.get_close_matches(str(action), names, 1)
             valid = f"an action of the vocabulary: {', '.join(names)}"
             raise ConfigError("action", action, valid, nearest=close[0] if close else None)
-        return requires(action, resource=resource, args_hash=args_hash, always=always)
+        return requires(action, resource=resource, args_hash=args_hash, always=always, facts=facts, args=args)
 
     def _names(self) -> frozenset[str]:
         """Return the actions of the vocabulary, which typing keeps once the object is made."""

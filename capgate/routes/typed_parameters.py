@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 from ..errors import MalformedInput
 from .framework import DEPTH
 
+#: The types of a path parameter of which each value has one text, see :func:`as_text`.
+_TEXTS: Final = frozenset({str, bool, int, float, UUID, Decimal, datetime.date, datetime.datetime, datetime.time})
+_UNIONS: Final = frozenset({Union, getattr(types, "UnionType", Union)})
+#: The types of a path parameter that is a fact as it is.
+_FACTS: Final = frozenset({bool, int, float, str})
+
 #: Fields of FastAPI's by the name of their path parameter: of the endpoint itself, or else of its dependencies.
 Typed = Mapping[str, tuple[Any, ...]]
-#: The types whose values have an agreed text, and what becomes one of them.
-_KNOWN: Final = (
-    *(str, bool, int, float, UUID, Decimal, enum.Enum),
-    *(datetime.date, datetime.datetime, datetime.time),
-)
 
 
 def typed_parameters(route: Any) -> Typed | None:
@@ -37,34 +39,55 @@ def typed_parameters(route: Any) -> Typed | None:
     return typed or None
 
 
-def converted(params: Any, typed: Typed) -> Any:
-    """Return ``params`` as an endpoint sees them, as text.
+class ConvertedParameters(dict[str, Any]):
+    """Path parameters as text, and in ``seen`` as an endpoint sees them."""
 
-    What it does not take stays as it is: it is answered 422, and the endpoint does not run. Raises
-    :class:`~capgate.errors.MalformedInput` where a value has no agreed text, or dependencies see another one.
+    seen: Mapping[str, Any]
+
+
+def as_seen(params: Any) -> Mapping[str, Any]:
+    """Return ``params``, converted or not, as an endpoint sees them; none where no route was reached."""
+    seen: Mapping[str, Any] = params.seen if type(params) is ConvertedParameters else {} if params is None else params
+    return seen
+
+
+def as_fact(name: str, value: Any) -> Any:
+    """Return a path parameter as a fact: a flag, a number, or text.
+
+    Raises :class:`~capgate.errors.MalformedInput` where it has no agreed text.
     """
-    changed = dict(params)
+    if isinstance(value, enum.Enum):
+        value = value.value
+    return value if type(value) in _FACTS else as_text(name, value)
+
+
+def converted(params: Any, typed: Typed) -> Any:
+    """Return ``params`` as an endpoint sees them, as text: :class:`ConvertedParameters`.
+
+    What it does not take stays as it is: it is answered 422, and the endpoint does not run. In place of a value that
+    has no agreed text, or of which dependencies see another one, stands the :class:`~capgate.errors.MalformedInput` for
+    whoever asks about it.
+    """
+    changed, seen = ConvertedParameters(params), dict(params)
+    changed.seen = seen
     for name, fields in typed.items():
         if name not in params:
             continue
         texts = set()
-        for field in fields:
-            value, errors = field.validate(params[name], {}, loc=("path", name))
-            texts.add(str(params[name]) if errors else _text(name, value))
+        try:
+            for field in fields:
+                value, errors = field.validate(params[name], {}, loc=("path", name))
+                if not errors:
+                    seen[name] = value
+                texts.add(str(params[name]) if errors else as_text(name, value))
+        except MalformedInput as error:
+            changed[name] = error
+            continue
         if len(texts) > 1:
-            raise MalformedInput(f"the path parameter {name!r} is converted in several ways")
-        changed[name] = texts.pop()
+            changed[name] = seen[name] = MalformedInput(f"the path parameter {name!r} is converted in several ways")
+        else:
+            changed[name] = texts.pop()
     return changed
-
-
-def unknown_parameters(typed: Typed | None) -> frozenset[str]:
-    """Return the path parameters of ``typed`` whose values have no agreed text, so that whatever is sent is denied."""
-    names = set()
-    for name, fields in (typed or {}).items():
-        types = (getattr(getattr(field, "field_info", None), "annotation", None) for field in fields)
-        if any(isinstance(of, type) and not issubclass(of, _KNOWN) for of in types):
-            names.add(name)
-    return frozenset(names)
 
 
 def _fields(dependant: Any, depth: int = 0) -> Iterator[Any]:
@@ -74,12 +97,55 @@ def _fields(dependant: Any, depth: int = 0) -> Iterator[Any]:
             yield from _fields(inner, depth + 1)
 
 
+def uncertain_parameters(route: Any, names: Collection[str]) -> dict[str, str]:
+    """Return why it is not certain what an endpoint sees, for each of ``names`` for which it is not.
+
+    Whether a value has an agreed text is known of the types that nearly all endpoints take. Of others it is looked at
+    in each request, and one without is denied.
+    """
+    problems = {}
+    for name, fields in (typed_parameters(route) or {}).items():
+        if name not in names:
+            continue
+        infos = [getattr(field, "field_info", None) for field in fields]
+        seen = {_shown_type(getattr(info, "annotation", None)) for info in infos}
+        odd = [type_ for info in infos if not _has_text(type_ := getattr(info, "annotation", None))]
+        if odd:
+            problems[name] = f"is a {_shown_type(odd[0])}, of which it is not known that it has one text"
+        elif len(seen) > 1:
+            problems[name] = f"is taken in several ways ({', '.join(sorted(seen))})"
+    return problems
+
+
+def _has_text(annotation: Any, depth: int = 0) -> bool:
+    """Say whether each value of a type is known to have one text."""
+    if depth > DEPTH:
+        return False
+    annotation = getattr(annotation, "__supertype__", annotation)  # of a NewType
+    if isinstance(annotation, type):
+        return annotation in _TEXTS or issubclass(annotation, enum.Enum)
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return all(type(value) in _TEXTS or isinstance(value, enum.Enum) for value in inside)
+    if origin is Annotated:
+        return _has_text(inside[0], depth + 1)
+    return origin in _UNIONS and all(_has_text(part, depth + 1) for part in inside if part is not type(None))
+
+
+def _shown_type(annotation: Any) -> str:
+    name = getattr(annotation, "__name__", None)
+    return name if isinstance(name, str) else str(annotation)
+
+
 def _is_text(field: Any) -> bool:
     info = getattr(field, "field_info", None)
     return getattr(info, "annotation", None) is str and not getattr(info, "metadata", None)
 
 
-def _text(name: str, value: Any) -> str:
+def as_text(name: str, value: Any) -> str:
+    """Return a path parameter as text. Raises :class:`~capgate.errors.MalformedInput` where it has no agreed one."""
+    if isinstance(value, MalformedInput):
+        raise value
     if isinstance(value, enum.Enum):
         value = value.value
     kind = type(value)

@@ -82,7 +82,7 @@ class PreparedPolicy:
     ) -> None:
         module = without_custom(artifact.decoded)
         self.artifact = artifact
-        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built)
+        self.limits = limits.resolved(rego=artifact.abi == OPA, built=artifact.is_built, facts=bool(artifact.spoken))
         self.entrypoint = artifact.asked(entrypoint)
         self.original = artifact.module
         if len(module.sections) < len(artifact.decoded.sections):
@@ -114,7 +114,8 @@ class PreparedPolicy:
         self.has_post = module.export(interface.post) is not None
         self.takes_one_block = module.export(canonical_abi.ONE_BLOCK) is not None
         first = () if self.initializer is None else (self.initializer,)
-        entries = (interface.check, canonical_abi.REALLOC, *first)
+        facts = (fixed.FACTS_CHECK,) if self.artifact.spoken else ()
+        entries = (interface.check, canonical_abi.REALLOC, *facts, *first)
         return meter(module, self.limits, entries=entries, keeps_state=self.restores)
 
     def _prepare_opa(self, module: Module, given: Limits) -> Metered:
@@ -300,7 +301,7 @@ class WasmInterpreter:
         else:
             instance = compiled.initialized()
             if prepared.is_own:
-                self.ask = fixed.fixed_call(instance, limits, metered.entries)
+                self.ask = fixed.fixed_call(instance, limits, metered.entries, prepared.artifact.spoken)
             else:
                 call = canonical_abi.CanonicalCall(
                     instance,

@@ -18,7 +18,7 @@ from ..checker.following import FollowingChecker
 from ..checker.local import LocalPolicyChecker
 from ..checker.wasm import WasmPolicyChecker
 from ..checker.watcher import Probation
-from ..errors import ConfigError
+from ..errors import ArtifactError, ConfigError
 from ..log_writer import BackgroundLogger
 from ..policy import RuntimePolicy
 from ..runtime.pool import WasmPool
@@ -92,7 +92,9 @@ def source(settings: Settings, verifier: Verifier | None) -> Source:
     if isinstance(settings.policy, dict):
         return RuntimePolicy.from_document(settings.policy)
     if settings.policy is not None:
-        return load_policy(settings.policy, limits=settings.limits)
+        policy = load_policy(settings.policy, limits=settings.limits)
+        settings.check_mode(policy.modes)
+        return policy
     valid = "a policy document (policy=...), a Wasm module (artifact=...) or a policy store (store=...)"
     raise ConfigError("policy", None, valid)
 
@@ -163,6 +165,10 @@ def checker(source: Source, settings: Settings) -> Checker:
 
 
 def _of_module(source: ModuleSource, settings: Settings) -> WasmPolicyChecker:
+    artifact = source.artifact
+    if settings.require_facts and not artifact.sees_facts:
+        told = f"its interface is {artifact.interface}, by which a module is told no facts, and require_facts is set"
+        raise ArtifactError(f"{told}; build it for capgate:policy@0.2.0", path=artifact.path)
     pool = WasmPool(
         source.artifact,
         settings.pool_size,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime, time, timezone
 from typing import Any, Final, Literal
 
@@ -22,6 +22,8 @@ from ..artifact.bundle.bundle_keys import VALID as VALID_BUNDLE_KEYS
 from ..errors import ConfigError
 from ..limits import Limits
 from ..model import Entrypoint, Environment
+from ..policy.rules import MODES
+from ..spelling import ascii_lower
 from ..store.public_keys import VALID
 from .table import ALWAYS, BY_NAME, LIMITS, MONITOR, OF_CHECKER, PREFIX, SETTINGS, VARIABLES
 
@@ -51,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reuse: bool = False
     entrypoint: str | None = None
     entrypoint_result: Literal["decision", "denials"] = "decision"
+    require_facts: bool = False
     safe: tuple[str, ...] = ()
     cache_size: int | None = None
     service: str = "capgate"
@@ -63,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expose_reasons: bool = False
     www_authenticate: str | None = None
     sample_allows: float = 0.0
+    log_facts: tuple[str, ...] = ()
     body_bytes: int = 1_048_576
     capabilities_end_with_request: bool = False
     openapi: bool = True
@@ -95,8 +99,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("policy_name", None, "the name of a policy, together with store")
         if self.enforce_after is not None and self.enforce != MONITOR:
             raise ConfigError("enforce_after", self.enforce_after, f"a date only together with enforce={MONITOR!r}")
+        if self.policy is None or isinstance(self.policy, dict):
+            declared = () if self.policy is None else self.policy.get("modes", ())
+            self.check_mode({*MODES, *(declared if isinstance(declared, (list, tuple)) else ())})
         self._check_entrypoint()
         self._check_trust()
+
+    def check_mode(self, known: Collection[str]) -> None:
+        """Raise :class:`ConfigError` where ``mode`` is another spelling of one of ``known``, and not one of them.
+
+        A document in a file says which are known when it is read.
+        """
+        meant = _meant_mode(self.mode, [name for name in known if isinstance(name, str)])
+        if meant is not None:
+            raise ConfigError("mode", self.mode, BY_NAME["mode"].valid, nearest=meant)
 
     def _check_entrypoint(self) -> None:
         """Raise :class:`ConfigError` where a document is given an entry point.
@@ -219,7 +235,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if error.setting not in values and error.setting not in limits:
                 raise
             seen = HIDDEN if error.seen == HIDDEN else config(error.setting.upper())
-            raise ConfigError(BY_NAME[error.setting].variable, seen, error.valid) from None
+            near = None if seen == HIDDEN else error.nearest
+            raise ConfigError(BY_NAME[error.setting].variable, seen, error.valid, nearest=near) from None
+
+
+def _meant_mode(mode: str, known: Iterable[str]) -> str | None:
+    """Return the one of ``known`` that ``mode`` is but for its case, blanks, quotes, or a comment behind it.
+
+    Returns ``None`` where ``mode`` is known, or like none. No rule about the known mode matches in the other one.
+    """
+    known = sorted(known)
+    bare = ascii_lower(mode.partition("#")[0].strip().strip("'\""))
+    return None if mode in known else next((name for name in known if ascii_lower(name) == bare), None)
 
 
 def _config(given: Mapping[str, str] | starlette.config.Config | None) -> starlette.config.Config:

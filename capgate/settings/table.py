@@ -30,6 +30,8 @@ from ..limits import (
     is_digest,
     number_between,
 )
+from ..logged_facts import LISTED_LIMIT, field_of, is_fact_name, nearest_fact_name
+from ..logged_facts import VALID as VALID_FACTS
 from ..store.public_keys import ALGORITHM, VALID, parse_keys
 
 PREFIX: Final = "CAPGATE_"
@@ -45,6 +47,7 @@ _ENGINES: Final = ("auto", "wasmer", "wasmtime")
 _RESULTS: Final = ("decision", "denials")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
+_FACTS: Final = f"names of facts: {VALID_FACTS}"
 _SAFE: Final = "operations as they are asked, such as 'env.read env_var:TZ'"
 #: A list of challenges, by RFC 9110, section 11.6.1: each a scheme, perhaps with a token or with parameters.
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -171,6 +174,18 @@ def _check_safe(name: str, value: object) -> None:
             raise ConfigError(name, text, f"{_SAFE}; each of them once")
 
 
+def _check_log_facts(name: str, value: object) -> None:
+    if not isinstance(value, tuple):
+        raise ConfigError(name, value, f"a tuple of {_FACTS}")
+    for fact in value:
+        if (field := field_of(fact)) is not None:
+            raise ConfigError(name, fact, f"{_FACTS}; every event has this one as {field!r}")
+        if not is_fact_name(fact) or value.count(fact) > 1:
+            raise ConfigError(name, fact, f"{_FACTS}; each of them once", nearest=nearest_fact_name(fact))
+    if len(value) > LISTED_LIMIT:
+        raise ConfigError(name, value[LISTED_LIMIT], f"at most {LISTED_LIMIT} names of facts")
+
+
 def _check_trusted_keys(name: str, value: object) -> None:
     if isinstance(value, tuple):
         parse_keys(value, name)
@@ -293,6 +308,11 @@ SETTINGS: Final = (
         'what that rule gives: `decision`, a boolean or `{"allow": ..., "reason": ...}`; or `denials`, a set or array'
         " of reasons that is empty where it allows",
     ),
+    _flag_row(
+        "require_facts",
+        "reject a module that is told no facts, as one of the interface `capgate:policy@0.1.0`, which is otherwise"
+        " asked without them",
+    ),
     Setting(
         "safe",
         "operations allowed without asking a policy, exact, such as `env.read env_var:TZ`, or `env.read`; commas"
@@ -312,7 +332,8 @@ SETTINGS: Final = (
     _row("service", _LABEL, "told to the policy and the log", _is_label, or_none=False),
     _row(
         "mode",
-        "dev, test, prod, or another name of 1 to 256 printable characters",
+        "dev, test, prod, or another name of 1 to 256 printable characters, none that differs from a known one only by"
+        " case, quotes or a comment",
         "the environment that the policy and the log are told",
         _is_label,
         or_none=False,
@@ -361,10 +382,20 @@ SETTINGS: Final = (
     _number_row(
         "sample_allows", 0.0, 1.0, "fraction of allows that become events, 0 to 1; denials always do", whole=False
     ),
+    Setting(
+        "log_facts",
+        "facts of a question that events tell in `facts`, by names such as `actor.roles`, `resource.total`,"
+        " `args.amount`, `context.ip`, `actor.on_behalf_of` (kinds and ids) or `actor.on_behalf_of.roles`; no others"
+        " are in the log; commas between",
+        _list,
+        f"{_FACTS}; commas between",
+        _check_log_facts,
+    ),
     _number_row(
         "body_bytes",
         *BODY_BYTES,
-        "how much of a body is read where a declaration asks for its hash (`args_hash`); more is denied",
+        "how much of a body is read where a declaration asks for its hash (`args_hash`) or for arguments in it; more is"
+        " denied",
     ),
     _flag_row(
         "capabilities_end_with_request",
@@ -438,16 +469,22 @@ SETTINGS: Final = (
 #: The limits, of which each has a variable of its own.
 LIMITS: Final = (
     _limit_row(
-        "fuel", "what one call may spend, see below; without it 1,000,000, and 10,000,000 of a module that OPA compiled"
+        "fuel",
+        "what one call may spend, see below; without it 1,000,000, of a module that OPA compiled "
+        "10,000,000, and of a document with conditions 50,000,000",
     ),
     _limit_row(
         "deadline",
         "seconds that a question waits for an instance (`pool_exhausted`), and for the answer of an application's own"
         " checker (`policy_timeout`)",
     ),
-    _limit_row("body_seconds", "seconds in which a body that is hashed has to be there (`body_timeout`)"),
+    _limit_row("body_seconds", "seconds in which a body that is hashed or read has to be there (`body_timeout`)"),
     _limit_row("body_idle_seconds", "seconds that may pass without a piece of it (`body_timeout`)"),
-    _limit_row("actor_seconds", "seconds that an asynchronous `actor` may take (`actor_timeout`)"),
+    _limit_row(
+        "actor_seconds",
+        "seconds that an asynchronous `actor` may take (`actor_timeout`), and a function that looks up facts, or the"
+        " context (`facts_unavailable`)",
+    ),
     _limit_row("start_seconds", "seconds that a request waits for the gate to start (`start_timeout`)"),
     _limit_row(
         "memory_pages",
@@ -476,6 +513,7 @@ OF_CHECKER: Final = (
     "reuse",
     "entrypoint",
     "entrypoint_result",
+    "require_facts",
     "safe",
     "cache_size",
     "trusted_keys",

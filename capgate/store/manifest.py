@@ -45,7 +45,7 @@ MANIFEST_BYTES: Final = 65_536
 #: JSON has no whole numbers above this that every reader keeps exact.
 HIGHEST_VERSION: Final = 2**53 - 1
 #: Parts of a policy input, of which a policy may look at some.
-INPUTS: Final = ("action", "actor", "args_hash", "mode", "resource", "service", "timestamp")
+INPUTS: Final = ("action", "actor", "args_hash", "facts", "mode", "resource", "service", "timestamp")
 #: Limits which a manifest may ask for. A policy cannot need a deadline, nor callers who wait.
 LIMITS: Final = tuple(sorted(set(RANGES) - OF_WAITING))
 #: Seconds that this clock may be behind the one of whoever signed.
@@ -181,9 +181,8 @@ def check_audience(manifest: Manifest, audience: Audience, *, path: str | None =
         reject("service", audience.service, manifest.service)
     if None not in (audience.policy_hash, manifest.policy_hash) and audience.policy_hash != manifest.policy_hash:
         reject("policyHash", audience.policy_hash, manifest.policy_hash)
-    limits = (
-        None if audience.limits is None else audience.limits.resolved(rego=manifest.abi == OPA_INTERFACE, built=True)
-    )
+    rego, facts = manifest.abi == OPA_INTERFACE, "facts" in (manifest.inputs or ())
+    limits = None if audience.limits is None else audience.limits.resolved(rego=rego, built=True, facts=facts)
     for name, needed in manifest.limits.items() if limits is not None else ():
         if getattr(limits, name) < needed:
             reject(f"limits.{name}", getattr(limits, name), needed)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -67,6 +68,8 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if isinstance(self.expected, Deny) and not is_unicode(self.expected.reason):
             return "expected.reason", "a lone surrogate, which no policy can answer with"
+        if (key := next(_infinite(msgspec.to_builtins(self.input), "input"), None)) is not None:
+            return key, "a number beyond those of 64 bits, of which JSON readers make an infinity"
         if self.would_deny is not None:
             if isinstance(self.expected, Deny):
                 return "would_deny", "a rule that only monitors records nothing where the answer is a denial"
@@ -79,11 +82,23 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
 
+def _infinite(value: object, key: str) -> Iterator[str]:
+    """Yield the keys of numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _infinite(each, f"{key}.{name}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key
+
+
 def format_fixtures(fixtures: Iterable[Fixture]) -> bytes:
     """Return the file of those fixtures. Raises :class:`ManifestError` for none, too many, and one that brings a
     policy.
     """
-    data = _encode(fixtures)
+    try:
+        data = _encode(fixtures)
+    except ValueError as error:  # an infinity
+        raise ManifestError(f"not the fixtures of a release: {error}", field="fixtures") from error
     parse_fixtures(data)
     return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -69,6 +70,14 @@ def _names(resource: Resource | None) -> tuple[str, ...]:
     return (resource.kind,) if resource.id is None else (resource.kind, f"{resource.kind}:{resource.id}")
 
 
+def _as_it_is(input: PolicyInput) -> PolicyInput:
+    """Return the question as it is now: who asks may use its mappings again, with other facts."""
+    try:
+        return copy.deepcopy(input)
+    except Exception:  # of what is no question
+        return input
+
+
 class _Recording(RuntimePolicy):
     """A document's judgement behind what the test said, with notes."""
 
@@ -79,7 +88,7 @@ class _Recording(RuntimePolicy):
 
     def evaluate(self, input: PolicyInput) -> PolicyResult:
         result = self._answer(input)
-        self.asked.append(Asked(input, result))
+        self.asked.append(Asked(_as_it_is(input), result))
         return result
 
     def _answer(self, input: PolicyInput) -> PolicyResult:

@@ -41,7 +41,7 @@ def test_each_look_is_asked_for() -> None:
     assert listening.asked == [("env.read", name) for name in ("TZ", "REGION", "ABSENT", "TZ", "ABSENT", "ABSENT")]
 
 
-@pytest.mark.parametrize("name", ["PASSWORD", "NOWHERE", "tz", "TZ ", "Tz"])
+@pytest.mark.parametrize("name", ["PASSWORD", "NOWHERE", "tz", "Tz"])
 def test_what_is_denied_is_raised_whether_it_is_there_or_not(name: str) -> None:
     environ = GatedEnviron(NAMES)
     with allowing(POLICY):
@@ -51,7 +51,7 @@ def test_what_is_denied_is_raised_whether_it_is_there_or_not(name: str) -> None:
             assert reason(caught.value) == Reason.NOT_IN_ALLOWLIST
 
 
-@pytest.mark.parametrize("name", ["", 7, None, b"TZ", "TZ\0", "TZ=UTC"])
+@pytest.mark.parametrize("name", ["", 7, None, b"TZ", "TZ\0", "TZ ", "TZ=UTC"])
 def test_what_is_no_name_is_denied(name: object) -> None:
     with allowing({"env": "any"}), pytest.raises(CapabilityDenied) as caught:
         GatedEnviron(NAMES).get(name)  # type: ignore[call-overload]

@@ -314,6 +314,38 @@ def test_functions_of_the_application() -> None:
     assert read_statements("SELECT slug(a) FROM t", SQLITE, functions=frozenset({"SLUG"})).strongest == READ
 
 
+# P-10: by a name that the database does not have, it calls a function of the user's.
+@pytest.mark.parametrize(
+    ("dialect", "call"),
+    [
+        *[(POSTGRESQL, call) for call in ("ifnull(a, 1)", "datetime(a)", "iif(a, 1, 2)", "year(a)", "hex(a)")],
+        *[(POSTGRESQL, call) for call in ("json_extract(a, 'x')", "group_concat(a)", "IF(a, 1, 2)", "any_value(a)")],
+        *[(SQLITE, call) for call in ("now()", "md5(a)", "concat(a, a)", "greatest(a, 1)", "to_char(a, 'x')")],
+        *[(SQLITE, call) for call in ("load_extension(a)", "fts3_tokenizer(a)", "sqlite_log(a)", "optimize(a)")],
+        *[(MYSQL, call) for call in ("split_part(a, 'x', 1)", "iif(a, 1, 2)", "to_char(a, 'x')", "string_agg(a, 'x')")],
+        *[(MYSQL, call) for call in ("count (a)", "now/* */()", "SUM\n(a)")],  # the user's, in its default mode
+    ],
+)  # fmt: skip
+def test_a_function_of_another_database_is_the_users(dialect: str, call: str) -> None:
+    assert read_statements(f"SELECT {call} FROM t", dialect).strongest == MIGRATE
+
+
+@pytest.mark.parametrize("call", ["ifnull(a, 1)", "count(a)", "coalesce (a, 1)", "json_extract(a, 'x')"])
+def test_a_function_of_mysql_is_none_of_the_users(call: str) -> None:
+    assert read_statements(f"SELECT {call} FROM t", MYSQL).strongest == READ
+
+
+def test_each_function_of_sqlite_is_one_that_it_has() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        functions = {name for (name,) in connection.execute("SELECT name FROM pragma_function_list")}
+        tables = {name for (name,) in connection.execute("SELECT name FROM pragma_module_list")}
+        listed = {name.lower() for name in FUNCTIONS["sqlite"]}
+        assert listed - functions - tables == {"cast"}  # which is syntax, and no call without its AS
+        with pytest.raises(sqlite3.OperationalError):
+            connection.execute("SELECT cast(1)")
+    assert read_statements("SELECT cast(1)", SQLITE).strongest == MIGRATE
+
+
 class NotToBeParsed(BaseException):
     """No error, which :func:`read_statements` would make an opaque statement of."""
 
@@ -489,7 +521,7 @@ def test_sqlite_does_nothing_that_was_not_told(sql: str) -> None:
     changes = codes - {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_TRANSACTION, 32, FUNCTION, RECURSIVE}
     assert changes <= {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
     assert not changes or WRITE in found.actions
-    assert {two.upper() for code, _, two in seen if code == FUNCTION} <= FUNCTIONS | {"->", "->>"}
+    assert {two.upper() for code, _, two in seen if code == FUNCTION} <= FUNCTIONS["sqlite"] | {"->", "->>"}
     if found.touched_tables is not None:
         # A name that a WITH defines looks like a table of which no column is read.
         read = {

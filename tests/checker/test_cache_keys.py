@@ -149,8 +149,8 @@ def test_what_is_remembered_is_within_every_limit() -> None:
     assert sum(SLOTS.values()) <= RANGES["input_bytes"][0]
 
 
-def test_every_part_that_a_manifest_can_name_is_keyed_but_for_the_time() -> None:
-    assert set(INPUTS) - KEYED == {"timestamp"}
+def test_every_part_that_a_manifest_can_name_is_keyed_but_for_facts_and_the_time() -> None:
+    assert set(INPUTS) - KEYED == {"facts", "timestamp"}
 
 
 @pytest.mark.parametrize("names", [{"timestamp"}, {"action", "attributes"}, {"env"}, {"action", "resource", "x"}])

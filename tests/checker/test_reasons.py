@@ -62,7 +62,7 @@ ORDERS = {
     "not UTF-8": (REASON_NOT_UTF8, Deny(Reason.MALFORMED_RESULT)),
 }
 #: Forced by tests of their own below.
-ELSEWHERE = {Reason.POLICY_UNAVAILABLE, Reason.POOL_EXHAUSTED, Reason.INTERNAL_ERROR}
+ELSEWHERE = {Reason.POLICY_UNAVAILABLE, Reason.POOL_EXHAUSTED, Reason.INTERNAL_ERROR, Reason.MISSING_FACT}
 
 
 @cache  # pools are for every event loop
@@ -89,8 +89,16 @@ def test_every_code_is_forced() -> None:  # A11, O8
         Reason.REQUEST_ENDED,
         Reason.ACTOR_TIMEOUT,
         Reason.BODY_TIMEOUT,
+        Reason.FACTS_UNAVAILABLE,
         Reason.START_TIMEOUT,
     }  # which only a gate gives
+
+
+async def test_the_code_of_a_fact_that_is_missing() -> None:
+    rule = {"effect": "deny", "actions": ["env.read"], "when": "args.amount > 1", "reason": "much"}
+    document = {"env": ["TZ"], "attributes": {"args": {"amount": "int"}}, "rules": [rule]}
+    checker = LocalPolicyChecker(RuntimePolicy.from_document(document))
+    assert await every_way(checker, ALLOWED) == [Deny(Reason.MISSING_FACT)] * 3
 
 
 @pytest.mark.parametrize("case", QUESTIONS)

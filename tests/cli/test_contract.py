@@ -176,7 +176,7 @@ def written(folder: Path, name: str, contract: HandlerContract) -> str:
 
 
 def contract(resource: str, *, dynamic: bool = False, **more: Any) -> HandlerContract:
-    needed = ContractRequirement("cache.read", resource, dynamic, None)
+    needed = ContractRequirement("cache.read", resource, dynamic, None, False, ())
     return HandlerContract(
         **{"policy_hash": policy_hash(), **more},
         routes=(ContractRoute("/a/{name}", ("GET",), "declared", (needed,)),),

@@ -348,6 +348,25 @@ def test_a_rule_that_only_monitors(folder: Folder, capsys: pytest.CaptureFixture
             PolicyInput("db.read", Service("ci:1"), Resource("sql_query", "x"), env=Environment(mode="frozen")),
         ),
         ("db.read as anonymous", PolicyInput("db.read", Anonymous())),
+        (
+            'order.refund order:17 as user:ada with args.amount=5 actor.roles=[editor,"a b"] resource.owner="17"',
+            PolicyInput(
+                "order.refund",
+                User("ada", ("editor", "a b")),
+                Resource("order", "17", {"owner": "17"}),
+                args={"amount": 5},
+            ),
+        ),
+        (
+            "db.read as service:agent in dev with actor.on_behalf_of=[user:ada,anonymous] context.mfa=false",
+            PolicyInput(
+                "db.read",
+                Service("agent", on_behalf_of=User("ada", on_behalf_of=Anonymous())),
+                env=Environment(mode="dev"),
+                context={"mfa": False},
+            ),
+        ),
+        ("fs.read path:a with b/c", PolicyInput("fs.read", resource=Resource("path", "a with b/c"))),
     ],
 )
 def test_a_question_in_words(words: str, question: PolicyInput) -> None:  # P-9
@@ -361,6 +380,19 @@ def test_words_are_explained(folder: Folder, capsys: pytest.CaptureFixture[str])
     assert call("explain", folder.toml, "db.read sql_query:audit as usr:ada") == 2
     assert call("explain", folder.toml, "no.such.file") == 1  # an action that nobody knows
     assert call("explain", folder.toml, "./no-such-file") == 2
+
+
+def test_an_attribute_that_is_named_like_something_fixed_may_change(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = {"effect": "allow", "actions": ["order.refund"], "when": "args.id == 'a' && resource.mode == 'b'"}
+    attributes = {"args": {"id": "string"}, "resource": {"mode": "string"}}
+    document = {"actions": {"order.refund": "by_rule"}, "attributes": attributes, "rules": [rule]}
+    path = folder.write("named.json", json.dumps(document))
+    for args, of_resource, turned in (("x", "b", "args.id"), ("a", "x", "resource.mode")):
+        asked = PolicyInput("order.refund", SUPPORT, Resource("order", "1", {"mode": of_resource}), args={"id": args})
+        code, told = explained(path, folder.ask(asked), capsys=capsys)
+        assert (code, [turn["fact"] for turn in told["turns"]]) == (1, [turned])
 
 
 REFUNDS: dict[str, Any] = {

@@ -151,6 +151,10 @@ def test_the_schema_is_written_or_printed(folder: Folder, capsys: pytest.Capture
     assert json.loads(printed)["$schema"].startswith("https://json-schema.org/")
     assert call("schema", "-o", str(path), "--json") == 0
     assert json.loads(capsys.readouterr().out)["path"] == str(path)
+    for of, title in (("fixtures", "capgate golden fixtures"), ("questions", "capgate question")):
+        assert call("schema", of, "-o", str(path)) == 0
+        assert json.loads(path.read_text())["title"] == title
+    assert call("schema", "question") == 2
     assert call("schema", "-o", str(folder.path)) == 2
 
 

@@ -109,6 +109,15 @@ def test_all_that_a_module_needs_and_may_not(inspect: Inspect) -> None:  # P-14
     assert "not_admitted" not in inspect(b"\0asm\1\0\0\0\xff", code=1)
 
 
+@pytest.mark.parametrize("body", ["unreachable", "(loop $on (br $on))", "(drop (memory.grow (i32.const 60)))"])
+@pytest.mark.parametrize("interface", ["capgate", "opa"])
+def test_an_initializer_that_fails(inspect: Inspect, interface: str, body: str, engine_name: str) -> None:  # P-12
+    field = f'(func (export "_initialize") {body})'
+    data = guest(extra=field) if interface == "capgate" else opa_guest(extra=field)
+    found = inspect(data, "--engine", engine_name, code=1, CAPGATE_FUEL="20000")
+    assert (found["abi"], len(found["refused"])) == (interface, 1)
+
+
 @pytest.mark.parametrize(
     ("check", "fuel"),
     [(ALLOW, range(1, 1_000)), ("unreachable", None), ("(loop $on (br $on)) unreachable", range(20_000, 20_001))],

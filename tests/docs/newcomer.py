@@ -109,8 +109,8 @@ class Newcomer:
 
     def follow(self, page: Path) -> int:
         """Do all that the page says. Return how many blocks there were."""
-        found = list(blocks(page.read_text(encoding="utf-8")))
-        for block in found:
+        shown = list(blocks(page.read_text(encoding="utf-8")))
+        for block in shown:
             if block.file is not None:
                 self._write(block)
             elif block.language == "console":
@@ -119,7 +119,7 @@ class Newcomer:
                 self._look_for(json.loads(block.text))
             else:
                 raise AssertionError(f"{page.name}: nobody can follow a block of {block.language!r}: {block.text}")
-        return len(found)
+        return len(shown)
 
     def run(self, command: str) -> tuple[int, str]:
         """Type a command; return its exit code and what it printed."""

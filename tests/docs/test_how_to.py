@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 PAGES = sorted(path for path in (DOCS / "how_to").glob("*.md") if path.name != "index.md")
 #: What a page needs beside what capgate brings.
-MODULES = {"graphql": "graphql", "sessions": "itsdangerous"}
+MODULES = {"graphql": "graphql", "own_module": "ziglang", "sessions": "itsdangerous"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

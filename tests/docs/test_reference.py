@@ -39,7 +39,7 @@ from capgate.store import PolicyStore
 from capgate.testing import RecordedGate
 from capgate.testing.golden import Fixture, run_fixtures
 
-from ..support.command import environment
+from ..support.command import capgate, environment
 from ..support.opa_guest import ALLOW as ALLOWED
 from ..support.opa_guest import opa_guest
 from ..support.packing import pack
@@ -103,7 +103,17 @@ def test_the_policy_documents_are_documents(name: str) -> None:
         raw = json.loads(block)
         RuntimePolicy.from_document(raw if "effect" not in raw else {"rules": [raw]})
     for block in text.blocks("toml"):
-        RuntimePolicy.from_document(block, format="toml")
+        if not block.startswith("[[assert]]"):  # which is about another document, see below
+            RuntimePolicy.from_document(block, format="toml")
+
+
+def test_the_assertion_is_proven_of_the_rules_with_conditions(tmp_path: Path) -> None:
+    (asserted,) = page("document").under("Assertions").blocks("toml")
+    (rules,) = page("document").under("Conditions").blocks("toml")
+    path = tmp_path / "policy.toml"
+    for text, code in ((rules, 0), (rules.replace("when", "# when", 1), 1)):  # the second allows it to anybody
+        path.write_text(f"{text}\n{asserted}")
+        assert capgate("check", str(path)).returncode == code
 
 
 def test_the_difference_is_as_shown() -> None:
@@ -186,7 +196,7 @@ def test_the_layout_of_a_question_is_as_the_host_writes_it() -> None:
     named = ("actor id", "action", "resource kind", "resource id", "args-hash", "service", "mode")
     expected = {name: (1_000 + number, len(lowered[0][number])) for number, name in enumerate(named)}
     seen = {}
-    for offsets, text in page("abi").under("Layout").rows():
+    for offsets, text in page("abi").under("Layout of 0.1.0").rows():
         at, what = [int(number) for number in offsets.split(",")], text.split(":")[0]
         if len(at) == 2:
             seen[what] = tuple(int.from_bytes(written[start : start + 4], "little") for start in at)
@@ -196,7 +206,7 @@ def test_the_layout_of_a_question_is_as_the_host_writes_it() -> None:
             assert int.from_bytes(written[at[0] : at[0] + 4], "little") == 1
     assert seen == expected
     absent = record(lower(PolicyInput("db.read", Anonymous()), 65_536), (0,) * 7)
-    flags = [int(row[0]) for row in page("abi").under("Layout").rows() if "0 a" in row[1]]
+    flags = [int(row[0]) for row in page("abi").under("Layout of 0.1.0").rows() if "0 a" in row[1]]
     assert flags == [0, 20, 32, 44]
     assert [absent[at] for at in flags] == [0, 0, 0, 0]
 
@@ -209,8 +219,8 @@ BLOCKS = {
     "docs/reference/capabilities.md": ["python", "python"],
     "docs/reference/contract.md": ["console"],
     "docs/reference/declarations.md": ["python", "python", "python"],
-    "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml"],
-    "docs/reference/fixtures.md": ["json"],
+    "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml", "toml"],
+    "docs/reference/fixtures.md": ["json", "json"],
     "docs/reference/rego.md": ["console"],
     "docs/reference/releases.md": ["console"],
 }
@@ -277,7 +287,13 @@ def test_the_way_from_source_to_rollback(tmp_path: Path) -> None:
 
 
 def test_the_golden_fixtures_pass() -> None:
-    (text,) = page("fixtures").blocks("json")
+    several, with_facts = page("fixtures").blocks("json")
     document = page("document").blocks("json")[0]
-    outcomes = run_fixtures(json.loads(document), [convert(one, Fixture) for one in json.loads(text)])
+    outcomes = run_fixtures(json.loads(document), [convert(one, Fixture) for one in json.loads(several)])
     assert [outcome.kind for outcome in outcomes] == ["passed", "passed"]
+    facts = {"actor": {"tenant": "string"}, "resource": {"tenant": "string", "total": "int"}, "args": {"amount": "int"}}
+    when = '"support" in actor.roles && resource.tenant == actor.tenant && args.amount <= resource.total'
+    rule = {"effect": "allow", "actions": ["order.refund"], "when": when}
+    conditional = {"attributes": facts, "actions": {"order.refund": "by_rule"}, "rules": [rule]}
+    (outcome,) = run_fixtures(conditional, [convert(json.loads(with_facts), Fixture)])
+    assert outcome.kind == "passed"

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import typer
 
+from capgate import PolicyInput
 from capgate.cli.app import app
 
 from ..project.test_public_names import PROMISED
@@ -69,6 +70,12 @@ def test_each_picture_is_readable_on_a_telephone_in_the_dark_and_aloud(path: Pat
     assert float(root.attrib["viewBox"].split()[2]) <= 360
     assert "prefers-color-scheme: dark" in text
     assert not re.search(r"<script|(?:href|src)=", text)
+
+
+def test_the_picture_of_a_question_has_all_of_it() -> None:
+    text = (DOCS / "pictures/question.svg").read_text(encoding="utf-8")
+    drawn = set(re.findall(r'class="code left"[^>]*>(\w+)<', text))
+    assert drawn == set(PolicyInput.__struct_fields__)
 
 
 def test_every_public_name_is_in_the_reference(site: Site) -> None:

@@ -123,6 +123,7 @@ def test_every_fact_of_a_denial_is_in_its_event() -> None:  # O1
         "method": "PUT",
         "path": "/orders/1",
         "cause": None,
+        "facts": None,
     }
 
 

@@ -66,7 +66,7 @@ async def test_an_unknown_path_does_not_ask_for_a_login() -> None:
 @pytest.mark.parametrize("reason", sorted(REASONS))
 async def test_faults_do_not_ask_for_a_login(reason: str) -> None:
     app = example(Ran(), Answering(Deny(reason)), LOGIN)
-    expected = (401, CHALLENGE) if reason == Reason.NOT_IN_ALLOWLIST else (403, None)
+    expected = (401, CHALLENGE) if reason in (Reason.NOT_IN_ALLOWLIST, Reason.MISSING_FACT) else (403, None)
     assert await denied(app, http_scope("/good")) == expected
 
 

@@ -218,6 +218,14 @@ def test_what_cannot_be_written_in_a_rule_is_not_offered() -> None:
     }
 
 
+def test_an_actor_that_looks_like_a_template_is_not_offered() -> None:
+    odd = PolicyInput("db.read", User("{id}"), Resource("sql_query", "q"))
+    account = check({"sql": "any", "rules": [{**RULE, "effect": "deny", "resources": ["sql_query:q"]}]}, odd)
+    assert not isinstance(account.result, Allow)
+    assert "{id}" not in repr(account.remedies)
+    assert "{id}" not in repr(check({"sql": "any"}, odd).remedies)
+
+
 def test_no_document_admits_an_empty_id() -> None:
     empty = PolicyInput("tool.compile", ALICE, Resource("tool", ""))
     for tools in (["x"], "any"):

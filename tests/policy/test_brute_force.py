@@ -119,17 +119,39 @@ def test_each_difference_is_right(seed: int) -> None:
     for _ in range(PAIRS // COMPARED):
         old = some(lambda: a_document(random))
         new = some(lambda: a_change(random, old))  # noqa: B023 - called at once
-        told = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
-        for number in range(COMPARED):
-            asked = a_question(random, new if number % 2 else old)
-            if not is_well_formed(asked):
-                continue
-            before, after = judge(old, asked)[0], judge(new, asked)[0]
-            if asked.resource is not None and is_nameless(asked.resource):
-                assert {type(before), type(after)} == {Deny}  # whatever the reason
-                continue
-            change = change_of(told, asked) if is_classed(old, new, asked) else None
-            said = (before, before) if change is None else (change.before, change.after)
-            assert said == (before, after), (old, new, asked)
-            changes += before != after
+        changes += check_difference(old, new, lambda of: a_question(random, of))
     assert changes > 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_difference_of_rules_with_conditions_is_right(seed: int) -> None:
+    random, changes = Random(seed), 0
+    for _ in range(PAIRS // COMPARED):
+        old = some(lambda: with_conditions(random, a_document(random)))
+        new = some(lambda: with_conditions(random, a_change(random, old), 0.3))  # noqa: B023 - called at once
+        changes += check_difference(old, new, lambda of: with_facts(random, a_question(random, of)))
+    assert changes > 0
+
+
+def check_difference(old: dict[str, Any], new: dict[str, Any], make: Callable[[dict[str, Any]], PolicyInput]) -> int:
+    """Hold what is said of two documents against the judgement; returns how many questions changed."""
+    changes = 0
+    told = difference(RuntimePolicy.from_document(old), RuntimePolicy.from_document(new))
+    for change in told.changes:
+        if change.facts and change.is_certain:
+            assert change.example is not None
+            assert change_of(told, change.example) is change
+            assert (judge(old, change.example)[0], judge(new, change.example)[0]) == (change.before, change.after)
+    for number in range(COMPARED):
+        asked = make(new if number % 2 else old)
+        if not is_well_formed(asked):
+            continue
+        before, after = judge(old, asked)[0], judge(new, asked)[0]
+        if asked.resource is not None and is_nameless(asked.resource):
+            assert {type(before), type(after)} == {Deny}  # whatever the reason
+            continue
+        seen = change_of(told, asked) if is_classed(old, new, asked) else None
+        said = (before, before) if seen is None else (seen.before, seen.after)
+        assert said == (before, after), (old, new, asked)
+        changes += before != after
+    return changes

@@ -15,11 +15,13 @@ from capgate.errors import ConfigError
 from capgate.model import ALLOW, Actor, Anonymous, Deny, Environment, PolicyInput, PolicyResult, Resource, Service, User
 from capgate.policy import RuntimePolicy
 from capgate.policy.analysis import difference as difference_module
+from capgate.policy.analysis.branching import FactRegion
 from capgate.policy.analysis.difference import AnswerChange, Difference, difference
 from capgate.policy.analysis.regions import Region
 from capgate.policy.analysis.space import Selector
 
 from ..support.documents import documents, questions
+from ..support.judged_conditions import CONDITIONS
 from ..support.judgement import ACTORS, entry_fits, is_nameless, judge
 from ..support.policy_fixtures import load_fixtures
 from ..support.tools import examples
@@ -72,9 +74,20 @@ def change_of(found: Difference, asked: PolicyInput) -> AnswerChange | None:
         and is_in(change.actors, ACTORS[type(asked.actor)], getattr(asked.actor, "id", None))
         and is_in(change.modes, None, asked.env.mode)
         and is_in(change.resources, kind, id)
+        and (not change.facts or any(has_facts(each, asked) for each in change.facts))
     ]
     assert len(covering) <= 1
     return covering[0] if covering else None
+
+
+def has_facts(region: FactRegion, asked: PolicyInput) -> bool:
+    """Whether the facts of a question are in a region."""
+    return (
+        all(CONDITIONS[text](asked) is True for text in region.true)
+        and all(CONDITIONS[text](asked) is False for text in region.false)
+        and all(CONDITIONS[text](asked) is None for text in region.unknown)
+        and all(CONDITIONS[text](asked) is not True for text in region.not_true)
+    )
 
 
 def expected(old: dict[str, Any], new: dict[str, Any], asked: PolicyInput) -> tuple[PolicyResult, PolicyResult] | None:

@@ -257,6 +257,17 @@ MFA = "'admin' in actor.roles"
         ({"rules": [{**ALLOW, "when": MFA}, ALLOW]}, [("rules[0]", "hidden")]),
         ({"rules": [{**ALLOW, "when": MFA}, deny(when=MFA)]}, [("rules[0]", "denied_anyway")]),
         ({"rules": [ALLOW, deny(when=MFA)]}, []),
+        # Lists and a condition that are never met together.
+        ({"rules": [deny(actors=["user"], when="actor.kind == 'service'")]}, [("rules[0]", "never_met")]),
+        ({"rules": [deny(actors=["user:ada"], when="actor.id == 'bob'")]}, [("rules[0]", "never_met")]),
+        ({"rules": [deny(actors=["user:ada", "service"], when="actor.id == 'bob'")]}, []),
+        ({"rules": [deny(modes=["dev"], when="env.mode == 'prod'")]}, [("rules[0]", "never_met")]),
+        ({"rules": [deny(when="action == 'db.raed'")]}, [("rules[0]", "never_met")]),
+        (
+            {"rules": [{**ALLOW, "resources": ["sql_query:a"], "when": "resource.id != 'a'"}]},
+            [("rules[0]", "never_met")],
+        ),
+        ({"rules": [deny(modes=["dev"], when="env.mode == 'dev' && !('a' in actor.roles)")]}, []),
         ({"rules": [{**ALLOW, "when": MFA}, deny()]}, [("rules[0]", "denied_anyway")]),
         ({"sql": ["a"], "rules": [deny(actions=["db.*"], when=MFA)]}, []),
         ({"rules": [deny(actors=["user"]), {**ALLOW, "actors": ["user:a"]}]}, [("rules[1]", "denied_anyway")]),

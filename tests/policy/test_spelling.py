@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from capgate.actions import BUILTIN_ACTIONS, Vocabulary
 from capgate.checker.local import LocalPolicyChecker
 from capgate.errors import ConfigError
-from capgate.model import ALLOW, Allow, Deny, PolicyInput, Reason, Resource
+from capgate.model import ALLOW, Allow, Deny, PolicyInput, Reason, Resource, User
 from capgate.policy import RuntimePolicy
 from capgate.routes.declare import Requirement
 from capgate.spelling import SPELLINGS, normal_host, normal_id
@@ -298,6 +298,13 @@ async def test_what_is_not_certain_is_denied_whatever_the_action_needs() -> None
         ("sql_query: users", "sql_query:users"),
         ("path: etc", "path:etc"),
         ("job:night\n", "job:night"),
+        ("sql_query:'Users'", "sql_query:users"),
+        ("sql_query:`users`", "sql_query:users"),
+        ("sql_query:[users]", "sql_query:users"),
+        ("sql_query:users;", "sql_query:users"),
+        ("sql_query:'users';", "sql_query:users"),
+        ("sql_query:app.users ;", "sql_query:app.users"),
+        ("sql_query:;", None),
         ("env_var:TZ=UTC", "env_var:TZ"),
     ],
 )
@@ -308,6 +315,47 @@ def test_a_rule_that_could_never_match_says_how_it_is_spelled(entry: str, neares
         RuntimePolicy.from_document({"rules": [rule]})
     assert caught.value.setting == "rules[0].resources[0]"
     assert caught.value.nearest == nearest
+
+
+@pytest.mark.parametrize(
+    ("entry", "nearest"),
+    [("user:{id}", "user"), ("service:{name:path}", "service"), ("compiler_tool:{x}", "compiler_tool")],
+)
+def test_an_actor_is_no_template(entry: str, nearest: str) -> None:  # P-5
+    with pytest.raises(ConfigError) as caught:
+        RuntimePolicy.from_document({"rules": [{"effect": "deny", "actions": ["*"], "actors": [entry]}]})
+    assert (caught.value.setting, caught.value.nearest) == ("rules[0].actors[0]", nearest)
+
+
+@pytest.mark.parametrize(
+    ("action", "entry"),
+    [
+        *[("fs.read", entry) for entry in ("path:~/x", "path:a\\b", "path:{id}", "path:'x'", "path:x;", "path:[x]")],
+        *[("cache.read", entry) for entry in ("namespace:{orders}", "namespace:'x'", "namespace:x;")],
+        *[
+            ("db.read", entry)
+            for entry in ("sql_query:it's", "sql_query:a;b", "sql_query:x[1]", "sql_query:{x}", 'sql_query:"A;"')
+        ],
+        *[("compute.long", entry) for entry in ("job:{id}", "job:'x'", "job:~")],
+    ],
+)
+def test_what_is_a_name_in_its_kind_may_be_denied(action: str, entry: str) -> None:  # P-5
+    """Such a file, key, query or job there may be: the denial is of that one, and nothing else is meant."""
+    kind, _, id = entry.partition(":")
+    section = {"fs.read": "fs", "cache.read": "cache", "db.read": "sql", "compute.long": "compute"}[action]
+    rule = {"effect": "deny", "actions": [action], "resources": [entry]}
+    policy = RuntimePolicy.from_document({section: "any", "rules": [rule]})
+    assert type(policy.evaluate(PolicyInput(action, resource=Resource(kind, id)))) is Deny
+    assert type(policy.evaluate(PolicyInput(action, resource=Resource(kind, "other")))) is Allow
+
+
+def test_an_actor_in_braces_may_be_denied() -> None:  # P-5
+    """As some systems write their identifiers."""
+    actor = "{8c1f0f7b-b3b4-4ab6-a1a3-f3c0f6a4b0de}"
+    rule = {"effect": "deny", "actions": ["*"], "actors": [f"user:{actor}"]}
+    policy = RuntimePolicy.from_document({"env": "any", "rules": [rule]})
+    question = PolicyInput("env.read", User(actor), Resource("env_var", "TZ"))
+    assert type(policy.evaluate(question)) is Deny
 
 
 def test_a_rule_may_be_written_in_another_spelling() -> None:  # P-5

@@ -20,6 +20,7 @@ GIVE = {
     ("checker/cached.py", "Memory._recall"): "an operation that settings declare safe",
     ("enforcement/point.py", "EnforcementPoint.settle_denial"): "a denial that does not count: monitoring",
     ("enforcement/point.py", "EnforcementPoint.report_allow"): "the event of an allow",
+    ("policy/analysis/branching.py", "_answer"): "what a condition that allows would answer, told to people",
     ("policy/evaluate.py", "RuntimePolicy.__init__"): "a rule that allows",
     ("policy/evaluate.py", "_entries"): "a section that admits",
     ("runtime/abi/canonical_abi.py", "CanonicalCall._load"): "the guest's answer",

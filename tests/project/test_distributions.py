@@ -87,3 +87,38 @@ def test_the_source_distribution_builds_the_same_wheel(built: tuple[Path, Path],
     (tmp_path / "built").mkdir()
     _, wheel = build(backend, tree, tmp_path / "built")
     assert files(wheel) == files(built[1])
+
+
+#: What a fresh environment has to be able to do: one question, answered by a module.
+ANSWERS: Final = (
+    "import asyncio; from capgate import *\n"
+    "async def ask():\n"
+    "    policy = WasmArtifact.from_bytes(build_policy({'cache': 'any'}))\n"
+    "    async with WasmPolicyChecker(WasmPool(policy)) as checker:\n"
+    "        return await checker.check(PolicyInput('cache.read', resource=Resource('namespace', 'a')))\n"
+    "print(asyncio.run(ask()))\n"
+)
+
+
+@pytest.mark.parametrize(("number", "versions"), [(0, "newest"), (1, "lowest")], ids=["source-newest", "wheel-lowest"])
+def test_each_installs_in_a_fresh_environment(
+    built: tuple[Path, Path], tmp_path: Path, number: int, versions: str
+) -> None:
+    pins = tmp_path / "pins.txt"
+    lowest = [requirement.replace(">=", "==").split(";") for requirement in PROJECT["project"]["dependencies"]]
+    lines = [";".join([pin if "wasmer" in pin else f"{pin.strip()}.*", *marker]) for pin, *marker in lowest]
+    pins.write_text("\n".join(lines) if versions == "lowest" else "")
+    run(["venv", str(tmp_path / "fresh")], tmp_path)
+    python = str(tmp_path / "fresh/bin/python")
+    for arguments in (["-m", "pip", "install", "--quiet", "-c", str(pins), str(built[number])], ["-c", ANSWERS]):
+        done = subprocess.run(
+            [python, *arguments],
+            cwd=tmp_path,
+            env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "Allow()\n"

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from capgate import User
 
 from ..docs.pages import Text
 from ..support.tools import ROOT
@@ -26,7 +28,7 @@ def test_the_commands_make_their_own_environment(heading: str) -> None:
     assert all(shlex.split(line)[0].startswith(".venv/bin/") for line in lines[1:])
 
 
-async def test_the_first_program_answers_as_shown() -> None:
+async def test_the_first_program_answers_as_shown(caplog: pytest.LogCaptureFixture) -> None:
     scope: dict[str, Any] = {"__name__": "readme"}
     exec(compile(README.blocks("python")[0], "README.md", "exec"), scope)
     app: ASGIApp = scope["app"]
@@ -44,3 +46,13 @@ async def test_the_first_program_answers_as_shown() -> None:
                 assert re.fullmatch("[0-9a-f]{32}", expected.pop("decision_id"))
                 assert response.status_code == 403
             assert answer == expected
+    shown = json.loads(README.blocks("json")[0])
+    (event,) = [json.loads(record.getMessage()) for record in caplog.records if record.name == "capgate.decisions"]
+    assert re.fullmatch("[0-9a-f]{32}", shown.pop("decision_id"))
+    assert shown.items() <= event.items()
+
+    async def as_manager(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "user": User("ada", roles=("manager",))}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=as_manager), base_url="http://localhost") as client:
+        assert (await client.delete("/orders")).json() == "all gone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -120,6 +121,13 @@ def test_without_a_vocabulary_nothing_is_declared(made: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         made("db.read")
     assert caught.value.setting == "vocabulary"
+
+
+def test_it_takes_what_requires_takes() -> None:
+    own = list(inspect.signature(TypedRequires.__call__).parameters.values())[1:]
+    assert [(p.name, p.kind, p.default) for p in own] == [
+        (p.name, p.kind, p.default) for p in inspect.signature(requires).parameters.values()
+    ]
 
 
 def test_an_action_that_is_not_registered_is_still_an_error() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from capgate import WasmArtifact, WasmPool, build_policy
 from capgate.errors import PolicyTimeout, RestrictedModule
-from capgate.limits import FUEL, KNOWN_PAGES, PAGES, REGO_FUEL, Limits
+from capgate.limits import FACTS_FUEL, FUEL, KNOWN_PAGES, PAGES, REGO_FUEL, Limits
 from capgate.model import Allow, PolicyInput, Resource, User
 from capgate.runtime.interpreter import PreparedPolicy
 from capgate.testing.golden import PolicyUnderTest
@@ -41,14 +41,22 @@ def test_a_pool_has_the_fuel_of_its_module(engine_name: str) -> None:
     assert pool.call(LONG) == Allow()
 
 
+CONDITIONAL = {
+    "attributes": {"args": {"a": "bool"}},
+    "actions": {"a.b": "by_rule"},
+    "rules": [{"effect": "allow", "actions": ["a.b"], "when": "args.a"}],
+}
+
+
 @pytest.mark.parametrize(
     ("artifact", "fuel", "pages"),
     [
         (opa_artifact({}), REGO_FUEL, KNOWN_PAGES),
         (WasmArtifact.from_bytes(build_policy({})), FUEL, KNOWN_PAGES),
+        (WasmArtifact.from_bytes(build_policy(CONDITIONAL)), FACTS_FUEL, KNOWN_PAGES),
         (WasmArtifact.from_bytes(guest()), FUEL, PAGES),
     ],
-    ids=["OPA", "built", "own"],
+    ids=["OPA", "built", "with conditions", "own"],
 )
 def test_the_limits_of_a_module(artifact: WasmArtifact, fuel: int, pages: int) -> None:
     assert PreparedPolicy(artifact, Limits(deadline=0.5)).limits == Limits(deadline=0.5, fuel=fuel, memory_pages=pages)

@@ -11,6 +11,7 @@ import pytest
 
 from capgate.artifact.build import build_policy
 from capgate.checker.cached import CachedChecker
+from capgate.checker.following import FollowingChecker
 from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import (
@@ -24,15 +25,20 @@ from capgate.errors import (
 )
 from capgate.limits import Limits
 from capgate.model import Allow, Deny, PolicyInput, Resource
+from capgate.runtime.abi.canonical_abi import WITH_FACTS
 from capgate.settings.select import select_checker
 from capgate.settings.settings import Settings
 
-from ..support.guests import wat
+from ..support.guests import guest, wat
+from ..support.opa_guest import ALLOW as ALLOWS
+from ..support.opa_guest import opa_guest
 from ..support.pool_guests import COUNT, OBEDIENT, TOLD, order
+from ..support.stores import Shelf, ask
 
 DOCUMENT = {"name": "shop", "version": "3", "env": ["TZ"]}
 TOML = 'name = "shop"\nversion = "3"\nenv = ["TZ"]\n'
 MODULE = build_policy(DOCUMENT)
+REGO = opa_guest({"orders/decision": ALLOWS})
 DIGEST = hashlib.sha256(MODULE).hexdigest()
 ALLOWED = PolicyInput("env.read", resource=Resource("env_var", "TZ"))
 DENIED = PolicyInput("env.read", resource=Resource("env_var", "PATH"))
@@ -102,6 +108,49 @@ def test_a_module_with_another_digest(module: Path) -> None:
         assert (caught.value.expected, caught.value.actual, caught.value.path) == (pin, DIGEST, str(module))
         assert pin in str(caught.value)
         assert DIGEST in str(caught.value)
+
+
+# -- facts
+
+
+@pytest.mark.parametrize(
+    ("data", "told"), [(guest(), False), (guest(interface=WITH_FACTS), True), (MODULE, True), (REGO, True)]
+)
+def test_a_module_that_is_told_no_facts_is_rejected_where_they_are_required(
+    engine_name: str, tmp_path: Path, data: bytes, told: bool
+) -> None:
+    path = tmp_path / "policy.wasm"
+    path.write_bytes(data)
+    for required in (False, True):
+        settings = Settings(artifact=path, engine=engine_name, require_facts=required)
+        if told or not required:
+            assert select_checker(settings).policy is not None
+            continue
+        with pytest.raises(ArtifactError) as caught:
+            select_checker(settings)
+        assert caught.value.path == str(path)
+        assert all(text in str(caught.value) for text in ("capgate:policy@0.1.0", "require_facts"))
+
+
+async def test_a_release_that_is_told_no_facts_is_not_followed_where_they_are_required(
+    engine_name: str, tmp_path: Path
+) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.release(1)
+    checker = select_checker(shelf.settings(engine=engine_name, require_facts=True))
+    assert isinstance(checker, FollowingChecker)
+    async with checker:
+        shelf.release(2, guest())
+        await checker.refresh()
+        status = checker.status()
+        assert (status.version, "require_facts" in str(status.problem)) == (1, True)
+        assert await checker.check(ask(1)) == Allow()
+    with pytest.raises(ArtifactError):
+        select_checker(shelf.settings(engine=engine_name, require_facts=True))
+
+
+def test_a_document_sees_facts() -> None:
+    assert select_checker(Settings(policy=DOCUMENT, require_facts=True)).policy is not None
 
 
 def test_neither_is_configured() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -42,6 +43,7 @@ GOOD: dict[str, list[Any]] = {
     "www_authenticate": [None, "Bearer", 'Basic realm="orders", Bearer'],
     "capabilities_end_with_request": [True, False],
     "sample_allows": [0, 0.0, 0.25, 1, 1.0],
+    "log_facts": [(), ("actor.roles", "actor.on_behalf_of", "resource.total", "args.id", "context.mfa", "actor.a")],
     "body_bytes": [0, 1, 1_073_741_824],
     "safe": [(), ("compute.long", "env.read env_var:TZ")],
     "cache_size": [None, 0, 1, 1_000_000],
@@ -52,6 +54,7 @@ GOOD: dict[str, list[Any]] = {
     "trusted_keys": [(LINE,), (LINE, KEYS[1].public.line), "keys.txt", Path("/etc/capgate/keys")],
     "signature_threshold": [1],
     "require_signature": [True, False],
+    "require_facts": [True, False],
     "bundle_keys": [BUNDLE_KEYS, "keys.json", Path("/etc/capgate/bundle-keys.toml")],
     "bundle_scope": ["write", "x" * 256],
     "policy_name": ["orders", "a", "Orders-v2.1+x_y", "x" * 64],
@@ -105,6 +108,23 @@ BAD: dict[str, list[Any]] = {
     "www_authenticate": ["", 5, True, "a b c", "Bearer\r\nX: y"],
     "capabilities_end_with_request": [None, 0, 1, "yes"],
     "sample_allows": [-0.1, 1.1, float("nan"), float("inf"), True, "0.5", None],
+    "log_facts": [
+        None,
+        "actor.roles",
+        ["actor.roles"],
+        ("actor",),
+        ("roles",),
+        ("",),
+        (5,),
+        ("actor.roles", "actor.roles"),
+        ("actor.id",),
+        ("resource.kind",),
+        ("resource.on_behalf_of.a",),
+        ("actor.Roles",),
+        ("args.a\n",),
+        ("user.tenant",),
+        tuple(f"args.a{number}" for number in range(33)),
+    ],
     "body_bytes": [-1, 1.5, True, "5", None, 1_073_741_825],
     "safe": [None, "compute.long", ["compute.long"], ("",), (5,), ("compute.long", "compute.long"), ("a\n",)],
     "cache_size": [-1, 1.5, True, "5", 1_000_001, float("nan")],
@@ -115,6 +135,7 @@ BAD: dict[str, list[Any]] = {
     "trusted_keys": ["", (), ("x",), [LINE], (LINE, LINE), (LINE[:-1],), LINE, (5,), 5, b"x", "a\0b"],
     "signature_threshold": [0, -1, 2, 33, True, 1.0, "1", None],
     "require_signature": [0, 1, "yes"],
+    "require_facts": [None, 0, 1, "yes"],
     "bundle_keys": ["", b"x", 5, ("release",), "a\0b"],
     "bundle_scope": ["", "a\n", "x" * 257, 5],
     "policy_name": ["", ".", "a/b", "x" * 65, 5, b"x", "\u00e9", "a\n"],
@@ -216,10 +237,12 @@ FROM_ENV: list[tuple[str, str, str, Any]] = [
     ("CAPGATE_WWW_AUTHENTICATE", 'Basic realm="a, b"', "www_authenticate", 'Basic realm="a, b"'),
     ("CAPGATE_CAPABILITIES_END_WITH_REQUEST", "true", "capabilities_end_with_request", True),
     ("CAPGATE_SAMPLE_ALLOWS", "0.25", "sample_allows", 0.25),
+    ("CAPGATE_LOG_FACTS", "actor.roles, args.amount", "log_facts", ("actor.roles", "args.amount")),
     ("CAPGATE_BODY_BYTES", "0", "body_bytes", 0),
     ("CAPGATE_SAFE", "compute.long, env.read env_var:TZ", "safe", ("compute.long", "env.read env_var:TZ")),
     ("CAPGATE_CACHE_SIZE", "1000", "cache_size", 1_000),
     ("CAPGATE_OPENAPI", "false", "openapi", False),
+    ("CAPGATE_REQUIRE_FACTS", "true", "require_facts", True),
     ("CAPGATE_STRICT", "true", "strict", True),
     ("CAPGATE_STRICT_PATHS", "false", "strict_paths", False),
     ("CAPGATE_STORE_POLL", "0.25", "store_poll", 0.25),
@@ -426,7 +449,7 @@ def test_every_setting_is_about_the_checker_or_goes_with_one() -> None:
     with_checker = {
         "limits", "service", "mode", "public", "enforce", "enforce_from_env", "enforce_after", "expose_reasons",
         "www_authenticate", "sample_allows", "body_bytes", "capabilities_end_with_request", "openapi", "strict",
-        "strict_paths", "contract", "unknown_routes",
+        "strict_paths", "contract", "unknown_routes", "log_facts",
     }  # fmt: skip
     assert with_checker.isdisjoint(OF_CHECKER)
     assert with_checker | set(OF_CHECKER) == set(Settings.__struct_fields__)
@@ -462,6 +485,46 @@ def test_lists_are_taken() -> None:  # P-17
     settings = Settings(public=["/docs"])  # type: ignore[arg-type]
     assert settings.public == ("/docs",)
     assert settings == Settings(public=("/docs",))
+
+
+@pytest.mark.parametrize(
+    ("mode", "nearest"),
+    [
+        ("DEV", "dev"),
+        ("Prod", "prod"),
+        ("dev # comment", "dev"),
+        ("prod#", "prod"),
+        (" dev", "dev"),
+        ('"test"', "test"),
+    ],
+)
+def test_another_spelling_of_a_mode_is_none(tmp_path: Path, mode: str, nearest: str) -> None:  # P-4
+    path = tmp_path / "p.json"
+    path.write_text('{"modes": ["Frozen"], "rules": []}')
+    for settings, name in (
+        (lambda: Settings(mode=mode), "mode"),
+        (lambda: Settings(mode=mode, policy={"modes": ["frozen"]}), "mode"),
+        (lambda: Settings.from_env({"CAPGATE_MODE": mode, "CAPGATE_ARTIFACT": "p.wasm"}), "CAPGATE_MODE"),
+        (lambda: select_checker(Settings(mode=mode, policy=path)), "mode"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            settings()
+        assert (caught.value.setting, caught.value.seen, caught.value.nearest) == (name, mode, nearest)
+
+
+def test_a_mode_of_ones_own_is_as_it_is_declared(tmp_path: Path) -> None:  # P-4
+    policy: dict[str, Any] = {"modes": ["DEV", "C#", "Frozen"], "sql": "any"}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(policy))
+    for mode in ("DEV", "dev", "C#", "Frozen", "canary # 3", "production"):
+        assert Settings(mode=mode, policy=policy).mode == mode
+        select_checker(Settings(mode=mode, policy=path))
+    for given in (policy, path):
+        with pytest.raises(ConfigError) as caught:
+            select_checker(Settings(mode="frozen", policy=given))
+        assert (caught.value.setting, caught.value.nearest) == ("mode", "Frozen")
+    for broken in (5, [5], "DEV", None):  # for whoever reads the document to refuse
+        assert Settings(mode="canary", policy={"modes": broken}).mode == "canary"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from capgate.actions import VOCABULARY, Vocabulary
 from capgate.errors import ManifestError
 from capgate.limits import FUEL, OF_WAITING, REGO_FUEL, Limits
 from capgate.model import Entrypoint
+from capgate.runtime.abi.canonical_abi import PLAIN, WITH_FACTS
 from capgate.store import Audience, Manifest
 from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST_BYTES, check_audience, check_time
 
+from ..support.guests import artifact, guest
 from ..support.keys import DAY, NOW, Clock, Made, verifier
 
 MADE = Made(
@@ -261,6 +263,12 @@ class TestAudience:
 
     # A6
     def test_an_interface_that_does_not_exist_here(self) -> None:
+        for interface in (PLAIN, WITH_FACTS):
+            made = Manifest.describing(
+                artifact(guest(interface=interface)), version=1, created=MANIFEST.created, name="x"
+            )
+            assert made.abi == interface.name.replace("/policy", "")
+            check_audience(made, Audience())
         for abi in ("opa-1.2", "capgate:policy@0.3.0"):
             assert self.refused(msgspec.structs.replace(MANIFEST, abi=abi)) == "abi"
 

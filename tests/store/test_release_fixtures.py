@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from capgate import Allow, Deny, PolicyInput, Resource, User
 from capgate.errors import ArtifactError, DigestMismatch, FixturesFailed, ManifestError, StoreError
+from capgate.model import canonical
 from capgate.store import PolicyStore, StoreReader, VerifiedPolicy
 from capgate.store.release_fixtures import FIXTURES_BYTES, Fixture, fixtures_of, format_fixtures, parse_fixtures
 from capgate.store.signing import format_signatures
 
+from ..runtime.abi.inputs import INPUTS
 from ..support.keys import GOLDEN, KEYS, NOW, Clock, Made, released, store_at, verifier
 from .states import refused, snapshot
 
@@ -92,6 +94,24 @@ class TestFile:
         assert parse_fixtures(data) == tuple(fixtures)
         assert format_fixtures(parse_fixtures(data)) == data
 
+    @given(st.lists(INPUTS, min_size=1, max_size=3))
+    def test_facts_are_read_as_they_were_written(self, inputs: list[PolicyInput]) -> None:
+        """A number with a fraction is none without, and a truth is no number."""
+        fixtures = [Fixture(input, Allow()) for input in inputs]
+        data = format_fixtures(fixtures)
+        assert [canonical(fixture.input) for fixture in parse_fixtures(data)] == [*map(canonical, inputs)]
+        assert format_fixtures(parse_fixtures(data)) == data
+
+    def test_the_form_of_facts(self) -> None:
+        args: dict[str, Any] = {"z": 1.0, "a": 1, "t": True, "m": -0.0, "b": 2**70, "l": ["x", ""]}
+        data = format_fixtures([Fixture(PolicyInput("a.b", args=args), Allow())])
+        assert b'"args": {\n        "a": 1,\n        "b": 1180591620717411303424,' in data
+        assert b'"m": -0.0,\n        "t": true,\n        "z": 1.0\n' in data
+        (fixture,) = parse_fixtures(data)
+        assert {name: (type(value), value) for name, value in fixture.input.args.items()} == {
+            name: (type(value), value) for name, value in args.items()
+        }
+
     def test_a_question_that_is_no_unicode(self) -> None:
         """Such questions are asked, and are denied; so there are fixtures of them."""
         odd = Fixture(PolicyInput("db.read", User("\ud800")), Deny("malformed_input"), "Zeichen: \u00e4\U0001f600")
@@ -157,8 +177,9 @@ class TestFile:
             [Fixture(PolicyInput("db.read"), Deny("\ud800"))],
             [Fixture(PolicyInput("db.read"), Allow(), register=("db.read",))],
             [Fixture(PolicyInput("db.read"), Allow(), "x" * FIXTURES_BYTES)],
+            [Fixture(PolicyInput("db.read", args={"a": float("inf")}), Deny("malformed_input"))],
         ],
-        ids=["none", "with a policy", "no reason", "no own action", "too large"],
+        ids=["none", "with a policy", "no reason", "no own action", "too large", "an infinity"],
     )
     def test_what_is_not_written(self, fixtures: list[Fixture]) -> None:
         with pytest.raises(ManifestError) as caught:

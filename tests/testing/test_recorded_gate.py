@@ -20,7 +20,7 @@ from capgate.checker.local import LocalPolicyChecker
 from capgate.checker.wasm import WasmPolicyChecker
 from capgate.errors import CapabilityDenied, ConfigError
 from capgate.fastapi import Gate
-from capgate.model import ALLOW, Deny, PolicyInput, Resource, Service
+from capgate.model import ALLOW, Deny, PolicyInput, Resource, Service, User, canonical
 from capgate.testing import Asked, RecordedGate, make_checker
 
 from ..support.engines import EXPECTED_ENGINES
@@ -74,6 +74,17 @@ async def test_it_notes_what_is_asked() -> None:
     gate.forget()
     assert (gate.asked, gate.questions, gate.denied) == ([], [], [])
     assert await gate.check(WRITE) == Deny("closed")
+
+
+async def test_it_notes_facts_as_they_were() -> None:
+    gate, args, tags = RecordedGate(), {"amount": 5}, ["eu"]
+    actor = Service("agent", ("bot",), on_behalf_of=User("ada", ("editor",)))
+    question = PolicyInput("db.write", actor, Resource("sql_query", "audit", {"tags": tags}), args=args)
+    before = canonical(question)
+    assert await gate.check(question) == ALLOW
+    args["amount"] = 6
+    tags.append("us")
+    assert [canonical(asked.input) for asked in gate.asked] == [before]
 
 
 async def test_what_is_told_last_counts() -> None:

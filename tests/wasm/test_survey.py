@@ -120,6 +120,38 @@ def test_each_opcode_is_passed_over_as_it_is(code: int) -> None:
     assert set(seen.features) == {OPCODES[code].feature, "threads"}
 
 
+#: Places where only one thing of a module needs a feature -> those besides that of what stands behind.
+PLACES: Final = {
+    "(global v128 (v128.const i32x4 1 2 3 4))": set(),
+    "(type $s (struct (field i32))) (global (ref $s) (struct.new $s (i32.const 1)))": {"gc", "function-references"},
+    "(global (ref i31) (ref.i31 (i32.const 1)))": {"gc", "function-references"},
+    '(import "e" "t" (tag (param i32)))': {"exceptions"},
+    '(import "e" "m" (memory 1 2 shared))': set(),
+    '(import "e" "g" (global v128))': set(),
+    '(import "e" "t" (table i64 1 funcref))': {"memory64"},
+    "(func $f) (table 1 (ref func) (ref.func $f))": {"function-references"},
+    '(memory i64 1) (data (i64.const 0) "x")': {"memory64"},
+    "(type $t (func)) (func $f (type $t)) (elem (ref $t) (ref.func $f))": {"function-references"},
+    "(elem (ref null any) (ref.null any))": {"gc"},
+    "(func (local exnref))": {"exceptions"},
+    "(func (param v128 v128 i32) (drop (select (result v128) (local.get 0) (local.get 1) (local.get 2))))": set(),
+    '(type $a (array i8)) (data "a") (func (drop (array.new_data $a 0 (i32.const 0) (i32.const 1))))': {"gc"},
+    "(func (param externref) (drop (any.convert_extern (local.get 0))))": {"gc"},
+    "(tag $e) (func (try_table (catch_ref $e 0) (catch_all_ref 0) (catch_all 0)))": {"exceptions"},
+    '(memory 1) (memory 1) (func (memory.init 1 $d (i32.const 0) (i32.const 0) (i32.const 0))) (data $d "")': {
+        "multi-memory"
+    },
+    "(memory 1) (func (v128.store64_lane offset=3 1 (i32.const 0) (v128.const i64x2 0 0)))": set(),
+    "(rec (type $a (struct (field (ref $b)))) (type $b (array (ref $a))))": {"gc", "function-references"},
+}
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_each_place_is_looked_at_and_nothing_hides_what_is_behind(text: str) -> None:  # P-14
+    data = compile_wat(f"(module {text} {BEHIND} (func (atomic.fence)))")
+    assert set(survey(data).features) == {*PLACES[text], "simd", "threads"}
+
+
 def test_strings() -> None:
     assert survey(one_function(b"\xfb\x82\1\0\xfb\x80\1\0\x1a\x1a\xfe\x03\0")).features == {
         "stringref": "function 0",

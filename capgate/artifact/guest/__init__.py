@@ -15,6 +15,9 @@ __all__ = ["IMAGE_BASE", "evaluator", "make_image"]
 
 
 @cache
-def evaluator() -> bytes:
-    """Return the compiled guest, without an image. ``rebuild.py`` makes it from ``evaluator.zig``, byte for byte."""
-    return files(__name__).joinpath("evaluator.wasm").read_bytes()
+def evaluator(*, facts: bool = False) -> bytes:
+    """Return a compiled guest, without an image: the one of policies that look at ``facts``, or of the others.
+
+    ``rebuild.py`` makes them from their sources, byte for byte.
+    """
+    return files(__name__).joinpath("facts_evaluator.wasm" if facts else "evaluator.wasm").read_bytes()

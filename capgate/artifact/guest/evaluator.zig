@@ -4,10 +4,18 @@
 //! it as a data segment. What the image says is never trusted: every offset is checked, every loop has a bound that the
 //! image cannot raise, and nonsense traps. `policy-check` writes to no memory at all, so the answer to an input cannot
 //! depend on what was asked before; the only state is the bump pointer of `cabi_realloc`, which it does not read.
+//!
+//! For policies that look at facts there is a guest of its own, `facts_evaluator.zig`, since few do, and what answers
+//! conditions takes as long to compile as all of this. It writes to the stack, and nowhere else; what it takes to answer
+//! is bounded by the conditions that concern the question.
+
+const conditions = @import("conditions.zig");
+/// Whether this is the guest of policies that look at facts.
+const has_conditions = @hasDecl(@import("root"), "has_conditions");
 
 const image_base: u32 = 65536;
-const header_size: u32 = 40;
-const magic: u32 = 0x32504743; // "CGP2"
+const header_size: u32 = 44;
+const magic: u32 = 0x33504743; // "CGP3"
 /// Records that one bucket may hold. The builder picks a seed that keeps to it; more than this traps.
 const bucket_limit: u32 = 16;
 /// Bytes of a record before its text.
@@ -42,16 +50,27 @@ const Flags = struct {
 const Looks = struct {
     const actor: u32 = 1;
     const mode: u32 = 2;
-    const all: u32 = 3;
+    const facts: u32 = 4;
+    const all: u32 = if (has_conditions) 7 else 3;
+};
+
+/// What rules say of a question: bit 0 that one allows, bit 1 that it is not known whether the first denial holds, the
+/// others the number, from 1, of that. With the highest bit it is the place of a record with conditions.
+const Match = struct {
+    const allow: u32 = 1;
+    const unknown: u32 = 2;
+    const number: u5 = 2;
+    const conditional: u32 = 0x80000000;
 };
 
 /// A `result` record of the canonical ABI: case 0 is allow, case 1 is deny with its text.
-const Result = extern struct { case: u32, text: ?[*]const u8 = null, len: u32 = 0 };
+pub const Result = extern struct { case: u32, text: ?[*]const u8 = null, len: u32 = 0 };
 
 const allow = Result{ .case = 0 };
 const unknown_action = deny("unknown_action");
 const missing_resource = deny("missing_resource");
 const not_in_allowlist = deny("not_in_allowlist");
+const missing_fact = deny("missing_fact");
 
 fn deny(comptime reason: []const u8) Result {
     return .{ .case = 1, .text = reason.ptr, .len = reason.len };
@@ -211,9 +230,10 @@ inline fn isSome(address: u32) bool {
     return case == 1;
 }
 
-inline fn check(input: u32) *const Result {
+/// The answer to a record of `size` bytes: 80, or 88 where it names a block of facts.
+pub fn check(input: u32, size: u32) *const Result {
     const image = Image.open();
-    require(input >= image.arena and @as(u64, input) + 80 <= image.limit and input % 8 == 0);
+    require(input >= image.arena and @as(u64, input) + size <= image.limit and input % 8 == 0);
 
     const actor = load(u8, input);
     require(actor <= 3);
@@ -231,6 +251,7 @@ inline fn check(input: u32) *const Result {
     if (isSome(input + 44)) _ = textAt(image, input + 48);
     _ = textAt(image, input + 56);
     _ = textAt(image, input + 64);
+    const block = if (size == 88) textAt(image, input + 80) else Text{ .address = 0, .len = 0 };
 
     const index = image.find(0, action) orelse return &unknown_action;
     const entry = image.at(Image.field(16) + @as(u64, index) * action_size, action_size);
@@ -244,7 +265,7 @@ inline fn check(input: u32) *const Result {
     }
     if (has_resource and (if (has_id) id.len == 0 else isUncertain(kind))) return &missing_resource;
     if (flags & Flags.rules != 0) {
-        if (byRules(input, load(u32, entry + 20))) |result| return result;
+        if (byRules(input, load(u32, entry + 20), block.address, block.len)) |result| return result;
     }
     if (flags & Flags.any != 0) return &allow;
     const set = load(u32, entry + 4);
@@ -265,44 +286,67 @@ noinline fn isUncertain(kind: Text) bool {
 // Rules. The input has been checked by now. These are functions of their own, so that a check without rules stays small;
 // they take and give plain numbers, because a record would go through memory, to which nothing here writes.
 
-/// The answer of the first denial that matches, or else of an allow, or else null.
-noinline fn byRules(input: u32, by_mode: u32) ?*const Result {
+/// The answer of the first denial that matches, or else of an allow, or else null. The block of facts may be empty, where
+/// none is there; it is in the arena.
+noinline fn byRules(input: u32, by_mode: u32, block: u32, block_len: u32) ?*const Result {
     const image = Image.open();
     const looks = Image.field(36);
     require(looks <= Looks.all);
-    const modes = image.at(by_mode, 8);
-    var match = byActor(input, load(u32, modes), looks);
-    const set = load(u32, modes + 4);
-    if (set != 0 and looks & Looks.mode != 0) {
-        match = first(match, byActor(input, find(set, load(u32, input + 64), load(u32, input + 68)), looks));
-    }
-    if (match <= 1) return if (match == 1) &allow else null;
-    const denial = image.at(Image.field(32) + @as(u64, (match >> 1) - 1) * denial_size, denial_size);
+    const match = if (!has_conditions or looks & Looks.facts == 0)
+        byMode(input, by_mode, looks, 0)
+    else
+        byFacts(input, by_mode, looks, block, block_len);
+    if (match <= Match.allow) return if (match == Match.allow) &allow else null;
+    if (match & Match.unknown != 0) return &missing_fact;
+    const number: u64 = (match >> Match.number) - 1;
+    const denial = image.at(Image.field(32) + number * denial_size, denial_size);
     const text = load(u32, denial + 4);
     require(denial % 4 == 0 and load(u32, denial) == 1);
     _ = image.at(text -% image_base, load(u32, denial + 8)); // below the image it wraps to more than any image has
     return @ptrFromInt(denial);
 }
 
+/// The match of every part for this question, under a policy that looks at facts. What answers conditions is on the
+/// stack: only here is anything written.
+noinline fn byFacts(input: u32, by_mode: u32, looks: u32, block: u32, block_len: u32) u32 {
+    const image = Image.open();
+    const table = image.at(Image.field(40), 4);
+    var machine: conditions.Machine = undefined;
+    const start = if (block_len == 0) 0 else block;
+    machine.open(table, image_base + image.size, start, start + block_len);
+    return byMode(input, by_mode, looks, @intFromPtr(&machine));
+}
+
+/// The match of every part for this question. `machine` is the address of what answers conditions, or 0.
+noinline fn byMode(input: u32, by_mode: u32, looks: u32, machine: u32) u32 {
+    const image = Image.open();
+    const modes = image.at(by_mode, 8);
+    const match = byActor(input, load(u32, modes), looks, machine);
+    const set = load(u32, modes + 4);
+    if (set == 0 or looks & Looks.mode == 0) return match;
+    const of_mode = find(set, load(u32, input + 64), load(u32, input + 68));
+    return first(match, byActor(input, of_mode, looks, machine));
+}
+
 /// Of two matches the first denial (0 is none, and wraps to the highest number), and whether either allows.
 inline fn first(a: u32, b: u32) u32 {
-    return (@min((a >> 1) -% 1, (b >> 1) -% 1) +% 1) << 1 | ((a | b) & 1);
+    return (@min((a >> 1) -% 2, (b >> 1) -% 2) +% 2) << 1 | ((a | b) & Match.allow);
 }
 
 /// The match of every part for this actor: whoever asks, all of the kind, the id itself, each beginning of the id.
-noinline fn byActor(input: u32, offset: u32, looks: u32) u32 {
+noinline fn byActor(input: u32, offset: u32, looks: u32, machine: u32) u32 {
     if (offset == 0) return 0;
     const image = Image.open();
     const actors = image.at(offset, 52);
-    var match = byResource(input, load(u32, actors));
+    var match = byResource(input, load(u32, actors), machine);
     if (looks & Looks.actor == 0) return match;
     const actor: u32 = load(u8, input);
     const kind = actors + 4 + actor * 12;
-    match = first(match, byResource(input, load(u32, kind)));
+    match = first(match, byResource(input, load(u32, kind), machine));
     if (actor == 0) return match;
     const id = load(u32, input + 4);
     const len = load(u32, input + 8);
-    match = first(match, byResource(input, find(load(u32, kind + 4), id, len)));
+    match = first(match, byResource(input, find(load(u32, kind + 4), id, len), machine));
     const beginnings = load(u32, kind + 8);
     var number = longest(beginnings, id, len);
     var seen: u32 = 0;
@@ -310,22 +354,51 @@ noinline fn byActor(input: u32, offset: u32, looks: u32) u32 {
         require(seen < nesting_limit);
         seen += 1;
         const beginning = image.at(beginnings + 4 + @as(u64, number - 1) * beginning_size, beginning_size);
-        match = first(match, byResource(input, load(u32, beginning + 12)));
+        match = first(match, byResource(input, load(u32, beginning + 12), machine));
         number = load(u32, beginning + 8);
     }
     return match;
 }
 
-/// The match of the most specific part for this resource.
-noinline fn byResource(input: u32, offset: u32) u32 {
+/// The match of the most specific part for this resource, where its conditions are answered.
+noinline fn byResource(input: u32, offset: u32, machine: u32) u32 {
     if (offset == 0) return 0;
     const image = Image.open();
     const resources = image.at(offset, 8);
-    if (!isSome(input + 20)) return load(u32, resources);
-    const found = find(load(u32, resources + 4), load(u32, input + 24), load(u32, input + 28));
-    if (found == 0) return load(u32, resources);
-    if (!isSome(input + 32)) return load(u32, image.at(found, 20));
-    return byId(input, found);
+    var match = load(u32, resources);
+    if (isSome(input + 20)) {
+        const found = find(load(u32, resources + 4), load(u32, input + 24), load(u32, input + 28));
+        if (found != 0) match = if (isSome(input + 32)) byId(input, found) else load(u32, image.at(found, 20));
+    }
+    return if (!has_conditions or match & Match.conditional == 0) match else byConditions(match, machine);
+}
+
+/// What a match with conditions says of the facts: no more than the first denial that holds, or is not known not to.
+noinline fn byConditions(match: u32, machine: u32) u32 {
+    require(machine != 0);
+    const facts: *conditions.Machine = @ptrFromInt(machine);
+    const image = Image.open();
+    const offset = @as(u64, match & ~Match.conditional) * 4;
+    const record = image.at(offset, 12);
+    const plain = load(u32, record);
+    const denials = load(u32, record + 4);
+    const allows = load(u32, record + 8);
+    require(plain & (Match.conditional | Match.unknown) == 0);
+    var entry = image.at(offset + 12, @as(u64, denials) * 8 + @as(u64, allows) * 4);
+    const allowing = entry + denials * 8;
+    const end = allowing + allows * 4;
+    while (entry != allowing) : (entry += 8) {
+        const answer = facts.answer(load(u32, entry));
+        if (answer == conditions.Answer.no) continue;
+        const number = load(u32, entry + 4);
+        require(number -% 1 < Match.conditional >> Match.number);
+        return first(plain, number << Match.number | if (answer == conditions.Answer.yes) 0 else Match.unknown);
+    }
+    if (plain != 0) return plain;
+    while (entry != end) : (entry += 4) {
+        if (facts.answer(load(u32, entry)) == conditions.Answer.yes) return Match.allow;
+    }
+    return plain;
 }
 
 /// The value of the most specific part for the resource's id: itself, a network or an ending that it has, or a
@@ -546,7 +619,7 @@ inline fn shared(stored: u32, address: u32, len: u32) u32 {
 // What the host calls.
 
 export fn @"capgate:policy/policy@0.1.0#policy-check"(input: u32) *const Result {
-    return check(input);
+    return @call(if (has_conditions) .never_inline else .always_inline, check, .{ input, 80 });
 }
 
 /// Everything that the call allocated is free again. Results are constants and need no care.

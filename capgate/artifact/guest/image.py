@@ -2,9 +2,10 @@
 
 Numbers are little-endian. Offsets count from the image's first byte, which lies at :data:`IMAGE_BASE`::
 
-    header    0 "CGP2"     4 size of the image     8 seed (u64)    16 offset of the actions
+    header    0 "CGP3"     4 size of the image     8 seed (u64)    16 offset of the actions
              20 offset of the buckets    24 number of buckets - 1    28 length of the longest text in them
-             32 offset of the denials    36 what rules look at: 1 actors, 2 modes
+             32 offset of the denials    36 what rules look at: 1 actors, 2 modes, 4 facts
+             40 offset of the conditions, as ``condition_table.py`` writes them, 0 for none
     action    0 flags: 1 resource required, 2 wildcards, 4 everything is admitted, 8 has a kind, 16 has rules
               4 set of the admitted ids, 0 for none; with wildcards the offset of what is admitted
               8 operations asked for     12 offset and 16 length of the kind     20 offset of its rules by mode
@@ -22,12 +23,13 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from ...conditions import Conditions
 from ...errors import ConfigError
 from ...policy import ALWAYS, ActionEntry, RuntimePolicy
 from .rule_tables import IMAGE_BASE, Entry, RuleTables, Tables
 
-MAGIC: Final = b"CGP2"
-HEADER: Final = struct.Struct("<4sIQ6I")
+MAGIC: Final = b"CGP3"
+HEADER: Final = struct.Struct("<4sIQ7I")
 ACTION: Final = struct.Struct("<6I")
 RECORD: Final = struct.Struct("<4I")
 #: Most records of one bucket. The guest traps above it, so a lookup's cost has a bound that neither id nor image moves.
@@ -36,8 +38,8 @@ BUCKET_LIMIT: Final = 16
 SEEDS: Final = 16
 
 REQUIRED, WILD, ANY, KIND, RULES = 1, 2, 4, 8, 16
-#: The bits of the header's last number.
-LOOKS: Final = {"actor": 1, "mode": 2}
+#: The bits of what rules look at.
+LOOKS: Final = {"actor": 1, "mode": 2, "facts": 4}
 
 _MASK: Final = 2**64 - 1
 _SALT_A: Final = 0xF5FBF9C1F7FDC0FF
@@ -50,6 +52,8 @@ STEP: Final = 4_096
 
 #: Told how many entries are done, and how many there are.
 Progress = Callable[[int, int], None]
+#: Names and types of facts, in the order of their numbers.
+SpokenFacts = tuple[tuple[str, str], ...]
 
 
 def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes:
@@ -74,7 +78,8 @@ def make_image(policy: RuntimePolicy, progress: Progress | None = None) -> bytes
         starts.append(starts[-1] + len(record))
     longest = max(len(text) for _, text, _ in tables.entries)
     looks = sum(bit for field, bit in LOOKS.items() if field in policy.inputs)
-    header = HEADER.pack(MAGIC, size, seed, HEADER.size, tables.end, mask, longest, rules.denials, looks)
+    numbers = (HEADER.size, tables.end, mask, longest, rules.denials, looks, rules.conditions)
+    header = HEADER.pack(MAGIC, size, seed, *numbers)
     return b"".join((header, packed, tables.content(), struct.pack(f"<{len(starts)}I", *starts), *records))
 
 
@@ -85,10 +90,24 @@ def image_inputs(image: bytes) -> frozenset[str] | None:
     """
     if len(image) < HEADER.size:
         return None
-    magic, size, *_, looks = HEADER.unpack_from(image)
+    magic, size, *_, looks, _ = HEADER.unpack_from(image)
     if (magic, size) != (MAGIC, len(image)) or looks > sum(LOOKS.values()):
         return None
     return ALWAYS.union(field for field, bit in LOOKS.items() if looks & bit)
+
+
+def image_facts(image: bytes) -> SpokenFacts:
+    """Return the facts that the conditions of an image speak of, as :attr:`Conditions.facts`; ``image`` has a header.
+
+    Raises :class:`ConfigError` where its conditions are not as :func:`make_image` writes them, byte for byte.
+    """
+    *_, looks, at = HEADER.unpack_from(image)
+    if not looks & LOOKS["facts"]:
+        if at:
+            raise ConfigError("conditions", f"at {at}", "none, where no rule looks at facts")
+        return ()
+    size = int.from_bytes(image[at + 4 : at + 8], "little")
+    return Conditions(image[at : at + size]).facts
 
 
 def text_hash(seed: int, text: bytes) -> int:

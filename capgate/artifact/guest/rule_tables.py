@@ -16,12 +16,17 @@ Offsets and numbers are as in ``image.py``. An offset or a set that is 0 says th
                  12 value
     networks      0 how many     then each, 20 bytes, in ascending order: where something else applies than before it,
                   0 upper and 8 lower half (u64) of the address, with those of IPv4 among those of IPv6     16 value
-    match         bit 0: a rule allows     above: number, from 1, of the first denial
+    match         bit 0: a rule without a condition allows     bit 1: 0     above: number, from 1, of the first denial
+                  without one; or, with bit 31, a quarter of the offset of a
+    conditional   0 match of the rules without conditions    4 how many denials    8 how many allows
+                  then the denials, 8 bytes each, ascending: 0 condition    4 number, from 1, of the denial
+                  then the allows, 4 bytes each: condition
     denial        as the canonical ABI lays a result out: 0 1     4 address and 8 length of the reason
 
 Of a question's mode and actor the guest visits every part that fits. Of its resource it visits the most specific one
 only, whose match has those of the others in it. What a section with wildcards admits is laid out as a kind is, with
-bits of operations in place of matches. Rules that only monitor are not in the image.
+bits of operations in place of matches. Rules that only monitor are not in the image, and neither are their conditions:
+the others are numbered anew, in the order in which rules come upon them.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
+from ...conditions.condition_table import write_table
 from ...policy import RuntimePolicy
 from ...policy.index import (
     NO_RULE,
@@ -47,6 +53,8 @@ from ...policy.wildcards import Networks
 IMAGE_BASE: Final = 65_536
 DENIAL: Final = struct.Struct("<3I")
 NETWORK: Final = struct.Struct("<2QI")
+#: The bit of a match that has conditions.
+CONDITIONAL: Final = 1 << 31
 _MASK: Final = 2**64 - 1
 
 Entry = tuple[int, bytes, int]
@@ -103,6 +111,14 @@ class RuleTables:
         addresses = [IMAGE_BASE + tables.add_text(text) for text in texts]
         packed = [DENIAL.pack(1, at, len(text)) for at, text in zip(addresses, texts, strict=True)]
         self.denials = tables.add(b"".join(packed)) if packed else 0
+        whens = {n: rule.when for n, rule in enumerate(policy.rules) if rule.when is not None and not rule.monitor}
+        counting = {when: number for number, when in enumerate(dict.fromkeys(whens.values()))}
+        self._conditions = {number: counting[when] for number, when in whens.items()}
+        self._conditional: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+        #: The offset of the conditions; 0 where there are none.
+        self.conditions = 0
+        if policy.conditions is not None and counting:
+            self.conditions = tables.add(write_table([policy.conditions.nodes[when] for when in counting]))
 
     def by_mode(self, index: ModeIndex) -> int:
         """Return the offset of this part."""
@@ -153,7 +169,18 @@ class RuleTables:
         return self._tables.add(struct.pack("<I", len(packed)) + b"".join(packed))
 
     def _match(self, match: Matching) -> int:
-        return self._places.get(match.deny, 0) << 1 | (match.allow != NO_RULE)
+        plain = self._places.get(match.deny, 0) << 2 | (match.allow != NO_RULE)
+        allows = () if plain else match.allows  # of which none is looked at where another rule decides without
+        if not match.denials and not allows:
+            return plain
+        key = (plain, match.denials, allows)
+        if key not in self._conditional:
+            numbers = [plain, len(match.denials), len(allows)]
+            for rule in match.denials:
+                numbers += (self._conditions[rule], self._places[rule])
+            numbers += [self._conditions[rule] for rule in allows]
+            self._conditional[key] = CONDITIONAL | self._tables.add_numbers(*numbers) // 4
+        return self._conditional[key]
 
     def _beginnings(self, beginnings: Beginnings[T], value_of: Callable[[T], int]) -> int:
         if not beginnings.texts:

@@ -34,7 +34,7 @@ from ...log_writer import BackgroundLogger
 from ...model import Actor, Decision
 from . import jsonrpc as rpc
 from .exchange import BatchExchange, check_headers, check_routing, read_whole, replay, respond, without_body
-from .message_questions import NAMES, ActionOf, MessageQuestion, MessageQuestions
+from .message_questions import NAMES, ActionOf, ArgumentsOf, MessageQuestion, MessageQuestions
 
 _log = BackgroundLogger("capgate")
 
@@ -49,6 +49,9 @@ class GatedMCP:
                         A tool that is not in the mapping is denied, ``unknown_action``. By default
                         ``tool.modify``: a tool of which nothing is known may change things
     ``methods``         other methods to ask about, with their action, as ``{"resources/read": "fs.read"}``
+    ``args``            arguments that the policy sees, by the tool's name: ``{"refund": ["amount"]}``, or ``{"refund":
+                        {"order_id": "orderId"}}`` by names that the policy has for them; or a function of the tool's
+                        name and its arguments that gives them as a mapping
     ``actor``           a function of the scope, or an async one, that gives the actor in place of the request's
     ``capabilities``    whom to ask, in place of those of the request
     ``body_bytes``      of a request; a longer one is answered 413
@@ -82,6 +85,7 @@ class GatedMCP:
         *,
         action: ActionOf = "tool.modify",
         methods: Mapping[str, str] | None = None,
+        args: ArgumentsOf | None = None,
         actor: Callable[[Scope], Actor | Awaitable[Actor]] | None = None,
         capabilities: Capabilities | None = None,
         body_bytes: int = 1_048_576,
@@ -95,7 +99,7 @@ class GatedMCP:
         check_number("body_bytes", body_bytes, *BODY_BYTES, whole=True)
         check_number("answer_bytes", answer_bytes, *BODY_BYTES, whole=True)
         self.app = app
-        self._questions = MessageQuestions(action, methods or {})
+        self._questions = MessageQuestions(action, methods or {}, args)
         self._actor = actor
         self._capabilities = capabilities
         self._body_bytes = body_bytes
@@ -221,7 +225,7 @@ async def _denial(question: MessageQuestion | None, held: CapabilitiesOrDenial) 
     if not isinstance(held, Capabilities):
         return held or deny_unasked(PolicyUnavailable("there is nobody to ask"), None, {})
     try:
-        await held.require(question.action, question.resource, args_hash=question.hash)
+        await held.require(question.action, question.resource, args_hash=question.hash, args=question.args)
         if question.problem is not None:  # not even where a checker of the application's allowed it
             held.deny(question.problem)
     except CapabilityDenied as denied:

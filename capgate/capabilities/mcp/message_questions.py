@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, Final, Union
 
 import msgspec
 
 from ...actions import VOCABULARY
-from ...errors import ConfigError, MalformedInput
+from ...enforcement.given_facts import checked_facts, name_of
+from ...errors import ConfigError, FactsUnavailable, MalformedInput, PolicyError
 from ...log_writer import BackgroundLogger
 from ...model import Resource
-from ..tools import KIND, NO_HASH, canonical_hash, check_action
+from ..tools import KIND, NO_HASH, ArgumentNames, argument_names, canonical_hash, check_action
 from . import jsonrpc as rpc
 
 _log = BackgroundLogger("capgate")
@@ -28,6 +30,8 @@ NAMES: Final[Mapping[str, str]] = {
 
 #: The action of a tool, by its name; ``None`` for a tool that nobody may call.
 ActionOf = Union[str, Mapping[str, str], Callable[[str], Union[str, None]]]
+#: What the policy sees of arguments: by the tool's name, names of arguments; or a function of tool and arguments.
+ArgumentsOf = Union[Mapping[str, ArgumentNames], Callable[[str, dict[str, Any]], Mapping[str, Any]]]
 
 
 class MessageQuestion(msgspec.Struct, frozen=True):
@@ -36,16 +40,18 @@ class MessageQuestion(msgspec.Struct, frozen=True):
     action: str
     resource: Resource
     hash: str
-    problem: MalformedInput | None = None
+    problem: PolicyError | None = None
+    args: dict[str, Any] = {}
 
 
 class MessageQuestions:
     """What is asked about messages: ``tools/call`` with the action of the tool, and ``methods`` with theirs.
 
-    Raises :class:`~capgate.errors.ConfigError` for an action that is not registered.
+    Raises :class:`~capgate.errors.ConfigError` for an action that is not registered, and for ``args`` that are none.
     """
 
-    def __init__(self, action: ActionOf, methods: Mapping[str, str]) -> None:
+    def __init__(self, action: ActionOf, methods: Mapping[str, str], args: ArgumentsOf | None = None) -> None:
+        self._args_of = _args_of({} if args is None else args)
         self._action_of = _action_of(action)
         self._methods = _checked_methods(methods)
         self._folded = {method.lower() for method in (TOOLS_CALL, *self._methods)}
@@ -73,7 +79,13 @@ class MessageQuestions:
         arguments = params.get("arguments")
         if arguments is not None and type(arguments) is not dict:
             raise rpc.ProtocolError(rpc.INVALID_PARAMS, "arguments are an object", id=message.id)
-        return _question(self._action_of(id), Resource(KIND, id), arguments or {})
+        question = _question(self._action_of(id), Resource(KIND, id), arguments or {})
+        if question.problem is None:
+            try:
+                return msgspec.structs.replace(question, args=self._args_of(id, arguments or {}))
+            except PolicyError as error:
+                return msgspec.structs.replace(question, problem=error)
+        return question
 
 
 def _question(action: str, resource: Resource, arguments: dict[str, Any]) -> MessageQuestion:
@@ -105,6 +117,37 @@ def _action_of(action: ActionOf) -> Callable[[str], str]:
             _log.error("no action for a tool: %s", type(error).__name__, exc_info=error)
             return ""
         return action_of_tool if isinstance(action_of_tool, str) else ""
+
+    return choose
+
+
+def _args_of(args: ArgumentsOf) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+    """Return a function from a tool's name and its arguments to those that the policy sees.
+
+    It raises :class:`~capgate.errors.PolicyError` where that is not certain.
+    """
+    if isinstance(args, Mapping):
+        table = {tool: argument_names(names, f"args.{tool}") for tool, names in args.items()}
+
+        def look_up(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            names = table.get(tool)
+            if not names:
+                return {}
+            if rpc.differ_in_case_only(arguments):
+                raise MalformedInput("arguments that differ in case only")
+            return {name: arguments[called] for name, called in names.items() if called in arguments}
+
+        return look_up
+    if not callable(args):
+        raise ConfigError("args", args, "a mapping from tool names to names of arguments, or a function")
+    chosen = args
+
+    def choose(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            given = chosen(tool, deepcopy(arguments))  # what is hashed is what the server gets
+        except Exception as error:
+            raise FactsUnavailable(name_of(chosen), f"raised {type(error).__name__}") from error
+        return dict(checked_facts(chosen, given))
 
     return choose
 

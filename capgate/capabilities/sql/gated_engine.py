@@ -53,7 +53,9 @@ What is not gated:
 - connections of the DBAPI (``engine.raw_connection()``, ``connection.connection``) and drivers used directly
 - what SQLAlchemy's dialect asks a new connection itself
 - what the database does on its own account: views, triggers, defaults, user-defined operators and types, and functions
-  that carry the name of a built-in one
+  that carry the name of a built-in one. In SQLite that is what ``create_function`` registers as ``lower``, which is
+  called in place of the database's. In PostgreSQL it is another signature, or a schema that ``search_path`` has before
+  ``pg_catalog``
 """
 
 from __future__ import annotations

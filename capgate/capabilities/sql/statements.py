@@ -8,8 +8,8 @@ database does would be worse than none, so whatever leaves room for doubt is *op
   ASCII
 - anything but SELECT, VALUES, INSERT, REPLACE INTO, UPDATE, DELETE, MERGE; whatever sqlglot does not parse, and
   whatever it parses into something that is not listed here
-- calls of functions that are not listed in :data:`FUNCTIONS`; in PostgreSQL a field that is selected from a value, as
-  in ``(orders).wipe``, which may be such a call
+- calls of functions that :data:`FUNCTIONS` does not have for the dialect
+- in PostgreSQL a field that is selected from a value, as in ``(orders).wipe``, which may be such a call
 - dialects other than :data:`DIALECTS`
 
 Kept apart from SQLAlchemy, so that it can be tested on texts.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -73,30 +74,55 @@ _CONTROL: Final = re.compile(
 )
 
 
-#: Functions that do nothing but compute a value from their arguments, the clock, or chance.
-FUNCTIONS: Final = frozenset(
+#: Functions that all dialects have.
+_EVERYWHERE: Final = """
+    count sum avg min max row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value
+    nth_value coalesce nullif cast lower upper length trim ltrim rtrim substr substring replace char abs ceil
+    ceiling floor round sign mod power pow sqrt exp ln log log10 pi degrees radians sin cos tan asin acos atan atan2
+    current_timestamp current_date current_time date time json_object
+"""
+#: Those of PostgreSQL 15: what ``pg_catalog`` has, and words that no function may be called by.
+_POSTGRESQL: Final = """
+    string_agg array_agg bool_and bool_or every bit_and bit_or stddev stddev_pop stddev_samp variance var_pop
+    var_samp corr percentile_cont percentile_disc mode grouping json_agg jsonb_agg json_object_agg jsonb_object_agg
+    greatest least convert char_length character_length octet_length bit_length btrim concat concat_ws lpad rpad
+    left right reverse position strpos initcap ascii chr translate split_part starts_with like md5 sha256 encode
+    decode trunc random gen_random_uuid now localtime localtimestamp timestamp date_trunc date_part extract age
+    to_char to_date to_timestamp to_number make_date make_interval json_array_length json_each json_build_object
+    json_build_array jsonb_build_object jsonb_build_array jsonb_set json_extract_path json_extract_path_text
+    jsonb_extract_path jsonb_extract_path_text json_array_elements jsonb_array_elements jsonb_array_elements_text
+    jsonb_each jsonb_array_length jsonb_typeof to_json to_jsonb row_to_json unnest array_length array_position
+    array_append array_to_string string_to_array cardinality generate_series to_tsvector to_tsquery plainto_tsquery
+    websearch_to_tsquery ts_rank
+"""
+#: Those of SQLite 3.40 with its extensions for mathematics, JSON and FTS5.
+_SQLITE: Final = """
+    total group_concat json_group_array json_group_object ifnull iif typeof instr unicode hex quote like glob trunc
+    log2 random datetime julianday strftime unixepoch json json_extract json_array json_array_length json_type
+    json_valid json_each json_tree json_set json_insert json_replace json_remove json_patch json_quote match bm25
+    highlight snippet
+"""
+#: Those of MySQL 8 that MariaDB has too.
+_MYSQL: Final = """
+    group_concat bit_and bit_or stddev stddev_pop stddev_samp variance var_pop var_samp json_arrayagg json_objectagg
+    ifnull if greatest least convert char_length character_length octet_length bit_length concat concat_ws lpad rpad
+    left right reverse position locate instr ascii hex unhex quote md5 sha1 sha2 log2 rand uuid now localtime
+    localtimestamp utc_timestamp curdate curtime timestamp timediff extract date_format date_add date_sub datediff
+    timestampdiff unix_timestamp from_unixtime year month day hour minute second week quarter json_extract
+    json_array json_type json_valid json_set json_insert json_replace json_remove json_quote json_unquote
+    json_contains json_length json_keys json_value match against
+"""
+#: sqlglot's name of a dialect -> functions that do nothing but compute a value from their arguments, the clock, or
+#: chance. Only those that the database itself has: by another name it calls a function of the user's.
+FUNCTIONS: Final = {
+    dialect: frozenset(f"{_EVERYWHERE} {names}".upper().split())
+    for dialect, names in (("postgres", _POSTGRESQL), ("sqlite", _SQLITE), ("mysql", _MYSQL))
+}
+#: Functions that MySQL looks for among the user's where something stands before the parenthesis.
+_ADJACENT: Final = frozenset(
     """
-    count sum avg min max total group_concat string_agg array_agg any_value bool_and bool_or every bit_and bit_or
-    stddev stddev_pop stddev_samp variance var_pop var_samp corr percentile_cont percentile_disc mode grouping
-    json_agg jsonb_agg json_object_agg jsonb_object_agg json_group_array json_group_object json_arrayagg json_objectagg
-    row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
-    coalesce nullif ifnull iif if greatest least typeof cast try_cast convert
-    lower upper length char_length character_length octet_length bit_length trim ltrim rtrim btrim substr substring
-    replace concat concat_ws lpad rpad left right reverse position locate instr strpos initcap ascii chr char unicode
-    hex unhex quote translate split_part starts_with like glob md5 sha1 sha2 sha256 encode decode
-    abs ceil ceiling floor round trunc sign mod power pow sqrt exp ln log log10 log2 pi degrees radians
-    sin cos tan asin acos atan atan2 random rand gen_random_uuid uuid
-    now current_timestamp current_date current_time localtime localtimestamp utc_timestamp curdate curtime date time
-    datetime timestamp julianday strftime unixepoch timediff date_trunc date_part extract age to_char to_date
-    to_timestamp to_number make_date make_interval date_format date_add date_sub datediff timestampdiff unix_timestamp
-    from_unixtime year month day hour minute second week quarter
-    json json_extract json_array json_object json_array_length json_type json_valid json_each json_tree json_set
-    json_insert json_replace json_remove json_patch json_quote json_unquote json_contains json_length json_keys
-    json_value json_build_object json_build_array jsonb_build_object jsonb_build_array jsonb_set json_extract_path
-    json_extract_path_text jsonb_extract_path jsonb_extract_path_text json_array_elements jsonb_array_elements
-    jsonb_array_elements_text jsonb_each jsonb_array_length jsonb_typeof to_json to_jsonb row_to_json
-    unnest array_length array_position array_append array_to_string string_to_array cardinality generate_series
-    match against to_tsvector to_tsquery plainto_tsquery websearch_to_tsquery ts_rank bm25 highlight snippet
+    bit_and bit_or cast count curdate curtime date_add date_sub extract group_concat max min now position stddev
+    stddev_pop stddev_samp substr substring sum trim var_pop var_samp variance
     """.upper().split()
 )
 #: Functions that change what a sequence gives next.
@@ -113,6 +139,8 @@ WORDS: Final = frozenset(
     """.upper().split()
 )
 _OPERATORS_OF_MYSQL: Final = frozenset({"DIV", "REGEXP", "RLIKE", "XOR"})
+#: Those that follow something, and that PostgreSQL lets a function be called by.
+_NEVER_FIRST: Final = frozenset({"ESCAPE", "ILIKE", "IS", "JOIN", "OVER", "PARTITION", "RECURSIVE", "SET"})
 #: Nodes that are neither values nor functions.
 STRUCTURE: Final = frozenset(
     """
@@ -154,8 +182,8 @@ OPAQUE: Final = Statements((MIGRATE,))
 def read_statements(sql: str, dialect: str, *, functions: frozenset[str] = frozenset()) -> Statements:
     """Tell what ``sql`` does in a database of SQLAlchemy's ``dialect``.
 
-    ``functions`` are names, in upper case, that count as :data:`FUNCTIONS` do. Raises nothing: what is not understood
-    is opaque.
+    ``functions`` are names, in upper case, that count as those of :data:`FUNCTIONS` do. Raises nothing: what is not
+    understood is opaque.
     """
     return (_read_short if len(sql) <= SHORT else _read)(sql, dialect, functions)
 
@@ -231,8 +259,8 @@ def _statement(tokens: list[Token], dialect: str, sql: str, functions: frozenset
     tree = trees[0] if len(trees) == 1 else None
     if not isinstance(tree, _ROOTS) or not all(_is_known(node) for node in tree.walk()):
         return OPAQUE
-    called = _called(tokens, words, tree, dialect) - FUNCTIONS - functions
-    if called - WRITING or (dialect == "sqlite" and _reads_pragma(tree)):
+    called = _called(tokens, words, tree, dialect) - FUNCTIONS[dialect] - functions
+    if called - WRITING or _passes_over_calls(tree, tokens) or (dialect == "sqlite" and _reads_pragma(tree)):
         return OPAQUE
     writes = bool(called) or tree.find(exp.Into, *DML) is not None
     if not writes and _has_verb(words):
@@ -296,11 +324,21 @@ def _called(tokens: list[Token], words: list[str], tree: exp.Expression, dialect
         token, word = tokens[index], words[index]
         if after != "(" or not _is_name(token) or token.text.casefold() in relations:
             continue
-        if not word or not word.isascii() or (index and words[index - 1] == "."):
+        before = words[index - 1] if index else ""
+        is_apart = dialect == "mysql" and word in _ADJACENT and tokens[index + 1].start != token.end + 1
+        if not word or not word.isascii() or before == "." or is_apart:
             called.add(repr(token.text))
-        elif word not in language:
+        elif word not in language or (dialect == "postgres" and word in _NEVER_FIRST and before in (",", "(")):
             called.add(word)
     return called
+
+
+def _passes_over_calls(tree: exp.Expression, tokens: list[Token]) -> bool:
+    """Say whether the parser took a call for something else: for a column, or for a table that lists its columns."""
+    if any(alias.args.get("this") is None and alias.args.get("columns") for alias in tree.find_all(exp.TableAlias)):
+        return True
+    ends = {column.this.meta.get("end") for column in tree.find_all(exp.Column)}
+    return any(token.end in ends and after.token_type == TokenType.L_PAREN for token, after in pairwise(tokens))
 
 
 def _is_name(token: Token) -> bool:

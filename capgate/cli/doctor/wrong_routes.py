@@ -75,8 +75,8 @@ def _parameters(route: RouteReport) -> Iterator[Defect]:
                 problem = f"its path has no parameter {name}"
                 yield Defect("missing_parameter", name_of(route), problem, write)
                 break
-    for name in route.unknown:
-        problem = f"the values of {name} have no agreed text, so whatever is sent is denied"
+    for name, why in route.uncertain:
+        problem = f"the path parameter {name} {why}; what is not certain is denied"
         yield Defect("unknown_parameter", name_of(route), problem, f"{name}: str  # or int, UUID, Enum, date")
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,6 +21,7 @@ from ...errors import ConfigError
 from ...policy import RuntimePolicy
 from ...policy.mistakes import Finding, find_mistakes
 from ...policy.schema import document_schema
+from ...testing.golden.fixture_schema import fixtures_schema, question_schema
 from ..files import write_output
 from ..options import Json, Output
 from ..terminal import path_text, print_json
@@ -29,8 +31,27 @@ from .check import Strict, show_findings
 LARGE: Final = 250_000
 
 
-def schema(output: Output = None, as_json: Json = False) -> None:
-    """Write the JSON Schema of policy documents, by which editors complete and underline.
+class SchemaOf(str, Enum):
+    """What there are schemas of."""
+
+    documents = "documents"
+    fixtures = "fixtures"
+    questions = "questions"
+
+
+_SCHEMAS: Final = {
+    SchemaOf.documents: document_schema,
+    SchemaOf.fixtures: fixtures_schema,
+    SchemaOf.questions: question_schema,
+}
+
+
+def schema(
+    of: Annotated[SchemaOf, typer.Argument(help="What the schema is of.")] = SchemaOf.documents,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Write the JSON Schema of policy documents, golden fixtures or questions, by which editors complete and underline.
 
     A document names it with the key `$schema`; in TOML most editors want a first line `#:schema policy.schema.json`.
 
@@ -39,9 +60,10 @@ def schema(output: Output = None, as_json: Json = False) -> None:
     Try:
 
     - `capgate schema -o policy.schema.json`
+    - `capgate schema fixtures -o fixtures.schema.json`
     - `capgate schema | jq '.properties | keys'`
     """
-    data = f"{json.dumps(document_schema(), indent=2)}\n".encode("ascii")
+    data = f"{json.dumps(_SCHEMAS[of](), indent=2)}\n".encode("ascii")
     if output is None:
         print(data.decode("ascii"), end="", flush=True)
         return

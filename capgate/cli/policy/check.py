@@ -11,7 +11,7 @@ from ...artifact.load import document_format, read_bytes
 from ...policy.mistakes import Finding, find_mistakes
 from ...settings.settings import Settings
 from ..options import Json
-from ..terminal import path_text, print_json
+from ..terminal import path_text, print_json, question_text
 
 Strict = Annotated[bool, typer.Option("--strict", help="Take warnings for mistakes.")]
 
@@ -24,7 +24,8 @@ def check(
     """Say all that is wrong with a policy document, with the place and the right spelling.
 
     Where nothing is wrong it warns of what has no effect: rules that another one hides, allows below a denial of the
-    same, sections that a rule empties.
+    same, sections that a rule empties. What the document asserts (`[[assert]]`) is proven, or refuted with a question;
+    where neither is done it is an error, too.
 
     Exit codes: 0 nothing is wrong; 1 something is; 2 usage, or a file that cannot be read.
 
@@ -52,4 +53,6 @@ def show_findings(document: Path, findings: list[Finding], *, strict: bool = Fal
         place = ":".join((path_text(document), *numbers))
         word = "error" if finding.is_error or strict else "warning"
         meant = "" if finding.nearest is None else f"; did you mean {finding.nearest!a}?"
+        if finding.example is not None:
+            meant = f": {question_text(finding.example)}"
         print(f"{place}: {word}: {finding.setting}: {finding.message}{meant}", flush=True)

@@ -15,6 +15,7 @@ from ...artifact.load import PolicyFile, read_policy
 from ...errors import ConfigError
 from ...model import Allow, Deny, PolicyResult
 from ...policy import RuntimePolicy
+from ...policy.analysis.branching import FactRegion
 from ...policy.analysis.difference import AnswerChange, Difference, difference
 from ...settings.settings import Settings
 from ..options import (
@@ -53,10 +54,11 @@ def diff(
 ) -> None:
     """Say which questions two policies answer differently: `+` allowed now, `-` denied now, `~` another reason.
 
-    For two documents this is exact: every question there is, in classes that both tell apart. For modules nobody can
-    tell, so `--replay` puts recorded questions to both, in the runtime and under the limits (`CAPGATE_FUEL` and the
-    others) that serve requests. The questions are lines of the log `capgate.decisions`, or golden fixtures. Events have
-    neither the hash of arguments nor attributes of resources, so these are not in the questions.
+    For two documents this is exact: every question there is, in classes that both tell apart, and with the conditions
+    on facts under which it is answered otherwise. Where it is not decided whether any facts are such, it says so. For
+    modules nobody can tell, so `--replay` puts recorded questions to both, in the runtime and under the limits
+    (`CAPGATE_FUEL` and the others) that serve requests. The questions are lines of the log `capgate.decisions`, or
+    golden fixtures. Events have neither the hash of arguments nor facts, so these are not in the questions.
 
     Where either document has rules that only monitor, a second part says what would change if all of these counted.
 
@@ -82,7 +84,7 @@ def diff(
     differing = difference(_document(before), _document(after))
     if as_json:
         facts = {"classes": differing.classes, **_counts(differing), "changes": differing.changes}
-        print_json({**policies, "exact": True, **facts, "recorded": differing.recorded})
+        print_json({**policies, "exact": differing.is_exact, **facts, "recorded": differing.recorded})
     else:
         _show(differing)
     raise typer.Exit(1 if differing.changes or differing.recorded else 0)
@@ -127,7 +129,21 @@ def change_text(change: AnswerChange) -> str:
         about.append(f"by {region_text(change.actors, 'actors')}")
     if not change.modes.is_all:
         about.append(f"in {region_text(change.modes, 'modes')}")
-    return f"{', '.join(about)} ({_reasons(change.before, change.after)})"
+    if change.facts:
+        about.append(f"where {' or '.join(map(_facts, change.facts))}")
+    doubt = "" if change.is_certain else "; there may be no such question"
+    return f"{', '.join(about)} ({_reasons(change.before, change.after)}{doubt})"
+
+
+def _facts(region: FactRegion) -> str:
+    """Return the facts of a region as a condition, in which what is not known is said in words."""
+    parts = [
+        *region.true,
+        *(f"!({text})" for text in region.false),
+        *(f"`{text}` is not known" for text in region.unknown),
+        *(f"`{text}` is not true" for text in region.not_true),
+    ]
+    return " and ".join(parts)
 
 
 def _reasons(before: PolicyResult, after: PolicyResult) -> str:

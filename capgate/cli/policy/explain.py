@@ -28,7 +28,7 @@ from ..options import (
     asked_entrypoint,
 )
 from ..terminal import answer_text, console, print_json, question_text
-from .questions import Asker, asked_question, policy_facts
+from .questions import Asker, asked_question, needed_facts, policy_facts
 
 #: How many rules people are shown.
 SHOWN: Final = 20
@@ -67,7 +67,10 @@ def explain(
 ) -> None:
     """Say how a policy answers a question, which rule or section decides, and what would have to change.
 
-    The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Or it is JSON, as it is or in a
+    The question is in words, such as `db.read sql_query:audit as user:ada in prod`. Facts come last, as in
+    `order.refund order:17 as user:ada with args.amount=5 actor.roles=[editor,support] resource.owner="17"`. They are
+    numbers, `true` and `false`, lists of texts, and text. That is in quotes where it would read as anything else. For
+    whom somebody acts is `actor.on_behalf_of=user:ada`. Or the question is JSON, as it is or in a
     file. That is a golden fixture, a line of the log `capgate.decisions`, or a policy input, such as
     `{"action": "db.read", "resource": {"kind": "sql_query", "id": "audit"}}`. Each change that is offered was tried,
     and gives the opposite answer; with `--json` it is a JSON Patch of the document. A module has no rules to be read:
@@ -78,12 +81,14 @@ def explain(
     Try:
 
     - `capgate explain policy.toml 'db.read sql_query:audit as user:ada'`
+    - `capgate explain policy.toml 'order.refund order:17 as user:ada with args.amount=5 actor.roles=[support]'`
     - `capgate explain policy.toml question.json`
     - `grep 8c1f0f7bb3b44ab6 decisions.log | capgate explain policy.toml -`
     - `capgate explain policy.json fixtures/refund.json --json | jq '.remedies[0]'`
     """
     limits = Settings.from_env().limits
-    file, input = read_policy(policy, limits=limits), asked_question(question)
+    file = read_policy(policy, limits=limits)
+    input = asked_question(question, needed_facts(file.policy))
     facts = {"policy": policy_facts(file), "input": input}
     if isinstance(file.policy, RuntimePolicy):
         account = account_for(file.raw, input)

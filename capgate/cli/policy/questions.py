@@ -6,39 +6,39 @@ production runtime gives.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Union
 
 import msgspec
 
 from ...artifact.build import build_policy
 from ...artifact.load import OPA, PolicyFile, WasmArtifact
 from ...errors import ArtifactError, ArtifactNotFound, ConfigError, MalformedInput, PolicyError
-from ...events import TEXT_LIMIT
+from ...events import ITEMS_LIMIT, TEXT_LIMIT
 from ...limits import Limits
+from ...logged_facts import fact_parts, is_fact_name
 from ...model import (
     ANONYMOUS,
     ONLY_ENTRYPOINT,
     Actor,
-    CompilerTool,
     Deny,
     Entrypoint,
     Environment,
     PolicyInput,
     PolicyResult,
     Resource,
-    Service,
-    User,
 )
 from ...policy import RuntimePolicy
 from ...policy.places import Key, find
 from ...policy.strict import parse
 from ...runtime.engine import load_engine
 from ...runtime.interpreter import CompiledPolicy, PreparedPolicy, WasmInterpreter
+from ..spoken_facts import NAMED, read_facts, with_facts
 from ..terminal import path_text
 
 #: In place of a path: standard input.
@@ -50,18 +50,20 @@ QUESTIONS_BYTES: Final = 1 << 30
 
 #: Why a decision event has no question that can be asked again: nothing was asked, or its text was cut short.
 NOTHING, CUT = "nothing asked", "text cut short"
+#: The same of an event of a policy that looks at facts, which it does not have: settings did not list them.
+UNTOLD: Final = "facts that the record does not have"
 EVENT: Final = "capgate.decision"
+#: The fact that says kind and id of all for whom an actor acts.
+_CHAIN: Final = "actor.on_behalf_of"
 
 #: A question in words. An action alone has a dot in it, and is no file's name where there is no such file.
-_WORDS: Final = re.compile(r"([a-z0-9_]+(?:\.[a-z0-9_]+)+)(?: (?!as |in )(\S.*?))?(?: as (\S+))?(?: in (\S+))?")
+_WORDS: Final = re.compile(
+    r"([a-z0-9_]+(?:\.[a-z0-9_]+)+)(?: (?!as |in )(\S.*?))?(?: as (\S+))?(?: in (\S+))?"
+    r"(?: with ([^\s=]+=.*))?"
+)
 _PLACE: Final = re.compile(r" - at `(key in )?\$([^`]*)`$")
 _STEP: Final = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+|\.\.\.)\]")
 _LONGER: Final = re.compile(r"(.*)\.\.\.\((\d+) characters\)", re.DOTALL)
-_ACTORS: Final[dict[str, type[User | Service | CompilerTool]]] = {
-    "user": User,
-    "service": Service,
-    "compiler_tool": CompilerTool,
-}
 
 
 class Asker:
@@ -113,6 +115,15 @@ class Asker:
             return Deny(error.code)
 
 
+def needed_facts(policy: RuntimePolicy | WasmArtifact) -> frozenset[str]:
+    """Return the names of the facts without which ``policy`` may answer otherwise, as far as it can be known."""
+    if policy.inputs is None or "facts" not in policy.inputs:
+        return frozenset()
+    conditions = policy.conditions if isinstance(policy, RuntimePolicy) else None
+    spoken = getattr(policy, "spoken", ()) if conditions is None else conditions.facts
+    return frozenset(name for name, _ in spoken if is_fact_name(name))
+
+
 def policy_facts(file: PolicyFile) -> dict[str, str]:
     """Say which policy it is, for ``--json``."""
     policy = file.policy
@@ -123,18 +134,20 @@ def policy_facts(file: PolicyFile) -> dict[str, str]:
 # -- files
 
 
-def asked_question(text: str) -> PolicyInput:
+def asked_question(text: str, needed: Collection[str] = ()) -> PolicyInput:
     """Return the question that ``text`` is, in words or as JSON, or that the file of that name has.
 
-    Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode. JSON is what
-    :func:`read_question` reads. Raises what that raises.
+    A decision event has to have the facts that are ``needed``.
+
+    Words are an action, and then as far as wanted a resource, ``as`` and an actor, ``in`` and a mode, ``with`` and
+    facts (:mod:`capgate.cli.spoken_facts`). JSON is what :func:`read_question` reads. Raises what that raises.
     """
     if text.lstrip().startswith("{") and not _is_file(text):
-        return _question_in(text.encode("utf-8", "surrogatepass"), INLINE)
+        return _question_in(text.encode("utf-8", "surrogatepass"), INLINE, needed)
     words = _WORDS.fullmatch(text)
     if words is None or _is_file(text):
-        return read_question(Path(text))
-    action, resource, actor, mode = words.groups()
+        return read_question(Path(text), needed)
+    action, resource, actor, mode, facts = words.groups()
     kind, _, id = (resource or "").partition(":")
     who: Actor | None = ANONYMOUS
     if actor is not None:
@@ -142,16 +155,17 @@ def asked_question(text: str) -> PolicyInput:
     if who is None:
         raise ConfigError("actor", actor, "anonymous, or user, service or compiler_tool with ':' and an id")
     env = Environment() if mode is None else Environment(mode=mode)
-    return PolicyInput(action, who, Resource(kind, id or None) if kind else None, env=env)
+    asked = PolicyInput(action, who, Resource(kind, id or None) if kind else None, env=env)
+    return asked if facts is None else with_facts(asked, read_facts(facts))
 
 
-def read_question(path: Path) -> PolicyInput:
+def read_question(path: Path, needed: Collection[str] = ()) -> PolicyInput:
     """Return the question in a file of JSON (``-``: standard input): a policy input, or what has one.
 
-    That is a golden fixture, or a decision event. Raises :class:`ConfigError` with the place of what is wrong,
-    :class:`ArtifactError` where the file cannot be read.
+    That is a golden fixture, or a decision event, which has to have the facts that are ``needed``. Raises
+    :class:`ConfigError` with the place of what is wrong, :class:`ArtifactError` where the file cannot be read.
     """
-    return _question_in(read_text(path), path_text(path))
+    return _question_in(read_text(path), path_text(path), needed)
 
 
 def _is_file(text: str) -> bool:
@@ -161,15 +175,20 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _question_in(text: bytes, name: str) -> PolicyInput:
+def _question_in(text: bytes, name: str, needed: Collection[str]) -> PolicyInput:
     raw = parse(text, path=name)
     if not isinstance(raw, dict):
         raise ConfigError("input", type(raw).__name__, "an object with an action, and what else is asked", path=name)
     if "event" in raw:
-        question = question_of(raw, name)
+        question = question_of(raw, name, needed)
         if not isinstance(question, PolicyInput):
-            cut = "one whose text is not cut short" if question == CUT else "one in which something was asked"
-            raise ConfigError("event", raw["event"], f"a decision event, {cut}", path=name)
+            facts = ", ".join(sorted(needed) or [_CHAIN])
+            wanted = {
+                CUT: "one whose text is not cut short",
+                NOTHING: "one in which something was asked",
+                UNTOLD: f"one with {facts}, which the setting log_facts has to list",
+            }
+            raise ConfigError("event", raw["event"], f"a decision event, {wanted[question]}", path=name)
         return question
     below: Key = ("input",) if "input" in raw else ()
     return convert_question(raw["input"] if below else raw, text, below, name)
@@ -227,13 +246,15 @@ class _Event(msgspec.Struct):
     resource_id: str | None = None
     actor_kind: str | None = None
     actor_id: str | None = None
+    facts: dict[str, Union[bool, int, float, str, list[str], None]] | None = None
 
 
-def question_of(raw: Mapping[str, object], path: str | None = None) -> PolicyInput | str:
-    """Return the question of a decision event, or why there is none: :data:`NOTHING` or :data:`CUT`.
+def question_of(raw: Mapping[str, object], path: str | None = None, needed: Collection[str] = ()) -> PolicyInput | str:
+    """Return the question of a decision event, or why there is none: :data:`NOTHING`, :data:`CUT` or :data:`UNTOLD`.
 
-    Not in an event, and so not in the question, are the hash of arguments and attributes of resources.
-    Raises :class:`ConfigError`, with ``path``, for what is no such event.
+    Not in an event, and so not in the question, are the hash of arguments, and facts that ``log_facts`` does not list.
+    ``needed`` are the names of those without which it is another question. Raises :class:`ConfigError`, with ``path``,
+    for what is no such event.
     """
     if raw.get("event") != EVENT:
         raise ConfigError("event", str(raw.get("event")), f"{EVENT!r}", path=path)
@@ -250,14 +271,53 @@ def question_of(raw: Mapping[str, object], path: str | None = None) -> PolicyInp
     kind = texts.get("resource_kind")
     resource = None if kind is None else Resource(kind, texts.get("resource_id"))
     env = Environment(str(texts["service"]), str(texts["mode"]))
-    return PolicyInput(str(texts["action"]), actor, resource, env=env, timestamp=event.timestamp)
+    question = PolicyInput(str(texts["action"]), actor, resource, env=env, timestamp=event.timestamp)
+    facts = event.facts or {}
+    if not all(map(functools.partial(_is_told, facts), needed)):
+        return UNTOLD
+    try:
+        told = {name: _original_fact(value) for name, value in facts.items()}
+        return with_facts(question, told)
+    except _CutError:
+        return CUT
+    except ConfigError:  # a fact of somebody of whom the record does not say who that is
+        return UNTOLD
+
+
+class _CutError(Exception):
+    """A fact was too long for the log."""
+
+
+def _is_told(facts: Mapping[str, object], name: str) -> bool:
+    """Say whether ``facts``, which settings listed, have ``name``, which whom an actor acts for may say as well."""
+    parts = fact_parts(name)
+    if name in facts or parts is None or _CHAIN not in facts:
+        return name in facts
+    holder, behind, key = parts
+    if holder != "actor":
+        return False
+    return key == "on_behalf_of" or (behind > 0 and (key in ("id", "kind") or facts[_CHAIN] is None))
+
+
+def _original_fact(value: Any) -> Any:
+    """Return what an event was given as a fact."""
+    if isinstance(value, list):
+        if len(value) > ITEMS_LIMIT:
+            raise _CutError
+        return [_original_fact(text) for text in value]
+    if not isinstance(value, str):
+        return value
+    text = original(value)
+    if text is None:
+        raise _CutError
+    return text
 
 
 def _actor(texts: dict[str, str | None]) -> Actor | None:
     kind, id = texts.get("actor_kind"), texts.get("actor_id")
     if kind == "anonymous":
         return ANONYMOUS
-    return None if kind not in _ACTORS or id is None else _ACTORS[kind](id)
+    return None if kind not in NAMED or id is None else NAMED[kind](id)
 
 
 def original(text: str) -> str | None:

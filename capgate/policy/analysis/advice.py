@@ -19,7 +19,7 @@ from ...actions import BUILTIN_ACTIONS, Action, is_action_name
 from ...conditions import ConditionPart, Turn, Unknown, explain
 from ...errors import ConfigError
 from ...model import Allow, PolicyInput, PolicyResult
-from ...spelling import SQL, is_nameless
+from ...spelling import SQL, TEMPLATE, is_nameless
 from ..document import ANY, BY_RULE, SECTION_KINDS
 from ..evaluate import RuntimePolicy
 from ..rules import ACTOR_KINDS, ALLOW_EFFECT, DENY_EFFECT, Half, Rule
@@ -387,6 +387,8 @@ def _written(kind: str | None, id: str | None) -> str | None:
     if kind == ACTOR_KINDS[0]:
         return kind
     if not kind or not id or "*" in kind or ":" in kind or not is_writable(kind, id):
+        return None
+    if kind in ACTOR_KINDS and TEMPLATE.fullmatch(id):
         return None
     return f"{kind}:{id}"
 

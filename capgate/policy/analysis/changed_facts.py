@@ -16,7 +16,7 @@ from ..wellformed import is_well_formed
 #: Questions that are asked to find the changes for one answer.
 ASKED: Final = 4_000
 #: Facts that lists of rules are about, too: who asks, where, and for what.
-_FIXED: Final = frozenset({"action", "id", "kind", "mode", "service"})
+_FIXED: Final = frozenset({"action", "env.mode", "env.service", "resource.id", "resource.kind"})
 _BEHALF: Final = "on_behalf_of"
 
 
@@ -76,7 +76,7 @@ def _changed(input: PolicyInput, path: list[str], turn: Turn) -> PolicyInput | N
     field, value = root, None
     if root == "now":
         field, value = "timestamp", None if turn.goes else turn.value
-    elif name in _FIXED:
+    elif ".".join(path) in _FIXED or (root == "actor" and name in ("id", "kind")):
         return None
     elif root == "actor":
         value = _changed_actor(input.actor, path[1:], turn)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from ...conditions import Node, Wish, facts_in
 from ...errors import ConfigError
 from ...model import (
     Actor,
@@ -31,8 +32,10 @@ from ...model import (
     Service,
     User,
 )
-from ..evaluate import ActionEntry, RuntimePolicy
+from ..evaluate import ActionEntry, Branches, RuntimePolicy
 from ..rules import ACTOR_KINDS, Pattern, Rule
+from .asked_class import AskedClass, Decided
+from .branching import FactRegion, Path, nodes_of, paths, region_of
 from .regions import Cell, Region, boxes, region
 from .space import ANYTHING, NOTHING, Atom, Matcher, Mentions, Selector, Signature, Space, add_kind, of_builtin, of_own
 
@@ -46,6 +49,11 @@ SMALL: Final = 4_096
 By = tuple[int, int]
 Shape = tuple[Any, ...]
 
+#: Answers, the facts that they are given about, and whether it is certain that there are any.
+_Answers = tuple[PolicyResult, PolicyResult, tuple[FactRegion, ...], bool]
+#: These, and the three regions that they are given in.
+_Change = tuple[_Answers, tuple[Region, Region, Region]]
+
 Effect = Literal["allowed", "denied", "reason"]
 
 _OLD, _NEW = 0, 1
@@ -53,11 +61,18 @@ _ACTORS: Final[dict[str, type[User | Service | CompilerTool]]] = dict(
     zip(ACTOR_KINDS[1:], (User, Service, CompilerTool), strict=True)
 )
 _SECTION: Final = "section"
+#: The facts by which conditions can tell apart actors, modes and resources that lists do not.
+_TOLD_APART: Final = ({"actor.id", "actor.kind"}, {"env.mode"}, {"resource.id", "resource.kind"})
 
 
 class AnswerChange(msgspec.Struct, frozen=True):
-    """Questions whose answer changed: those about one of ``actions`` which are in all three regions. ``effect`` is what
-    became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``."""
+    """Questions whose answer changed: those about one of ``actions`` which are in all three regions.
+
+    ``effect`` is what became of them: ``allowed``, ``denied``, or (denied before as well) another ``reason``.
+
+    Where conditions make a difference, it is about the facts in one of the regions ``facts``. Each of these has a
+    question if ``is_certain``; else it is not decided. The ``example`` is a question, if one was found.
+    """
 
     effect: Effect
     before: PolicyResult
@@ -66,6 +81,9 @@ class AnswerChange(msgspec.Struct, frozen=True):
     actors: Region
     modes: Region
     resources: Region
+    facts: tuple[FactRegion, ...] = ()
+    is_certain: bool = True
+    example: PolicyInput | None = None
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -79,13 +97,14 @@ class Difference(msgspec.Struct, frozen=True):
     classes: int
     recorded: tuple[AnswerChange, ...] = ()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is certain of each change that there is a question with it."""
+        return all(change.is_certain for change in (*self.changes, *self.recorded))
+
 
 def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) -> Difference:
     """Return what changes from ``old`` to ``new``. Raises :class:`ConfigError` above ``limit`` classes."""
-    if old.conditions is not None or new.conditions is not None:
-        raise ConfigError(
-            "documents", "rules with conditions", "documents without; else recorded questions, with --replay"
-        )
     changes, classes = _changes(old, new, limit)
     if old.monitored is None and new.monitored is None:
         return Difference(changes, classes)
@@ -93,20 +112,32 @@ def difference(old: RuntimePolicy, new: RuntimePolicy, *, limit: int = LIMIT) ->
     return Difference(changes, classes + more, recorded)
 
 
-def _changes(old: RuntimePolicy, new: RuntimePolicy, limit: int) -> tuple[tuple[AnswerChange, ...], int]:
+def answer_changes(
+    old: RuntimePolicy, new: RuntimePolicy, limit: int, names: Iterable[str]
+) -> tuple[AnswerChange, ...]:
+    """Return the changes that are about actions of these ``names``. Raises as :func:`difference`."""
+    return _changes(old, new, limit, names)[0]
+
+
+def _changes(
+    old: RuntimePolicy, new: RuntimePolicy, limit: int, names: Iterable[str] | None = None
+) -> tuple[tuple[AnswerChange, ...], int]:
     """Return the changes and how many classes of questions were asked about."""
-    names_by_change: dict[tuple[PolicyResult, PolicyResult, Region, Region, Region], list[str]] = {}
-    classes = 0
-    for name in sorted({*old.actions, *new.actions}):
-        compared = _Action(name, (old, new))
+    names_by_change: dict[_Change, list[str]] = {}
+    examples: dict[_Change, PolicyInput | None] = {}
+    classes, decided = 0, Decided()
+    for name in sorted({*old.actions, *new.actions} if names is None else names):
+        compared = _Action(name, (old, new), decided)
         cells = compared.cells(limit - classes)
         classes += len(cells)
-        for change in compared.changes(cells):
+        for change, example in compared.changes(cells):
             names_by_change.setdefault(change, []).append(name)
-    changes = [
-        AnswerChange(_effect(before, after), before, after, tuple(names), *regions)
-        for (before, after, *regions), names in names_by_change.items()
-    ]
+            examples.setdefault(change, example)
+    changes = []
+    for change, names in names_by_change.items():
+        (before, after, facts, is_certain), (actors, modes, resources) = change
+        answers = _effect(before, after), before, after, tuple(names)
+        changes.append(AnswerChange(*answers, actors, modes, resources, facts, is_certain, examples[change]))
     order = ("allowed", "denied", "reason")
     return tuple(sorted(changes, key=lambda change: order.index(change.effect))), classes
 
@@ -120,7 +151,9 @@ def _effect(before: PolicyResult, after: PolicyResult) -> Effect:
 class _Action:
     """One action, and what the two sides' rules and sections tell apart of questions about it."""
 
-    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy]) -> None:
+    def __init__(self, name: str, sides: tuple[RuntimePolicy, RuntimePolicy], decided: Decided) -> None:
+        self._decided = decided
+        self._paths: dict[tuple[Branches, ...], list[Path]] = {}
         self.name = name
         self._sides = sides
         self._entries = [side.actions.get(name) for side in sides]
@@ -131,8 +164,21 @@ class _Action:
             if name in rule.covers and not rule.monitor
         }
         self._spaces = (self._actors(), self._modes(), self._resources())
-        self._classes = [list(space.classes().items()) for space in self._spaces]
+        names = self._spoken()
+        self._classes = [
+            list(space.classes().items()) if names.isdisjoint(told) else space.singles()
+            for space, told in zip(self._spaces, _TOLD_APART, strict=True)
+        ]
         self._index = [_by_rule(classes) for classes in self._classes]
+
+    def _spoken(self) -> set[str]:
+        """Return the facts that conditions of the rules speak of."""
+        names: set[str] = set()
+        for (side, _), rule in self._rules.items():
+            conditions = self._sides[side].conditions
+            if conditions is not None and rule.when is not None:
+                names |= set(facts_in(conditions.nodes[rule.when]))
+        return names
 
     # -- what is told apart
 
@@ -196,7 +242,7 @@ class _Action:
         if None in self._entries:
             add(*every)
             return cells
-        shapes = {by: _shape(rule) for by, rule in self._rules.items()}
+        shapes = {by: _shape(self._sides[by[0]], rule) for by, rule in self._rules.items()}
         boxes = {by: self._box(by, every) for by in shapes}
         listed = frozenset(number for number in every[2] if any(self._admitted(number)))
         differing, common = _differing(shapes)
@@ -204,8 +250,9 @@ class _Action:
             raise self._too_many(limit)
         for by in differing:
             actors, modes, resources = boxes[by]
-            denies, *_, reason = shapes[by]
-            is_loud = shapes[by] not in common and not (denies and reason == Reason.NOT_IN_ALLOWLIST)
+            denies, *_, reason, _ = shapes[by]
+            is_quiet = denies and reason == Reason.NOT_IN_ALLOWLIST and self._rules[by].when is None
+            is_loud = shapes[by] not in common and not is_quiet
             if is_loud or len(actors) * len(modes) * len(resources) <= SMALL:
                 add(actors, modes, resources)
                 continue
@@ -244,21 +291,68 @@ class _Action:
 
     # -- what has changed
 
-    def changes(self, cells: set[Cell]) -> Iterator[tuple[PolicyResult, PolicyResult, Region, Region, Region]]:
-        """Yield both answers and the three regions of each change."""
-        changed: dict[tuple[PolicyResult, PolicyResult], set[Cell]] = {}
+    def changes(self, cells: set[Cell]) -> Iterator[tuple[_Change, PolicyInput | None]]:
+        """Yield what each change is, with a question, where facts make a difference."""
+        changed: dict[_Answers, set[Cell]] = {}
+        examples: dict[tuple[_Answers, Cell], PolicyInput | None] = {}
         for cell in sorted(cells):
             asked = self._question(cell)
-            before, after = (side.evaluate(asked) for side in self._sides)
-            if before != after:
-                changed.setdefault((before, after), set()).add(cell)
+            sides = tuple(side.branches(asked) for side in self._sides)
+            if not any(side.denials or side.allows for side in sides):
+                before, after = (side.otherwise for side in sides)
+                if before != after:
+                    changed.setdefault((before, after, (), True), set()).add(cell)
+                continue
+            for answers, example in self._changes_of_facts(cell, sides):
+                changed.setdefault(answers, set()).add(cell)
+                examples[answers, cell] = example
         for answers, cells_of_answers in changed.items():
             for box in boxes(cells_of_answers):
                 actors, modes, resources = (
                     region(space, frozenset(atom for number in numbers for atom in classes[number][1]))
                     for space, classes, numbers in zip(self._spaces, self._classes, box, strict=True)
                 )
-                yield (*answers, actors, modes, resources)
+                cell = min(product(*box))
+                example = examples[answers, cell] if answers[2] else self._plain(cell)
+                yield (answers, (actors, modes, resources)), example
+
+    def _changes_of_facts(
+        self, cell: Cell, sides: tuple[Branches, ...]
+    ) -> Iterator[tuple[_Answers, PolicyInput | None]]:
+        """Yield the changes of one class that depend on facts."""
+        differing: dict[tuple[PolicyResult, ...], list[tuple[Wish, ...]]] = {}
+        if sides not in self._paths:
+            self._paths[sides] = paths(sides)
+        for wishes, answers in self._paths[sides]:
+            if answers[_OLD] != answers[_NEW]:
+                differing.setdefault(answers, []).append(wishes)
+        if not differing:
+            return
+        asking = self._asked(cell, *nodes_of(sides))
+        for (before, after), ways in differing.items():
+            regions: list[FactRegion] = []
+            examples: list[PolicyInput | None] = []
+            for wishes in ways:
+                example = asking.example(wishes, lambda question: self._answers(question) == (before, after))  # noqa: B023
+                if not isinstance(example, str):
+                    regions.append(region_of(wishes))
+                    examples.append(example)
+            if regions:
+                shown = next((each for each in examples if each is not None), None)
+                yield (before, after, tuple(regions), None not in examples), shown
+
+    def _plain(self, cell: Cell) -> PolicyInput | None:
+        """Return a question of a class in which facts make no difference."""
+        question = self._asked(cell).example((), lambda _: True)
+        return None if isinstance(question, str) else question
+
+    def _asked(self, cell: Cell, *nodes: Node) -> AskedClass:
+        atoms = [classes[at][1] for classes, at in zip(self._classes, cell, strict=True)]
+        names = set().union(*map(facts_in, nodes))
+        return AskedClass(self._question(cell), self._spaces, atoms, names, self._decided)
+
+    def _answers(self, question: PolicyInput) -> tuple[PolicyResult, ...]:
+        return tuple(side.evaluate(question) for side in self._sides)
 
     def _question(self, cell: Cell) -> PolicyInput:
         actor, mode, about = (
@@ -292,10 +386,11 @@ def _differing(shapes: dict[By, Shape]) -> tuple[list[By], set[Shape]]:
     return [by for by, shape in shapes.items() if shape not in common or (shape[0] and not is_sorted)], common
 
 
-def _shape(rule: Rule) -> Shape:
+def _shape(policy: RuntimePolicy, rule: Rule) -> Shape:
     """Return what a rule says of one action, whatever the order in its lists; first whether it denies."""
+    when = None if policy.conditions is None or rule.when is None else policy.conditions.nodes[rule.when]
     lists = (None if entries is None else frozenset(entries) for entries in (rule.actors, rule.modes, rule.resources))
-    return (rule.denies, *lists, rule.reason if rule.denies else None)
+    return (rule.denies, *lists, rule.reason if rule.denies else None, when)
 
 
 def _admits(entry: ActionEntry | None, is_listed: bool) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import count, product
-from typing import Final, NamedTuple, Union
+from typing import Any, Final, NamedTuple, Union
 
 import msgspec
 
@@ -28,6 +28,7 @@ from ..wildcards import (
     address_number,
     address_text,
     bounds,
+    is_covered,
     is_mapped,
     make_networks,
 )
@@ -92,6 +93,21 @@ class Space:
         self.children.setdefault(parent, []).append(len(self.atoms) - 1)
         return len(self.atoms) - 1
 
+    def atom_of(self, kind: str | None, id: str | None) -> int | None:
+        """Return the number of the most specific atom of this kind and id; ``None`` where there is none."""
+        covering = [number for number, atom in enumerate(self.atoms) if _is_of(atom.selector, kind, id)]
+        return max(covering, key=self._depth, default=None)
+
+    def _depth(self, number: int) -> int:
+        depth = 0
+        while number >= 0:
+            number, depth = self.parents[number], depth + 1
+        return depth
+
+    def singles(self) -> list[tuple[Signature, list[int]]]:
+        """Return each atom as a class of its own, for conditions that tell more apart than lists do."""
+        return [(atom.signature, [number]) for number, atom in enumerate(self.atoms)]
+
     def classes(self) -> dict[Signature, list[int]]:
         """Return the atoms by what matches them: those of one class are all alike.
 
@@ -103,6 +119,17 @@ class Space:
         for numbers in classes.values():
             numbers.sort(key=lambda number: self.atoms[number].id == "")
         return classes
+
+
+def _is_of(selector: Selector, kind: str | None, id: str | None) -> bool:
+    if selector.match == "absent":
+        return kind is None
+    if selector.kind not in (None, kind):
+        return False
+    if selector.match in ("any", "none"):
+        return selector.match == "any" or (kind is not None and id is None)
+    match: Any = selector.match
+    return id is not None and is_covered(match, selector.text, id)
 
 
 class Mentions:

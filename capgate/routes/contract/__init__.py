@@ -2,12 +2,14 @@
 
 ::
 
-    {"format": 1, "service": "orders",
+    {"format": 2, "service": "orders",
      "policyHash": "...",           SHA-256 of the action vocabulary (capgate.actions.policy_hash)
      "wasmPolicyHash": "0...0",     SHA-256 of the Wasm policy; all zeros: there is none
      "artifactSha256": "...",       SHA-256 of the policy in force, a document or a module; all zeros: none is known
      "routes": [{"path": "/orders/{number}", "methods": ["PUT"], "status": "declared", "requirements": [
-         {"action": "db.write", "resource": "sql_query:save_order", "dynamic": false, "argsHash": null}]}],
+         {"action": "db.write", "resource": "sql_query:save_order", "dynamic": false, "argsHash": null,
+          "facts": true,                whether attributes of the resource are looked up
+          "args": [{"name": "total", "source": "json:/total"}]}]}],
      "actions": [{"name": "db.write", "section": "sql", "kind": "sql_query", "resourceRequired": true,
                   "operations": ["delete", "insert", "update", "upsert", "write"]}],
      "sections": {"sql": {"static": ["save_order"], "dynamic": false}}}
@@ -24,6 +26,7 @@ from .changes import ContractChange, Effect, changes
 from .handler_contract import (
     ZEROS,
     ContractAction,
+    ContractArgument,
     ContractRequirement,
     ContractRoute,
     ContractSection,
@@ -37,6 +40,7 @@ from .handler_contract import (
 __all__ = [
     "ZEROS",
     "ContractAction",
+    "ContractArgument",
     "ContractChange",
     "ContractRequirement",
     "ContractRoute",

@@ -11,6 +11,7 @@ import msgspec
 
 from ...actions import BUILTIN_ACTIONS, SECTIONS, is_action_name
 from ...errors import ConfigError
+from ...facts import is_argument_name
 from ...limits import check_digest
 from ...model import Resource
 from ...policy import RuntimePolicy, is_label
@@ -19,7 +20,7 @@ from ...policy.strict import is_unicode, parse_json
 from ..declare import Parameter, parse_resource, write_resource
 
 #: The version of the layout.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: In place of a digest: there is no such thing.
 ZEROS: Final = "0" * 64
 
@@ -28,6 +29,8 @@ _BUILTIN: Final = {action.name: action for action in BUILTIN_ACTIONS}
 _OPERATIONS: Final = ("read", "write", "migrate")
 _STEP: Final = re.compile(r"\.([A-Za-z0-9]+)|\[([0-9]+)]")
 _STATUS: Final = re.compile(r"[a-z][a-z_]{0,63}", re.ASCII)
+#: Where an argument is: the part of the request, and what it is called there.
+_SOURCE: Final = re.compile(r"[a-z]{1,32}:[^\x00-\x1f\x7f\ud800-\udfff]{0,1024}")
 _METHOD: Final = re.compile(r"[!-~]{1,64}", re.ASCII)
 _RESOURCE: Final = "null, 'kind' or 'kind:id', the id with {path_parameters} and literal braces doubled"
 
@@ -36,21 +39,34 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="came
     """What a contract and its parts have in common: strict, immutable, ``camelCase`` keys in JSON."""
 
 
+class ContractArgument(Part, frozen=True):
+    """An argument that the policy is told, and where in the request it is, as declared, such as ``json:/amount``."""
+
+    name: str
+    source: str
+
+
 class ContractRequirement(Part, frozen=True):
     """One action that has to be allowed.
 
     ``resource`` is ``kind:id`` or ``kind:{param}`` as declared, ``dynamic`` where a path parameter takes part in it.
-    ``args_hash`` is ``"body"`` or ``None``.
+    ``args_hash`` is ``"body"`` or ``None``. ``facts`` says whether attributes of the resource are looked up, and
+    ``args`` which arguments the policy is told, sorted by name.
     """
 
     action: str
     resource: str | None
     dynamic: bool
     args_hash: str | None
+    facts: bool
+    args: tuple[ContractArgument, ...]
 
     def __str__(self) -> str:
         what = f"{self.action} on {self.resource}" if self.resource else self.action
-        return quoted(f"{what} with the hash of its {self.args_hash}" if self.args_hash else what)
+        told = [f"the hash of its {self.args_hash}"] if self.args_hash else []
+        told += ["facts of the resource"] if self.facts else []
+        told += [f"{argument.name} of {argument.source}" for argument in self.args]
+        return quoted(f"{what} with {', '.join(told)}" if told else what)
 
 
 class ContractRoute(Part, frozen=True):
@@ -130,9 +146,10 @@ def route_key(route: ContractRoute) -> tuple[str, tuple[str, ...]]:
     return route.path, route.methods
 
 
-def requirement_key(requirement: ContractRequirement) -> tuple[str, str, str]:
+def requirement_key(requirement: ContractRequirement) -> tuple[object, ...]:
     """Return that by which the requirements of a route are sorted."""
-    return requirement.action, requirement.resource or "", requirement.args_hash or ""
+    told = tuple((argument.name, argument.source) for argument in requirement.args)
+    return requirement.action, requirement.resource or "", requirement.args_hash or "", requirement.facts, told
 
 
 class ContractNeed(NamedTuple):
@@ -344,6 +361,14 @@ def _check_requirement(where: str, requirement: ContractRequirement, actions: Ma
     known = isinstance(action, str) and action in actions
     require(known, f"{where}.action", action, "one of the contract's actions")
     require(requirement.args_hash in (None, "body"), f"{where}.argsHash", requirement.args_hash, "null or 'body'")
+    _check_flag(f"{where}.facts", requirement.facts)
+    require(resource is not None or not requirement.facts, f"{where}.facts", True, "false without a resource")
+    _check_tuple(f"{where}.args", requirement.args, ContractArgument)
+    for index, argument in enumerate(requirement.args):
+        name, source = argument.name, argument.source
+        require(is_argument_name(name), f"{where}.args[{index}].name", name, "a to z, then a to z, 0 to 9 and _")
+        require(_matches(_SOURCE, source), f"{where}.args[{index}].source", source, "such as 'json:/amount'")
+    _check_order(f"{where}.args", requirement.args, lambda argument: argument.name)
     split = None if resource is None else _split(f"{where}.resource", resource)
     kind = actions[action].kind
     if split is not None and kind is not None:

@@ -3,6 +3,9 @@
 A part is covered when it decides the answer to some fixture. A rule that only matches, while another one decides, is
 not: without it, the answer would be the same. A rule that only monitors is covered when it would have denied some
 fixture that was allowed.
+
+A condition has two outcomes, each of which is a part as well. One is covered by a fixture of which all lists of the
+rule match, and of which the condition is true or false. One of which it is not known covers neither.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import msgspec
 from ...model import PolicyInput
 from ...policy import ActionEntry, Pattern, RuntimePolicy
 from ...policy.document import EVERY, MIGRATE, READ, WRITE
+from ...policy.wellformed import actor_of
 
 _CLASSES = ((READ, "read"), (WRITE, "write"), (MIGRATE, "migrate"))
 
@@ -21,9 +25,10 @@ _CLASSES = ((READ, "read"), (WRITE, "write"), (MIGRATE, "migrate"))
 class DocumentPart(msgspec.Struct, frozen=True):
     """A part of a document that can decide an answer.
 
-    ``path`` is that of a rule (``rules[2]``) or of a section (``sql``, ``actions.invoice.send``), of which ``entry`` is
-    an entry, or ``None`` where it admits everything. ``operation`` is the class of operations that an entry of ``sql``
-    admits (``read``, ``write``, ``migrate``), or ``None`` for all of them.
+    ``path`` is that of a rule (``rules[2]``), of its condition (``rules[2].when``, its outcome is the ``entry``) or of
+    a section (``sql``, ``actions.invoice.send``). There ``entry`` is an entry, or ``None`` where it admits everything.
+    ``operation`` is the class of operations that an entry of ``sql`` admits (``read``, ``write``, ``migrate``), or
+    ``None`` for all of them.
     """
 
     path: str
@@ -61,9 +66,11 @@ def coverage_of(policy: RuntimePolicy, inputs: Iterable[PolicyInput]) -> Coverag
 
 def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPart]:
     explanation = policy.explain(input)
-    for rule in (explanation.rule, explanation.monitored):
-        if rule is not None:
-            yield DocumentPart(f"rules[{rule}]")
+    for number in (explanation.rule, explanation.monitored):
+        if number is not None:
+            yield DocumentPart(f"rules[{number}]")
+    if policy.conditions is not None:
+        yield from _outcomes(policy, input)
     if explanation.section is None:
         return
     action = policy.actions[input.action]
@@ -79,9 +86,27 @@ def _deciding(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPar
             yield from _parts_of_entry(explanation.section, pattern.written, granted, action.operations)
 
 
+def _outcomes(policy: RuntimePolicy, input: PolicyInput) -> Iterator[DocumentPart]:
+    """Yield what the conditions are of rules whose lists match."""
+    who, resource, facts = actor_of(input.actor), input.resource, policy.facts_of(input)
+    about = (None, None) if resource is None else (resource.kind, resource.id)
+    for number, rule in enumerate(policy.rules):
+        if rule.when is None or who is None or input.action not in rule.covers:
+            continue
+        answer = policy.condition_of(rule, facts)
+        if isinstance(answer, bool) and not rule.unmet(input.env.mode, who, about):
+            yield _outcome(number, answer)
+
+
+def _outcome(rule: int, outcome: bool) -> DocumentPart:
+    return DocumentPart(f"rules[{rule}].when", "true" if outcome else "false")
+
+
 def _parts(policy: RuntimePolicy) -> Iterator[DocumentPart]:
-    for number in range(len(policy.rules)):
+    for number, rule in enumerate(policy.rules):
         yield DocumentPart(f"rules[{number}]")
+        if rule.when is not None:
+            yield from (_outcome(number, outcome) for outcome in (True, False))
     for path, action in _sections(policy):
         entries = None if action.section is None else action.section.entries
         if entries is None:

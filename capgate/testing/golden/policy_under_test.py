@@ -39,11 +39,12 @@ class PolicyUnderTest:
     ) -> None:
         module = policy if isinstance(policy, WasmArtifact) else None
         is_rego, is_built = module is not None and module.abi == OPA, module is None or module.is_built
-        self.limits = (limits or Limits()).resolved(rego=is_rego, built=is_built)
         self.entrypoint = entrypoint
         self.document = RuntimePolicy.from_document(policy) if isinstance(policy, dict) else None
         if isinstance(policy, RuntimePolicy):
             self.document = policy
+        looked_at = (self.document or policy).inputs or ()  # type: ignore[union-attr]  # a document is none by now
+        self.limits = (limits or Limits()).resolved(rego=is_rego, built=is_built, facts="facts" in looked_at)
         self._module = module
         about = self.document or self.artifact
         self.name, self.version, self.sha256 = about.name, about.version, about.sha256

@@ -106,7 +106,9 @@ def decided_by(explanation: Explanation, policy: RuntimePolicy) -> str:
 def describe_part(part: DocumentPart, policy: RuntimePolicy) -> str:
     """Return a part of a document in words."""
     if part.path.startswith("rules["):
-        return f"{part.path}: {describe_rule(policy.rules[int(part.path[6:-1])])}"
+        number, _, when = part.path[len("rules[") :].partition("]")
+        rule = policy.rules[int(number)]
+        return f"{part.path}: {f'{short(str(rule.when_text))} is {part.entry}' if when else describe_rule(rule)}"
     entry = "any" if part.entry is None else f"{short(part.entry)!r}"
     return f"{part.path}: {entry}" + (f" ({part.operation})" if part.operation else "")
 

@@ -2,6 +2,8 @@
 
 const conditions = @import("conditions.zig");
 
-export fn answer(table: u32, table_end: u32, number: u32, facts: u32, low: u32, high: u32) u32 {
-    return conditions.answer(table, table_end, number, facts, low, high);
+export fn answer(table: u32, table_end: u32, number: u32, block: u32, block_end: u32) u32 {
+    var machine: conditions.Machine = undefined;
+    machine.open(table, table_end, block, block_end);
+    return machine.answer(number);
 }

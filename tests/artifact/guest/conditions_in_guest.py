@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, WRONG_TYPE, Answer, Facts, Unknown
+from capgate.conditions import MISSING_FACT, OUT_OF_RANGE, OVERFLOW, TOO_LONG, WRONG_TYPE, Answer, Facts, Unknown
 from capgate.conditions.fact_table import pack_facts
 
 from .guest import GuestTrap, open_in, opened
@@ -14,7 +14,7 @@ from .rebuild_conditions import COMMITTED
 TABLE: Final = 131_073
 FACTS: Final = 1_048_579
 END: Final = 8_388_608
-_REASONS: Final = {2: MISSING_FACT, 3: WRONG_TYPE, 4: OVERFLOW, 5: OUT_OF_RANGE}
+_REASONS: Final = {2: MISSING_FACT, 3: WRONG_TYPE, 4: OVERFLOW, 5: OUT_OF_RANGE, 6: TOO_LONG}
 
 
 class ConditionsGuest:
@@ -25,7 +25,7 @@ class ConditionsGuest:
 
     def answer(self, table: bytes, spoken: tuple[tuple[str, str], ...], number: int, facts: Facts) -> Answer:
         """The answer of condition ``number``, with the reason and the fact of an unknown one."""
-        code = self.answer_packed(table, number, pack_facts(spoken, facts, FACTS))
+        code = self.answer_packed(table, number, pack_facts(spoken, facts))
         if code <= 1:
             return code == 1
         reason = _REASONS[code & 0xFF]
@@ -33,10 +33,13 @@ class ConditionsGuest:
 
     def answer_packed(self, table: bytes, number: int, packed: bytes) -> int:
         """What the guest returns for facts that are laid out already."""
-        self.write(TABLE, table)
         self.write(FACTS, packed)
-        end = FACTS + len(packed)
-        return self.call("answer", TABLE, TABLE + len(table), number, FACTS, FACTS, end) & 0xFFFFFFFF
+        return self.call("answer", *self.placed(table), number, FACTS, FACTS + len(packed)) & 0xFFFFFFFF
+
+    def placed(self, table: bytes) -> tuple[int, int]:
+        """Where the table is, now that it is in memory."""
+        self.write(TABLE, table)
+        return TABLE, TABLE + len(table)
 
 
 class CountedConditionsGuest(ConditionsGuest):

@@ -33,8 +33,8 @@ class Guest:
         self.write(self.buffer, record(input, self.buffer))
         return self.ask_raw(self.buffer)
 
-    def ask_raw(self, pointer: int) -> PolicyResult:
-        result = self.call(CHECK, pointer) & 0xFFFFFFFF
+    def ask_raw(self, pointer: int, name: str = CHECK) -> PolicyResult:
+        result = self.call(name, pointer) & 0xFFFFFFFF
         case, text, length = struct.unpack("<B3xII", self.read(result, 12))
         assert case in (0, 1)
         return ALLOW if case == 0 else Deny(self.read(text, length).decode())
@@ -61,6 +61,13 @@ def record(input: PolicyInput, base: int) -> bytes:
         *(*option(input.args_hash), *text(input.env.service), *text(input.env.mode)),
     )
     return struct.pack("<18IQ", *fields, input.timestamp) + bytes(texts)
+
+
+def facts_record(input: PolicyInput, block: bytes, base: int) -> bytes:
+    """``input`` at ``base`` with a block of facts: the record goes on with where that is and how long it is."""
+    plain = record(input, base + 8)
+    at = base + 8 + len(plain)
+    return plain[:80] + struct.pack("<II", at, len(block)) + plain[80:] + block
 
 
 Opened = tuple[Callable[..., int], Callable[[int, int], bytes], Callable[[int, bytes], None], Callable[[], int]]

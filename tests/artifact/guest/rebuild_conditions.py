@@ -14,9 +14,7 @@ HERE: Final = Path(__file__).resolve().parent
 COMMITTED: Final = HERE / "conditions_guest.wasm"
 _SOURCES: Final = (rebuild.HERE / "conditions.zig", HERE / "conditions_guest.zig")
 _OPTIONS: Final = (
-    *("build-exe", "conditions_guest.zig"),
-    *("-target", "wasm32-freestanding", f"-mcpu={rebuild.FEATURES}", "-O", "ReleaseFast"),
-    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", "4096"),
+    *("build-exe", "conditions_guest.zig", *rebuild.OPTIONS, "--stack", str(rebuild.FACTS_STACK)),
     *("--initial-memory=8388608", "--max-memory=8388608", "--export=answer", "-femit-bin=conditions_guest.wasm"),
 )
 

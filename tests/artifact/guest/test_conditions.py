@@ -8,16 +8,16 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from capgate.conditions import Unknown, compile_conditions
+from capgate.conditions import TOO_LONG, Unknown, compile_conditions
 from capgate.conditions.condition_table import write_table
 from capgate.conditions.nodes import Constant, Node, Operation, are_comparable
 from capgate.errors import ConfigError
 
 from ...conditions import suite
-from ...conditions.edges import EDGES
+from ...conditions.edges import EDGES, STEPS
 from ...conditions.generated import DECLARATION, conditions, facts
 from ...support.tools import examples, require_module
 from . import rebuild_conditions
@@ -46,9 +46,71 @@ def test_generated_conditions_are_answered_as_in_python(guest: ConditionsGuest) 
     assert {"True", "False", "missing_fact", "wrong_type"} <= set(outcomes)
 
 
+@pytest.mark.sampled
+def test_what_takes_too_many_steps_is_unknown_at_the_same_step(guest: ConditionsGuest) -> None:
+    """Long lists and texts, so that steps run out in the middle of conditions of every form."""
+    outcomes: Counter[str] = Counter()
+    words = st.sampled_from(("a", "é", "ab" * 16, "é" * 16, "x" * 31, "x" * 32, "x" * 400, "editor"))
+    lists = st.tuples(st.lists(words, min_size=1, max_size=5), st.sampled_from((1, 10, 60, 1_000))).map(
+        lambda drawn: drawn[0] * drawn[1]
+    )
+    texts = st.tuples(words, st.sampled_from((1, 8, 1_000, 20_000))).map(lambda drawn: (drawn[0] * drawn[1])[:40_000])
+
+    @settings(max_examples=examples(400, quick=60))
+    @example(
+        ["actor.roles.exists(r, r in resource.tags)"],
+        {},
+        {"actor.roles": ["a"] * 51, "resource.tags": ["b"] * 51},
+        {},
+    )
+    @given(
+        st.lists(conditions(3), min_size=4, max_size=9),
+        facts(),
+        st.fixed_dictionaries({"actor.roles": lists, "resource.tags": lists, "actor.on_behalf_of.roles": lists}),
+        st.fixed_dictionaries({"args.note": texts, "resource.owner": texts, "actor.id": texts, "actor.tenant": texts}),
+    )
+    def check(texts: list[str], question: dict[str, object], lists: dict[str, object], long: dict[str, object]) -> None:
+        compiled = compile_conditions(texts, DECLARATION)
+        given_facts = {**question, **lists, **long}
+        for number, text in enumerate(texts):
+            answer = compiled.answer(number, given_facts)
+            assert guest.answer(compiled.data, compiled.facts, number, given_facts) == answer, text
+            outcomes[answer.reason if isinstance(answer, Unknown) else str(answer)] += 1
+
+    check()
+    assert {"True", "False", "too_long"} <= set(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("args.note == resource.owner", [(32 * n, 32 * n) for n in (2_500, 2_501)]),
+        ("args.note < resource.owner", [(80_000, 80_031), (80_032, 80_032)]),
+        ("args.note.contains(resource.owner)", [(19_000, 1_007), (19_000, 1_008)]),
+        ("args.note.startsWith(resource.owner)", [(100_000, 80_031), (100_000, 80_032)]),
+        ("args.note.endsWith(resource.owner)", [(100_000, 80_031), (100_000, 80_032)]),
+        ("size(args.note) > 0 || resource.owner == ''", [(80_031, 1), (80_032, 1)]),
+        ("args.note in ['a', 'b', 'c', 'd']", [(19_999, 0), (20_000, 0)]),
+    ],
+)
+def test_texts_take_steps_by_their_bytes(guest: ConditionsGuest, text: str, steps: list[tuple[int, int]]) -> None:
+    compiled = compile_conditions([text], DECLARATION)
+    answers = []
+    for letter, (note, owner) in itertools.product("aé", steps):
+        size = len(letter.encode())
+        given_facts = {
+            "args.note": letter * (note // size) + "a" * (note % size),
+            "resource.owner": letter * (owner // size) + "a" * (owner % size),
+        }
+        answer = compiled.answer(0, given_facts)
+        assert guest.answer(compiled.data, compiled.facts, 0, given_facts) == answer
+        answers.append(answer == Unknown(TOO_LONG))
+    assert answers == [False, True] * 2
+
+
 def test_edges_are_answered_as_cel_says(guest: ConditionsGuest) -> None:
-    compiled = compile_conditions([edge.text for edge in EDGES], DECLARATION)
-    for number, edge in enumerate(EDGES):
+    compiled = compile_conditions([edge.text for edge in (*EDGES, *STEPS)], DECLARATION)
+    for number, edge in enumerate((*EDGES, *STEPS)):
         assert guest.answer(compiled.data, compiled.facts, number, edge.facts) == edge.answer, edge.text
 
 

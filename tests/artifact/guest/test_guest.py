@@ -30,6 +30,7 @@ from capgate.model import (
 )
 from capgate.model import canonical as as_json
 from capgate.policy import RuntimePolicy
+from capgate.policy.spelled import is_writable
 from capgate.spelling import normal_id
 
 from ...support.policy_fixtures import Fixture, load_fixtures
@@ -119,7 +120,7 @@ def sections() -> st.SearchStrategy[Any]:
 
 
 def _is_query(text: str) -> bool:
-    return normal_id("sql_query", text) == text
+    return normal_id("sql_query", text) == text and is_writable("sql_query", text)
 
 
 @st.composite
@@ -131,7 +132,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         document[section] = draw(sections())
         if isinstance(document[section], list):
             kind = next(action.kind or "" for action in BUILTIN_ACTIONS if action.section == section)
-            document[section] = [text for text in document[section] if normal_id(kind, text) == text]
+            document[section] = [
+                text for text in document[section] if normal_id(kind, text) == text and is_writable(kind, text)
+            ]
     if isinstance(document.get("sql"), list):
         document["sql"] += draw(
             st.lists(
@@ -140,7 +143,10 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 max_size=8,
             )
         )
-    document["actions"] = draw(st.dictionaries(app_actions, sections(), max_size=2))
+    own = draw(st.dictionaries(app_actions, sections(), max_size=2))
+    document["actions"] = {
+        name: ids if ids == "any" else [text for text in ids if is_writable("", text)] for name, ids in own.items()
+    }
     return document
 
 

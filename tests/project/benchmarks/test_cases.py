@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import checks, rivals
+from benchmarks import checks, conditional_rivals, conditions, fact_questions, rivals
 from benchmarks.__main__ import CASES, main
 from benchmarks.questions import SIZES
 from benchmarks.targets import exit_code
@@ -24,6 +24,9 @@ EXPECTED_ROWS = {
     "checks": {f"{way}, {kind}" for way in ("check", "evaluate_now") for kind in KINDS}
     | {f"raw call, {engine}" for engine in EXPECTED_ENGINES}
     | {"raw call, wasmtime's own binding", "frozenset"},
+    "conditions": {name.format(kind) for name in (conditions.CHECK, conditions.UNCONDITIONAL) for kind in KINDS}
+    | {conditions.FACTLESS.format(kind) for kind in KINDS}
+    | {"written by hand"},
     "requests": {f"CapabilityMiddleware, {kind}" for kind in GATES}
     | {"bare application", "middleware that does nothing"}
     | {"Starlette's pair, user from a header", "Starlette's pair, constant user"},
@@ -43,6 +46,11 @@ EXPECTED_ROWS = {
 RIVAL_ROWS = {
     "casbin": {"pycasbin", "pycasbin FastEnforcer"},
     "cedarpy": {"cedarpy, a group", "cedarpy, a policy each"},
+}
+CONDITIONAL_ROWS = {
+    "casbin": {"pycasbin", "pycasbin FastEnforcer"},
+    "cedarpy": {"cedarpy, a group", "cedarpy, a policy each", "cedarpy, entities parsed before"},
+    "regorus": {"regorus", "regorus, virtual machine"},
 }
 
 
@@ -65,6 +73,9 @@ def test_case_measures_what_it_names(measured: tuple[str, dict[str, Any], str]) 
     expected = set(EXPECTED_ROWS[name])
     if name == "checks":
         expected |= {row for module, names in RIVAL_ROWS.items() if module not in rivals.missing() for row in names}
+    if name == "conditions":
+        absent = conditional_rivals.missing()
+        expected |= {row for module, names in CONDITIONAL_ROWS.items() if module not in absent for row in names}
     assert {row["name"] for row in rows} == expected
     assert all(row["summary"]["batches"] >= 2 for row in rows)
     # A difference may be anything, a duration may not.
@@ -78,6 +89,7 @@ def test_every_target_has_a_value(measured: tuple[str, dict[str, Any], str]) -> 
     gates, shapes, places = 2 * kinds, 2, 4
     expected = {
         "checks": streams * (raw + 2 * kinds),
+        "conditions": 3 * kinds + len(EXPECTED_ENGINES),
         "requests": 2 * 2 * gates,
         "details": 3 * gates,
         "routes": shapes * places,  # of a hundred routes; a quick run has no more
@@ -122,6 +134,35 @@ async def test_rival_that_always_answers_the_same_is_refused(answer: bool) -> No
     wrong = rivals.Asked("wrong", lambda question: question, lambda question: answer, lambda result: result)
     with pytest.raises(RuntimeError):
         await wrong.require_right_answers(3)
+
+
+@pytest.mark.parametrize("module", conditional_rivals.CONDITIONAL)
+@pytest.mark.parametrize("size", SIZES[:2])
+async def test_rival_answers_conditions_as_everybody_does(module: str, size: int) -> None:
+    if module in conditional_rivals.missing():
+        pytest.skip(f"{module} is in the extra bench, with which .ci/run calls this again")
+    answering = list(conditional_rivals.CONDITIONAL[module](size))
+    assert {one.name for one in answering} == CONDITIONAL_ROWS[module]
+    await conditions.require_equal_answers(answering, size, seed=2)
+
+
+@pytest.mark.parametrize("left_out", range(6))
+async def test_rival_that_passes_over_one_condition_is_refused(left_out: int) -> None:
+    def passing_over(question: fact_questions.FactQuestion) -> bool:
+        met = (
+            question.number < 3,
+            fact_questions.ROLE in question.roles,
+            question.owner == question.who,
+            question.of == question.tenant,
+            question.amount <= fact_questions.highest(question.number),
+            question.at < fact_questions.UNTIL,
+        )
+        return all(answer for number, answer in enumerate(met) if number != left_out)
+
+    wrong = rivals.Asked("wrong", lambda question: question, passing_over, lambda result: result)
+    await conditions.require_equal_answers(list(conditional_rivals.by_hand(3)), 3, seed=1)
+    with pytest.raises(RuntimeError):
+        await conditions.require_equal_answers([wrong], 3, seed=1)
 
 
 async def test_targets_without_their_rival_are_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,22 @@ async def test_what_is_done_before_a_call_is_not_timed(monkeypatch: pytest.Monke
     assert done == ["before", "call"] * (len(done) // 2)
 
 
+@pytest.mark.parametrize("awaits", [True, False])
+async def test_batches_are_timed_by_the_clock_that_was_given(awaits: bool) -> None:
+    clock = 0
+
+    def call(argument: int) -> None:
+        nonlocal clock
+        clock += 7
+
+    async def awaited(argument: int) -> None:
+        call(argument)
+
+    contender = Contender("one", awaited if awaits else call, range, awaits)
+    measured = await interleave([contender], rounds=3, seed=1, clock=lambda: clock)
+    assert set(measured["one"].by_round.values()) == {7.0}
+
+
 async def test_gc_is_off_in_batches_and_on_again_after_an_error() -> None:
     seen = []
 

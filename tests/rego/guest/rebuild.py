@@ -17,8 +17,7 @@ HERE = Path(__file__).resolve().parent
 OPTIONS = (
     "build-exe",
     "opa.zig",
-    *("-target", "wasm32-freestanding", f"-mcpu={rebuild.FEATURES}", "-O", "ReleaseFast"),
-    *("-fno-entry", "-fstrip", "-fsingle-threaded", "--stack", "16384"),
+    *(*rebuild.OPTIONS, "--stack", "16384"),
     *("--import-memory", "--initial-memory=65536", "-rdynamic"),
     "-femit-bin=opa.wasm",
 )
@@ -28,7 +27,8 @@ def compile_guest() -> bytes:
     """The module that the sources give."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "opa.zig", folder)
-        shutil.copy(rebuild.HERE / "evaluator.zig", folder)
+        for source in rebuild.SOURCES:
+            shutil.copy(rebuild.HERE / source, folder)
         caches = ("--cache-dir", f"{folder}/cache", "--global-cache-dir", f"{folder}/global")
         subprocess.run([rebuild.compiler(), *OPTIONS, *caches], cwd=folder, check=True)
         return Path(folder, "opa.wasm").read_bytes()

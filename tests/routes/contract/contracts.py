@@ -8,6 +8,7 @@ from capgate.actions import BUILTIN_ACTIONS
 from capgate.policy.spelled import is_writable
 from capgate.routes.contract import (
     ContractAction,
+    ContractArgument,
     ContractRequirement,
     ContractRoute,
     HandlerContract,
@@ -35,6 +36,9 @@ ids = st.one_of(
     st.sampled_from(["a", "b", "A", "{", "}", "{a}", "{{", ":", "x:y", "a b", "\x1b[31m", "\u212a", "\u202e", "\0"]),
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6),
 )
+sources = st.sampled_from(
+    ["json:/amount", "json:", "json:/a~1b/0", "query:page", "query:gr\u00f6\u00dfe", "header:x-tenant"]
+)
 parameters = st.sampled_from(["name", "number", "größe"])
 
 
@@ -50,7 +54,11 @@ def requirements(draw: st.DrawFn, static: bool = False) -> ContractRequirement:
         "kind": kind,
         "dynamic": f"{kind}:{draw(st.sampled_from(['', id]))}{{{draw(parameters)}}}",
     }[shape]
-    return ContractRequirement(action.name, resource, shape == "dynamic", draw(st.sampled_from([None, "body"])))
+    facts = resource is not None and draw(st.booleans())
+    names = draw(st.sets(st.sampled_from(["amount", "b_1", "a"]), max_size=2))
+    args = tuple(ContractArgument(name, draw(sources)) for name in sorted(names))
+    hashed = draw(st.sampled_from([None, "body"]))
+    return ContractRequirement(action.name, resource, shape == "dynamic", hashed, facts, args)
 
 
 @st.composite

@@ -16,11 +16,11 @@ from capgate.routes.contract import ContractAction, ContractRequirement, Contrac
 
 from .contracts import ACTIONS, contracts
 
-READ = ContractRequirement("db.read", "sql_query:list", False, None)
-OTHER = ContractRequirement("db.read", "sql_query:other", False, None)
-HASHED = ContractRequirement("db.read", "sql_query:list", False, "body")
-ANY_QUERY = ContractRequirement("db.read", "sql_query:{name}", True, None)
-WRITE = ContractRequirement("db.write", "sql_query:list", False, None)
+READ = ContractRequirement("db.read", "sql_query:list", False, None, False, ())
+OTHER = ContractRequirement("db.read", "sql_query:other", False, None, False, ())
+HASHED = ContractRequirement("db.read", "sql_query:list", False, "body", False, ())
+ANY_QUERY = ContractRequirement("db.read", "sql_query:{name}", True, None, False, ())
+WRITE = ContractRequirement("db.write", "sql_query:list", False, None, False, ())
 
 
 def contract(*routes: tuple[str, Any], actions: dict[str, ContractAction] = ACTIONS, **more: Any) -> HandlerContract:
@@ -39,7 +39,7 @@ def contract(*routes: tuple[str, Any], actions: dict[str, ContractAction] = ACTI
 
 
 def with_kind(kind: str | None, required: bool = True, operations: tuple[str, ...] = ()) -> HandlerContract:
-    needed = ContractRequirement("invoice.send", "page:1", False, None)
+    needed = ContractRequirement("invoice.send", "page:1", False, None, False, ())
     action = ContractAction("invoice.send", "actions", kind, required, operations)
     return contract(("/a", (needed,)), actions={"invoice.send": action})
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from capgate import HandlerContract
 from capgate.actions import policy_hash
 from capgate.errors import ConfigError
-from capgate.routes.contract import ZEROS, ContractAction, ContractRequirement, ContractRoute
+from capgate.routes.contract import ZEROS, ContractAction, ContractArgument, ContractRequirement, ContractRoute
 from capgate.routes.contract.handler_contract import KEYS, split_resource
 from capgate.routes.declare import Requirement, as_written, escape
 
 from .contracts import ACTIONS, contracts, ids
 
 WRITE = ACTIONS["db.write"]
-FIXED = ContractRequirement("db.write", "sql_query:save", False, None)
-DYNAMIC = ContractRequirement("http.outbound", "host:{host}", True, "body")
+ARGS = (ContractArgument("amount", "json:/amount"), ContractArgument("page", "query:page"))
+FIXED = ContractRequirement("db.write", "sql_query:save", False, None, False, ())
+DYNAMIC = ContractRequirement("http.outbound", "host:{host}", True, "body", True, ARGS)
 EXAMPLE = HandlerContract(
     policy_hash="cd" * 32,
     wasm_policy_hash="ab" * 32,
@@ -73,15 +74,29 @@ def test_the_text_is_for_diffs_and_terminals(contract: HandlerContract) -> None:
 
 def test_the_keys_of_the_file() -> None:
     raw = json.loads(EXAMPLE.to_json())
-    assert (raw["format"], raw["service"], raw["policyHash"]) == (1, "orders", "cd" * 32)
+    assert (raw["format"], raw["service"], raw["policyHash"]) == (2, "orders", "cd" * 32)
     assert (raw["wasmPolicyHash"], raw["artifactSha256"]) == ("ab" * 32, "ab" * 32)
     assert raw["routes"][0] == {
         "path": "/calls/{host}",
         "methods": ["POST"],
         "status": "declared",
         "requirements": [
-            {"action": "db.write", "resource": "sql_query:save", "dynamic": False, "argsHash": None},
-            {"action": "http.outbound", "resource": "host:{host}", "dynamic": True, "argsHash": "body"},
+            {
+                "action": "db.write",
+                "resource": "sql_query:save",
+                "dynamic": False,
+                "argsHash": None,
+                "facts": False,
+                "args": [],
+            },
+            {
+                "action": "http.outbound",
+                "resource": "host:{host}",
+                "dynamic": True,
+                "argsHash": "body",
+                "facts": True,
+                "args": [{"name": "amount", "source": "json:/amount"}, {"name": "page", "source": "query:page"}],
+            },
         ],
     }
     assert raw["actions"][1] == {
@@ -130,16 +145,18 @@ def flip(raw: dict[str, Any]) -> None:
     raw["routes"].reverse()
 
 
+ARGUMENT = "routes[0].requirements[1].args[0]"
 #: What is wrong, and the path of the key that is blamed.
 BAD: list[tuple[Change, str]] = [
     *((without(key), key) for key in KEYS),
     (at("extra", value=1), "extra"),
     (at("\u202eextra\n", value=1), r"\u202eextra\n"),
     (at("wasm_policy_hash", value="0" * 64), "wasm_policy_hash"),
-    (at("format", value=2), "format"),
-    (at("format", value=1.0), "format"),
+    (at("format", value=1), "format"),
+    (at("format", value=3), "format"),
+    (at("format", value=2.0), "format"),
     (at("format", value=True), "format"),
-    (at("format", value="1"), "format"),
+    (at("format", value="2"), "format"),
     (at("format", value="\ud800"), "contract"),
     (at("service", value=""), "service"),
     (at("service", value=5), "service"),
@@ -179,6 +196,19 @@ BAD: list[tuple[Change, str]] = [
     (at("routes", 0, "requirements", 0, "dynamic", value=0), "routes[0].requirements[0].dynamic"),
     (at("routes", 0, "requirements", 0, "argsHash", value="query"), "routes[0].requirements[0].argsHash"),
     (without("routes", 0, "requirements", 0, "argsHash"), "routes[0].requirements[0]"),
+    (without("routes", 0, "requirements", 0, "facts"), "routes[0].requirements[0]"),
+    (without("routes", 0, "requirements", 0, "args"), "routes[0].requirements[0]"),
+    (at("routes", 0, "requirements", 0, "facts", value=0), "routes[0].requirements[0].facts"),
+    (at("routes", 0, "requirements", 0, "args", value={"a": "json:/a"}), "routes[0].requirements[0].args"),
+    (lambda raw: raw["routes"][0]["requirements"][1]["args"].reverse(), "routes[0].requirements[1].args[1]"),
+    *(
+        (at("routes", 0, "requirements", 1, "args", 0, "name", value=value), f"{ARGUMENT}.name")
+        for value in ("", "Amount", "a-b", "a" * 65, 5, None)
+    ),
+    *(
+        (at("routes", 0, "requirements", 1, "args", 0, "source", value=value), f"{ARGUMENT}.source")
+        for value in ("", "amount", ":a", "JSON:/a", "json:\n", "json:\ud800", None)
+    ),
     (lambda raw: raw["routes"][0]["requirements"].reverse(), "routes[0].requirements[1]"),
     (lambda raw: raw["actions"].reverse(), "actions[1]"),
     (without("actions", 0), "routes[0].requirements[0].action"),
@@ -266,7 +296,7 @@ def test_no_changed_byte_reads_as_another_shape(data: st.DataObject) -> None:  #
         {"wasm_policy_hash": "AB" * 32},
         {"artifact_sha256": 5},
         {"service": 5},
-        {"format": 2},
+        {"format": 1},
         {"routes": []},
         {"routes": ("x",)},
         {"actions": [WRITE]},

@@ -23,7 +23,9 @@ from .contracts import ACTIONS, OWN, contracts, ids
 
 def contract_with(*needed: tuple[str, str | None]) -> HandlerContract:
     found = {
-        ContractRequirement(action, resource, resource is not None and split_resource(resource).dynamic, None)
+        ContractRequirement(
+            action, resource, resource is not None and split_resource(resource).dynamic, None, False, ()
+        )
         for action, resource in needed
     }
     route = ContractRoute("/", ("GET",), "declared", tuple(sorted(found, key=requirement_key)))

@@ -7,7 +7,7 @@ import pytest
 from capgate.errors import RestrictedModule, WasmError
 from capgate.limits import Limits
 from capgate.model import Allow, PolicyInput
-from capgate.runtime.abi.canonical_abi import CHECK, POST
+from capgate.runtime.abi.canonical_abi import CHECK, POST, WITH_FACTS
 from capgate.runtime.interpreter import PreparedPolicy, WasmInterpreter
 
 from ...support.guests import ALLOW, BUMP, REALLOC, artifact, guest, wat
@@ -113,6 +113,25 @@ def test_each_function_has_its_type_and_no_other(name: str) -> None:
             PreparedPolicy(artifact(data), Limits())
         else:
             assert refused(data) == ("export_type", name), types  # M1
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "rule"),
+    [
+        (WITH_FACTS.check, "(param i32 i32) (result i32)", "export_type"),
+        (WITH_FACTS.post, "(param i64)", "export_type"),
+        (WITH_FACTS.check, None, "export_kind"),
+        (WITH_FACTS.post, None, "export_kind"),
+    ],
+)
+def test_the_newer_version_is_held_to_its_types_whatever_the_older_has(name: str, field: str | None, rule: str) -> None:
+    """What exports both is asked by the newer one, so there is no way back to the older."""
+    extra = f'(global (export "{name}") i32 (i32.const 0))'
+    if field is not None:
+        extra = f'(func (export "{name}") {field} unreachable)'
+    if name == WITH_FACTS.post:
+        extra += f'(func (export "{WITH_FACTS.check}") (param i32) (result i32) {ALLOW})'
+    assert refused(module(extra=extra)) == (rule, name)
 
 
 def test_more_exports_do_no_harm(engine_name: str) -> None:

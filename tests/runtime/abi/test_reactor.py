@@ -23,7 +23,7 @@ from capgate.wasm import decode, meter
 from capgate.wasm.metering.module_proof import verify
 from capgate.wasm.metering.rewrite import prices_of
 
-from ...support.guests import RESULT, artifact, denies, guest, wat
+from ...support.guests import RESULT, artifact, denies, guest, i32, wat
 from ...support.opa_guest import ALLOW as OPA_ALLOW
 from ...support.opa_guest import opa_guest
 from ...support.tools import require_module
@@ -60,6 +60,64 @@ def asked(engine_name: str, data: bytes, *, reuse: bool = False, questions: int 
 def test_it_is_called_once_for_each_instance(engine_name: str, name: str, reuse: bool) -> None:
     assert asked(engine_name, counted(name), reuse=reuse) == [DENIED] * 3
     assert PreparedPolicy(artifact(counted(name)), Limits()).restores
+
+
+def if_so(condition: str) -> str:
+    """The body of a check that denies with :func:`denies` where the condition holds, and allows elsewhere."""
+    return f"(if (result i32) {condition} (then (i32.const {RESULT})) (else (i32.const {RESULT + 512})))"
+
+
+def store(value: str) -> str:
+    return f"(i32.store (i32.const 600) {value})"
+
+
+NOTED: Final = "(i32.load (i32.const 600))"
+NEXT: Final = store(f"(i32.add {NOTED} (i32.const 1))")
+TABLE: Final = "(table $t 1 funcref) (elem declare func $yes) (func $yes (result i32) (i32.const 1))"
+#: What an initializer does, the body of the check that sees it, more fields; and the instances of three questions.
+DEEDS: Final = {
+    "asks the policy": ("(drop (call 2 (i32.const 0)))", NEXT + if_so(f"(i32.eq {NOTED} (i32.const 2))"), "", 1),
+    "grows the memory": ("(drop (memory.grow (i32.const 3)))", if_so("(i32.eq (memory.size) (i32.const 4))"), "", 1),
+    "asks for too much": (store("(memory.grow (i32.const 65535))"), if_so(NOTED), "", 1),
+    "can be changed": (store(i32(RESULT)), NOTED + store(i32(RESULT + 512)), "", 1),
+    "fills a table": (
+        "(table.set $t (i32.const 0) (ref.func $yes))",
+        if_so("(call_indirect (result i32) (i32.const 0))"),
+        TABLE,
+        3,
+    ),
+    "drops a segment": (
+        "(memory.init $d (i32.const 600) (i32.const 0) (i32.const 4)) (data.drop $d)",
+        if_so(NOTED),
+        r'(data $d "\01\00\00\00")',
+        3,
+    ),
+    "is the start function too": (NEXT, if_so(f"(i32.eq {NOTED} (i32.const 2))"), "(start $init)", 1),
+    "comes after a start function": (
+        store(f"(i32.mul {NOTED} (i32.const 6))"),
+        if_so(f"(i32.eq {NOTED} (i32.const 6))"),
+        f"(func $start {NEXT}) (start $start)",
+        1,
+    ),
+    "has both names": (
+        NEXT,
+        if_so(f"(i32.eq {NOTED} (i32.const 1))"),
+        '(export "__wasm_call_ctors" (func $init))',
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_no_question_changes_what_it_left(engine_name: str, deed: str) -> None:  # P-12
+    body, check, more, instances = DEEDS[deed]
+    data = guest(check, extra=f'(func $init (export "_initialize") {body}) {more} {denies("once")}')
+    pool = WasmPool(artifact(data), 1, engine_name)
+    try:
+        assert [pool.call(question) for question in (LISTED, OTHER, LISTED)] == [DENIED] * 3
+        assert pool.statistics().spent == (0 if instances == 1 else instances)
+    finally:
+        pool.close()
 
 
 def test_instances_of_one_question_are_initialized_as_well(engine_name: str) -> None:
@@ -113,6 +171,7 @@ def test_a_module_of_opas(engine_name: str) -> None:
         ("unreachable", PolicyTrap, Limits()),
         ("(loop $again (br $again))", PolicyTimeout, Limits(fuel=10_000)),
         ("(call $init)", PolicyTrap, Limits(fuel=10_000_000)),
+        ("(drop (memory.grow (i32.const 60)))", PolicyTimeout, Limits(fuel=10_000)),
     ],
 )
 @pytest.mark.parametrize("interface", ["capgate", "opa"])
@@ -154,6 +213,7 @@ def test_its_fuel_is_no_more_than_a_calls_and_nothing_is_left_of_it(engine_name:
 @pytest.mark.parametrize(
     ("field", "rule", "where"),
     [
+        ('(func $init (param i32)) (export "_initialize" (func $init))', "export_type", "_initialize"),
         ('(func (export "_initialize") (param i32))', "export_type", "_initialize"),
         ('(func (export "_initialize") (result i32) (i32.const 0))', "export_type", "_initialize"),
         ('(global (export "_initialize") i32 (i32.const 0))', "export_kind", "_initialize"),

@@ -12,6 +12,7 @@ from capgate.errors import ConfigError
 from capgate.model import Environment, PolicyInput, Resource, Service, User
 from capgate.policy import RuntimePolicy
 from capgate.testing.golden import DocumentPart, coverage_of
+from capgate.testing.golden.report import describe_part
 
 from ...support.documents import own_actions, questions, rule_lists
 from ...support.tools import examples
@@ -157,6 +158,29 @@ def _with_rules(document: dict[str, Any], rules: list[dict[str, Any]]) -> dict[s
     return {**document, "rules": rules, "actions": own, "modes": ["compiler_author"]}
 
 
+ASKED: Final[list[tuple[dict[str, Any], set[str]]]] = [
+    ({"amount": 3}, {"rules[0].when true", "rules[1].when false", "rules[0]"}),
+    ({"amount": 9}, {"rules[0].when false", "rules[1].when true", "rules[1]"}),
+    ({}, {"rules[1]"}),  # not known, which denies
+]
+
+
+@pytest.mark.parametrize(("args", "covered"), ASKED)
+def test_both_outcomes_of_a_condition_are_parts(args: dict[str, Any], covered: set[str]) -> None:
+    small, large = "args.amount <= 5", "args.amount > 7"
+    rules = [
+        {"effect": "allow", "actions": ["order.refund"], "when": small},
+        {"effect": "deny", "actions": ["order.refund"], "actors": ["user"], "when": large},
+        {"effect": "deny", "actions": ["order.refund"], "actors": ["service"], "when": large},
+    ]
+    document = {"actions": {"order.refund": "by_rule"}, "attributes": {"args": {"amount": "int"}}, "rules": rules}
+    policy = RuntimePolicy.from_document(document)
+    seen = coverage_of(policy, [PolicyInput("order.refund", User("ada"), args=args)])
+    assert {" ".join(filter(None, (part.path, part.entry))) for part in {*seen.parts} - {*seen.missing}} == covered
+    assert len(seen.parts) == 9
+    assert describe_part(DocumentPart("rules[1].when", "false"), policy) == f"rules[1].when: {large} is false"
+
+
 cases = documents.flatmap(lambda one: st.tuples(st.just(one), st.lists(questions(one), max_size=20)))
 
 
@@ -177,6 +201,8 @@ def test_nothing_depends_on_what_is_not_covered(case: tuple[dict[str, Any], list
 
 
 def _without(document: dict[str, Any], part: DocumentPart) -> dict[str, Any]:
+    if part.path.endswith("].when"):
+        return document
     if part.path.startswith("rules"):
         number = int(part.path[6:-1])
         return {**document, "rules": [rule for at, rule in enumerate(document["rules"]) if at != number]}
