@@ -18,6 +18,10 @@ To be read in this order:
 The docstring of each room says what lives there, what it may use, and which file to read first.
 """
 
+from importlib.metadata import PackageNotFoundError as _NotInstalled
+from importlib.metadata import version as _version
+
+from .actions import BuiltinAction
 from .artifact.build import build_policy
 from .artifact.load import WasmArtifact, load_wasm_artifact
 from .checker.base import PolicyChecker
@@ -44,6 +48,7 @@ from .model import (
 from .policy import RuntimePolicy
 from .routes.contract import HandlerContract
 from .routes.declare import requires
+from .routes.typed import TypedRequires
 from .runtime.interpreter import WasmInterpreter
 from .runtime.pool import WasmPool
 from .settings.select import select_checker
@@ -52,6 +57,7 @@ from .settings.settings import Settings
 __all__ = [
     "Allow",
     "Anonymous",
+    "BuiltinAction",
     "Capabilities",
     "CapabilityDenied",
     "CapabilityMiddleware",
@@ -69,6 +75,7 @@ __all__ = [
     "RuntimePolicy",
     "Service",
     "Settings",
+    "TypedRequires",
     "User",
     "WasmArtifact",
     "WasmInterpreter",
@@ -80,3 +87,9 @@ __all__ = [
     "requires",
     "select_checker",
 ]
+
+try:
+    #: The version of the distribution that is installed; ``"0+unknown"`` of sources that never were.
+    __version__ = _version("capgate")
+except _NotInstalled:
+    __version__ = "0+unknown"

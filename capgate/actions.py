@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -54,6 +54,27 @@ BUILTIN_ACTIONS: Final[tuple[Action, ...]] = (
     Action("tool.run_build", "tools", "tool"),
     Action("tool.query_skill", "tools", "tool"),
 )
+
+#: The names of these, for type checkers.
+BuiltinAction = Literal[
+    "env.read",
+    "http.outbound",
+    "cache.read",
+    "cache.write",
+    "db.read",
+    "db.write",
+    "db.migrate",
+    "fs.read",
+    "fs.write",
+    "runtime.config.write",
+    "compute.long",
+    "tool.compile",
+    "tool.inspect",
+    "tool.generate",
+    "tool.modify",
+    "tool.run_build",
+    "tool.query_skill",
+]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", re.ASCII)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from .. import __version__
 from . import guide
 from .contract import contract
 from .demo.command import demo
+from .doctor.command import doctor
+from .eval import evaluate
 from .golden.command import judge_fixtures
 from .new.command import new
 from .policy.build import build, schema
@@ -31,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(version("capgate"))
+        print(__version__)
         raise typer.Exit
 
 
@@ -48,8 +50,10 @@ for command in (
     *(demo, schema, check, explain, build, inspect, diff),
     *(keygen, sign, verify, publish),
     *(activate, rollback, status, history, prune, reset),
+    doctor,
 ):
     app.command()(command)
+app.command("eval")(evaluate)
 app.command("test")(judge_fixtures)
 app.add_typer(new, name="new")
 app.add_typer(contract, name="contract")

@@ -13,7 +13,7 @@ _ABOUT: Final = "Ask a sandboxed WebAssembly policy before a sensitive effect of
 PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "Start": (("demo", "new"), "0 as expected; 1 an answer was not; 2 usage or configuration"),
     "Policies": (
-        ("schema", "check", "explain", "build", "inspect", "test", "diff"),
+        ("schema", "check", "eval", "explain", "build", "inspect", "test", "diff"),
         "0 as expected; 1 an answer was not, or something changed; 2 usage or configuration",
     ),
     "Releases": (
@@ -24,7 +24,10 @@ PANELS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
         ("activate", "rollback", "status", "history", "prune", "reset"),
         "0 done; 1 refused; 2 usage or configuration",
     ),
-    "Applications": (("contract",), "0 written, or equal; 1 something changed; 2 usage or configuration"),
+    "Applications": (
+        ("doctor", "contract"),
+        "0 nothing is wrong, or changed; 1 something is, or did; 2 usage or configuration",
+    ),
 }
 
 #: The way of a policy, and the commands that each step needs.

@@ -31,7 +31,10 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; w
 
 # -- of commands that ask a policy
 
-ModuleEngine = Annotated[EngineName, typer.Option(help="What runs a module; auto prefers wasmer.")]
+ModuleEngine = Annotated[
+    EngineName,
+    typer.Option(metavar="ENGINE", help="What runs a module: auto (which prefers wasmer), wasmer or wasmtime."),
+]
 AskedEntrypoint = Annotated[
     str | None,
     typer.Option(
@@ -45,8 +48,10 @@ AskedEntrypointResult = Annotated[
     EntrypointResult,
     typer.Option(
         "--entrypoint-result",
+        metavar="RESULT",
         envvar="CAPGATE_ENTRYPOINT_RESULT",
-        help="What that rule gives: a decision, or a set or array of denials.",
+        show_envvar=False,  # which is too long for the column that it has in 80
+        help="What that rule gives: decision; or denials, a set or array of them. Else what the environment says.",
     ),
 ]
 

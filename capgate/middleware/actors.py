@@ -17,7 +17,7 @@ ActorClass = Union[type[User], type[Service], type[CompilerTool]]
 ACTOR_CLASSES: Final = frozenset({User, Service, CompilerTool})
 
 #: Where the name of a user is looked for, in this order.
-_NAMES: Final = ("identity", "display_name", "username")
+NAMES: Final = ("identity", "display_name", "username")
 #: Where roles are. The first that there is counts.
 _ROLES: Final = ("roles", "groups")
 _SEVERAL: Final = frozenset({list, tuple, set, frozenset})
@@ -137,7 +137,7 @@ def _actor_of(user: Any, auth: Any = None, *, optional: bool = False) -> Actor:
 
 
 def _name(user: Any) -> str:
-    for attribute in _NAMES:
+    for attribute in NAMES:
         try:
             name = _looked_up(user, attribute)
         except NotImplementedError:
@@ -148,7 +148,7 @@ def _name(user: Any) -> str:
             return name
         problem = "is empty" if type(name) is str else f"is a {type(name).__name__}, not a str"
         raise ActorUnknown(user, f"has an attribute {attribute} that {problem}", (attribute,))
-    raise ActorUnknown(user, f"has no {', no '.join(_NAMES)}", _NAMES)
+    raise ActorUnknown(user, f"has no {', no '.join(NAMES)}", NAMES)
 
 
 def _texts(holder: Any, attributes: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ..checker.base import PolicyChecker
 from ..routes.contract import HandlerContract
 from ..settings.settings import Settings
 from .request import GatedRequest
-from .startup import ActorOf, ContextOf, Resolver, Startup
+from .startup import ActorOf, ContextOf, Given, Resolver, Startup
 
 
 class CapabilityMiddleware:
@@ -85,6 +85,17 @@ class CapabilityMiddleware:
         ``resolver``.
         """
         return self._startup.contract(app)
+
+    def given(self) -> Given:
+        """Return what this was made with."""
+        return self._startup.given()
+
+    async def trial(self, scope: Scope) -> tuple[Settings | None, BaseException | None]:
+        """Start as in the lifespan of ``scope``, close again, and return the settings and what went wrong, if anything.
+
+        To be called where nothing is served, as ``capgate doctor`` does.
+        """
+        return await self._startup.trial(scope)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a CapabilityMiddleware belongs to its process and is not copied or pickled; make another one")

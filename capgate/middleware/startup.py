@@ -8,6 +8,7 @@ Without a lifespan it denies every request ``policy_unavailable``, and later req
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Union
+from typing import Any, Final, NamedTuple, Union
 
 import anyio
 import anyio.to_thread
@@ -119,6 +120,15 @@ class RequestPoint(EnforcementPoint):
         self.place = place
         #: The same where there is a router.
         self.begin: RouterPlace | None = place if type(place) is RouterPlace else None
+
+
+class Given(NamedTuple):
+    """What a gate was given. ``settings`` are ``None`` where they are those of the environment."""
+
+    settings: Settings | None
+    checker: PolicyChecker | None
+    actor: ActorOf | None
+    resolver: Resolver | None
 
 
 def _resolved(resolver: Resolver, scope: Scope) -> Needed:
@@ -298,6 +308,27 @@ class Startup:
             valid = f"none together with {', '.join(ignored)} in settings: one of the two would not count"
             raise ConfigError("checker", type(self._given).__name__, valid)
         return settings
+
+    def given(self) -> Given:
+        """Return what the gate was given, as it was given."""
+        return Given(self.settings, self._given, self._actor, self._resolver)
+
+    async def trial(self, scope: Scope) -> tuple[Settings | None, BaseException | None]:
+        """Start as a server's start does, close again, and return the settings and what went wrong.
+
+        To be called where nothing is served. The checker is closed unless it was given.
+        """
+        failure: BaseException | None = None
+        try:
+            await self._start(scope)
+        except BaseException as error:
+            if ends_task(error):
+                raise
+            failure = error
+        finally:
+            with anyio.move_on_after(CLOSING, shield=True), contextlib.suppress(Exception):
+                await self.close()
+        return (self.settings if isinstance(self.settings, Settings) else None), failure
 
     def contract(self, app: object = None) -> HandlerContract:
         """Return the handler contract that fits what would start now, in the middleware of ``app``.

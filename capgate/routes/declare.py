@@ -7,6 +7,7 @@ undeclared is denied.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
@@ -94,7 +95,9 @@ class Requirement(msgspec.Struct, frozen=True):
         """
         known = VOCABULARY.get(action) if isinstance(action, str) else None
         if known is None:
-            raise ConfigError("action", action, f"a registered action: {', '.join(sorted(VOCABULARY.names))}")
+            close = difflib.get_close_matches(str(action), VOCABULARY.names, 1)
+            valid = f"a registered action: {', '.join(sorted(VOCABULARY.names))}"
+            raise ConfigError("action", action, valid, nearest=close[0] if close else None)
         if args_hash not in (None, "body"):
             raise ConfigError("args_hash", args_hash, "None or 'body'")
         if always is not True and always is not False:

@@ -34,6 +34,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     ``requirements`` are what is asked before it runs. ``missing`` are path parameters that these use and its path does
     not have. A route that is ``deferred`` asks itself; ``asked`` is what its dependencies are known to ask. Of the path
     parameters that all of these use, ``uncertain`` says why it is not certain what the endpoint sees.
+    ``problem`` is why the route cannot be resolved, where it is itself why.
     """
 
     template: str
@@ -43,6 +44,8 @@ class RouteReport(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     asked: Requirements = ()
     uncertain: tuple[tuple[str, str], ...] = ()
+    websocket: bool = False
+    problem: str = ""
 
     def __str__(self) -> str:
         return ascii(f"{'|'.join(self.methods)} {self.template}".strip())
@@ -96,7 +99,7 @@ def _of_entry(
     place: RouterPlace, entry: Entry, public: frozenset[str], params: frozenset[str]
 ) -> Iterator[RouteReport]:
     """Yield what there is at ``entry``: one route, or all that a mount leads to."""
-    route, mounted = entry.route, entry.leading
+    route, mounted = entry.route if entry.problem is None else entry.context or entry.top, entry.leading
     name = template(route, place.prefix)
     methods = tuple(sorted(getattr(route, "methods", None) or ()))
     endpoint = getattr(route, "app" if mounted else "endpoint", None) if entry.problem is None else None
@@ -105,9 +108,11 @@ def _of_entry(
     except (Unresolvable, TypeError):
         endpoint = None
     if endpoint is None:
-        yield RouteReport(name or type(entry.top).__name__, methods, "unresolvable")
+        name = name or type(entry.top).__name__
+        yield RouteReport(name, methods, "unresolvable", problem=entry.problem or "")
         return
     own = frozenset(getattr(route, "param_convertors", ()))
+    is_websocket = isinstance(entry.original, WebSocketRoute)
     for some, needed in _steps(place, route, endpoint, methods, public):
         if isinstance(needed, RouterPlace):
             yield from _of_place(needed, public, params | (own - {"path"} if mounted else own))
@@ -115,7 +120,8 @@ def _of_entry(
             status, requirements = needed
             used = _used((*requirements, *asked))
             uncertain = tuple(sorted(uncertain_parameters(route, used).items()))
-            yield RouteReport(name, some, status, requirements, tuple(sorted(used - (params | own))), asked, uncertain)
+            missing = tuple(sorted(used - (params | own)))
+            yield RouteReport(name, some, status, requirements, missing, asked, uncertain, is_websocket)
 
 
 def _steps(
@@ -194,7 +200,7 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
         for name, problem in route.uncertain:
             log.warning("%s: the path parameter %s %s; what is not certain is denied", route, name, problem)
     for name in sorted(public):
-        opened = [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
+        opened = opened_by(name, routes)
         if not opened:
             log.warning("public route %a %s", name, _why_not_opened(name, routes))
         elif len(opened) > 1:
@@ -202,13 +208,28 @@ def check_routes(target: Target, public: frozenset[str], log: Logger, *, monitor
     return denied
 
 
-def _why_not_opened(name: str, routes: list[RouteReport]) -> str:
-    """Say why no route is open by ``name``. A mount opens no route of its own application: each has to be named."""
+def opened_by(name: str, routes: Iterable[RouteReport]) -> list[RouteReport]:
+    """Return the routes that are open because the settings name ``name``."""
+    return [route for route in routes if route.status == "public" and route.template in (name, name + REST)]
+
+
+def is_declared_there(name: str, routes: Iterable[RouteReport]) -> bool:
+    """Say whether ``name``, which opens no route, names one that declares what it needs."""
+    path = name.rstrip("/") + REST
+    return any(route.template == name or (route.template == path and route.requirements) for route in routes)
+
+
+def templates_below(name: str, routes: Iterable[RouteReport]) -> list[str]:
+    """Return the routes below ``name``, of which each has to be named: a mount opens none of its own application."""
     path = name.rstrip("/")
-    named = [route for route in routes if route.template == name]
-    if named or any(route.template == path + REST and route.requirements for route in routes):
+    return [route.template for route in routes if route.template.startswith(path + "/") and path]
+
+
+def _why_not_opened(name: str, routes: list[RouteReport]) -> str:
+    """Say why no route is open by ``name``."""
+    if is_declared_there(name, routes):
         return "declares what it needs, so a policy is asked"
-    below = [route.template for route in routes if route.template.startswith(path + "/") and path]
+    below = templates_below(name, routes)
     shown = ", ".join(map(ascii, below[:SHOWN])) + (" and others" if len(below) > SHOWN else "")
     return f"does not exist; what is below it has to be named: {shown}" if below else "does not exist"
 
@@ -222,24 +243,24 @@ def _propose(undeclared: Iterable[RouteReport], log: Logger) -> None:
 
 def check_inside(app: object, log: Logger) -> None:
     """Log which middleware stands inside the gate, where it runs before anything is asked."""
-    names = list(dict.fromkeys(_inside(app, 0)))
+    names = list(dict.fromkeys(map(middleware_name, inside(app))))
     if names:
         log.warning(
             "middleware inside the gate runs before a policy is asked: %s; add the gate first", ", ".join(names)
         )
 
 
-def _inside(app: Any, depth: int) -> Iterator[str]:
-    """Yield the names of the middleware between ``app`` and the endpoints below it."""
+def inside(app: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the middleware between ``app`` and the endpoints below it: classes, or functions that make one."""
     for _ in range(DEPTH):
         if isinstance(app, Router):
             yield from _own_chain(app)
             for route in app.routes if depth < DEPTH else ():
                 if isinstance(route, (Mount, Host)):
-                    yield from _inside(route.app, depth + 1)
+                    yield from inside(route.app, depth + 1)
             return
         if isinstance(app, Starlette):
-            yield from (_name(middleware.cls) for middleware in app.user_middleware)
+            yield from (middleware.cls for middleware in app.user_middleware)
             app = app.router
             continue
         if does_ask_itself(app) or declared(app):
@@ -247,27 +268,28 @@ def _inside(app: Any, depth: int) -> Iterator[str]:
         inner = inner_app(app)
         if inner is None:
             return
-        if not _is_of_framework(type(app)):
-            yield _name(type(app))
+        if not is_of_framework(type(app)):
+            yield type(app)
         app = inner
 
 
-def _own_chain(router: Router) -> Iterator[str]:
+def _own_chain(router: Router) -> Iterator[Any]:
     stack: Any = router.middleware_stack
     for _ in range(DEPTH):
         inner = None if isinstance(stack, (FunctionType, MethodType)) else getattr(stack, "app", None)
         if inner is None:
             return
-        if not _is_of_framework(type(stack)):
-            yield _name(type(stack))
+        if not is_of_framework(type(stack)):
+            yield type(stack)
         stack = inner
 
 
-def _name(middleware: Any) -> str:
+def middleware_name(middleware: Any) -> str:
+    """Return what the log calls a middleware: a class, or a function that makes one."""
     return str(getattr(middleware, "__qualname__", type(middleware).__name__))
 
 
-def _is_of_framework(middleware: type) -> bool:
+def is_of_framework(middleware: type) -> bool:
     """Say whether an application puts this around its router by itself."""
     module = str(getattr(middleware, "__module__", ""))
     return module in _OF_STARLETTE or module.startswith("fastapi.")

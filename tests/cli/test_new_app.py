@@ -67,10 +67,11 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(there: str, command: Comman
 def test_what_is_no_folder_is_refused(command: Command, tmp_path: Path) -> None:
     (tmp_path / "orders").write_text("a file")
     (tmp_path / "dangling").symlink_to("nowhere")
-    for name in ("orders", "orders/below", "dangling"):
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("orders", "orders/below", "dangling", "loop", "loop/below"):
         assert command("new", "app", str(tmp_path / name)) == 2
         assert command.output == ""
-    assert sorted(os.listdir(tmp_path)) == ["dangling", "orders"]
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "loop", "orders"]
 
 
 @pytest.mark.parametrize(

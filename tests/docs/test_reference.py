@@ -56,7 +56,7 @@ def page(name: str) -> Text:
 
 
 def test_the_declarations_compile_and_apply() -> None:
-    stacked, dependency = page("declarations").blocks("python")
+    stacked, dependency, typed = page("declarations").blocks("python")
     lines = [line for line in stacked.splitlines() if line]
     for line in lines:
         decorator: Callable[[Any], Any] = eval(line.removeprefix("@"), {"requires": requires})
@@ -66,6 +66,9 @@ def test_the_declarations_compile_and_apply() -> None:
     exec(dependency, {"app": app, "current_user": lambda: "ada"})
     (route,) = [route for route in app.routes if getattr(route, "path", "") == "/users/{name}"]
     assert route.dependencies  # type: ignore[attr-defined]
+    scope: dict[str, Any] = {}
+    exec(typed, scope)
+    assert len(declared(scope["requires"]("db.read", resource="sql_query:x")(lambda: None))) == 1
 
 
 async def run(code: str, scope: dict[str, Any]) -> None:
@@ -215,7 +218,7 @@ BLOCKS = {
     "docs/conditions.md": ["toml"],
     "docs/reference/capabilities.md": ["python", "python"],
     "docs/reference/contract.md": ["console"],
-    "docs/reference/declarations.md": ["python", "python"],
+    "docs/reference/declarations.md": ["python", "python", "python"],
     "docs/reference/document.md": ["diff", "json", "json", "json", "toml", "toml", "toml"],
     "docs/reference/fixtures.md": ["json", "json"],
     "docs/reference/rego.md": ["console"],

@@ -26,7 +26,7 @@ def test_the_changelog_begins_with_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     found = re.search(r"^## \[([^]]+)]", changelog, re.MULTILINE)
     assert found is not None
-    assert found[1] == version("capgate")
+    assert found[1] == version("capgate") == capgate.__version__
     headings = re.findall(r"^### (.+)$", changelog.split("\n## ")[1], re.MULTILINE)
     assert headings[0] == "Security"
 

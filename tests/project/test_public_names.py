@@ -19,7 +19,8 @@ from ..support.command import environment
 #: By module, what documentation and users' programs import. A name may be added, none may go.
 PROMISED: Final[dict[str, tuple[str, ...]]] = {
     "capgate": (
-        *("Allow", "Anonymous", "Capabilities", "CapabilityDenied", "CapabilityMiddleware", "CompilerTool", "Deny"),
+        *("Allow", "Anonymous", "BuiltinAction", "Capabilities", "CapabilityDenied", "CapabilityMiddleware"),
+        *("CompilerTool", "Deny"),
         *("Entrypoint", "Environment", "HandlerContract", "Limits", "LocalPolicyChecker", "PolicyChecker"),
         *("PolicyInput", "PolicyResult", "Resource", "RuntimePolicy", "Service", "Settings", "User", "WasmArtifact"),
         *(
@@ -31,6 +32,7 @@ PROMISED: Final[dict[str, tuple[str, ...]]] = {
             "load_wasm_artifact",
             "requires",
         ),
+        "TypedRequires",
         "select_checker",
     ),
     "capgate.capabilities": ("Capabilities", "CapabilityDenied", "capabilities_for", "current", "using"),

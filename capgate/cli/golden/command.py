@@ -107,7 +107,10 @@ def judge_fixtures(
     ] = None,
     engine: Annotated[
         list[Runtime] | None,
-        typer.Option(help="Judge here; may be repeated. all: in Python (documents only) and on each engine."),
+        typer.Option(
+            metavar="RUNTIME",
+            help="Judge here: local (in Python, documents only), auto, wasmer, wasmtime, or all. May be repeated.",
+        ),
     ] = None,
     keyword: Annotated[
         str, typer.Option("-k", metavar="TEXT", help="Only fixtures with this in their name or description.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import string
@@ -64,7 +65,7 @@ def app(
 
 
 def _name_of(folder: Path) -> str:
-    name = folder.resolve().name
+    name = os.path.basename(os.path.abspath(folder))
     if NAME.fullmatch(name) is None:
         valid = "a folder whose name is 1 to 63 letters, digits, underscores and minus signs, a letter first"
         raise ConfigError("NAME", path_text(folder), valid)

@@ -108,14 +108,15 @@ def explain(
     raise typer.Exit(0 if isinstance(result, Allow) else 1)
 
 
-def _show_answer(out: Console, input: PolicyInput, result: PolicyResult) -> None:
+def show_answer(out: Console, input: PolicyInput, result: PolicyResult) -> None:
+    """Print an answer, and below it the question."""
     out.print(Text(answer_text(result), "green" if isinstance(result, Allow) else "yellow"))
     out.print(f"  {question_text(input)}")
 
 
 def _show_module(input: PolicyInput, result: PolicyResult, engine: str, inputs: list[str] | None) -> None:
     out = console()
-    _show_answer(out, input, result)
+    show_answer(out, input, result)
     looks = "" if inputs is None else f"; it looks at {', '.join(inputs)}"
     out.print(f"  by the module, on {engine}{looks}")
     out.print("\nA module has no rules to be read, so there is no saying why.")
@@ -123,8 +124,8 @@ def _show_module(input: PolicyInput, result: PolicyResult, engine: str, inputs: 
 
 def _show_account(file: PolicyFile, input: PolicyInput, account: Account) -> None:
     out = console()
-    _show_answer(out, input, account.result)
-    out.print(f"  {_why(file, account)}")
+    show_answer(out, input, account.result)
+    out.print(f"  {why_text(file, account)}")
     if account.monitored is not None:
         line = _line(file, account.monitored)
         out.print(f"  recorded: rules[{account.monitored}]{line} would deny it, and only monitors")
@@ -171,7 +172,8 @@ def _opposite(account: Account) -> str:
     return "denied" if isinstance(account.result, Allow) else "allowed"
 
 
-def _why(file: PolicyFile, account: Account) -> str:
+def why_text(file: PolicyFile, account: Account) -> str:
+    """Say what decided, in one line: a rule with its place in the file, a section, or that nothing did."""
     if account.rule is not None:
         why = "" if account.unknown is None else f", whose condition is not known: {_unknown(account.unknown)}"
         return f"by rules[{account.rule}]{_line(file, account.rule)}{why}"

@@ -88,13 +88,24 @@ class Asker:
         self._idle: WasmInterpreter | None = None
         self.engine = self._compiled.engine.name
         self.inputs = policy.inputs
+        #: What a call may spend, and what the last question did; ``None`` where no guest was asked.
+        self.fuel_limit = self._prepared.limits.call_fuel
+        self.fuel: int | None = None
 
     def ask(self, input: PolicyInput) -> PolicyResult:
         """Return the answer, or the denial that a failure is. Raises nothing of the policy's."""
+        self.fuel = None
         try:
             interpreter = self._idle or self._compiled.instantiate()
             self._idle = None
-            result = interpreter.call_policy_check(input)
+            try:
+                result = interpreter.call_policy_check(input)
+            except MalformedInput:
+                raise
+            except PolicyError:
+                self.fuel = interpreter.fuel_spent
+                raise
+            self.fuel = interpreter.fuel_spent
             if self._prepared.pure and not interpreter.spent:
                 self._idle = interpreter
             return result
