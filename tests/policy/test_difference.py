@@ -242,7 +242,10 @@ def test_a_new_entry() -> None:
     assert change == AnswerChange(
         *("allowed", Deny("not_in_allowlist"), ALLOW, ("cache.read", "cache.write"), ALL, ALL),
         Region((Selector("exact", "namespace", "b"),)),
+        example=change.example,
     )
+    assert change.example is not None
+    assert (change.example.action, change.example.resource) == ("cache.read", Resource("namespace", "b"))
     assert only({"egress": ["B.example"]}, {}).resources == Region((Selector("exact", "host", "b.example"),))
     assert only({}, {"egress": "any"}).resources == ALL
     rest = Region((Selector("any", "host"),), (Selector("exact", "host", "b"),))

@@ -332,6 +332,7 @@ def test_the_most_specific_beginning_decides(stems: set[str], ids: list[str]) ->
         fitting = [stem for stem in stems if id.startswith(stem) and id != stem]
         expected = Deny(f"{max(map(len, fitting))}") if fitting else ALLOW
         assert by_actor.evaluate(PolicyInput("x.y", User(id))) == expected
+        expected = expected if id else Deny("missing_resource")  # it names nothing
         assert by_resource.evaluate(PolicyInput("x.y", resource=Resource("k", id))) == expected
 
 
