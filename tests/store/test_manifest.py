@@ -22,6 +22,8 @@ from capgate.store.manifest import CLOCK_SKEW, HIGHEST_VERSION, LIMITS, MANIFEST
 from ..support.guests import artifact, guest
 from ..support.keys import DAY, NOW, Clock, Made, verifier
 
+#: That of now. Applications whose tests are collected afterwards register actions of their own.
+POLICY_HASH = VOCABULARY.policy_hash()
 MADE = Made(
     7,
     label="2024-10",
@@ -30,7 +32,7 @@ MADE = Made(
     service="orders-api",
     inputs=("action", "resource"),
     limits={"fuel": 1_000_000},
-    policy_hash=VOCABULARY.policy_hash(),
+    policy_hash=POLICY_HASH,
 )
 MANIFEST = MADE.parsed
 
@@ -47,7 +49,7 @@ def test_the_file_is_for_people_too() -> None:
         "label": "2024-10",
         "limits": {"fuel": 1_000_000},
         "name": "orders",
-        "policyHash": VOCABULARY.policy_hash(),
+        "policyHash": POLICY_HASH,
         "service": "orders-api",
         "sha256": MANIFEST.sha256,
         "version": 7,
@@ -228,7 +230,7 @@ class TestAudience:
         check_audience(
             MANIFEST,
             Audience(
-                name="orders", mode="test", service="orders-api", policy_hash=VOCABULARY.policy_hash(), limits=Limits()
+                name="orders", mode="test", service="orders-api", policy_hash=POLICY_HASH, limits=Limits()
             ),
         )
         assert self.refused(name="Orders") == "name"
