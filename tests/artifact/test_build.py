@@ -166,9 +166,9 @@ def test_one_changed_byte_outside_the_image_is_seen() -> None:
         changed[index] ^= (1, 0x80, 0xFF)[index % 3]
         if is_built_by_capgate(bytes(changed)):
             accepted.add(index)
-    # The contents of the image are free but for its magic number, its size and what it looks at, which is in the label,
-    # too; and so are the characters of name and version.
-    free = set(range(start + 8, start + len(IMAGE))) - set(range(start + 36, start + 40))
+    # The contents of the image are free but for its magic number, its size, where conditions are, and what it looks at,
+    # which is in the label, too; and so are the characters of name and version.
+    free = set(range(start + 8, start + len(IMAGE))) - set(range(start + 36, start + 44))
     values = {label + MODULE[label:].index(text) + at for text in (b"shop", b"3") for at in range(len(text))}
     assert free <= accepted <= free | values
 
@@ -214,7 +214,7 @@ def test_frames_that_differ_are_seen() -> None:
 
 def test_a_changed_guest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     other = encode(with_custom(decode(guest.evaluator()), "note", b"another version"))
-    monkeypatch.setattr(build, "evaluator", lambda: other)
+    monkeypatch.setattr(build, "evaluator", lambda *, facts: other)
     assert not is_built_by_capgate(MODULE)
     assert is_built_by_capgate(build_policy(DOCUMENT))
 

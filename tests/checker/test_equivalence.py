@@ -35,6 +35,7 @@ from capgate.model import (
 )
 from capgate.policy import RuntimePolicy
 from capgate.policy.document import SECTION_KINDS
+from capgate.policy.spelled import is_writable
 from capgate.runtime.pool import WasmPool
 from capgate.spelling import normal_id
 
@@ -95,7 +96,7 @@ text = st.sampled_from(NAMES) | st.text(string.ascii_letters + ".\u212a\u0130 \0
 def entries(section: str) -> st.SearchStrategy[list[str]]:
     """Any spelling that a document may have, and no two of one thing: either is an error in it."""
     kind = SECTION_KINDS[section]
-    spelled = text.filter(lambda id: normal_id(kind, id) is not None)
+    spelled = text.filter(lambda id: normal_id(kind, id) is not None and is_writable(kind, id))
     return st.lists(spelled, max_size=6, unique_by=lambda id: normal_id(kind, id))
 
 
@@ -110,7 +111,7 @@ sql_entries = st.lists(
         else (normal_id("sql_query", entry["name"]), entry["operation"])
     ),
 )
-own_entries = st.lists(text, max_size=6, unique=True)
+own_entries = st.lists(text.filter(lambda id: is_writable("", id)), max_size=6, unique=True)
 documents = st.fixed_dictionaries(
     {},
     optional={

@@ -229,9 +229,7 @@ class TestAudience:
     def test_what_it_is_for(self) -> None:
         check_audience(
             MANIFEST,
-            Audience(
-                name="orders", mode="test", service="orders-api", policy_hash=POLICY_HASH, limits=Limits()
-            ),
+            Audience(name="orders", mode="test", service="orders-api", policy_hash=POLICY_HASH, limits=Limits()),
         )
         assert self.refused(name="Orders") == "name"
         assert self.refused(mode="dev") == "environment"

@@ -132,7 +132,7 @@ START = image.HEADER.size + image.ACTION.size + 8
 def hostile(bucket: bytes, *, end: int | None = None, seed: int = 1) -> bytes:
     """An image with one action, which is allowed, whose every lookup goes to one bucket with these contents."""
     at = image.HEADER.size + image.ACTION.size
-    header = image.HEADER.pack(image.MAGIC, START + len(bucket), seed, image.HEADER.size, at, 0, 0xFFFFFFFF, 0, 0)
+    header = image.HEADER.pack(image.MAGIC, START + len(bucket), seed, image.HEADER.size, at, 0, 0xFFFFFFFF, 0, 0, 0)
     entry = image.ACTION.pack(image.ANY, 0, 7, 0, 0, 0)
     return header + entry + struct.pack("<II", START, START + len(bucket) if end is None else end) + bucket
 
