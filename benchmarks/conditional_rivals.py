@@ -162,6 +162,10 @@ allow if {{
 """
 
 
+#: An interpreter may be let go of by no other thread than its own, and a collection of garbage runs in any.
+_kept: list[object] = []
+
+
 def regorus(size: int) -> Iterator[Asked]:
     """An interpreter of Rego in the process, and its virtual machine, for which the policy is compiled. What differs
     between rules is data that is looked up, since neither has an index of rules. Nothing is isolated."""
@@ -170,10 +174,12 @@ def regorus(size: int) -> Iterator[Asked]:
     table = {entry(number): {"amount": highest(number), "until": UNTIL} for number in range(size)}
     data = {"limits": {ACTION: {KIND: table}}}
     engine = regorus.Engine()
+    _kept.append(engine)
     engine.add_policy("bench.rego", REGO)
     engine.add_data(data)
     program = regorus.Program.compile_from_modules(json.dumps(data), [("bench.rego", REGO)], ["data.bench.allow"])
     machine = regorus.Rvm()
+    _kept.append(machine)
     machine.load_program(program)
     machine.set_data_json(json.dumps(data))
 

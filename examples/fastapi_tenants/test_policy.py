@@ -32,12 +32,17 @@ def document() -> RuntimePolicy:
     return RuntimePolicy.from_document(DOCUMENT.read_bytes(), format="toml")
 
 
+#: An interpreter may be let go of by no other thread than its own, and a collection of garbage runs in any.
+_kept: list[object] = []
+
+
 class Rego:
     """The policy in Rego, without OPA."""
 
     def __init__(self) -> None:
         regorus = pytest.importorskip("regorus", reason="no wheel of an interpreter of Rego for this platform")
         self._engine = regorus.Engine()
+        _kept.append(self._engine)
         self._engine.add_policy("policy.rego", (HERE / "policy.rego").read_text())
 
     def ask(self, input: PolicyInput) -> PolicyResult:
