@@ -25,7 +25,7 @@ def check(child: Child, name: str, data: bytes, expected: Answer, asked: Answer)
     lines = child.journal.read()
     if lines.decisions and not expected.decided:
         expected = asked
-    if name == "long method" and expected.decided and not lines.decisions:
+    if (name, reply.status) == ("long method", 400) and expected.decided and not lines.decisions:
         expected = own(400)  # h11 gives up on a line that it has not seen the end of, by how it is cut into packets
     seen = (name, reply, lines.lines)
     assert lines.ran == ([expected.ran] if expected.ran else []), seen
